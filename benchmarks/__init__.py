@@ -1,0 +1,1 @@
+"""Benchmarks: each prints one ratio against a named reference, in one run."""

@@ -1,0 +1,1 @@
+"""What a device does: sense, calibrate, evaluate. It never imports the server."""

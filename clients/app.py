@@ -1,0 +1,40 @@
+"""The Flower ClientApp: three messages, answered by one device from its own audio.
+
+    query.sense           observe the clips, return the release: one number a layer
+    train.personalize     calibrate the delivered models, write their files, return their sizes
+    evaluate.candidates   transcribe the held-out clips with each candidate, return error counts
+"""
+
+from __future__ import annotations
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.device import Device, device_of
+from fedsim import messages as m
+
+app = ClientApp()
+
+
+@app.query("sense")
+def sense(message: Message, context: Context) -> Message:
+    """Observe the client's tuning clips and answer with its profile and sensitivities."""
+    device = device_of(context)
+    request = m.from_record(m.SenseRequest, message.content, "the server")
+    return Message(m.to_record(device.sense(request)), reply_to=message)
+
+
+@app.train("personalize")
+def personalize(message: Message, context: Context) -> Message:
+    """Calibrate the delivered models, write their files and answer with their sizes."""
+    device = device_of(context)
+    delivery = m.from_record(m.Delivery, message.content, "the server")
+    return Message(m.to_record(device.personalize(delivery)), reply_to=message)
+
+
+@app.evaluate("candidates")
+def evaluate(message: Message, context: Context) -> Message:
+    """Test the candidates on the client's held-out clips and answer with error counts."""
+    device: Device = device_of(context)
+    evaluation = m.from_record(m.Evaluation, message.content, "the server")
+    return Message(m.to_record(device.evaluate(evaluation)), reply_to=message)

@@ -1,0 +1,276 @@
+"""One device: its clips, its budget, and what it does with the models that it is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import Context
+
+from clients.workbench import Workbench, open_workbench
+from fedsim import messages as m
+from fedsim.errors import AudioError, FedsimError
+from fedsim.quant import modelfile
+from fedsim.quant.activations import Range
+from fedsim.quant.bank import from_blob
+from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer, needs
+from fedsim.quant.model import Batch
+from fedsim.quant.modelfile import ModelFile
+from fedsim.quant.observe import observe
+from fedsim.quant.sensitivity import sense
+from fedsim.speech.corpus import ClientData, Utterance, read_utterance, require_clips
+from fedsim.speech.models.base import (
+    own_tokens,
+    public_clips,
+    transcribe_clips,
+    tuning_batches,
+)
+from fedsim.speech.scoring import Errors, count_correct, count_errors
+from fedsim.study import model_manifest
+
+HASH_BYTES = 32
+PUBLIC = ""
+"""Stands for the public signal where a client's key is asked for."""
+
+
+def device_of(context: Context) -> Device:
+    """Return the device that a Flower node plays: named by its node config, set up by the run's."""
+    run, node = context.run_config, context.node_config
+    bench = open_workbench(str(run["scenario"]), str(run["bank-dir"]), str(run["run-dir"]))
+    key = str(node["client"])
+    if key not in bench.clients:
+        raise FedsimError(f"client {key!r} is not in the corpus of this scenario")
+    return Device(bench, bench.clients[key])
+
+
+@dataclass(frozen=True)
+class Device:
+    """A client at work. It holds nothing: what is worth keeping lies on the workbench."""
+
+    bench: Workbench
+    data: ClientData
+
+    def sense(self, request: m.SenseRequest) -> m.Summary:
+        """Observe the tuning clips once; return the profile and one sensitivity per layer."""
+        bench = self.bench
+        require_clips(self.data, bench.scenario.corpus)
+        values: tuple[float, ...] = ()
+        if request.measure:
+            batches = self._batches(self.data.key)
+            values = tuple(sense(bench.model, batches, request.measure).tolist())
+        return m.Summary(
+            client=self.data.key,
+            budget_bytes=bench.budgets[self.data.key],
+            bit_depths=bench.sizes.depths,
+            clips=len(self.data.tuning),
+            sensitivity=values,
+        )
+
+    def personalize(self, delivery: m.Delivery) -> m.Receipt:
+        """Calibrate each delivered model, write its file, check its size."""
+        sizes, flat = [], []
+        for candidate, ranges in self._calibrated(delivery.candidates):
+            sizes.append(self._write(candidate, ranges))
+            if delivery.return_ranges:
+                flat += _flatten(ranges)
+        return m.Receipt(self.data.key, tuple(sizes), tuple(flat))
+
+    def evaluate(self, evaluation: m.Evaluation) -> m.Scores:
+        """Transcribe the test clips with each candidate; return error counts, never a transcript."""
+        bench = self.bench
+        clips = [self._read(u) for u in self.data.test]
+        references = [u.text or "" for u in self.data.test]
+        counted: dict[tuple, Errors] = {}  # equal models are tested once
+        results: list[Errors] = []
+        sizes: list[int] = []
+
+        def test() -> Errors:
+            hypotheses = transcribe_clips(bench.model, clips, self.data.language)
+            count = count_correct if bench.model.task == "classify" else count_errors
+            return count(references, hypotheses)
+
+        if evaluation.full_precision:
+            results.append(test())
+            sizes.append(bench.switch.full_bytes())
+        for candidate, ranges in self._calibrated(evaluation.candidates):
+            key = (candidate.blobs, ranges)
+            if key not in counted:
+                with self._installed(candidate, ranges):
+                    counted[key] = test()
+            results.append(counted[key])
+            sizes.append(bench.sizes.total(candidate.bits))
+        return _scores(self.data.key, bench.model.task, results, sizes)
+
+    def _calibrated(
+        self, candidates: tuple[m.Candidate, ...]
+    ) -> Iterator[tuple[m.Candidate, tuple[Range | None, ...]]]:
+        """Yield each candidate with its activation ranges: those it came with, or its own."""
+        bare = [c for c in candidates if not c.ranges]
+        public = self._calibrate(PUBLIC, [c for c in bare if c.calibration in NO_USER_DATA])
+        own = self._calibrate(
+            self.data.key, [c for c in bare if c.calibration not in NO_USER_DATA]
+        )
+        for candidate in candidates:
+            if candidate.ranges:
+                yield candidate, self._given(candidate)
+            else:
+                known = public if candidate.calibration in NO_USER_DATA else own
+                depths = enumerate(candidate.bits)
+                yield candidate, tuple(known[candidate.calibration, i, b] for i, b in depths)
+
+    def _calibrate(
+        self, source: str, candidates: list[m.Candidate]
+    ) -> dict[tuple[str, int, int], Range | None]:
+        """Return (calibration, layer index, bit depth) -> range, for all that `candidates` need.
+
+        `source` is whose clips are observed. A layer's range depends on its own bit depth, not on the
+        rest of the plan: candidates share it, and one look at the clips serves them all.
+        """
+        bench = self.bench
+        known = bench.remember(("ranges", source, self.data.language), dict)
+        missing = {
+            (c.calibration, i, b): c
+            for c in candidates
+            for i, b in enumerate(c.bits)
+            if (c.calibration, i, b) not in known
+        }
+        if not missing:
+            return known
+        seen = observe(
+            bench.model, self._batches(source), **needs({c.calibration for c in candidates})
+        )
+        owners = dict(bench.model.module.named_modules())
+        for (calibration, index, bits), candidate in missing.items():
+            layer = bench.model.layers[index]
+            known[calibration, index, bits] = (
+                calibrate_layer(
+                    calibration,
+                    layer,
+                    owners[layer.name],
+                    seen[layer.name],
+                    self._weight(candidate, index),
+                    bench.scenario.quantization.activation_bits,
+                )
+                if layer.name in seen
+                else None
+            )
+        return known
+
+    def _batches(self, source: str) -> Iterator[Batch]:
+        """Yield this client's tuning clips, or the public signal, as batches with pseudo-labels."""
+        bench, language = self.bench, self.data.language
+        clips = (
+            public_clips() if source == PUBLIC else [self._read(u) for u in self.data.tuning]
+        )
+        tokens = bench.remember(
+            ("tokens", source, language), lambda: own_tokens(bench.model, clips, language)
+        )
+        return tuning_batches(bench.model, clips, tokens, language)
+
+    def _read(self, utterance: Utterance) -> np.ndarray:
+        try:
+            return read_utterance(utterance, convert=self.bench.scenario.corpus.convert)
+        except AudioError as error:
+            raise AudioError(f"client {self.data.key!r}: {error}") from error
+
+    def _weight(self, candidate: m.Candidate, index: int) -> torch.Tensor:
+        """Return a layer's dequantized weight, shared with every other client in this process."""
+        bench = self.bench
+        return bench.weights.weight(
+            _blob(candidate, index),
+            bench.model.layers[index],
+            candidate.bits[index],
+            bench.scenario.quantization.weights,
+        )
+
+    @contextmanager
+    def _installed(
+        self, candidate: m.Candidate, ranges: tuple[Range | None, ...]
+    ) -> Iterator[None]:
+        """Put a candidate's weights and ranges in place while open."""
+        bench = self.bench
+        layers = bench.model.layers
+        bench.switch.install(
+            {layer.name: self._weight(candidate, i) for i, layer in enumerate(layers)},
+            bench.leftovers,
+            {a.name: r for a, r in zip(layers, ranges, strict=True) if r is not None},
+            bench.scenario.quantization.activation_bits,
+        )
+        try:
+            yield
+        finally:
+            bench.switch.restore()
+
+    def _given(self, candidate: m.Candidate) -> tuple[Range | None, ...]:
+        """Return the ranges that a candidate came with."""
+        layers = len(self.bench.model.layers)
+        if len(candidate.ranges) != 2 * layers:
+            raise FedsimError(
+                f"client {self.data.key!r} was sent {len(candidate.ranges)} numbers for the activation "
+                f"ranges of {layers} layers"
+            )
+        pairs = zip(candidate.ranges[::2], candidate.ranges[1::2], strict=True)
+        return tuple(None if math.isnan(low) else Range(low, high) for low, high in pairs)
+
+    def _write(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
+        """Write the candidate's model file, check it against the budget, return its size in bytes."""
+        bench, scenario = self.bench, self.bench.scenario
+        granularity = scenario.quantization.weights
+        weights = tuple(
+            from_blob(bench.weights.store.get(_blob(candidate, i)), layer, b, granularity)
+            for i, (layer, b) in enumerate(zip(bench.model.layers, candidate.bits, strict=True))
+        )
+        manifest = model_manifest(scenario, bench.model, candidate.bits)
+        file = ModelFile(manifest, weights, ranges, bench.stored)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = bench.run_dir / "models" if scenario.save_models else Path(scratch)
+            path = folder / model_name(self.data.key, candidate.name)
+            modelfile.write(path, bench.model.layers, file)
+            size = os.path.getsize(path)
+        budget = bench.budgets[self.data.key]
+        if size > budget:
+            raise FedsimError(
+                f"client {self.data.key!r}: the file of {candidate.name} takes {size:,} bytes, more than "
+                f"the budget of {budget:,}; this is a defect of the planner, please report it"
+            )
+        return size
+
+
+def model_name(client: str, candidate: str) -> str:
+    """Return the file name of a client's model: readable, and distinct for distinct clients."""
+    text = f"{client}-{candidate}"
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+    if plain != text:
+        plain += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    return plain + modelfile.SUFFIX
+
+
+def _blob(candidate: m.Candidate, index: int) -> str:
+    return candidate.blobs[index * HASH_BYTES : (index + 1) * HASH_BYTES].hex()
+
+
+def _flatten(ranges: tuple[Range | None, ...]) -> list[float]:
+    return [x for r in ranges for x in ((math.nan, math.nan) if r is None else (r.low, r.high))]
+
+
+def _scores(client: str, task: str, results: list[Errors], sizes: list[int]) -> m.Scores:
+    recognizer = results if task == "transcribe" else []
+    classifier = results if task == "classify" else []
+    return m.Scores(
+        client=client,
+        clips=results[0].clips if results else 0,
+        file_bytes=tuple(sizes),
+        errors=tuple(r.errors for r in recognizer),
+        words=tuple(r.words for r in recognizer),
+        char_errors=tuple(r.char_errors for r in recognizer),
+        chars=tuple(r.chars for r in recognizer),
+        correct=tuple(r.correct for r in classifier),
+    )

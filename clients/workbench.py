@@ -1,0 +1,80 @@
+"""What one process keeps for all the clients it plays: the loaded model, layers, a few small results.
+
+Everything here is a cache: losing it, with the process or with age, changes no result.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsim.quant import modelfile
+from fedsim.quant.allocation import Sizes
+from fedsim.quant.bank import BlobStore, WeightCache
+from fedsim.quant.switch import Switch, switch_of
+from fedsim.scenario.clients import client_budgets
+from fedsim.scenario.schema import Scenario, scenario_from_json
+from fedsim.speech.corpus import ClientData, open_clients
+from fedsim.speech.models.base import SpeechModel
+from fedsim.study import load_study_model, model_manifest
+
+REMEMBERED = 256
+"""Results remembered of clients (pseudo-labels, ranges): some 100 kB each at most."""
+
+
+@dataclass
+class Workbench:
+    """One scenario's model, clients and caches in this process."""
+
+    scenario: Scenario
+    model: SpeechModel
+    switch: Switch
+    stored: dict[str, torch.Tensor]
+    """Leftovers as a model file stores them."""
+    leftovers: dict[str, torch.Tensor]
+    """Leftovers as the model computes with them."""
+    sizes: Sizes
+    clients: dict[str, ClientData]
+    budgets: dict[str, int]
+    weights: WeightCache
+    run_dir: Path
+    _recent: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
+
+    def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make` returned for `key`; it is made again once forgotten."""
+        if key not in self._recent:
+            self._recent[key] = make()
+            while len(self._recent) > REMEMBERED:
+                self._recent.popitem(last=False)
+        self._recent.move_to_end(key)
+        return self._recent[key]
+
+
+@lru_cache(maxsize=1)
+def open_workbench(scenario_json: str, bank_dir: str, run_dir: str) -> Workbench:
+    """Load the scenario's model and client list, once per process."""
+    scenario = scenario_from_json(scenario_json)
+    model = load_study_model(scenario)
+    switch = switch_of(model)
+    stored = modelfile.store_leftovers(switch.full_leftovers())
+    depths = scenario.clients.bit_depths
+    manifest = model_manifest(scenario, model, ())
+    clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
+    return Workbench(
+        scenario=scenario,
+        model=model,
+        switch=switch,
+        stored=stored,
+        leftovers=modelfile.load_leftovers(stored),
+        sizes=modelfile.model_sizes(model.layers, stored, manifest, depths),
+        clients=clients,
+        budgets=client_budgets(scenario.clients, list(clients)),
+        weights=WeightCache(BlobStore(Path(bank_dir))),
+        run_dir=Path(run_dir),
+    )

@@ -1,0 +1,108 @@
+"""Join or start Ray, quietly, and give it back as it was found."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fedsim.engine.settings import EngineSettings, cores
+from fedsim.errors import FedsimError
+
+# Ray and Flower read these when they are imported.
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave a GPU visible to workers that reserve none
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would upload the whole folder
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died",  # the error reply says it in one sentence
+}
+_REMEDY = "start one with `ray start --head`, or leave the address out to run on this machine"
+_PROBE_SECONDS = 3.0
+_FREE_SECONDS = 10.0  # Ray hears of released cores a little later
+
+for _name, _value in _QUIET.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402  (reads the variables above)
+
+
+@contextmanager
+def connected(settings: EngineSettings, clients: int) -> Iterator[int]:
+    """Connect to Ray and yield how many workers to start, no more than there are clients.
+
+    A Ray that is already running in this process is used and left running; one that was started
+    or joined here is shut down, also after Ctrl-C. Raises `FedsimError` where the address does not
+    answer or the cluster has too few free cores.
+    """
+    if ray.is_initialized():
+        yield _free_workers(settings, clients)
+        return
+    try:
+        if settings.address is None:
+            workers = min(settings.workers or max(1, cores() // settings.threads), clients)
+            _init(address="local", num_cpus=workers * settings.threads, include_dashboard=False)
+        else:
+            _join(settings.address)
+            workers = _free_workers(settings, clients)
+        yield workers
+    finally:
+        ray.shutdown()
+
+
+def worker_environment(threads: int) -> dict[str, dict[str, str]]:
+    """Return the runtime environment of a worker: this process's import path and the threads.
+
+    Nothing is uploaded, so the machines of a cluster need the same files in the same places.
+    """
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    return {"env_vars": {**_QUIET, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}}
+
+
+def _join(address: str) -> None:
+    asked = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
+    if asked != "auto":
+        _probe(asked)
+    try:
+        _init(address=asked)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise FedsimError(f"Ray cluster {address!r} cannot be joined: {text}; {_REMEDY}") from error
+
+
+def _init(**options: str | int | bool) -> None:
+    ray.init(log_to_driver=False, logging_level="ERROR", **options)
+
+
+def _probe(address: str) -> None:
+    """Raise `FedsimError` unless something listens there: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or not host or "/" in host:
+        raise FedsimError(
+            f"Ray address {address!r}: write it as host:port (Ray's own port is 6379) or auto"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise FedsimError(f"no Ray cluster answers at {address!r} ({error}): {_REMEDY}") from error
+
+
+def _free_workers(settings: EngineSettings, clients: int) -> int:
+    """Return how many workers fit into the free cores of a cluster that others may use too."""
+    wanted = min(settings.workers or clients, clients)
+    least = wanted if settings.workers else 1
+    deadline = time.monotonic() + _FREE_SECONDS
+    while True:
+        free = int(ray.available_resources().get("CPU", 0))
+        fitting = free // settings.threads
+        if fitting >= least:
+            return min(wanted, fitting)
+        if time.monotonic() > deadline:
+            raise FedsimError(
+                f"the Ray cluster has {free} free cores, too few for {least} workers of "
+                f"{settings.threads} threads: ask for fewer workers or threads, or wait"
+            )
+        time.sleep(0.2)

@@ -1,0 +1,209 @@
+"""A grid over long-lived Ray actors, on one machine or on a cluster.
+
+Flower's own simulation engine asks every node for mail all the time; here the driver hands batches
+to workers that are free, and does nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message
+
+from fedsim.engine import ray_cluster
+from fedsim.engine.flower_internals import (
+    CLIENT_CRASHED,
+    error_reply,
+    pack,
+    server_identity,
+    unpack,
+)
+from fedsim.engine.grid import ClientGrid, Job
+from fedsim.engine.nodes import Node, nodes_of
+from fedsim.engine.ray_worker import Worker
+from fedsim.engine.schedule import Schedule
+from fedsim.engine.settings import EngineSettings
+from fedsim.errors import FedsimError
+
+import ray  # isort: skip  (after ray_cluster, which sets the variables that Ray reads on import)
+from ray.exceptions import RayError, RayTaskError  # isort: skip
+
+DEATHS = 3  # a message that was lost with this many workers is given up
+PULL_SECONDS = 0.2  # the longest that one pull waits for a reply
+START_SECONDS = 300.0  # importing torch and the app on a cold, slow disk
+
+
+@dataclass
+class Flight:
+    """A batch at a worker; `innocent` once an earlier batch of that worker was lost with it."""
+
+    worker: int
+    jobs: list[Job]
+    innocent: bool = False
+
+
+class RayGrid(ClientGrid):
+    """Hands batches to Ray actors and streams their replies."""
+
+    def __init__(
+        self,
+        actors: Sequence[Any],
+        nodes: Mapping[int, Node],
+        run_config: Mapping[str, str | int | float | bool],
+        batch: int | None,
+    ) -> None:
+        super().__init__(nodes, run_config)
+        self._actors = actors
+        self._schedule = Schedule(len(actors), batch)
+        self._flights: dict[Any, Flight] = {}  # in the order of dispatch
+        self._loads = [0] * len(actors)
+        self._open: set[str] = set()  # ids pushed and not pulled
+
+    def _enqueue(self, job: Job) -> None:
+        self._open.add(job.message_id)
+        self._schedule.add(job)
+        # No stealing yet: the next message that is pushed may belong to the idle worker.
+        self._dispatch(steal=False)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies that are ready; wait up to `PULL_SECONDS` where none is."""
+        wanted = self._open.intersection(message_ids)
+        if not wanted:
+            return []
+        self._dispatch(steal=True)
+        self._collect(0.0 if wanted.intersection(self._replies) else PULL_SECONDS)
+        self._dispatch(steal=True)
+        ready = [message_id for message_id in self._replies if message_id in wanted]
+        self._open.difference_update(ready)
+        return [self._take_reply(message_id) for message_id in ready]
+
+    def _dispatch(self, *, steal: bool) -> None:
+        """Give every idle worker a batch, first of its own clients' messages."""
+        idle = [worker for worker, load in enumerate(self._loads) if load == 0]
+        for stealing in (False, True) if steal else (False,):
+            for worker in idle:
+                if self._loads[worker] == 0:
+                    self._send(worker, self._schedule.take(worker, steal=stealing))
+        # One batch in reserve, so that no worker idles while the server app thinks about a reply;
+        # not near the end, where it would wait behind a slow one while another worker is free.
+        for worker, load in enumerate(self._loads):
+            if load == 1 and len(self._schedule) > 2 * len(self._actors):
+                self._send(worker, self._schedule.take(worker, steal=False))
+
+    def _send(self, worker: int, jobs: list[Job]) -> None:
+        if jobs:
+            batch = [
+                (self._nodes[job.node], job.request, self._states.get(job.node, b""))
+                for job in jobs
+            ]
+            self._flights[self._actors[worker].run.remote(batch)] = Flight(worker, jobs)
+            self._loads[worker] += 1
+
+    def _collect(self, seconds: float) -> None:
+        """Take in every batch that is back, waiting up to `seconds` for the first."""
+        if not self._flights:
+            return
+        refs = list(self._flights)
+        ready, _ = ray.wait(refs, num_returns=1, timeout=seconds)
+        if ready:
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        for ref in sorted(ready, key=refs.index):
+            flight = self._flights.pop(ref)
+            self._loads[flight.worker] -= 1
+            try:
+                answers, seconds_taken = ray.get(ref)
+            except RayTaskError as error:
+                raise _broken(error) from error
+            except RayError:
+                self._lost(flight)
+                continue
+            self._schedule.took(seconds_taken, len(flight.jobs))
+            for job, (reply, state) in zip(flight.jobs, answers, strict=True):
+                self._finish(job, reply, state)
+                self._schedule.done(job)
+
+    def _lost(self, flight: Flight) -> None:
+        """Send a batch again whose worker died; Ray has started the worker anew."""
+        for other in self._flights.values():
+            # Batches run in order: while this one ran, the others had not begun.
+            other.innocent |= other.worker == flight.worker
+        for job in flight.jobs:
+            # Any of a batch may be the one: the death counts for each, and each runs alone now.
+            job.deaths += not flight.innocent
+            if job.deaths < DEATHS:
+                self._schedule.retry(job, alone=not flight.innocent)
+            else:
+                self._give_up(job)
+
+    def _give_up(self, job: Job) -> None:
+        client = self._nodes[job.node].client
+        reason = (
+            f"client {client!r}: its worker process died {DEATHS} times while it ran (out of "
+            "memory?); give it fewer clips or fewer --workers"
+        )
+        reply = error_reply(unpack(job.request), CLIENT_CRASHED, reason)
+        self._finish(job, pack(reply), self._states.get(job.node, b""))
+        self._schedule.done(job)
+
+
+@contextmanager
+def open_ray(
+    app: str,
+    clients: Sequence[str],
+    run_config: Mapping[str, str | int | float | bool],
+    settings: EngineSettings,
+) -> Iterator[RayGrid]:
+    """Start or join Ray, start the workers, and stop what was started at the end."""
+    nodes = nodes_of(clients)
+    with ray_cluster.connected(settings, len(nodes)) as workers, server_identity():
+        actors = _start(workers, app, dict(run_config), settings.threads)
+        try:
+            yield RayGrid(actors, nodes, run_config, settings.batch)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+def _start(
+    workers: int, app: str, run_config: dict[str, str | int | float | bool], threads: int
+) -> list[Any]:
+    """Start the actors and wait until each has imported the client app."""
+    options = {
+        "num_cpus": threads,
+        "max_restarts": -1,
+        # Lets calls wait for an actor that is being restarted; the methods themselves say 0, so
+        # that no batch is sent again behind our back.
+        "max_task_retries": -1,
+        "runtime_env": ray_cluster.worker_environment(threads),
+    }
+    spawn = ray.remote(Worker).options(**options).remote
+    actors = [spawn(app, run_config, threads) for _ in range(workers)]
+    loads = [actor.load.remote() for actor in actors]
+    done, late = ray.wait(loads, num_returns=len(loads), timeout=START_SECONDS)
+    try:
+        ray.get(done)
+    except RayTaskError as error:
+        raise _broken(error) from error
+    except RayError as error:
+        raise FedsimError(
+            "a worker process died while it imported the client app (out of memory?): "
+            "ask for fewer workers"
+        ) from error
+    if late:
+        raise FedsimError(
+            f"{len(late)} of {workers} workers did not start within {START_SECONDS:.0f} s: "
+            "ask for fewer workers, or wait until the machine is less busy"
+        )
+    return actors
+
+
+def _broken(error: RayTaskError) -> FedsimError:
+    """Return what a worker itself raised: no client's failure gets here."""
+    cause = error.cause
+    if isinstance(cause, FedsimError):
+        return cause
+    text = " ".join(str(cause).split())
+    return FedsimError(f"a worker process failed outside any client: {text}; please report this")

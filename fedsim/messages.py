@@ -1,0 +1,207 @@
+"""The typed messages: the only types that clients and server share.
+
+Each is a frozen dataclass of numbers, names and bit depths: there is no field in which audio, text or
+an activation could travel. `to_record` and `from_record` carry them in Flower's RecordDict; anything
+missing, extra or of another type is refused.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from fedsim.errors import FedsimError
+
+if TYPE_CHECKING:
+    from flwr.app import RecordDict
+
+SENSE = "query.sense"
+PERSONALIZE = "train.personalize"
+EVALUATE = "evaluate.candidates"
+
+_MAIN = "message"
+
+
+@dataclass(frozen=True)
+class SenseRequest:
+    """Server to client: observe your clips. An empty `measure` asks for the profile alone."""
+
+    measure: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Client to server: the device's profile and, per layer, one sensitivity.
+
+    `budget_bytes` is the room for a model file, `bit_depths` what the runtime executes, `clips` how
+    many clips were observed, `sensitivity` one value a layer (empty when none was asked for).
+    """
+
+    client: str
+    budget_bytes: int
+    bit_depths: tuple[int, ...]
+    clips: int
+    sensitivity: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mixed-precision model: bit depth per layer, and where its packed layers are.
+
+    `blobs` are 32 bytes per layer, the SHA-256 of its packed form. `ranges` are activation ranges, low
+    and high per layer, NaN where a layer has none; empty means that the device calibrates on its own
+    clips. `name` tells candidates of one client apart.
+    """
+
+    name: str
+    calibration: str
+    tuned_on: str
+    bits: tuple[int, ...]
+    blobs: bytes
+    ranges: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Server to client: your models.
+
+    `return_ranges` asks for the activation ranges of each candidate: set only by a study that tests
+    one client's model on another, and written in the ledger as a release.
+    """
+
+    return_ranges: bool
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Client to server: exact bytes of each candidate's model file, in the order delivered.
+
+    `ranges` are those of every candidate one after the other, when the delivery asked for them.
+    """
+
+    client: str
+    file_bytes: tuple[int, ...]
+    ranges: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Server to client: test these candidates on your held-out clips, and full precision if asked."""
+
+    full_precision: bool
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Client to server: error counts, summed over the client's test clips.
+
+    One value per candidate, in the order asked for, full precision first. A recognizer fills errors,
+    words, char_errors, chars; a classifier fills correct; the others are empty. `file_bytes` are those
+    of the candidate's model file (full precision: its float32 weights).
+    """
+
+    client: str
+    clips: int
+    file_bytes: tuple[int, ...]
+    errors: tuple[int, ...]
+    words: tuple[int, ...]
+    char_errors: tuple[int, ...]
+    chars: tuple[int, ...]
+    correct: tuple[int, ...]
+
+
+Message = SenseRequest | Summary | Delivery | Receipt | Evaluation | Scores
+M = TypeVar("M")
+
+
+def to_record(message: Message) -> RecordDict:
+    """Return a message as Flower carries it: one ConfigRecord, and one per nested candidate."""
+    from flwr.app import ConfigRecord, RecordDict
+
+    flat, nested = _split(message)
+    records = {_MAIN: ConfigRecord(_values(flat))}
+    for index, candidate in enumerate(nested):
+        records[f"candidate.{index:04d}"] = ConfigRecord(_values(_split(candidate)[0]))
+    return RecordDict(records)  # type: ignore[arg-type]
+
+
+def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
+    """Return the message of type `kind` in a record; raise `FedsimError` naming the sender if malformed.
+
+    The check is strict: exactly the fields of the type, each of its type.
+    """
+    names = sorted(record.config_records)
+    extra = set(record) - set(names)
+    candidates = [n for n in names if n.startswith("candidate.")]
+    if _MAIN not in names or extra or len(names) != len(candidates) + 1:
+        raise FedsimError(
+            f"the message from {sender} is no {kind.__name__}: it holds {sorted(record) or 'nothing'}"
+        )
+    values = dict(record.config_records[_MAIN])
+    hints = get_type_hints(kind)
+    if "candidates" in hints:
+        values["candidates"] = tuple(
+            _build(Candidate, dict(record.config_records[n]), sender) for n in candidates
+        )
+    elif candidates:
+        raise FedsimError(f"the message from {sender} is no {kind.__name__}: it holds candidates")
+    return _build(kind, values, sender)
+
+
+def field_bytes(message: Message) -> dict[str, int]:
+    """Return the bytes of each field as it travels: 8 a number, 1 a flag, UTF-8 a text."""
+    flat, nested = _split(message)
+    sizes = {name: _size(value) for name, value in flat.items()}
+    if nested:
+        sizes["candidates"] = sum(
+            _size(v) for candidate in nested for v in _split(candidate)[0].values()
+        )
+    return sizes
+
+
+def _split(message: Any) -> tuple[dict[str, Any], tuple[Candidate, ...]]:
+    values = {f.name: getattr(message, f.name) for f in fields(message)}
+    return values, values.pop("candidates", ())
+
+
+def _values(flat: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()}
+
+
+def _build(kind: type[M], values: dict[str, Any], sender: str) -> M:
+    hints = get_type_hints(kind)
+    if values.keys() != hints.keys():
+        odd = sorted(values.keys() ^ hints.keys())
+        raise FedsimError(
+            f"the message from {sender} is no {kind.__name__}: field {odd[0]!r} is missing or unknown"
+        )
+    return kind(**{k: _coerce(k, hints[k], v, kind, sender) for k, v in values.items()})
+
+
+def _coerce(name: str, hint: Any, value: Any, kind: type, sender: str) -> Any:
+    def refuse() -> FedsimError:
+        return FedsimError(
+            f"the message from {sender} is no {kind.__name__}: field {name!r} is {value!r:.60}"
+        )
+
+    if get_origin(hint) is tuple:
+        (item, _) = get_args(hint)
+        if not isinstance(value, list | tuple) or any(type(v) is not item for v in value):
+            raise refuse()
+        return tuple(value)
+    if isinstance(hint, types.UnionType) or type(value) is not hint:
+        raise refuse()
+    return value
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, tuple):
+        return sum(_size(v) for v in value)
+    if isinstance(value, bool):
+        return 1
+    if isinstance(value, str):
+        return len(value.encode())
+    return len(value) if isinstance(value, bytes) else 8

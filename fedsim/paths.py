@@ -1,0 +1,50 @@
+"""Where files lie: the cache folder, and what a path or hub id in a scenario stands for."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from fedsim.errors import FedsimError
+
+CACHE_PREFIX = "cache:"
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: `$FEDSIM_CACHE`, or `~/.cache/fedsim`. It need not exist."""
+    return Path(os.environ.get("FEDSIM_CACHE") or "~/.cache/fedsim").expanduser().absolute()
+
+
+def is_path(text: str) -> bool:
+    """Return whether a resolved `text` is a path of this machine and no hub id."""
+    return os.path.isabs(text)
+
+
+def resolve(text: str, base: Path) -> str:
+    """Return what `text` in a scenario stands for: an absolute path, or a hub id left as it is.
+
+    `cache:NAME` is a folder of the cache; `~` and `$VARIABLES` are expanded; what begins with `./`,
+    `../` or `/` is a path; anything else is a path if it exists in `base`, and otherwise a hub id.
+
+    Args:
+        text: a scenario's `model.id` or `corpus.path`.
+        base: the folder of the scenario's YAML file; relative paths start there.
+
+    Raises:
+        FedsimError: for a cache name that leaves the cache folder, and for an unset variable.
+    """
+    if text.startswith(CACHE_PREFIX):
+        name = text.removeprefix(CACHE_PREFIX)
+        if not name or os.path.isabs(name) or ".." in Path(name).parts:
+            raise FedsimError(f"{text!r} is no folder of the cache: write cache:NAME")
+        return str(cache_dir() / name)
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unset:
+        raise FedsimError(f"{text!r} uses {unset[0]}, which is not set: set that variable")
+    is_relative = expanded in (".", "..") or expanded.startswith(("./", "../"))
+    path = base.expanduser().absolute() / expanded
+    if os.path.isabs(expanded) or is_relative or path.exists():
+        return os.path.normpath(path)
+    return text

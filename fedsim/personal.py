@@ -1,0 +1,251 @@
+"""The method's public face: one model, one user's clips, one budget, no federation.
+
+    pm = personalize("openai/whisper-base", clips, budget_mb=45, language="it")
+    pm.save("user.safetensors")
+    load_personalized("user.safetensors").transcribe(clips)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from fedsim.errors import FedsimError
+from fedsim.quant import modelfile
+from fedsim.quant.activations import MAX_ACTIVATION_BITS, MIN_ACTIVATION_BITS, Range
+from fedsim.quant.allocation import MB, allocate, mean_bits
+from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer, needs
+from fedsim.quant.modelfile import Manifest, ModelFile
+from fedsim.quant.observe import observe
+from fedsim.quant.packing import MAX_BITS, MIN_BITS
+from fedsim.quant.sensitivity import sense
+from fedsim.quant.switch import Switch, switch_of
+from fedsim.quant.weights import GRANULARITIES, PackedWeight, dequantize_weight, quantize_weight
+from fedsim.speech.audio import check_clip
+from fedsim.speech.models import load_model
+from fedsim.speech.models.base import (
+    SpeechModel,
+    own_tokens,
+    public_clips,
+    transcribe_clips,
+    tuning_batches,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PersonalizedModel:
+    """A mixed-precision model for one user, ready to transcribe and to save.
+
+    Several of them may share one loaded `SpeechModel`: whichever is used puts its weights in place
+    first, which takes milliseconds. They are not for use from several threads at once.
+    """
+
+    model: SpeechModel = field(repr=False)
+    file: ModelFile = field(repr=False)
+    nbytes: int
+    """Exact size of the saved file in bytes."""
+    language: str | None = None
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Bit depth of each layer, by layer name."""
+        names = [layer.name for layer in self.model.layers]
+        return dict(zip(names, self.file.manifest.bits, strict=True))
+
+    @property
+    def mean_bits(self) -> float:
+        """Average bit depth of a weight."""
+        return mean_bits(self.file.manifest.bits, [a.n_weights for a in self.model.layers])
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """Range of each layer's input, by layer name (layers that look rows up have none)."""
+        pairs = zip(self.model.layers, self.file.ranges, strict=True)
+        return {layer.name: rng for layer, rng in pairs if rng is not None}
+
+    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """Return a transcript per clip (1-D float32 at 16 kHz), or the class name of a classifier.
+
+        Raises `AudioError` for a clip that cannot be used.
+        """
+        checked = _checked(clips)
+        switch = switch_of(self.model)
+        self._install(switch)
+        try:
+            return transcribe_clips(self.model, checked, self.language)
+        finally:
+            switch.restore()
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Write the model file atomically (safetensors) and return its size: `nbytes`."""
+        return modelfile.write(path, self.model.layers, self.file)
+
+    @cached_property
+    def _weights(self) -> dict[str, torch.Tensor]:
+        pairs = zip(self.model.layers, self.file.weights, strict=True)
+        return {layer.name: dequantize_weight(packed) for layer, packed in pairs}
+
+    @cached_property
+    def _leftovers(self) -> dict[str, torch.Tensor]:
+        return modelfile.load_leftovers(self.file.leftovers)
+
+    def _install(self, switch: Switch) -> None:
+        bits = self.file.manifest.activation_bits
+        switch.install(self._weights, self._leftovers, self.ranges, bits)
+
+
+def personalize(
+    model: str | os.PathLike[str] | SpeechModel,
+    clips: Sequence[np.ndarray],
+    *,
+    budget_mb: float,
+    allocation: str = "myqasr",
+    calibration: str = "cosine",
+    sensitivity: str = "median",
+    order: str = "descending",
+    weights: str = "per_channel",
+    activation_bits: int = 8,
+    bit_depths: Sequence[int] = tuple(range(MIN_BITS, MAX_BITS + 1)),
+    language: str | None = None,
+    window_s: float | None = None,
+    keep: Sequence[str] = (),
+    seed: int = 0,
+) -> PersonalizedModel:
+    """Compress a speech model for one user and one memory budget (myQASR, Algorithm 1).
+
+    Args:
+        model: hub id or folder of a pretrained model, or one from `load_model`.
+        clips: the user's clips, 1-D float32 arrays at 16 kHz; no transcript is needed. 10 to 100 do.
+        budget_mb: the largest model file, in MB (2^20 bytes); everything in the file counts.
+        allocation: how layers get bits: myqasr, uniform, shuffled, reversed, linear.
+        calibration: how activation ranges are set: cosine, minmax, hessian, none.
+        sensitivity: what ranks the layers: median, mean, max, abs-max, std, var.
+        order: which layers give up bits first, descending (largest sensitivity) or ascending.
+        weights: per_channel or per_tensor (the paper) scales.
+        activation_bits: bit depth of activations, 4 to 16.
+        bit_depths: bit depths that the device's runtime executes, each in 2..16.
+        language: language of the clips for a multilingual model; None lets the model detect it.
+        window_s: seconds of audio that Whisper's encoder takes (default 30).
+        keep: names or patterns of layers that stay in half precision.
+        seed: seeds the `shuffled` allocation.
+
+    Raises:
+        BudgetError: the budget is below the smallest feasible file; the text names that size.
+        AudioError: a clip is empty, not finite, not 1-D or too short.
+        FedsimError: an unknown name, a model that cannot be loaded, or an option out of range.
+    """
+    checked = _checked(clips)
+    depths = _check_options(budget_mb, activation_bits, bit_depths, weights)
+    speech = _loaded(model, window_s, keep)
+    stored = modelfile.store_leftovers(switch_of(speech).full_leftovers())
+    settings = {"window_s": window_s, "keep": list(keep), "language": language}
+    name = speech.id
+    blank = Manifest(
+        name, modelfile.fingerprint(speech.layers), weights, activation_bits, (), settings
+    )
+    sizes = modelfile.model_sizes(speech.layers, stored, blank, depths)
+    tokens = own_tokens(speech, checked, language)
+    batches = tuning_batches(speech, checked, tokens, language)
+    values = sense(speech, batches, sensitivity)
+    bits = allocate(
+        allocation,
+        values,
+        sizes,
+        int(budget_mb * MB),
+        order=order,
+        rng=np.random.default_rng(seed),
+    )
+    packed = _quantize(speech, bits, weights)
+    dequantized = {
+        layer.name: dequantize_weight(p) for layer, p in zip(speech.layers, packed, strict=True)
+    }
+    if calibration in NO_USER_DATA:
+        checked = public_clips()
+        tokens = own_tokens(speech, checked, language)
+    batches = tuning_batches(speech, checked, tokens, language)
+    seen = observe(speech, batches, **needs([calibration]))
+    owners = dict(speech.module.named_modules())
+    ranges = tuple(
+        calibrate_layer(
+            calibration,
+            layer,
+            owners[layer.name],
+            seen[layer.name],
+            dequantized[layer.name],
+            activation_bits,
+        )
+        if layer.name in seen
+        else None
+        for layer in speech.layers
+    )
+    manifest = Manifest(name, blank.fingerprint, weights, activation_bits, bits, settings)
+    file = ModelFile(manifest, packed, ranges, stored)
+    return PersonalizedModel(speech, file, sizes.total(bits), language)
+
+
+def load_personalized(
+    path: str | os.PathLike[str],
+    model: str | os.PathLike[str] | SpeechModel | None = None,
+    *,
+    language: str | None = None,
+) -> PersonalizedModel:
+    """Read a model file that `PersonalizedModel.save` or a run wrote.
+
+    `model` is the full-precision model that it was made from, whose architecture, tokenizer and
+    preprocessing it needs; by default the one that the file names. `language` replaces the one it was
+    personalized for. Raises `ModelFileError` for a file that is missing, damaged or of another model.
+    """
+    manifest = modelfile.read_manifest(path)
+    settings = manifest.settings
+    source = manifest.model if model is None else model
+    speech = _loaded(source, settings.get("window_s"), settings.get("keep", ()))
+    file = modelfile.read(path, speech.layers)
+    return PersonalizedModel(speech, file, os.path.getsize(path), language or settings.get("language"))
+
+
+def _checked(clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+    if isinstance(clips, np.ndarray) and clips.ndim == 1:
+        raise FedsimError("clips is one array; give a list of 1-D arrays, one per clip: [clip]")
+    if not len(clips):
+        raise FedsimError("no clips were given; personalization needs at least one, better 10 or more")
+    return [check_clip(clip, f"clip {i}") for i, clip in enumerate(clips)]
+
+
+def _check_options(
+    budget_mb: float, activation_bits: int, bit_depths: Sequence[int], weights: str
+) -> tuple[int, ...]:
+    if not (np.isfinite(budget_mb) and budget_mb > 0):
+        raise FedsimError(f"budget_mb is {budget_mb}: give a positive number of MB (2^20 bytes)")
+    if not MIN_ACTIVATION_BITS <= activation_bits <= MAX_ACTIVATION_BITS:
+        raise FedsimError(
+            f"activation_bits is {activation_bits}: use {MIN_ACTIVATION_BITS} to "
+            f"{MAX_ACTIVATION_BITS}"
+        )
+    depths = tuple(sorted(set(bit_depths)))
+    if not depths or depths[0] < MIN_BITS or depths[-1] > MAX_BITS:
+        raise FedsimError(
+            f"bit_depths is {list(bit_depths)}: use depths from {MIN_BITS} to {MAX_BITS}"
+        )
+    GRANULARITIES[weights]  # an unknown name is told before any work is done
+    return depths
+
+
+def _loaded(
+    model: str | os.PathLike[str] | SpeechModel, window_s: float | None, keep: Sequence[str]
+) -> SpeechModel:
+    if isinstance(model, str | os.PathLike):
+        return load_model(model, window_s=window_s, keep=keep)
+    return model
+
+
+def _quantize(model: SpeechModel, bits: Sequence[int], weights: str) -> tuple[PackedWeight, ...]:
+    full = switch_of(model).full_weights()
+    return tuple(
+        quantize_weight(full[layer.name], b, weights)
+        for layer, b in zip(model.layers, bits, strict=True)
+    )

@@ -1,0 +1,129 @@
+"""Live progress on a terminal: the stage, clients done, clients a second, time left, failures.
+
+Server code writes `progress.current().advance()` and need not know whether anybody is looking.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+class Progress:
+    """Counts, and shows nothing: what there is where no terminal is. Times in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stages: Sequence[str] = ()
+        self._stage = ""
+        self._total = self._done = self._failed = 0
+        self._began = clock()
+
+    def start(self, total_clients: int, stages: Sequence[str]) -> None:
+        """Begin a run of so many clients that goes through these stages."""
+        self._stages, self._failed = tuple(stages), 0
+        self.stage(stages[0] if stages else "", total_clients)
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage with so many clients to go."""
+        self._stage, self._total, self._done = name, total, 0
+        self._began = self._clock()
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` clients as done, failed ones among them."""
+        self._done += n
+
+    def fail(self) -> None:
+        """Count one failed client; it is done too, see `advance`."""
+        self._failed += 1
+
+    def close(self) -> None:
+        """End the display."""
+
+    def line(self) -> str:
+        """Return what is known now as one line of text."""
+        parts = [f"{self._done:,}/{self._total:,} clients"]
+        seconds = self._clock() - self._began
+        if self._done and seconds > 0:
+            rate = self._done / seconds
+            parts.append(f"{rate:.3g} clients/s" if rate < 100 else f"{rate:,.0f} clients/s")
+            parts.append(f"{_duration((self._total - self._done) / rate)} left")
+        if self._failed:
+            parts.append(f"{self._failed:,} failed")
+        return "  ".join(parts)
+
+    def title(self) -> str:
+        """Return the stage and its number among all stages."""
+        if self._stage not in self._stages:
+            return self._stage
+        return f"{self._stage} ({self._stages.index(self._stage) + 1}/{len(self._stages)})"
+
+    def done(self) -> tuple[int, int]:
+        """Return how many clients of the stage are done, and how many there are."""
+        return self._done, self._total
+
+
+class TerminalProgress(Progress):
+    """Draws what it counts, four times a second, on the last line of the terminal."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        from rich.live import Live
+
+        super().__init__(clock)
+        self._live = Live(
+            get_renderable=self._draw, console=console, refresh_per_second=4, transient=True
+        )
+
+    def start(self, total_clients: int, stages: Sequence[str]) -> None:
+        """Begin a run, and begin to draw."""
+        super().start(total_clients, stages)
+        self._live.start()
+
+    def close(self) -> None:
+        """Take the line off the terminal."""
+        self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)  # the bar takes what the words leave
+        grid.add_column(no_wrap=True)
+        done, total = self.done()
+        bar = ProgressBar(total=max(total, 1), completed=done)
+        grid.add_row(self.title(), bar, self.line())
+        return grid
+
+
+_current: ContextVar[Progress | None] = ContextVar("fedsim_progress", default=None)
+
+
+def current() -> Progress:
+    """Return the progress that is shown now, or one that shows nothing."""
+    return _current.get() or Progress()
+
+
+@contextmanager
+def show(console: Console) -> Iterator[Progress]:
+    """Make `current()` draw on `console`, if that is a terminal, until the block ends."""
+    progress = TerminalProgress(console) if console.is_terminal else Progress()
+    token = _current.set(progress)
+    try:
+        yield progress
+    finally:
+        _current.reset(token)
+        progress.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

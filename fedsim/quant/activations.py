@@ -1,0 +1,49 @@
+"""The activation quantizer: asymmetric, one range per layer input.
+
+    S = (x_max - x_min) / (2^b - 1),    q = clamp(round(x / S) - Z, 0, 2^b - 1),    x' = S (q + Z)
+
+with Z = round(x_min / S). A range always contains zero, so that zero (padding, a silent frame, the
+output of a rectifier) is exact; torch's fused kernel, which the simulation uses, needs the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+MIN_ACTIVATION_BITS, MAX_ACTIVATION_BITS = 4, 16
+
+
+@dataclass(frozen=True)
+class Range:
+    """The range of a layer's input that is represented: `low` <= 0 <= `high`."""
+
+    low: float
+    high: float
+
+    def scale(self, bits: int) -> float:
+        """Return the scale S of `bits` bits; of an empty range 1, for which zero is exact."""
+        width = self.high - self.low
+        return width / ((1 << bits) - 1) if width > 0 else 1.0
+
+    def zero_point(self, bits: int) -> int:
+        """Return -Z: the code that stands for zero."""
+        top = (1 << bits) - 1
+        return min(top, max(0, round(-self.low / self.scale(bits))))
+
+
+def make_range(low: float, high: float) -> Range:
+    """Return the range from `low` to `high`, widened to contain zero, at float32 precision.
+
+    Float32 because that is what the model file stores: the same range before and after a save.
+    """
+    ends = torch.tensor([min(low, 0.0), max(high, 0.0)], dtype=torch.float32)
+    return Range(float(ends[0]), float(ends[1]))
+
+
+def quantize_activation(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
+    """Return x' of `x` (any shape, float32): quantized to `bits` (4..16) and dequantized."""
+    return torch.fake_quantize_per_tensor_affine(
+        x, rng.scale(bits), rng.zero_point(bits), 0, (1 << bits) - 1
+    )

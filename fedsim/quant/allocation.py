@@ -1,0 +1,183 @@
+"""Bit depths from sensitivities: Algorithm 1 of the paper, and what it is compared with.
+
+Everything here is plain arrays: a sensitivity a_l per layer, a table of bytes per layer and bit depth,
+a budget in bytes. So an allocator needs no model, and its tests none either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.errors import BudgetError, FedsimError
+from fedsim.registry import Registry
+
+MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What each choice costs: exact bytes of the file that is delivered.
+
+    `depths` are the legal bit depths, ascending (D,); `layer_bytes` is int64 (L, D): the bytes of
+    layer l at depth d; `fixed_bytes` is what every file holds besides (leftovers, scales, header).
+    """
+
+    depths: tuple[int, ...]
+    layer_bytes: np.ndarray
+    fixed_bytes: int
+
+    def total(self, bits: Sequence[int]) -> int:
+        """Return the bytes of the file whose layer l has `bits[l]` bits."""
+        column = np.searchsorted(self.depths, bits)
+        return self.fixed_bytes + int(self.layer_bytes[np.arange(len(column)), column].sum())
+
+
+Allocator = Callable[[np.ndarray, Sizes, int, np.random.Generator], tuple[int, ...]]
+ALLOCATORS: Registry[Allocator] = Registry("allocation")
+"""name -> f(sensitivity (L,), sizes, budget in bytes, generator) -> bits per layer (L,).
+
+Every allocator raises `BudgetError` when not even the smallest depths fit."""
+
+
+@ALLOCATORS.register("myqasr")
+def myqasr(
+    sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Algorithm 1: sweep over the layers, largest median first, one bit each, until the model fits."""
+    return _sweep(np.argsort(-sensitivity, kind="stable"), sizes, budget)
+
+
+@ALLOCATORS.register("reversed")
+def reversed_(
+    sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Control: Algorithm 1 with the order turned round (smallest median first)."""
+    return _sweep(np.argsort(sensitivity, kind="stable"), sizes, budget)
+
+
+@ALLOCATORS.register("shuffled")
+def shuffled(
+    sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Control: Algorithm 1 with the layers in a random order."""
+    return _sweep(rng.permutation(len(sensitivity)), sizes, budget)
+
+
+@ALLOCATORS.register("uniform")
+def uniform(
+    sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
+) -> tuple[int, ...]:
+    """The same bit depth for every layer: the largest that fits, so most of a budget may be unused."""
+    totals = sizes.fixed_bytes + sizes.layer_bytes.sum(axis=0)
+    fits = np.flatnonzero(totals <= budget)
+    if not len(fits):
+        raise _too_small(sizes, budget)
+    return (int(sizes.depths[fits[-1]]),) * len(sensitivity)
+
+
+@ALLOCATORS.register("linear")
+def linear(
+    sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Ablation: bits by min-max interpolation, the smallest median the most bits, the largest the least.
+
+    b_l = c - t_l (c - floor), t_l = (a_l - min a) / (max a - min a), rounded down to a legal depth;
+    c is the largest ceiling (a real number between the least and the greatest depth) that fits.
+    """
+    spread = float(sensitivity.max() - sensitivity.min())
+    t = (sensitivity - sensitivity.min()) / spread if spread > 0 else np.zeros(len(sensitivity))
+    depths = np.asarray(sizes.depths)
+    floor = float(depths[0])
+
+    def at(ceiling: float) -> np.ndarray:
+        wanted = ceiling - t * (ceiling - floor)
+        return depths[np.searchsorted(depths, wanted + 1e-9, side="right") - 1]
+
+    if sizes.total(at(floor).tolist()) > budget:
+        raise _too_small(sizes, budget)
+    # A layer reaches depth d when c = floor + (d - floor) / (1 - t_l): only there does the size change.
+    with np.errstate(divide="ignore"):
+        steps = floor + (depths[None, :] - floor) / (1.0 - t[:, None])
+    ceilings = np.unique(steps[np.isfinite(steps) & (steps <= depths[-1])])
+    low, high = 0, len(ceilings) - 1  # the size grows with the ceiling: bisect on the exact steps
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sizes.total(at(ceilings[middle]).tolist()) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return tuple(int(b) for b in at(ceilings[low]))
+
+
+def allocate(
+    allocation: str,
+    sensitivity: Sequence[float] | np.ndarray,
+    sizes: Sizes,
+    budget: int,
+    *,
+    order: str = "descending",
+    rng: np.random.Generator | None = None,
+) -> tuple[int, ...]:
+    """Return the bit depth of each layer such that the model file fits `budget` bytes.
+
+    `sensitivity` is one value per layer; `order` says which end of it gives up bits first
+    ("descending", the default: the largest median). `rng` is used by `shuffled` alone.
+
+    Raises `BudgetError` when the smallest feasible file is larger than the budget, `FedsimError` for an
+    unknown name or a sensitivity that is not finite.
+    """
+    values = np.asarray(sensitivity, dtype=np.float64)
+    if values.shape != (len(sizes.layer_bytes),):
+        raise FedsimError(
+            f"a sensitivity summary of {values.size} values came for a model of "
+            f"{len(sizes.layer_bytes)} layers"
+        )
+    if not np.isfinite(values).all():
+        at = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise FedsimError(f"the sensitivity of layer {at} is {values[at]}: it must be finite")
+    if order not in ("descending", "ascending"):
+        raise FedsimError(f"order is {order!r}: use 'descending' or 'ascending'")
+    signed = values if order == "descending" else -values
+    return ALLOCATORS[allocation](signed, sizes, budget, rng or np.random.default_rng(0))
+
+
+def smallest(sizes: Sizes) -> int:
+    """Return the bytes of the smallest feasible model file: every layer at the least legal depth."""
+    return sizes.fixed_bytes + int(sizes.layer_bytes[:, 0].sum())
+
+
+def mean_bits(bits: Sequence[int], n_weights: Sequence[int]) -> float:
+    """Return the average bit depth (b-bar): bits of all weights over the number of weights."""
+    return float(np.dot(bits, n_weights) / np.sum(n_weights))
+
+
+def _sweep(order: np.ndarray, sizes: Sizes, budget: int) -> tuple[int, ...]:
+    """Algorithm 1, lines 3-4, in closed form.
+
+    Step s of the sweep takes layer order[s mod L] one legal depth down. The size after every step is a
+    cumulative sum, so the first step that fits is found without a loop.
+    """
+    n_layers, n_depths = sizes.layer_bytes.shape
+    saved = -np.diff(sizes.layer_bytes[order][:, ::-1], axis=1)  # (L, D-1), from the top depth down
+    after = sizes.fixed_bytes + int(sizes.layer_bytes[:, -1].sum()) - np.cumsum(saved.T.reshape(-1))
+    if smallest(sizes) > budget:
+        raise _too_small(sizes, budget)
+    steps = 0
+    if sizes.fixed_bytes + int(sizes.layer_bytes[:, -1].sum()) > budget:
+        steps = int(np.flatnonzero(after <= budget)[0]) + 1
+    sweeps, rest = divmod(steps, n_layers)
+    taken = np.full(n_layers, sweeps)
+    taken[order[:rest]] += 1
+    return tuple(sizes.depths[n_depths - 1 - int(t)] for t in taken)
+
+
+def _too_small(sizes: Sizes, budget: int) -> BudgetError:
+    least = smallest(sizes)
+    return BudgetError(
+        f"a budget of {budget:,} bytes ({budget / MB:.2f} MB) is below the smallest feasible model "
+        f"file of {least:,} bytes ({np.ceil(least / MB * 100) / 100:.2f} MB: {sizes.depths[0]} bits "
+        f"in every layer); raise the budget or allow smaller bit depths"
+    )

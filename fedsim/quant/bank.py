@@ -1,0 +1,140 @@
+"""The layer bank: each (layer, bit depth) packed once, named by the hash of its content.
+
+Weights never depend on a user's data, so thousands of clients share one bank: a client's model is a
+list of names. `BlobStore` is the bank's shelf, a folder of files named by their SHA-256; `LayerBank`
+fills it on the server; `WeightCache` reads it in a client's process and keeps dequantized layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedsim.errors import FedsimError
+from fedsim.quant.layers import Layer
+from fedsim.quant.packing import packed_bytes
+from fedsim.quant.weights import (
+    SCALE_BYTES,
+    PackedWeight,
+    dequantize_weight,
+    n_scales,
+    quantize_weight,
+)
+
+CACHE_BYTES = 2 << 30
+"""Bytes of dequantized layers (float32) that a process keeps."""
+
+
+@dataclass(frozen=True)
+class BlobStore:
+    """Immutable byte strings in a folder, each under its SHA-256; safe for many writers at once."""
+
+    folder: Path
+
+    def put(self, data: bytes) -> str:
+        """Store `data` and return its name."""
+        name = hashlib.sha256(data).hexdigest()
+        path = self.folder / name
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".part-")
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        return name
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes called `name`; raise `FedsimError` when absent or damaged."""
+        try:
+            data = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise FedsimError(
+                f"blob {name[:12]} cannot be read from {self.folder}: {error.strerror}; the folder "
+                f"must be reachable from every worker"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != name:
+            raise FedsimError(
+                f"blob {name[:12]} in {self.folder} is damaged; delete the file and run again"
+            )
+        return data
+
+
+def to_blob(packed: PackedWeight) -> bytes:
+    """Return a packed weight as bytes: scales (float32), then payload."""
+    return packed.scales.tobytes() + packed.payload.tobytes()
+
+
+def from_blob(data: bytes, layer: Layer, bits: int, granularity: str) -> PackedWeight:
+    """Return the packed weight in `data`; raise `FedsimError` when its length is not the layer's."""
+    scales = n_scales(layer.channels, granularity)
+    expected = scales * SCALE_BYTES + packed_bytes(layer.n_weights, bits)
+    if len(data) != expected:
+        raise FedsimError(
+            f"layer {layer.name!r} at {bits} bits takes {expected:,} bytes, but {len(data):,} came"
+        )
+    return PackedWeight(
+        layer.shape,
+        bits,
+        np.frombuffer(data, np.uint8, offset=scales * SCALE_BYTES),
+        np.frombuffer(data, "<f4", count=scales),
+    )
+
+
+class LayerBank:
+    """Packs layers of one full-precision model on demand, each (layer, bit depth) once."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        layers: tuple[Layer, ...],
+        granularity: str,
+        store: BlobStore,
+    ) -> None:
+        self.layers = layers
+        self.granularity = granularity
+        self.store = store
+        self._weights = weights
+        self._names: dict[tuple[int, int], str] = {}
+
+    def name(self, index: int, bits: int) -> str:
+        """Return the content hash of layer `index` at `bits`, packing and storing it the first time."""
+        key = (index, bits)
+        if key not in self._names:
+            weight = self._weights[self.layers[index].name]
+            packed = quantize_weight(weight, bits, self.granularity)
+            self._names[key] = self.store.put(to_blob(packed))
+        return self._names[key]
+
+    def manifest(self, plan: tuple[int, ...]) -> tuple[str, ...]:
+        """Return the blob names of a plan, one per layer: the client's model."""
+        return tuple(self.name(i, bits) for i, bits in enumerate(plan))
+
+
+class WeightCache:
+    """Dequantized layers of this process, by content hash; the least recently used go first."""
+
+    def __init__(self, store: BlobStore, limit: int = CACHE_BYTES) -> None:
+        self.store = store
+        self.limit = limit
+        self._weights: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def weight(self, name: str, layer: Layer, bits: int, granularity: str) -> torch.Tensor:
+        """Return the float32 weight called `name`, shared with every model that uses it: read only."""
+        if name in self._weights:
+            self._weights.move_to_end(name)
+            return self._weights[name]
+        weight = dequantize_weight(from_blob(self.store.get(name), layer, bits, granularity))
+        self._weights[name] = weight
+        self._bytes += weight.nbytes
+        while self._bytes > self.limit and len(self._weights) > 1:
+            self._bytes -= self._weights.popitem(last=False)[1].nbytes
+        return weight

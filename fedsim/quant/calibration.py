@@ -1,0 +1,197 @@
+"""Calibration: the range of each layer's input, from a user's few unlabelled clips.
+
+    minmax   the observed range
+    cosine   the share of it that maximises cos(quantized output, full-precision output)
+    hessian  the share of it that minimises the squared output error weighted by the Fisher
+    none     the observed range of a public signal: nothing of the user
+
+The quantized output is that of the delivered weights on the quantized input. The Fisher is the squared
+gradient of the loss against the model's own transcript: with the model's soft output as target that
+gradient would be zero at the full-precision point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedsim.quant.activations import Range, make_range, quantize_activation
+from fedsim.quant.layers import Layer
+from fedsim.quant.observe import Seen, as_product, outputs
+from fedsim.registry import Registry
+
+CANDIDATES = 100
+"""Shares 1/100 .. 100/100 of the observed range are what a search may choose."""
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """A layer's weight before and after quantization (float32, the layer's shape) and its bias (N,)."""
+
+    full: torch.Tensor
+    quantized: torch.Tensor
+    bias: torch.Tensor | None
+
+
+Score = Callable[[Range], float]
+Calibrator = Callable[[Layer, Seen, LayerWeights, int], Range]
+CALIBRATORS: Registry[Calibrator] = Registry("calibration")
+"""name -> f(layer, what was seen, its weights, activation bits) -> the layer's range."""
+
+NEEDS_FISHER = {"hessian"}
+NO_USER_DATA = {"none"}
+RANGE_ONLY = {"minmax", *NO_USER_DATA}
+
+
+def needs(calibrations: Iterable[str]) -> dict[str, bool]:
+    """Return what `observe` must gather for all of these: its `rows` and `fisher` arguments."""
+    names = list(calibrations)
+    for name in names:
+        CALIBRATORS[name]  # an unknown name is told before any work is done
+    return {
+        "rows": any(name not in RANGE_ONLY for name in names),
+        "fisher": any(name in NEEDS_FISHER for name in names),
+    }
+
+
+@CALIBRATORS.register("minmax")
+def minmax(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
+    """The observed range of the layer's input."""
+    return make_range(seen.low, seen.high)
+
+
+@CALIBRATORS.register("none")
+def none(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
+    """The range that a public, seeded, speech-shaped noise gives: no user data at all."""
+    return make_range(seen.low, seen.high)
+
+
+@CALIBRATORS.register("cosine")
+def cosine(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
+    """The share of the observed range whose quantized output is nearest in angle to full precision."""
+    return search(seen, cosine_score(layer, seen, weights, bits))
+
+
+@CALIBRATORS.register("hessian")
+def hessian(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
+    """The share of the observed range with the least squared output error, weighted by the Fisher."""
+    return search(seen, fisher_score(layer, seen, weights, bits))
+
+
+@torch.inference_mode()
+def calibrate_layer(
+    calibration: str,
+    layer: Layer,
+    owner: nn.Module,
+    seen: Seen,
+    quantized: torch.Tensor,
+    bits: int,
+) -> Range:
+    """Return the range of one layer's input.
+
+    `owner` is the layer's module with its full-precision weight, `quantized` the dequantized weight of
+    the plan (float32, of the layer's shape), `bits` the activation bits (4..16).
+    """
+    weights = LayerWeights(owner.weight, quantized, owner.bias)  # type: ignore[arg-type]
+    return CALIBRATORS[calibration](layer, seen, weights, bits)
+
+
+def shrink(seen: Seen, share: int) -> Range:
+    """Return `share` / 100 of the observed range."""
+    return make_range(seen.low * share / CANDIDATES, seen.high * share / CANDIDATES)
+
+
+def search(seen: Seen, score: Score) -> Range:
+    """Return the range with the highest score among the 100 shares, coarse to fine.
+
+    The score rises while outliers are cut and falls when speech is, with ripples from rounding far
+    smaller than either; so a grid of ten and two refinements around the best find the top.
+    """
+    scores: dict[int, float] = {}
+
+    def best_of(shares: range) -> int:
+        for share in shares:
+            if 1 <= share <= CANDIDATES and share not in scores:
+                scores[share] = score(shrink(seen, share))
+        return max(scores, key=lambda s: (scores[s], s))
+
+    centre = best_of(range(100, 0, -10))
+    centre = best_of(range(centre - 6, centre + 7, 3))
+    return shrink(seen, best_of(range(centre - 2, centre + 3)))
+
+
+def cosine_score(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Score:
+    """Return range -> cos(Y, Y'), Y = X W^T + b and Y' = X' W'^T + b over the rows seen.
+
+    With K inputs and N outputs a candidate costs R N K operations, or R K^2 through the Gram matrix
+    W'^T W', which is by far the smaller for a vocabulary head; the cheaper of the two is taken.
+    """
+    assert seen.rows is not None
+    rows = seen.rows
+    n_rows, groups, k = rows.shape
+    full = as_product(layer, groups, weights.full)
+    quantized = as_product(layer, groups, weights.quantized)
+    target = outputs(rows, full, weights.bias)
+    norm = _norm(target)
+    n = layer.shape[0]
+    tries = 19  # what `search` evaluates
+    if groups == 1 and n * k * k + n_rows * k * (n + tries * k) < tries * n_rows * n * k:
+        return _gram_score(rows[:, 0], target, norm, quantized[0], weights.bias, bits)
+
+    def score(rng: Range) -> float:
+        answer = outputs(quantize_activation(rows, rng, bits), quantized, weights.bias)
+        return _dot(target, answer) / max(norm * _norm(answer), 1e-30)
+
+    return score
+
+
+def _gram_score(
+    rows: torch.Tensor,
+    target: torch.Tensor,
+    norm: float,
+    quantized: torch.Tensor,
+    bias: torch.Tensor | None,
+    bits: int,
+) -> Score:
+    """`cosine_score` of a layer with far more outputs than inputs; the bias is one more input of 1."""
+    weight = quantized if bias is None else torch.cat([quantized, bias[:, None]], dim=1)
+    gram = weight.T @ weight
+    projected = target @ weight
+
+    def score(rng: Range) -> float:
+        x = quantize_activation(rows, rng, bits)
+        if bias is not None:
+            x = F.pad(x, (0, 1), value=1.0)
+        size = _dot(x @ gram, x)
+        return _dot(x, projected) / max(norm * max(size, 0.0) ** 0.5, 1e-30)
+
+    return score
+
+
+def fisher_score(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Score:
+    """Return range -> -sum F (Y - Y')^2 over the rows seen, F the squared gradient by each output."""
+    assert seen.rows is not None
+    assert seen.fisher is not None
+    rows, importance = seen.rows, seen.fisher
+    groups = rows.shape[1]
+    target = outputs(rows, as_product(layer, groups, weights.full), weights.bias)
+    quantized = as_product(layer, groups, weights.quantized)
+
+    def score(rng: Range) -> float:
+        answer = outputs(quantize_activation(rows, rng, bits), quantized, weights.bias)
+        return -_dot(importance, (target - answer).square_())
+
+    return score
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    # Row by row in float32, over rows in float64: a cosine of 0.99999 needs the digits.
+    return float((a * b).sum(dim=-1, dtype=torch.float32).sum(dtype=torch.float64))
+
+
+def _norm(a: torch.Tensor) -> float:
+    return _dot(a, a) ** 0.5

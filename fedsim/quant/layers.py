@@ -1,0 +1,119 @@
+"""Which parts of a model are layers that a plan gives bits to.
+
+A layer is a module with one weight matrix: a linear map, a 1-D convolution or an embedding table.
+Everything else that a model needs (biases, norms, position tables, layers that the user keeps) is a
+*leftover*: stored in half precision, in every model file, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from fedsim.errors import FedsimError, nearest
+
+KINDS: dict[type[nn.Module], str] = {
+    nn.Linear: "linear",
+    nn.Conv1d: "conv1d",
+    nn.Embedding: "embedding",
+}
+"""Module classes whose `weight` a plan can quantize (subclasses included), and their kind."""
+
+SMALL_PARAMETER = 65_536
+"""Weights. A parameter of an unknown module up to this size is a leftover; above it, an error."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One quantizable layer.
+
+    `name` is the path of the module whose output is observed; `shape` the shape of its weight, output
+    channels first; `aliases` the other modules that share the very same weight (a tied embedding).
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights."""
+        return int(np.prod(self.shape))
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels: the scales of a per-channel quantizer."""
+        return self.shape[0]
+
+
+def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[Layer, ...]:
+    """Return the quantizable layers of `model` in the order of `named_modules`.
+
+    `keep` are names or shell patterns (`*.attention.*`) of layers to leave in full precision. Of
+    modules that share one weight the last becomes the layer (in a tied model that is the output head,
+    whose output is an activation; the embedding looks rows up) and the others its aliases.
+
+    Raises `FedsimError` for a large parameter in a module of unknown type, for a `keep` that matches
+    nothing, and for a model with no layer at all.
+    """
+    modules = dict(model.named_modules())
+    unmatched = [k for k in keep if not any(fnmatchcase(name, k) for name in modules)]
+    if unmatched:
+        raise FedsimError(f"keep: no layer is called {unmatched[0]!r}: {nearest(unmatched[0], modules)}")
+    owners: dict[int, list[tuple[str, str]]] = {}
+    for name, module in modules.items():
+        if any(fnmatchcase(name, k) for k in keep):
+            continue
+        kind = next((k for cls, k in KINDS.items() if isinstance(module, cls)), None)
+        if kind is None:
+            _refuse_large(name, module)
+            continue
+        owners.setdefault(id(module.weight), []).append((name, kind))
+    layers = []
+    for names in owners.values():
+        name, kind = names[-1]
+        weight = modules[name].weight
+        assert isinstance(weight, torch.Tensor)
+        layers.append(Layer(name, kind, tuple(weight.shape), tuple(n for n, _ in names[:-1])))
+    if not layers:
+        raise FedsimError(
+            f"{type(model).__name__} has no layer to quantize: fedsim knows "
+            f"{', '.join(sorted(KINDS.values()))} layers"
+        )
+    return tuple(layers)
+
+
+def plain_weights(model: nn.Module) -> nn.Module:
+    """Fold weight-norm parametrizations into plain weights, in place, and return the model.
+
+    The quantizer works on the weight that the layer multiplies with; the factors that produce it
+    during training would otherwise be recomputed in every forward pass.
+    """
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for tensor in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, str(tensor), leave_parametrized=True)
+    return model
+
+
+def leftovers(model: nn.Module, layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
+    """Return the state of `model` that is no layer's weight: name -> tensor, in state-dict order."""
+    owned = {f"{n}.weight" for layer in layers for n in (layer.name, *layer.aliases)}
+    return {k: v.detach() for k, v in model.state_dict().items() if k not in owned}
+
+
+def _refuse_large(name: str, module: nn.Module) -> None:
+    for key, p in module.named_parameters(recurse=False):
+        if p.ndim >= 2 and p.numel() > SMALL_PARAMETER:
+            raise FedsimError(
+                f"layer {name!r} is of unknown type {type(module).__name__} and owns {key!r} with "
+                f"{p.numel():,} weights: fedsim quantizes {', '.join(sorted(KINDS.values()))} "
+                f"layers; add {name!r} to model.keep to leave it in full precision"
+            )

@@ -1,0 +1,190 @@
+"""What calibration sees of a user's clips: of every layer input its range, and a few rows of it.
+
+A *row* is what one output frame is computed from: the input vector of a linear layer, the patch of a
+convolution. With rows every layer is a matrix product, and a candidate range costs one small product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedsim.errors import FedsimError
+from fedsim.quant.layers import Layer
+from fedsim.quant.model import Batch, Quantizable, frame_axis
+from fedsim.quant.sample import Sample, masked_extremes, spread
+
+ROWS = 256
+"""Rows that a layer keeps at most."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of one layer.
+
+    `low`, `high`: the exact extremes of its input. `rows`: float32 (R, G, K) for G groups of K inputs
+    each (G = 1 but for grouped convolutions), or None. `fisher`: float32 (R, N), the squared gradient
+    of the pseudo-label loss by the output of each row, or None.
+    """
+
+    low: float
+    high: float
+    rows: torch.Tensor | None = None
+    fisher: torch.Tensor | None = None
+
+
+def observe(
+    model: Quantizable,
+    batches: Iterable[Batch],
+    *,
+    rows: bool = True,
+    fisher: bool = False,
+    capacity: int = ROWS,
+) -> dict[str, Seen]:
+    """Return what one pass over `batches` shows of each layer's input: layer name -> `Seen`.
+
+    Layers that only look rows of a table up have no input to quantize and are left out. With `fisher`
+    each batch must carry targets (the model's own transcript); one backward pass serves all layers and
+    no weight receives a gradient.
+    """
+    layers = [layer for layer in model.layers if layer.kind != "embedding"]
+    views = {layer.name: _View(layer, capacity) for layer in layers}
+    with nullcontext() if fisher else torch.inference_mode(), _hooks(model, views, rows, fisher):
+        for batch in batches:
+            for view in views.values():
+                view.start(batch)
+            logits = model.forward(batch)
+            if fisher:
+                model.loss(batch, logits).backward()
+    missing = next((n for n, v in views.items() if v.low > v.high), None)
+    if missing is not None:
+        raise FedsimError(
+            f"layer {missing!r} saw no audio: it is not part of the forward pass; add it to "
+            f"model.keep, or give at least one clip"
+        )
+    return {name: view.seen() for name, view in views.items()}
+
+
+class _View:
+    """What is gathered of one layer while the batches pass."""
+
+    def __init__(self, layer: Layer, capacity: int) -> None:
+        self.layer, self.capacity = layer, capacity
+        self.low, self.high = np.inf, -np.inf
+        self.inputs: Sample | None = None
+        self.fisher: Sample | None = None
+
+    def start(self, batch: Batch) -> None:
+        self.frames_in = batch.frames_in.get(self.layer.name)
+        self.frames_out = batch.frames_out.get(self.layer.name)
+
+    def see_range(self, x: torch.Tensor) -> None:
+        low, high = masked_extremes(x, self.frames_in, frame_axis(self.layer.kind))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def see_rows(self, module: nn.Module, x: torch.Tensor, out: torch.Tensor) -> np.ndarray:
+        """Keep some input rows; return their places among the frames of the output, int64 (m, 2)."""
+        axis = frame_axis(self.layer.kind)
+        clips, length = out.shape[0], out.shape[axis] if out.ndim == 3 else 1
+        counts = np.full(clips, length) if self.frames_out is None else self.frames_out.numpy()
+        patch = _patch_shape(module)
+        if self.inputs is None:
+            self.inputs = Sample(self.capacity, patch)
+        total = int(counts.sum())
+        index = spread(total, self.inputs.room_for(total))
+        ends = np.cumsum(counts)
+        clip = np.searchsorted(ends, index, side="right")
+        places = np.stack([clip, index - (ends - counts)[clip]], axis=1)
+        self.inputs.add(_gather(module, x.detach(), places).reshape(len(places), *patch).numpy())
+        return places
+
+    def see_gradient(self, grad: torch.Tensor, places: np.ndarray, total: int) -> None:
+        if grad.ndim == 2:
+            grad = grad[:, None]
+        elif frame_axis(self.layer.kind) == 2:
+            grad = grad.transpose(1, 2)
+        if self.fisher is None:
+            self.fisher = Sample(self.capacity, (grad.shape[-1],))
+        self.fisher.room_for(total)
+        self.fisher.add(grad[places[:, 0], places[:, 1]].square().numpy())
+
+    def seen(self) -> Seen:
+        rows = None if self.inputs is None else torch.from_numpy(self.inputs.values)
+        fisher = None if self.fisher is None else torch.from_numpy(self.fisher.values)
+        return Seen(float(self.low), float(self.high), rows, fisher)
+
+
+@contextmanager
+def _hooks(
+    model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
+) -> Iterator[None]:
+    """Observe every layer while open; hooks never outlive an error."""
+
+    def see(view: _View, module: nn.Module, x: torch.Tensor, out: torch.Tensor) -> None:
+        view.see_range(x.detach())
+        if not rows:
+            return
+        places = view.see_rows(module, x, out)
+        if fisher:
+            if not out.requires_grad:
+                out.requires_grad_()  # no weight asks for a gradient: start the graph here
+            frames = out.shape[frame_axis(view.layer.kind)] if out.ndim == 3 else 1
+            counted = view.frames_out
+            total = out.shape[0] * frames if counted is None else int(counted.sum())
+            out.register_hook(lambda g: view.see_gradient(g, places, total))
+
+    def hook(view: _View):  # type: ignore[no-untyped-def]
+        return lambda module, args, out: see(view, module, args[0], out)
+
+    modules = dict(model.module.named_modules())
+    handles = [modules[n].register_forward_hook(hook(v)) for n, v in views.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _patch_shape(module: nn.Module) -> tuple[int, int]:
+    """Return (groups, inputs of a group) of a layer seen as a matrix product."""
+    if isinstance(module, nn.Conv1d):
+        return module.groups, module.in_channels // module.groups * module.kernel_size[0]
+    assert isinstance(module, nn.Linear)
+    return 1, module.in_features
+
+
+def _gather(module: nn.Module, x: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+    """Return the input rows behind the output frames `places` (m, 2) = (clip, frame)."""
+    clip, frame = torch.from_numpy(places[:, 0]), torch.from_numpy(places[:, 1])
+    if not isinstance(module, nn.Conv1d):
+        return x[clip, frame] if x.ndim == 3 else x[clip]
+    (k,), (s,), (d,) = module.kernel_size, module.stride, module.dilation
+    if isinstance(module.padding, str):
+        before = d * (k - 1) // 2 if module.padding == "same" else 0
+    else:
+        (before,) = module.padding
+    offsets = torch.arange(k) * d - before
+    at = frame[:, None] * s + offsets  # (m, k); outside the clip is the layer's zero padding
+    inside = (at >= 0) & (at < x.shape[2])
+    patch = x[clip[:, None], :, at.clamp(0, x.shape[2] - 1)]  # (m, k, C)
+    return (patch * inside[..., None]).transpose(1, 2)  # (m, C, k): as a weight is laid out
+
+
+def as_product(layer: Layer, groups: int, weight: torch.Tensor) -> torch.Tensor:
+    """Return a layer's weight as (G, N / G, K), to be multiplied with rows (R, G, K)."""
+    return weight.reshape(groups, layer.shape[0] // groups, -1)
+
+
+def outputs(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return the layer's outputs (R, N) of rows (R, G, K) under a weight (G, N / G, K)."""
+    if rows.shape[1] == 1:
+        return F.linear(rows[:, 0], weight[0], bias)
+    out = torch.bmm(rows.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+    out = out.reshape(len(rows), -1)
+    return out if bias is None else out + bias

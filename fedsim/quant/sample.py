@@ -1,0 +1,64 @@
+"""Evenly spread samples of bounded size from streams of unknown length."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+class Sample:
+    """A bounded sample of a stream: one row of each `stride` in a row, `stride` doubling as it fills.
+
+    Rows may be scalars (`row_shape` ()) or arrays. Two samples that are given the same counts keep the
+    same places of their streams, so that, say, inputs and gradients stay side by side.
+    """
+
+    def __init__(self, capacity: int, row_shape: tuple[int, ...] = ()) -> None:
+        self._values = np.empty((capacity, *row_shape), np.float32)
+        self._used = 0
+        self._stride = 1
+        self._rng = np.random.default_rng(0)
+
+    @property
+    def values(self) -> np.ndarray:
+        """What has been kept, float32 (n, *row_shape)."""
+        return self._values[: self._used]
+
+    def room_for(self, n: int) -> int:
+        """Return how many of the `n` rows that come next to keep; thin what is kept if need be."""
+        while self._used + -(-n // self._stride) > len(self._values):
+            # One of each two neighbours, at random: a fixed choice would follow the channels' order.
+            half = self._used // 2
+            pick = 2 * np.arange(half) + self._rng.integers(0, 2, half)
+            self._values[:half] = self._values[pick]
+            self._used = half
+            self._stride *= 2
+        return -(-n // self._stride)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Append rows (m, *row_shape) for which `room_for` made room."""
+        self._values[self._used : self._used + len(rows)] = rows
+        self._used += len(rows)
+
+
+def spread(n: int, keep: int) -> np.ndarray:
+    """Return `keep` of the places 0..n-1, ascending int64: one at random in each equal stretch.
+
+    The jitter keeps the places from falling in step with the channels of a layer. The same arguments
+    give the same places.
+    """
+    if keep >= n:
+        return np.arange(n)
+    rng = np.random.default_rng([n, keep])
+    return ((np.arange(keep) + rng.random(keep)) * (n / keep)).astype(np.int64)
+
+
+def masked_extremes(
+    x: torch.Tensor, frames: torch.Tensor | None, axis: int
+) -> tuple[float, float]:
+    """Return the least and greatest element of `x` (B, ...), of each clip its first `frames[b]` only."""
+    if frames is None or int(frames.min()) == x.shape[axis]:
+        low, high = torch.aminmax(x)
+        return float(low), float(high)
+    parts = [x[b].narrow(axis - 1, 0, int(n)).aminmax() for b, n in enumerate(frames) if int(n)]
+    return min(float(p.min) for p in parts), max(float(p.max) for p in parts)

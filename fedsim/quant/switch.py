@@ -1,0 +1,91 @@
+"""Exchanging the weights of a loaded model: from one client's model to another's by pointers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from fedsim.quant.activations import Range, quantize_activation
+from fedsim.quant.layers import leftovers
+from fedsim.quant.model import Quantizable
+
+
+class Switch:
+    """Holds a model's full-precision tensors and puts others in their place.
+
+    No weight is copied: parameters point at the tensors that they are given, which several models may
+    share. So whatever is installed must not be written to.
+    """
+
+    def __init__(self, model: Quantizable) -> None:
+        self._modules = dict(model.module.named_modules())
+        self._layers = model.layers
+        state = model.module.state_dict(keep_vars=True)
+        self._holders = dict(state)
+        self._full = {name: holder.data for name, holder in state.items()}
+        self._rest = leftovers(model.module, model.layers).keys()
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Return the full-precision weight of each layer, by layer name."""
+        return {layer.name: self._full[f"{layer.name}.weight"] for layer in self._layers}
+
+    def full_leftovers(self) -> dict[str, torch.Tensor]:
+        """Return the full-precision state that belongs to no layer, by state name."""
+        return {name: self._full[name] for name in self._rest}
+
+    def full_bytes(self) -> int:
+        """Return the bytes of the full-precision model, each tied weight counted once."""
+        return sum(t.nbytes for t in (self.full_weights() | self.full_leftovers()).values())
+
+    def install(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        leftovers: Mapping[str, torch.Tensor],
+        ranges: Mapping[str, Range] | None,
+        activation_bits: int,
+    ) -> None:
+        """Put `weights` (by layer name), `leftovers` (by state name) and `ranges` in place.
+
+        With `ranges` None activations stay in full precision.
+        """
+        self._unhook()
+        for name, tensor in leftovers.items():
+            self._holders[name].data = tensor
+        for layer in self._layers:
+            # Tied modules hold the same parameter, so one assignment serves the aliases too.
+            self._holders[f"{layer.name}.weight"].data = weights[layer.name]
+        for name, rng in (ranges or {}).items():
+            hook = _quantize_input(rng, activation_bits)
+            self._hooks.append(self._modules[name].register_forward_pre_hook(hook))
+
+    def restore(self) -> None:
+        """Put the full-precision model back."""
+        self._unhook()
+        for name, holder in self._holders.items():
+            holder.data = self._full[name]
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+
+_SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()
+
+
+def switch_of(model: Quantizable) -> Switch:
+    """Return the one switch of a loaded model, made while it still held full precision."""
+    if model.module not in _SWITCHES:
+        _SWITCHES[model.module] = Switch(model)
+    return _SWITCHES[model.module]
+
+
+def _quantize_input(rng: Range, bits: int):  # type: ignore[no-untyped-def]
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (quantize_activation(args[0], rng, bits), *args[1:])
+
+    return hook

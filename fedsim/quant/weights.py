@@ -1,0 +1,84 @@
+"""The weight quantizer: symmetric, one scale per tensor (the paper) or per output channel.
+
+    S = max|W| / (2^(b-1) - 1),    q = clamp(round(W / S), -(2^(b-1) - 1), 2^(b-1) - 1),    W' = S q
+
+The zero point is 0, so a weight of zero stays zero. Codes are stored with an offset of 2^(b-1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fedsim.errors import FedsimError
+from fedsim.quant.packing import pack, unpack
+from fedsim.registry import Registry
+
+SCALE_BYTES = 4
+"""Bytes of one stored scale (float32)."""
+
+GRANULARITIES: Registry = Registry("granularity")
+"""How many weights share a scale: name -> function that maps W (N, ...) to max|W| of (N,) or (1,)."""
+
+
+@GRANULARITIES.register("per_tensor")
+def per_tensor(weight: torch.Tensor) -> torch.Tensor:
+    """One scale for the whole weight, as in the paper."""
+    return weight.abs().amax().reshape(1)
+
+
+@GRANULARITIES.register("per_channel")
+def per_channel(weight: torch.Tensor) -> torch.Tensor:
+    """One scale for each output channel: 4 bytes more a channel, far better below 6 bits."""
+    return weight.abs().reshape(weight.shape[0], -1).amax(dim=1)
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A quantized weight as it is stored: payload (uint8) and scales (float32, (1,) or (channels,))."""
+
+    shape: tuple[int, ...]
+    bits: int
+    payload: np.ndarray
+    scales: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of payload and scales."""
+        return self.payload.nbytes + self.scales.nbytes
+
+
+def n_scales(channels: int, granularity: str) -> int:
+    """Return how many scales a layer with `channels` output channels stores."""
+    return channels if granularity == "per_channel" else 1
+
+
+def quantize_weight(weight: torch.Tensor, bits: int, granularity: str) -> PackedWeight:
+    """Quantize `weight` (N, ...) to `bits` (2..16) and pack it.
+
+    Raises `FedsimError` when the weight holds a NaN or an infinity.
+    """
+    weight = weight.detach().float()
+    top = GRANULARITIES[granularity](weight)
+    if not bool(torch.isfinite(top).all()):
+        raise FedsimError("a weight is NaN or infinite: the model's checkpoint is damaged")
+    limit = (1 << (bits - 1)) - 1
+    # A channel of zeros gets scale 1: its codes are all zero whatever the scale.
+    scales = torch.where(top > 0, top / limit, torch.ones_like(top))
+    per_row = scales.reshape(-1, *[1] * (weight.ndim - 1))
+    codes = torch.clamp(torch.round(weight / per_row), -limit, limit).to(torch.int32) + (limit + 1)
+    return PackedWeight(
+        tuple(weight.shape), bits, pack(codes.numpy(), bits), scales.numpy().astype("<f4")
+    )
+
+
+def dequantize_weight(packed: PackedWeight) -> torch.Tensor:
+    """Return W' = S q as float32 of the weight's shape."""
+    n = int(np.prod(packed.shape))
+    codes = torch.from_numpy(unpack(packed.payload, packed.bits, n).astype(np.float32))
+    codes -= float(1 << (packed.bits - 1))
+    weight = codes.reshape(packed.shape)
+    weight *= torch.from_numpy(packed.scales.copy()).reshape(-1, *[1] * (len(packed.shape) - 1))
+    return weight

@@ -1,0 +1,164 @@
+"""The run folder: `runs/<scenario>/<stamp>/`, and what lies in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import fedsim
+from fedsim.errors import FedsimError
+from fedsim.results.rows import Row, to_arrow
+from fedsim.scenario.schema import Scenario
+
+_PACKAGES = (
+    *("flwr", "ray", "torch", "transformers", "datasets", "numpy", "jiwer"),
+    *("safetensors", "pyarrow", "pydantic"),
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of one run lie."""
+
+    path: Path
+
+    @property
+    def scenario(self) -> Path:
+        """The scenario as resolved, a YAML file that runs again."""
+        return self.path / "scenario.yaml"
+
+    @property
+    def versions(self) -> Path:
+        """Versions of Python, the platform and the packages that matter, in JSON."""
+        return self.path / "versions.json"
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite ledger, written as clients finish."""
+        return self.path / "ledger.sqlite"
+
+    @property
+    def results(self) -> Path:
+        """The Parquet file of all results, written at the end."""
+        return self.path / "results.parquet"
+
+    @property
+    def models(self) -> Path:
+        """The folder of model files; there only if the scenario says `save_models`."""
+        return self.path / "models"
+
+
+def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
+    """Make the run folder and write the scenario and the versions into it.
+
+    Args:
+        out: exactly this folder, which must be empty or absent; or None for a new one below
+            `runs/<scenario name>/`, named by the UTC time.
+        scenario: what is run.
+
+    Raises:
+        FedsimError: if `out` is not empty, or the folder cannot be made or written.
+    """
+    try:
+        path = new_run_path(scenario.name) if out is None else _take_empty(out)
+        folder = RunFolder(path.absolute())
+        folder.scenario.write_text(scenario.to_yaml(), encoding="utf-8")
+        folder.versions.write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        if scenario.save_models:
+            folder.models.mkdir()
+    except OSError as error:
+        raise _unwritable(error, out or Path("runs")) from error
+    return folder
+
+
+def new_run_path(name: str) -> Path:
+    """Make an empty folder `runs/<name>/<UTC time>` in the working folder and return its path.
+
+    Raises:
+        FedsimError: if it cannot be made.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        path = Path("runs") / name / (stamp + suffix)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if path.exists():
+                continue  # another run began in the same second
+            raise FedsimError(f"{path}: a file stands where the folder should be") from None
+        except OSError as error:
+            raise _unwritable(error, path) from error
+        return path
+    raise FedsimError(f"runs/{name}/{stamp}: a thousand runs began in this second: wait a second")
+
+
+def write_results(folder: RunFolder, rows: Sequence[Row], scenario: Scenario) -> None:
+    """Write `results.parquet`, whole or not at all; equal results make equal bytes.
+
+    The file's metadata holds `fedsim.scenario` (the name) and `fedsim.scenario_json`. The latter
+    leaves out `engine`, for no result depends on it and files of two engines can be compared.
+
+    Raises:
+        FedsimError: if the file cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    metadata = {
+        "fedsim.scenario": scenario.name,
+        "fedsim.scenario_json": scenario.model_dump_json(exclude={"engine"}),
+    }
+    partial = folder.results.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            pq.write_table(to_arrow(rows, metadata), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder.results)
+    except OSError as error:
+        raise _unwritable(error, folder.results) from error
+
+
+def read_results(path: Path) -> list[Row]:
+    """Return the rows of a `results.parquet`."""
+    import pyarrow.parquet as pq
+
+    from fedsim.results.rows import from_arrow
+
+    return from_arrow(pq.read_table(path))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the platform and the packages that results may depend on."""
+    found = {
+        "fedsim": fedsim.__version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+    }
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _take_empty(out: Path) -> Path:
+    path = out.expanduser()
+    if path.exists() and not path.is_dir():
+        raise FedsimError(f"{path}: this is a file: name an empty or new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()):
+        raise FedsimError(f"{path}: the folder is not empty: name an empty or new one")
+    return path
+
+
+def _unwritable(error: OSError, path: Path) -> FedsimError:
+    reason = (error.strerror or str(error)).lower()
+    return FedsimError(f"{error.filename or path}: the run cannot be written here: {reason}")

@@ -1,0 +1,93 @@
+"""One row of results: one client's model, made by one method, tested on the client's clips."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one client's model weighs and how well it recognizes the client's test clips.
+
+    Recognition is counted either in words and characters (`errors`, `words`, `wer`, ...) or in
+    whole clips (`correct`, `accuracy`); the other fields are None, and so is a rate over nothing.
+    """
+
+    client: str
+    method: str
+    """Label such as `fp32`, `uniform/cosine`, `myqasr/minmax`."""
+    allocation: str
+    calibration: str
+    tuned_on: str
+    """`-` if tuned on nobody's clips, else the key of the client whose clips were used."""
+    budget_bytes: int
+    file_bytes: int
+    mean_bits: float
+    """Mean bit depth of a weight."""
+    clips: int
+    errors: int | None
+    """Word substitutions, deletions and insertions."""
+    words: int | None
+    wer: float | None
+    """Word error rate, errors / words: 0.12 is 12 %."""
+    char_errors: int | None
+    chars: int | None
+    cer: float | None
+    correct: int | None
+    accuracy: float | None
+    plan_sha256: str
+    """Hash of the bit depths of all layers."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One field of `Row` as a database sees it: its Python type, and whether it may be None."""
+
+    name: str
+    kind: type
+    optional: bool
+
+
+def _column(name: str, hint: Any) -> Column:
+    if get_origin(hint) is types.UnionType:
+        kind = next(t for t in get_args(hint) if t is not type(None))
+        return Column(name, kind, optional=True)
+    return Column(name, hint, optional=False)
+
+
+COLUMNS: tuple[Column, ...] = tuple(
+    _column(field.name, get_type_hints(Row)[field.name]) for field in fields(Row)
+)
+"""The columns of every table of rows, in order: ledger, Arrow and Parquet are made from these."""
+
+
+def sort_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows in the one order they are stored in: by client, method and `tuned_on`."""
+    return sorted(rows, key=lambda row: (row.client, row.method, row.tuned_on))
+
+
+def arrow_schema() -> pa.Schema:
+    """Return the Arrow schema of a table of rows."""
+    import pyarrow as pa
+
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    return pa.schema([pa.field(c.name, kinds[c.kind], nullable=c.optional) for c in COLUMNS])
+
+
+def to_arrow(rows: Sequence[Row], metadata: dict[str, str] | None = None) -> pa.Table:
+    """Return the rows, sorted, as an Arrow table with `metadata` in its schema."""
+    import pyarrow as pa
+
+    columns = {c.name: [getattr(row, c.name) for row in sort_rows(rows)] for c in COLUMNS}
+    return pa.table(columns, schema=arrow_schema().with_metadata(metadata))
+
+
+def from_arrow(table: pa.Table) -> list[Row]:
+    """Return the rows of an Arrow table that `to_arrow` made."""
+    return [Row(**values) for values in table.to_pylist()]

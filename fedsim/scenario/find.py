@@ -1,0 +1,45 @@
+"""Which scenario files there are, and which one a name on the command line means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedsim.errors import FedsimError, nearest
+
+_ENDINGS = (".yaml", ".yml")
+
+
+def find_scenario(name_or_path: str | Path) -> Path:
+    """Return the scenario file that a path, or a bare name such as `prompts_languages`, means.
+
+    Raises:
+        FedsimError: if there is none, with the nearest known name.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    known = _known_scenarios()
+    name = path.name.removesuffix(path.suffix) if path.suffix in _ENDINGS else path.name
+    if path.parent == Path() and name in known:
+        return known[name]
+    if path.is_dir():
+        raise FedsimError(f"{path}: this is a folder: name the YAML file in it")
+    raise FedsimError(f"there is no scenario {str(name_or_path)!r}: {nearest(name, known)}")
+
+
+def list_scenarios() -> list[tuple[str, str]]:
+    """Return the name and the first line of the description of every known scenario."""
+    from fedsim.scenario.load import describe_scenario
+
+    return [(name, describe_scenario(path)) for name, path in sorted(_known_scenarios().items())]
+
+
+def _known_scenarios() -> dict[str, Path]:
+    """Return name -> file. A file in the working folder hides one of ours with the same name."""
+    package = Path(__file__).parent.parent
+    known: dict[str, Path] = {}
+    for folder in (Path("scenarios"), package / "scenarios", package.parent / "scenarios"):
+        for path in sorted(folder.glob("*")):
+            if path.suffix in _ENDINGS and path.is_file():
+                known.setdefault(path.stem, path)
+    return known

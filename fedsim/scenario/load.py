@@ -1,0 +1,178 @@
+"""Scenario files: strict YAML in, a checked `Scenario` out, or one sentence for each mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from pydantic import ValidationError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from fedsim.errors import FedsimError, nearest
+from fedsim.paths import resolve
+from fedsim.scenario.explain import explain
+from fedsim.scenario.schema import FULL_PRECISION, Scenario
+from fedsim.scenario.yamltree import (
+    OVERRIDE,
+    Problem,
+    compose,
+    dump,
+    find,
+    place,
+    plain,
+    problem,
+    replace,
+)
+
+_REGISTRIES = {
+    ("corpus", "kind"): "fedsim.speech.corpus:CORPORA",
+    ("quantization", "sensitivity"): "fedsim.quant.sensitivity:MEASURES",
+    ("engine", "kind"): "fedsim.engine:ENGINES",
+}
+_ALLOCATORS = "fedsim.quant.allocation:ALLOCATORS"
+_CALIBRATORS = "fedsim.quant.calibration:CALIBRATORS"
+
+
+def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Read a scenario file, with `key=value` overrides, as `--set` gives them, on top.
+
+    An override's key is dotted, list items by index (`methods.0.calibration`); its value is YAML.
+    Paths in `model.id` and `corpus.path` come out absolute, see `fedsim.paths.resolve`.
+
+    Raises:
+        FedsimError: one line for each mistake: `file:line: `, the key, the value, what is allowed.
+    """
+    path = Path(path)
+    text = _read(path)
+    try:
+        root = compose(text, str(path))
+        if root is None:
+            raise Problem(str(path), 0, "the file is empty: a scenario names at least a model")
+        if not isinstance(root, MappingNode):
+            raise problem(root, "a scenario must be a mapping, one 'key: value' a line")
+        for override in overrides:
+            _override(root, override)
+    except Problem as error:
+        raise FedsimError(str(error)) from None
+    problems = list(_unregistered(root))
+    try:
+        scenario = Scenario.model_validate(plain(root))
+    except ValidationError as error:
+        problems += explain(error, root)
+    if problems:
+        problems.sort(key=lambda p: p.line)
+        raise FedsimError("\n".join(str(p) for p in problems))
+    return _resolve_paths(scenario, root, path.parent)
+
+
+def dump_scenario(scenario: Scenario) -> str:
+    """Return the scenario as YAML that loads to an equal scenario."""
+    return dump(scenario.model_dump(mode="json"))
+
+
+def describe_scenario(path: Path) -> str:
+    """Return the first line of the description in a scenario file, or what is wrong with it."""
+    try:
+        root = compose(_read(path), str(path))
+    except (Problem, FedsimError) as error:
+        return f"cannot be read: {error}"
+    description = plain(find(root, ["description"]).value) if root is not None else None
+    return description.strip().split("\n")[0] if isinstance(description, str) else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise FedsimError(f"{path}: there is no such file: check the path") from None
+    except IsADirectoryError:
+        raise FedsimError(f"{path}: this is a folder: name the YAML file in it") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise FedsimError(f"{path}:{line}: the file is not UTF-8 text: save it as UTF-8") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FedsimError(f"{path}: the file cannot be read: {reason}") from None
+
+
+def _override(root: MappingNode, override: str) -> None:
+    name = OVERRIDE + override
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise Problem(name, 0, "an override is written key=value, such as clients.budget_mb=40")
+    value = compose(text, name)
+    if value is None:
+        value = compose("null", name)
+    assert value is not None
+    if parts[0] == "methods" and len(parts) > 2:
+        _expand_bare_method(root, parts[1])
+    replace(root, parts, value)
+
+
+def _expand_bare_method(root: MappingNode, index: str) -> None:
+    """Turn `- uniform` into `- allocation: uniform`, so that an override can add to it."""
+    methods = find(root, ["methods"]).value
+    if not isinstance(methods, SequenceNode) or not index.isdigit():
+        return
+    for i, node in enumerate(methods.value):
+        if i == int(index) and isinstance(node, ScalarNode):
+            key = ScalarNode("tag:yaml.org,2002:str", "allocation", node.start_mark, node.end_mark)
+            pairs = [(key, node)]
+            methods.value[i] = MappingNode(
+                "tag:yaml.org,2002:map", pairs, node.start_mark, node.end_mark
+            )
+
+
+def _unregistered(root: MappingNode) -> Iterator[Problem]:
+    """Yield a problem for each choice in the file that no registry knows."""
+    for path, registry in _REGISTRIES.items():
+        spot = find(root, path)
+        if spot.found == len(path):
+            yield from _check_name(spot.value, ".".join(path), registry, ())
+    methods = find(root, ["methods"]).value
+    if not isinstance(methods, SequenceNode):
+        return
+    for i, method in enumerate(methods.value):
+        bare = isinstance(method, ScalarNode)
+        allocation = method if bare else find(method, ["allocation"]).value
+        key = f"methods.{i}" if bare else f"methods.{i}.allocation"
+        yield from _check_name(allocation, key, _ALLOCATORS, (FULL_PRECISION,))
+        calibration = find(method, ["calibration"])
+        if calibration.found:
+            words = calibration.value
+            for word in words.value if isinstance(words, SequenceNode) else [words]:
+                yield from _check_name(word, f"methods.{i}.calibration", _CALIBRATORS, ())
+
+
+def _check_name(node: Node, key: str, registry: str, more: tuple[str, ...]) -> Iterator[Problem]:
+    name = plain(node)
+    if not isinstance(name, str) or not name:
+        return  # the schema says so
+    module, _, attribute = registry.partition(":")
+    known = getattr(import_module(module), attribute)
+    if name in more:
+        return
+    try:
+        known[name]
+    except FedsimError:
+        hint = nearest(name, (*more, *known.names()))
+        yield problem(node, f"{key}: there is no {known.family} {name!r}: {hint}")
+
+
+def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
+    def resolved(text: str, *path: str) -> str:
+        node = find(root, path).value
+        where = place(node)[0]
+        # What an override names lies where the command was given, not beside the file.
+        start = Path() if where.startswith(OVERRIDE) else base
+        try:
+            return resolve(text, start)
+        except FedsimError as error:
+            raise FedsimError(f"{where}: {'.'.join(path)}: {error}") from None
+
+    model, corpus = scenario.model, scenario.corpus
+    model = model.model_copy(update={"id": resolved(model.id, "model", "id")})
+    corpus = corpus.model_copy(update={"path": resolved(corpus.path, "corpus", "path")})
+    return scenario.model_copy(update={"model": model, "corpus": corpus})

@@ -1,0 +1,1 @@
+"""Speech: models (adapters over transformers), corpora, audio reading and scoring."""

@@ -1,0 +1,93 @@
+"""Reading clips: mono float32 at 16 kHz, or one clear sentence about why not."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from fedsim.errors import AudioError
+from fedsim.speech.models.base import SAMPLE_RATE
+
+SHORTEST = 0.1
+"""Seconds. A shorter clip holds no word, and less than 0.025 s not even one frame."""
+
+
+def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.ndarray:
+    """Return the clip in a file or in its bytes as float32 (samples,) at 16 kHz.
+
+    With `convert` a stereo clip is mixed down and another rate resampled; without, each is an
+    `AudioError`, as is a clip that is missing, unreadable, empty, too short or not finite. `name` is
+    what the error calls it.
+    """
+    import soundfile
+
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+        if isinstance(source, Path) and not source.is_file():
+            raise AudioError(f"audio file {name} is missing; check file_name in metadata.csv")
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise AudioError(
+            f"audio file {name} cannot be read ({str(error).strip().splitlines()[-1]}); replace it or "
+            f"remove it from the corpus"
+        ) from error
+    if samples.shape[1] != 1:
+        if not convert:
+            raise AudioError(
+                f"audio file {name} has {samples.shape[1]} channels; mix it down to one, or set "
+                f"corpus.convert: true"
+            )
+        samples = samples.mean(axis=1, keepdims=True)
+    clip = samples[:, 0]
+    if rate != SAMPLE_RATE:
+        if not convert:
+            raise AudioError(
+                f"audio file {name} has a rate of {rate:,} Hz; resample it to {SAMPLE_RATE:,} Hz, or "
+                f"set corpus.convert: true"
+            )
+        import soxr
+
+        clip = soxr.resample(clip, rate, SAMPLE_RATE)
+    return check_clip(clip, f"audio file {name}")
+
+
+def clip_seconds(source: Path | bytes) -> float:
+    """Return the length of a clip in seconds, from its header; raises `AudioError` if unreadable."""
+    import soundfile
+
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+        return float(soundfile.info(file).duration)
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise AudioError(f"a clip's header cannot be read: {error}") from error
+
+
+def check_clip(clip: np.ndarray, name: str) -> np.ndarray:
+    """Return `clip` as contiguous float32 (samples,), or raise `AudioError` with what is wrong.
+
+    For clips that come as arrays, which carry no rate: they are taken to be at 16 kHz.
+    """
+    samples = np.asarray(clip)
+    if samples.ndim != 1:
+        raise AudioError(
+            f"{name} has shape {samples.shape}; give one channel as a 1-D array, for example "
+            f"clip.mean(axis=0)"
+        )
+    if samples.size == 0:
+        raise AudioError(f"{name} is empty; leave it out")
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(
+            f"{name} has samples of type {samples.dtype}; give floats between -1 and 1, for example "
+            f"clip.astype('float32') / 32768"
+        )
+    if not np.isfinite(samples).all():
+        bad = int((~np.isfinite(samples)).sum())
+        raise AudioError(f"{name} holds {bad} samples that are NaN or infinite; leave it out")
+    if samples.size < SHORTEST * SAMPLE_RATE:
+        raise AudioError(
+            f"{name} lasts {samples.size / SAMPLE_RATE:.3g} s; the shortest usable clip is "
+            f"{SHORTEST:g} s ({int(SHORTEST * SAMPLE_RATE):,} samples at 16 kHz)"
+        )
+    return np.ascontiguousarray(samples, dtype=np.float32)

@@ -1,0 +1,128 @@
+"""What every speech model offers, and what the adapters share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedsim.quant.layers import Layer
+from fedsim.quant.model import Batch
+
+SAMPLE_RATE = 16_000
+"""Hz. Every clip, everywhere, is mono float32 at this rate."""
+
+
+class SpeechModel(Protocol):
+    """A pretrained network and what surrounds it; satisfies `fedsim.quant.model.Quantizable`.
+
+    Adapters are stateless but for the network: clips of any client may pass through them in turn.
+    """
+
+    id: str
+    """Hub id or folder that it was loaded from."""
+    task: str
+    """"transcribe" (scored by WER and CER) or "classify" (scored by accuracy)."""
+    module: nn.Module
+    layers: tuple[Layer, ...]
+
+    def batches(
+        self, clips: Sequence[np.ndarray], language: str | None = None
+    ) -> Iterator[tuple[Batch, list[int]]]:
+        """Yield batches of `clips` (1-D float32, 16 kHz) with each clip's place in `clips`.
+
+        How clips are grouped depends on the clips alone, and padding never changes a result.
+        """
+
+    def own_tokens(self, batch: Batch) -> list[torch.Tensor] | None:
+        """Return the tokens of the model's own transcript of each clip, where a forward pass needs
+        them beside the audio (seq2seq); None where it does not."""
+
+    def with_tokens(self, batch: Batch, tokens: Sequence[torch.Tensor]) -> Batch:
+        """Return the batch with those tokens: ready for a teacher-forced pass."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Run the network once; return its logits (a seq2seq model needs a batch with tokens)."""
+
+    def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Return the loss of `logits` against the model's own transcript, summed over clips."""
+
+    def transcribe(self, batch: Batch) -> list[str]:
+        """Return one hypothesis per clip: a transcript, or the name of a class."""
+
+
+def transcribe_clips(
+    model: SpeechModel, clips: Sequence[np.ndarray], language: str | None = None
+) -> list[str]:
+    """Return one hypothesis per clip, in the order of `clips`."""
+    hypotheses = [""] * len(clips)
+    with torch.inference_mode():
+        for batch, places in model.batches(clips, language):
+            for place, text in zip(places, model.transcribe(batch), strict=True):
+                hypotheses[place] = text
+    return hypotheses
+
+
+def own_tokens(
+    model: SpeechModel, clips: Sequence[np.ndarray], language: str | None = None
+) -> list[torch.Tensor] | None:
+    """Return the tokens of the model's own transcript of each clip, or None where it needs none."""
+    tokens: list[torch.Tensor | None] = [None] * len(clips)
+    with torch.no_grad():  # not inference mode: the Fisher differentiates through what uses these
+        for batch, places in model.batches(clips, language):
+            rows = model.own_tokens(batch)
+            if rows is None:
+                return None
+            for place, row in zip(places, rows, strict=True):
+                tokens[place] = row
+    return tokens  # type: ignore[return-value]
+
+
+def tuning_batches(
+    model: SpeechModel,
+    clips: Sequence[np.ndarray],
+    tokens: Sequence[torch.Tensor] | None,
+    language: str | None = None,
+) -> Iterator[Batch]:
+    """Yield batches of `clips` that a forward pass takes; `tokens` as `own_tokens` returned them."""
+    for batch, places in model.batches(clips, language):
+        yield batch if tokens is None else model.with_tokens(batch, [tokens[i] for i in places])
+
+
+def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterator[list[int]]:
+    """Yield the places of clips batch by batch, sorted by length, at most `size` a batch.
+
+    With `exact` a batch holds clips of one length only: nothing is padded.
+    """
+    order = sorted(range(len(clips)), key=lambda i: (len(clips[i]), i))
+    group: list[int] = []
+    for place in order:
+        differs = exact and group and len(clips[place]) != len(clips[group[0]])
+        if group and (len(group) == size or differs):
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
+
+
+def public_clips(seconds: float = 2.0, n: int = 4) -> list[np.ndarray]:
+    """Return a public signal that stands in for speech where no user data may be used.
+
+    `n` clips of noise with the long-term spectrum of speech (flat to 500 Hz, then 9 dB an octave down)
+    under a 4 Hz syllable rhythm, at -23 dBFS; seeded, so it is the same everywhere.
+    """
+    rng = np.random.default_rng(20230820)
+    size = int(seconds * SAMPLE_RATE)
+    frequency = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    slope = np.minimum(1.0, (np.maximum(frequency, 1.0) / 500.0) ** -1.5) * (frequency > 80)
+    rhythm = 0.5 - 0.5 * np.cos(2 * np.pi * 4.0 * np.arange(size) / SAMPLE_RATE)
+    clips = []
+    for _ in range(n):
+        noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(size)) * slope, size) * rhythm
+        noise *= 10 ** (-23 / 20) / np.sqrt(np.mean(noise**2))
+        clips.append(np.clip(noise, -1, 1).astype(np.float32))
+    return clips

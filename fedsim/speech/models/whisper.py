@@ -1,0 +1,205 @@
+"""Whisper: an encoder over a fixed window of audio, a decoder over tokens.
+
+Sensing and calibration transcribe a clip once, then run one teacher-forced pass over the tokens that
+came out. `window_s` shortens the encoder's 30 s window by cutting its table of positions: several times
+faster on short clips, and a change to the model; check its word errors before you trust it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedsim.errors import AudioError, FedsimError, nearest
+from fedsim.quant.layers import Layer
+from fedsim.quant.model import Batch
+from fedsim.speech.models.base import SAMPLE_RATE, by_length
+
+CLASSES = ("WhisperForConditionalGeneration",)
+KEEP = ("model.encoder.embed_positions", "model.decoder.embed_positions")
+"""Tables that are added, not multiplied with: they stay in half precision."""
+
+FRAMES_PER_SECOND = 100  # mel frames; the encoder's second convolution halves them
+TOKENS_PER_SECOND, EXTRA_TOKENS = 12, 8
+"""A hypothesis is cut at 12 tokens a second of audio plus 8: a quantized Whisper sometimes repeats
+itself without end, and nobody speaks faster."""
+
+
+@dataclass(frozen=True)
+class Whisper:
+    """Adapter for `WhisperForConditionalGeneration`; see `fedsim.speech.models.base.SpeechModel`."""
+
+    id: str
+    module: nn.Module
+    layers: tuple[Layer, ...]
+    extractor: Any
+    tokenizer: Any
+    batch_size: int
+    task: str = "transcribe"
+
+    @property
+    def window(self) -> float:
+        """Seconds of audio that the encoder takes."""
+        config: Any = self.module.config
+        return config.max_source_positions * 2 / FRAMES_PER_SECOND
+
+    def batches(
+        self, clips: Sequence[np.ndarray], language: str | None = None
+    ) -> Iterator[tuple[Batch, list[int]]]:
+        """Yield batches by length. `language` is a code or name ("it", "it_it", "italian"), or None:
+        then the model detects it, clip by clip."""
+        code = self._language(language)
+        for places in by_length(clips, self.batch_size, exact=False):
+            yield self._encode([clips[i] for i in places], code), places
+
+    def _encode(self, clips: list[np.ndarray], language: str | None) -> Batch:
+        longest = max(len(c) for c in clips) / SAMPLE_RATE
+        if longest > self.window:
+            raise AudioError(
+                f"a clip of {longest:.1f} s is longer than the model's window of {self.window:g} s; "
+                f"cut the clip or set model.window_s to at least {math.ceil(longest)} (30 at most)"
+            )
+        features = self.extractor(
+            clips,
+            sampling_rate=SAMPLE_RATE,
+            padding="max_length",
+            max_length=int(self.window * SAMPLE_RATE),
+            truncation=False,
+            return_tensors="pt",
+        )["input_features"]
+        mel = torch.tensor([-(-len(c) * FRAMES_PER_SECOND // SAMPLE_RATE) for c in clips])
+        encoder = (mel + 1) // 2
+        into, out = {}, {}
+        for layer in self.layers:
+            name = layer.name
+            if name.endswith("encoder.conv1"):
+                into[name], out[name] = mel, mel
+            elif name.endswith("encoder.conv2"):
+                into[name], out[name] = mel, encoder
+            elif _reads_encoder(name):
+                into[name] = out[name] = encoder
+        return Batch({"input_features": features}, into, out, language=language)
+
+    def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
+        """Return prompt and greedy transcript of each clip, cut at its bound."""
+        return self._generate(batch)
+
+    def with_tokens(self, batch: Batch, tokens: Sequence[torch.Tensor]) -> Batch:
+        """Return the batch with `tokens` as the decoder's input and, one step later, its targets."""
+        rules: Any = self.module.generation_config
+        prompt = 4 if getattr(rules, "is_multilingual", False) else 2
+        length = max(len(row) for row in tokens)
+        ids = torch.full((len(tokens), length), int(rules.eos_token_id))
+        targets = torch.full((len(tokens), length - 1), -100)
+        for i, row in enumerate(tokens):
+            ids[i, : len(row)] = row
+            targets[i, prompt - 1 : len(row) - 1] = row[prompt:]
+        used = torch.tensor([len(row) - 1 for row in tokens])
+        counts = {
+            layer.name: used
+            for layer in self.layers
+            if ".encoder." not in layer.name and not _reads_encoder(layer.name)
+        }
+        return replace(
+            batch,
+            inputs=batch.inputs | {"decoder_input_ids": ids[:, :-1]},
+            frames_in={**batch.frames_in, **counts},
+            frames_out={**batch.frames_out, **counts},
+            targets=targets,
+        )
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return logits (B, U, V) of a batch with tokens: one teacher-forced pass."""
+        if "decoder_input_ids" not in batch.inputs:
+            raise ValueError("a Whisper batch needs tokens before a forward pass")
+        return self.module(**batch.inputs, use_cache=False).logits
+
+    def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Return the cross-entropy against the produced tokens, summed over tokens and clips."""
+        assert batch.targets is not None
+        return F.cross_entropy(
+            logits.transpose(1, 2), batch.targets, ignore_index=-100, reduction="sum"
+        )
+
+    def transcribe(self, batch: Batch) -> list[str]:
+        """Return the greedy transcript of each clip."""
+        rows = [ids.tolist() for ids in self._generate(batch)]
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _generate(self, batch: Batch) -> list[torch.Tensor]:
+        """Decode greedily; return prompt, tokens and end of each clip, cut at its bound."""
+        module: Any = self.module
+        rules: Any = module.generation_config
+        encoded = module.model.encoder(batch.inputs["input_features"])
+        ids = self._prompt(batch, encoded)
+        prompt = ids.shape[1]
+        mel = batch.frames_in[next(n for n in batch.frames_in if n.endswith("encoder.conv1"))]
+        seconds = mel.double() / FRAMES_PER_SECOND
+        bounds = EXTRA_TOKENS + torch.ceil(TOKENS_PER_SECOND * seconds).long()
+        bounds.clamp_(max=module.config.max_target_positions - prompt)
+        end = int(rules.eos_token_id)
+        lengths = torch.zeros_like(bounds)  # tokens of each clip up to its end, 0 while it runs
+        cache, step = None, ids
+        for n in range(1, int(bounds.max()) + 1):
+            out = module(
+                encoder_outputs=encoded, decoder_input_ids=step, past_key_values=cache, use_cache=True
+            )
+            cache, logits = out.past_key_values, out.logits[:, -1].clone()
+            logits[:, list(rules.suppress_tokens or ())] = -torch.inf
+            if n == 1:
+                logits[:, list(rules.begin_suppress_tokens or ())] = -torch.inf
+            step = logits.argmax(-1, keepdim=True)
+            ids = torch.cat([ids, step], dim=1)
+            stops = (lengths == 0) & ((step[:, 0] == end) | (bounds == n))
+            lengths[stops] = n
+            if bool((lengths > 0).all()):
+                break
+        return [row[: prompt + int(n)] for row, n in zip(ids, lengths, strict=True)]
+
+    def _prompt(self, batch: Batch, encoded: Any) -> torch.Tensor:
+        """Return start of transcript, language, task, no timestamps: (B, 4); English-only: (B, 2)."""
+        module: Any = self.module
+        rules: Any = module.generation_config
+        n = len(batch.inputs["input_features"])
+        start = torch.full((n, 1), int(rules.decoder_start_token_id))
+        quiet = torch.full((n, 1), int(rules.no_timestamps_token_id))
+        if not getattr(rules, "is_multilingual", False):
+            return torch.cat([start, quiet], dim=1)
+        if batch.language is None:  # the model names the language: the likeliest of its tokens
+            logits = module(encoder_outputs=encoded, decoder_input_ids=start).logits[:, -1]
+            known = torch.tensor(sorted(rules.lang_to_id.values()))
+            language = known[logits[:, known].argmax(-1)][:, None]
+        else:
+            language = torch.full((n, 1), int(rules.lang_to_id[f"<|{batch.language}|>"]))
+        task = torch.full((n, 1), int(rules.task_to_id["transcribe"]))
+        return torch.cat([start, language, task, quiet], dim=1)
+
+    def _language(self, language: str | None) -> str | None:
+        """Return the Whisper code of a language given as code, locale or English name."""
+        if language is None:
+            return None
+        from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+        word = language.strip().lower()
+        short = word.split("_")[0].split("-")[0]
+        code = word if word in LANGUAGES else TO_LANGUAGE_CODE.get(word, short)
+        if code not in LANGUAGES:
+            raise FedsimError(
+                f"Whisper knows no language {language!r}: {nearest(word, TO_LANGUAGE_CODE)}; use an ISO "
+                f"code (it), a locale (it_it) or an English name (italian)"
+            )
+        return code
+
+
+def _reads_encoder(name: str) -> bool:
+    """Return whether a layer's input is a sequence of encoder frames."""
+    cross = "encoder_attn.k_proj" in name or "encoder_attn.v_proj" in name
+    return cross or ".encoder.layers." in name

@@ -1,0 +1,68 @@
+"""Counting errors: words and characters of transcripts, clips of a classifier."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Counts over some clips; word and character counts of a recognizer, `correct` of a classifier."""
+
+    clips: int
+    errors: int = 0
+    words: int = 0
+    char_errors: int = 0
+    chars: int = 0
+    correct: int = 0
+
+
+def normalize(text: str) -> str:
+    """Return `text` as it is compared: Unicode NFKC, lower case, no punctuation, single spaces.
+
+    By Whisper's basic normalizer, which keeps letters of every language and their diacritics.
+    """
+    return _normalizer()(unicodedata.normalize("NFKC", text)).strip()
+
+
+def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
+    """Return word and character errors (substitutions + deletions + insertions) of transcripts.
+
+    A reference that is empty once normalized counts each word of its hypothesis as an insertion.
+    """
+    import jiwer
+
+    pairs = [(normalize(r), normalize(h)) for r, h in zip(references, hypotheses, strict=True)]
+    spoken = [(r, h) for r, h in pairs if r]
+    word_errors = sum(len(h.split()) for r, h in pairs if not r)
+    char_errors = sum(len(h) for r, h in pairs if not r)
+    if spoken:
+        said, heard = map(list, zip(*spoken, strict=True))
+        words, chars = jiwer.process_words(said, heard), jiwer.process_characters(said, heard)
+        word_errors += words.substitutions + words.deletions + words.insertions
+        char_errors += chars.substitutions + chars.deletions + chars.insertions
+    return Errors(
+        clips=len(pairs),
+        errors=word_errors,
+        words=sum(len(r.split()) for r, _ in pairs),
+        char_errors=char_errors,
+        chars=sum(len(r) for r, _ in pairs),
+    )
+
+
+def count_correct(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
+    """Return how many clips were given the class that the reference names (case ignored)."""
+    pairs = zip(references, hypotheses, strict=True)
+    right = sum(r.strip().casefold() == h.strip().casefold() for r, h in pairs)
+    return Errors(clips=len(references), correct=right)
+
+
+@cache
+def _normalizer() -> Any:
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
+    return BasicTextNormalizer(remove_diacritics=False)

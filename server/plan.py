@@ -1,0 +1,146 @@
+"""From summaries to candidates: which models each client is sent, and which it tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from fedsim import messages as m
+from fedsim.errors import BudgetError, FedsimError
+from fedsim.quant.allocation import Sizes, allocate
+from fedsim.quant.bank import LayerBank
+from fedsim.quant.calibration import NO_USER_DATA
+from fedsim.scenario.schema import FULL_PRECISION, MethodSettings, Scenario
+from fedsim.speech.corpus import client_rng
+
+SENSITIVITY_FREE = ("uniform", "shuffled")
+"""Allocations that look at no sensitivity."""
+NOBODY = "-"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to make a model, whoever's clips it is tuned on. `draw` numbers random shuffles."""
+
+    allocation: str
+    calibration: str
+    order: str
+    draw: int
+    label: str
+
+
+def cells_of(method: MethodSettings) -> list[Cell]:
+    """Return the cells of a method: one for each calibration and random draw."""
+    cells = []
+    for calibration in method.calibration:
+        for draw in range(method.draws):
+            name = method.allocation if method.order == "descending" else f"{method.allocation}-asc"
+            name += f"-{draw + 1}" if method.draws > 1 else ""
+            label = f"{name}/{calibration}"
+            cells.append(Cell(method.allocation, calibration, method.order, draw, label))
+    return cells
+
+
+def all_cells(scenario: Scenario) -> list[Cell]:
+    """Return every cell of the scenario once, in the order of its methods."""
+    quantized = [m_ for m_ in scenario.methods if m_.allocation != FULL_PRECISION]
+    return list(dict.fromkeys(cell for method in quantized for cell in cells_of(method)))
+
+
+def needs_sensitivity(scenario: Scenario) -> bool:
+    """Return whether any method looks at sensitivities."""
+    return any(cell.allocation not in SENSITIVITY_FREE for cell in all_cells(scenario))
+
+
+def needs_others(scenario: Scenario) -> bool:
+    """Return whether any client tests a model that was tuned on another's clips."""
+    return any(source != "own" for method in scenario.methods for source in method.tuned_on)
+
+
+def sources(words: tuple[str, ...], client: str, clients: list[str]) -> list[str]:
+    """Return the clients whose clips `tuned_on` words mean for `client`; `clients` sorted."""
+    found: list[str] = []
+    for word in words:
+        if word == "own":
+            found.append(client)
+        elif word == "other":
+            found.append(clients[(clients.index(client) + 1) % len(clients)])
+        elif word == "each":
+            found += [key for key in clients if key != client]
+        else:
+            found.append(word)
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Planner:
+    """What planning needs of the model: exact sizes and the layer bank."""
+
+    scenario: Scenario
+    sizes: Sizes
+    bank: LayerBank
+
+    def candidate(self, cell: Cell, client: m.Summary, source: m.Summary) -> m.Candidate:
+        """Return the model of `cell` for `client`'s budget, tuned on `source`'s summary.
+
+        Raises `BudgetError`, naming the client, when its budget is infeasible.
+        """
+        sensitivity = source.sensitivity or (0.0,) * len(self.bank.layers)
+        rng = client_rng(self.scenario.seed, source.client, f"shuffled-{cell.draw}")
+        try:
+            bits = allocate(
+                cell.allocation,
+                sensitivity,
+                self.sizes,
+                client.budget_bytes,
+                order=cell.order,
+                rng=rng,
+            )
+        except BudgetError as error:
+            raise BudgetError(f"client {client.client!r}: {error}") from error
+        except FedsimError as error:
+            raise FedsimError(f"client {source.client!r}: {error}") from error
+        nobody = cell.calibration in NO_USER_DATA and cell.allocation in SENSITIVITY_FREE
+        names = self.bank.manifest(bits)
+        return m.Candidate(
+            name=cell.label,
+            calibration=cell.calibration,
+            tuned_on=NOBODY if nobody else source.client,
+            bits=bits,
+            blobs=bytes.fromhex("".join(names)),
+        )
+
+    def own(self, client: m.Summary) -> tuple[m.Candidate, ...]:
+        """Return every model that is tuned on the client's own clips."""
+        return tuple(self.candidate(cell, client, client) for cell in all_cells(self.scenario))
+
+    def tested(
+        self,
+        client: m.Summary,
+        summaries: Mapping[str, m.Summary],
+        ranges: Mapping[str, Mapping[str, tuple[float, ...]]],
+        clients: list[str],
+    ) -> tuple[tuple[m.Candidate, ...], list[str]]:
+        """Return the models that a client tests, and a sentence for each that cannot be had.
+
+        `ranges` are the activation ranges that other clients returned: client -> cell label -> values.
+        """
+        candidates: dict[tuple[str, str], m.Candidate] = {}
+        lost: list[str] = []
+        for method in self.scenario.methods:
+            if method.allocation == FULL_PRECISION:
+                continue
+            for cell in cells_of(method):
+                for source in sources(method.tuned_on, client.client, clients):
+                    foreign = source != client.client
+                    if foreign and cell.label not in ranges.get(source, {}):
+                        lost.append(
+                            f"client {client.client!r}: {cell.label} tuned on {source!r} is missing, "
+                            f"because client {source!r} failed"
+                        )
+                        continue
+                    candidate = self.candidate(cell, client, summaries[source])
+                    if foreign:
+                        candidate = replace(candidate, ranges=ranges[source][cell.label])
+                    candidates.setdefault((candidate.name, candidate.tuned_on), candidate)
+        return tuple(candidates.values()), lost

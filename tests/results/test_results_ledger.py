@@ -1,0 +1,230 @@
+"""The ledger: transactions, what survives a kill, and the sentence for every bad file."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+
+from fedsim.errors import FedsimError
+from fedsim.results import ledger as ledger_module
+from fedsim.results.ledger import Failure, Ledger, Release
+from fedsim.results.rows import Row
+
+ROW = Row(
+    client="en",
+    method="myqasr/cosine",
+    allocation="myqasr",
+    calibration="cosine",
+    tuned_on="en",
+    budget_bytes=2**40,
+    file_bytes=31_457_280,
+    mean_bits=0.1 + 0.2,
+    clips=40,
+    errors=12,
+    words=96,
+    wer=0.125,
+    char_errors=None,
+    chars=0,
+    cer=None,
+    correct=None,
+    accuracy=None,
+    plan_sha256="ab" * 32,
+)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite") as opened:
+        yield opened
+
+
+def test_rows_come_back_equal_and_sorted(ledger):
+    fp32 = replace(ROW, method="fp32", tuned_on="-")
+    other = replace(ROW, tuned_on="aa")
+    german = replace(ROW, client="de")
+    ledger.finish_client("en", [ROW, other, fp32])
+    ledger.finish_client("de", [german])
+    assert ledger.rows() == [german, fp32, other, ROW]
+    assert [type(v) for v in vars(ledger.rows()[0]).values()] == [
+        type(v) for v in vars(ROW).values()
+    ]
+    assert ledger.finished() == {"en", "de"}
+
+
+def test_a_client_may_finish_with_no_rows_and_again_with_others(ledger):
+    ledger.finish_client("en", [])
+    assert (ledger.rows(), ledger.finished()) == ([], {"en"})
+    ledger.finish_client("en", [ROW])
+    ledger.finish_client("en", [replace(ROW, errors=3)])
+    assert [row.errors for row in ledger.rows()] == [3]
+
+
+def test_rows_that_cannot_be_right_are_refused_whole(ledger):
+    with pytest.raises(ValueError, match="another client"):
+        ledger.finish_client("en", [ROW, replace(ROW, client="de")])
+    with pytest.raises(ValueError, match="two rows"):
+        ledger.finish_client("en", [ROW, replace(ROW, errors=3)])
+    with pytest.raises(FedsimError, match="NOT NULL"):
+        ledger.finish_client("en", [ROW, replace(ROW, method="x", clips=None)])
+    assert (ledger.rows(), ledger.finished()) == ([], set())
+
+
+def test_failures_and_releases(ledger):
+    ledger.finish_client("en", [ROW])
+    ledger.fail_client("en", "personalize", "because")
+    ledger.fail_client("de", "sense", "no clips")
+    ledger.fail_client("de", "sense", "no clips")  # sent again after a restart
+    assert ledger.failures() == [
+        Failure("de", "sense", "no clips"),
+        Failure("en", "personalize", "because"),
+    ]
+    assert ledger.rows() == [ROW]
+    ledger.release("en", "sense", "up", "medians", 352, epsilon=1.5)
+    many = [Release("de", "personalize", "down", "plan", 44), Release("de", "x", "up", "y", 0)]
+    ledger.releases(many)
+    assert ledger.all_releases() == [Release("en", "sense", "up", "medians", 352, 1.5), *many]
+
+
+def test_several_releases_are_written_all_or_none(ledger):
+    with pytest.raises(FedsimError, match="CHECK"):
+        ledger.releases([Release("en", "a", "up", "b", 1), Release("en", "a", "aside", "b", 1)])
+    assert ledger.all_releases() == []
+
+
+def test_what_was_written_is_there_when_opened_again(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as first:
+        first.finish_client("en", [ROW])
+    with Ledger(path) as second:
+        assert second.rows() == [ROW]
+
+
+def test_threads_write_at_the_same_time(ledger):
+    def write(n):
+        for i in range(10):
+            ledger.finish_client(f"{n}-{i}", [replace(ROW, client=f"{n}-{i}")])
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ledger.rows()) == len(ledger.finished()) == 40
+
+
+_WRITE_UNTIL_KILLED = """
+import sys
+from dataclasses import replace
+from test_results_ledger import ROW
+from fedsim.results.ledger import Ledger
+ledger = Ledger(sys.argv[1])
+for i in range(100_000):
+    rows = [replace(ROW, client=f"c{i}", method=f"m{j:03}") for j in range(200)]
+    ledger.finish_client(f"c{i}", rows)
+    print(f"c{i}", flush=True)
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_kill_9_leaves_whole_clients_only(tmp_path, seed):
+    path = tmp_path / "ledger.sqlite"
+    child = subprocess.Popen(
+        [sys.executable, "-c", _WRITE_UNTIL_KILLED, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])},
+    )
+    told = [child.stdout.readline().strip() for _ in range(5)]
+    threading.Event().wait(random.Random(seed).random() * 0.02)  # somewhere in a transaction
+    child.send_signal(signal.SIGKILL)
+    told += child.stdout.read().split()
+    child.wait()
+    with Ledger(path) as ledger:
+        finished = ledger.finished()
+        count = dict.fromkeys(finished, 0)
+        for row in ledger.rows():
+            count[row.client] += 1  # a KeyError would be a client that is there in part
+    assert set(told) <= finished  # what was said to be finished is kept
+    assert len(finished) <= len(told) + 1
+    assert set(count.values()) == {200}
+
+
+def test_a_transaction_that_did_not_commit_is_not_seen(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.finish_client("en", [ROW])
+    half = sqlite3.connect(path, isolation_level=None)
+    half.execute("BEGIN IMMEDIATE")
+    half.execute("DELETE FROM results")
+    with sqlite3.connect(path) as reader:
+        assert reader.execute("SELECT count(*) FROM results").fetchone() == (1,)
+    half.close()
+    with Ledger(path) as ledger:
+        assert ledger.rows() == [ROW]
+
+
+def test_a_locked_ledger(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.sqlite"
+    monkeypatch.setattr(ledger_module, "_BUSY_SECONDS", 0.05)
+    with Ledger(path) as ledger:
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(FedsimError, match=r"ledger.sqlite: the ledger was locked by another"):
+            ledger.finish_client("en", [ROW])
+        holder.execute("ROLLBACK")
+        holder.close()
+        ledger.finish_client("en", [ROW])  # and it goes on
+        assert ledger.rows() == [ROW]
+
+
+def test_a_full_disk_keeps_what_was_written(ledger):
+    ledger.finish_client("en", [ROW])
+    (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
+    ledger._db.execute(f"PRAGMA max_page_count = {pages}")
+    many = [replace(ROW, client="de", method=f"m{i}") for i in range(500)]
+    with pytest.raises(FedsimError, match="the disk is full"):
+        ledger.finish_client("de", many)
+    assert (ledger.rows(), ledger.finished()) == ([ROW], {"en"})
+
+
+def test_a_ledger_that_may_not_be_written(ledger):
+    ledger._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(FedsimError, match="cannot be written: allow writing"):
+        ledger.finish_client("en", [ROW])
+
+
+def test_files_that_are_no_ledger(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"no database, but long enough to look like one " * 200)
+    with pytest.raises(FedsimError, match="this is no ledger, or a damaged one"):
+        Ledger(path)
+    with pytest.raises(FedsimError, match="cannot be opened: check that its folder exists"):
+        Ledger(tmp_path / "no" / "ledger.sqlite")
+    other = tmp_path / "other.sqlite"
+    db = sqlite3.connect(other)
+    db.execute("CREATE TABLE t (x)")
+    db.close()
+    with pytest.raises(FedsimError, match="no ledger of this version"):
+        Ledger(other)
+
+
+def test_a_damaged_ledger(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.finish_client("en", [replace(ROW, method=f"m{i}") for i in range(500)])
+    content = bytearray(path.read_bytes())
+    content[8192:] = os.urandom(len(content) - 8192)
+    path.write_bytes(content)
+    with pytest.raises(FedsimError, match="damaged"), Ledger(path) as ledger:
+        ledger.rows()
+
+
+def test_durability_settings(ledger):
+    assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL

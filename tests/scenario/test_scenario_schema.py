@@ -1,0 +1,109 @@
+"""The JSON Schema, budgets and sources by client, and scenarios by name."""
+
+import json
+
+import jsonschema
+import pytest
+
+from fedsim.errors import FedsimError
+from fedsim.scenario import (
+    Scenario,
+    check_sources,
+    client_budgets,
+    find_scenario,
+    json_schema,
+    list_scenarios,
+)
+
+BASE = {
+    "name": "a",
+    "model": {"id": "m"},
+    "corpus": {"path": "p", "group_by": "speaker"},
+    "clients": {"budget_mb": 40},
+    "methods": ["fp32"],
+}
+
+
+def scenario(**parts):
+    return Scenario.model_validate({**BASE, **parts})
+
+
+def valid(document):
+    try:
+        jsonschema.validate(document, json_schema())
+    except jsonschema.ValidationError:
+        return False
+    return True
+
+
+def test_json_schema_agrees_with_the_loader_about_what_editors_see():
+    json.dumps(json_schema())
+    assert valid(BASE)
+    assert valid({**BASE, "methods": ["fp32", {"allocation": "myqasr", "calibration": "minmax"}]})
+    assert valid({**BASE, "methods": [{"allocation": "myqasr", "tuned_on": ["own", "x"]}]})
+    for budget in (40, 40.5, [30, 40], {"x": 3}):
+        assert valid({**BASE, "clients": {"budget_mb": budget}})
+    assert not valid({**BASE, "sed": 1})
+    assert not valid({**BASE, "clients": {"budget_mb": -1}})
+    assert not valid({**BASE, "model": {}})
+    assert not valid({**BASE, "corpus": {"path": "p", "group_by": "spkr"}})
+
+
+def test_every_key_is_explained():
+    schema = json_schema()
+    for part in [schema, *schema["$defs"].values()]:
+        for name, field in part["properties"].items():
+            explained = "description" in field or "$ref" in str(field)
+            assert explained or name in ("name", "budget_mb"), name
+
+
+def test_budgets_in_bytes_by_hand():
+    one = scenario(clients={"budget_mb": 1.5}).clients
+    assert client_budgets(one, ["b", "a"]) == {"a": 1_572_864, "b": 1_572_864}
+    dealt = scenario(clients={"budget_mb": [1, 2]}).clients
+    assert client_budgets(dealt, ["c", "a", "b"]) == {"a": 2**20, "b": 2**21, "c": 2**20}
+    named = scenario(clients={"budget_mb": {"en": 1, "es": 0.25}}).clients
+    assert client_budgets(named, ["en", "es"]) == {"en": 2**20, "es": 2**18}
+    with pytest.raises(FedsimError, match=r"client 'ess' has no budget.*'es'"):
+        client_budgets(named, ["en", "ess"])
+
+
+def test_sources_are_checked_against_the_clients_found():
+    study = scenario(methods=[{"allocation": "myqasr", "tuned_on": ["own", "each", "ru"]}])
+    check_sources(study, ["ru", "en"])
+    with pytest.raises(FedsimError, match=r"methods.0.tuned_on.2: 'ru' is no client.*known: each"):
+        check_sources(study, ["es", "en"])
+    with pytest.raises(FedsimError, match=r"methods.0.tuned_on.1: 'each' needs two clients"):
+        check_sources(study, ["ru"])
+
+
+def test_methods_that_overlap_are_refused_and_others_are_not():
+    both = [{"allocation": "myqasr", "calibration": c} for c in ("minmax", "cosine")]
+    assert len(scenario(methods=both).methods) == 2
+    orders = [{"allocation": "myqasr", "order": o} for o in ("descending", "ascending")]
+    assert len(scenario(methods=orders).methods) == 2
+    overlap = [both[0], {"allocation": "myqasr", "calibration": ["cosine", "minmax"]}]
+    with pytest.raises(ValueError, match=r"repeats methods.0 \(myqasr/minmax tuned on own"):
+        scenario(methods=overlap)
+
+
+def test_a_scenario_is_found_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "scenarios"
+    folder.mkdir()
+    (folder / "voices.yaml").write_text("name: voices\ndescription: |\n  One line.\n  Two.\n")
+    (folder / "broken.yaml").write_text("name: [\n")
+    (folder / "notes.txt").write_text("no scenario")
+    assert find_scenario("voices").samefile(folder / "voices.yaml")
+    assert find_scenario("voices.yaml").samefile(folder / "voices.yaml")
+    assert find_scenario(folder / "voices.yaml") == folder / "voices.yaml"
+    with pytest.raises(FedsimError, match="there is no scenario 'voice': did you mean 'voices'"):
+        find_scenario("voice")
+    with pytest.raises(FedsimError, match="there is no scenario 'other/voices"):
+        find_scenario("other/voices.yaml")
+    with pytest.raises(FedsimError, match="this is a folder"):
+        find_scenario("scenarios")
+    listed = dict(list_scenarios())
+    assert listed["voices"] == "One line."
+    assert listed["broken"].startswith("cannot be read: ")
+    assert "notes" not in listed

@@ -1,0 +1,275 @@
+"""The command line: words in, words and exit codes out."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import fedsim
+from fedsim import progress
+from fedsim.cli import main
+from fedsim.errors import FedsimError
+from fedsim.results.folder import create_run
+from fedsim.results.ledger import Failure, Ledger
+from fedsim.results.rows import Row
+
+ROW = Row(
+    *("en", "fp32", "fp32", "-", "-", 40 * 2**20, 41_000_000, 32.0, 40),
+    *(12, 96, 0.125, 30, 400, 0.075, None, None, "ab" * 32),
+)
+YAML = """\
+name: small
+description: Two voices.
+model: {id: org/model}
+corpus: {path: ./clips, group_by: speaker, test_clips: 2}
+clients: {budget_mb: [30, 40.5]}
+methods: [fp32]
+"""
+
+
+@dataclass
+class Result:
+    folder: object
+    rows: list
+    failures: list
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder with small.yaml, a broken.yaml and clips of two speakers."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(YAML)
+    Path("broken.yaml").write_text(YAML.replace("budget_mb", "budgt_mb"))
+    Path("clips").mkdir()
+    lines = ["file_name,speaker,text"]
+    for speaker, count in (("ann", 5), ("bob", 3)):
+        for i in range(count):
+            lines.append(f"{speaker}{i}.wav,{speaker},a word")
+            Path("clips", f"{speaker}{i}.wav").write_bytes(b"")
+    Path("clips/metadata.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Replace `fedsim.run`; return the scenarios that were run, and a dict of what to do."""
+    seen, wanted = [], {"rows": [ROW], "failures": [], "raises": None}
+
+    def run_scenario(scenario, out):
+        seen.append(scenario)
+        assert type(progress.current()) is progress.Progress  # active, and quiet here
+        made = create_run(out, scenario)
+        with Ledger(made.ledger) as ledger:
+            ledger.finish_client("en", wanted["rows"][:1])
+        if wanted["raises"]:
+            raise wanted["raises"]
+        return Result(made, wanted["rows"], wanted["failures"])
+
+    module = types.ModuleType("fedsim.run")
+    module.run_scenario = run_scenario
+    monkeypatch.setitem(sys.modules, "fedsim.run", module)
+    return seen, wanted
+
+
+def test_run_prints_the_table_and_then_the_folder(runs, capsys, folder):
+    assert main(["run", "small.yaml"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "\x1b" not in out
+    assert "12.5" in out
+    last = out.splitlines()[-1]
+    assert last.startswith(f"run folder: {folder}/runs/small/2")
+    assert (Path(last.removeprefix("run folder: ")) / "ledger.sqlite").exists()
+
+
+def test_run_options_reach_the_scenario(runs, folder):
+    seen, _ = runs
+    words = "run small.yaml --set seed=5 clients.budget_mb=7 --set name=other --engine inprocess"
+    assert main([*words.split(), "--workers", "3", "--threads", "2", "--out", "here"]) == 0
+    (scenario,) = seen
+    assert (scenario.seed, scenario.clients.budget_mb, scenario.name) == (5, 7.0, "other")
+    engine = scenario.engine
+    assert (engine.kind, engine.workers, engine.threads) == ("inprocess", 3, 2)
+    assert (folder / "here" / "scenario.yaml").exists()
+    assert not (folder / "runs").exists()
+
+
+def test_run_keeps_the_engine_of_the_scenario_otherwise(runs):
+    assert main(["run", "small.yaml", "--set", "engine.workers=4"]) == 0
+    assert (runs[0][0].engine.kind, runs[0][0].engine.workers) == ("ray", 4)
+
+
+def test_exit_code_when_clients_fail(runs, capsys):
+    runs[1]["failures"] = [Failure("it", "sense", "no clips")]
+    assert main(["run", "small.yaml"]) == 0
+    runs[1]["rows"] = []
+    assert main(["run", "small.yaml", "--out", "b"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("it (sense): no clips") == 2
+    assert "No client finished" in out
+
+
+def test_an_error_has_no_traceback(runs, capsys):
+    runs[1]["raises"] = FedsimError("the model is a teapot")
+    assert main(["run", "small.yaml"]) == 1
+    assert capsys.readouterr() == ("", "error: the model is a teapot\n")
+
+
+def test_a_mistake_in_the_scenario_is_told_before_anything_is_made(runs, capsys, folder):
+    assert main(["run", "broken.yaml"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "error: broken.yaml:5: unknown key 'budgt_mb' in clients: did you mean" in err
+    assert (runs[0], (folder / "runs").exists()) == ([], False)
+    assert main(["run", "nowhere"]) == 1
+    assert main(["run", "small.yaml", "--engine", "rya"]) == 1
+    assert "there is no engine 'rya': did you mean 'ray'?" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_what_is_kept(runs, capsys):
+    runs[1]["raises"] = KeyboardInterrupt()
+    assert main(["run", "small.yaml", "--out", "here"]) == 130
+    assert capsys.readouterr().err == (
+        "interrupted: the clients that finished are in here/ledger.sqlite\n"
+    )
+
+
+def test_ctrl_c_before_anything_was_written(monkeypatch, capsys, folder):
+    def interrupted(scenario, out):
+        raise KeyboardInterrupt
+
+    module = types.ModuleType("fedsim.run")
+    module.run_scenario = interrupted
+    monkeypatch.setitem(sys.modules, "fedsim.run", module)
+    assert main(["run", "small.yaml"]) == 130
+    assert capsys.readouterr().err == "interrupted: nothing is kept\n"
+    assert list((folder / "runs" / "small").iterdir()) == []
+
+
+def test_out_must_be_empty(runs, capsys):
+    assert main(["run", "small.yaml", "--out", "clips"]) == 1
+    assert "error: clips: the folder is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run",
+        "frob",
+        "run small.yaml --workers 0",
+        "run small.yaml --threads x",
+        "run small.yaml --workers -1",
+        "run small.yaml --frob",
+        "validate small.yaml --set",
+    ],
+)
+def test_wrong_usage(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == 2
+    assert "usage: fedsim" in capsys.readouterr().err
+
+
+def test_validate_lists_clients_clips_and_budgets(capsys):
+    assert main(["validate", "small.yaml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:3]] == [
+        ["ann", "3", "2", "30.0"],
+        ["bob", "1", "2", "40.5"],
+    ]
+    assert lines[-1] == "ok: small: 2 clients, 1 method"
+
+
+def test_validate_warns_of_a_client_that_will_fail(capsys):
+    assert main(["validate", "small.yaml", "--set", "corpus.test_clips=3"]) == 0
+    out = capsys.readouterr().out
+    assert "this client will fail: client 'bob' has no tuning clips" in out
+
+
+def test_validate_finds_what_only_the_corpus_can_tell(capsys):
+    method = "methods=[{allocation: myqasr, tuned_on: an}]"
+    assert main(["validate", "small.yaml", "--set", method]) == 1
+    assert "'an' is no client of it: did you mean 'ann'?" in capsys.readouterr().err
+    assert main(["validate", "small.yaml", "--set", "clients.budget_mb={ann: 3}"]) == 1
+    assert "client 'bob' has no budget" in capsys.readouterr().err
+    assert main(["validate", "small.yaml", "--set", "model.id=./none"]) == 1
+    assert "model.id: there is no " in capsys.readouterr().err
+
+
+def test_every_line_of_an_error_is_marked(capsys):
+    assert main(["validate", "broken.yaml", "--set", "sed=3"]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 3  # unknown budgt_mb, missing budget_mb, unknown sed
+    assert all(line.startswith("error: ") for line in err)
+
+
+def test_schema_needs_no_scenario(capsys):
+    assert main(["validate", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Scenario"
+    assert main(["validate"]) == 2
+
+
+def test_list_shows_scenarios_and_every_choice(capsys, folder):
+    (folder / "scenarios").mkdir()
+    (folder / "scenarios" / "voices.yaml").write_text(YAML)
+    assert main(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["voices", "Two", "voices."] in lines
+    first = {line[0] for line in lines if line}
+    assert {"fp32", "myqasr", "uniform", "shuffled", "reversed", "linear"} <= first
+    assert {"none", "minmax", "cosine", "hessian", "median", "ray", "inprocess"} <= first
+    assert {"folder", "hub"} <= first
+    assert all(len(line) > 1 for line in lines if line and "." not in line[0])  # each explained
+
+
+def test_fedsim_alone_prints_help(capsys):
+    assert main([]) == 0
+    assert "fedsim validate prompts_languages" in capsys.readouterr().out
+
+
+def test_help_and_version(capsys):
+    for words in (["--help"], ["run", "--help"], ["validate", "--help"], ["list", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 0
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"fedsim {fedsim.__version__}"
+
+
+def python(*words, **options):
+    source = str(Path(progress.__file__).parent.parent)
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source},
+        **options,
+    )
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from fedsim.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print('loaded', sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    out, _ = python("-c", code).communicate(timeout=60)
+    loaded = out.splitlines()[-1]
+    assert loaded.startswith("loaded")
+    for heavy in ("torch", "ray", "flwr", "transformers", "datasets", "numpy", "pydantic", "rich"):
+        assert f"'{heavy}'" not in loaded
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    child = python("-m", "fedsim", "validate", "--schema")
+    child.stdout.close()  # before the first word, as `| true` does
+    assert (child.stderr.read(), child.wait(timeout=60)) == ("", 0)
