@@ -1,8 +1,8 @@
 """The Flower ClientApp: three messages, answered by one device from its own audio.
 
-    query.sense           observe the clips, return the release: one number a layer
-    train.personalize     calibrate the delivered models, write their files, return their sizes
-    evaluate.candidates   transcribe the held-out clips with each candidate, return error counts
+query.sense           observe the clips, return the release: one number a layer
+train.personalize     calibrate the delivered models, write their files, return their sizes
+evaluate.candidates   transcribe the held-out clips with each candidate, return error counts
 """
 
 from __future__ import annotations

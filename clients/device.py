@@ -84,7 +84,8 @@ class Device:
         return m.Receipt(self.data.key, tuple(sizes), tuple(flat))
 
     def evaluate(self, evaluation: m.Evaluation) -> m.Scores:
-        """Transcribe the test clips with each candidate; return error counts, never a transcript."""
+        """Transcribe the test clips with each candidate; return error counts, never a
+        transcript."""
         bench = self.bench
         clips = [self._read(u) for u in self.data.test]
         references = [u.text or "" for u in self.data.test]
@@ -115,9 +116,7 @@ class Device:
         """Yield each candidate with its activation ranges: those it came with, or its own."""
         bare = [c for c in candidates if not c.ranges]
         public = self._calibrate(PUBLIC, [c for c in bare if c.calibration in NO_USER_DATA])
-        own = self._calibrate(
-            self.data.key, [c for c in bare if c.calibration not in NO_USER_DATA]
-        )
+        own = self._calibrate(self.data.key, [c for c in bare if c.calibration not in NO_USER_DATA])
         for candidate in candidates:
             if candidate.ranges:
                 yield candidate, self._given(candidate)
@@ -131,8 +130,8 @@ class Device:
     ) -> dict[tuple[str, int, int], Range | None]:
         """Return (calibration, layer index, bit depth) -> range, for all that `candidates` need.
 
-        `source` is whose clips are observed. A layer's range depends on its own bit depth, not on the
-        rest of the plan: candidates share it, and one look at the clips serves them all.
+        `source` is whose clips are observed. A layer's range depends on its own bit depth, not on
+        the rest of the plan: candidates share it, and one look at the clips serves them all.
         """
         bench = self.bench
         known = bench.remember(("ranges", source, self.data.language), dict)
@@ -167,9 +166,7 @@ class Device:
     def _batches(self, source: str) -> Iterator[Batch]:
         """Yield this client's tuning clips, or the public signal, as batches with pseudo-labels."""
         bench, language = self.bench, self.data.language
-        clips = (
-            public_clips() if source == PUBLIC else [self._read(u) for u in self.data.tuning]
-        )
+        clips = public_clips() if source == PUBLIC else [self._read(u) for u in self.data.tuning]
         tokens = bench.remember(
             ("tokens", source, language), lambda: own_tokens(bench.model, clips, language)
         )
@@ -214,14 +211,15 @@ class Device:
         layers = len(self.bench.model.layers)
         if len(candidate.ranges) != 2 * layers:
             raise FedsimError(
-                f"client {self.data.key!r} was sent {len(candidate.ranges)} numbers for the activation "
-                f"ranges of {layers} layers"
+                f"client {self.data.key!r} was sent {len(candidate.ranges)} numbers for the "
+                f"activation ranges of {layers} layers"
             )
         pairs = zip(candidate.ranges[::2], candidate.ranges[1::2], strict=True)
         return tuple(None if math.isnan(low) else Range(low, high) for low, high in pairs)
 
     def _write(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
-        """Write the candidate's model file, check it against the budget, return its size in bytes."""
+        """Write the candidate's model file, check it against the budget, return its size in
+        bytes."""
         bench, scenario = self.bench, self.bench.scenario
         granularity = scenario.quantization.weights
         weights = tuple(
@@ -238,8 +236,9 @@ class Device:
         budget = bench.budgets[self.data.key]
         if size > budget:
             raise FedsimError(
-                f"client {self.data.key!r}: the file of {candidate.name} takes {size:,} bytes, more than "
-                f"the budget of {budget:,}; this is a defect of the planner, please report it"
+                f"client {self.data.key!r}: the file of {candidate.name} takes {size:,} bytes, "
+                f"more than the budget of {budget:,}; this is a defect of the planner, please "
+                f"report it"
             )
         return size
 

@@ -1,4 +1,5 @@
-"""What one process keeps for all the clients it plays: the loaded model, layers, a few small results.
+"""What one process keeps for all the clients it plays: the loaded model, layers, a few small
+results.
 
 Everything here is a cache: losing it, with the process or with age, changes no result.
 """

@@ -1,8 +1,8 @@
 """The one exception a user sees.
 
-Every mistake a user can make ends in a `FedsimError` whose text is one sentence: what is wrong, where
-(file, client, layer, YAML line), with the value, and what to do about it. The command line prints it
-without a traceback; a client sends it to the server as the reason of its failure.
+Every mistake a user can make ends in a `FedsimError` whose text is one sentence: what is wrong,
+where (file, client, layer, YAML line), with the value, and what to do about it. The command line
+prints it without a traceback; a client sends it to the server as the reason of its failure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class BudgetError(FedsimError):
 
 
 class AudioError(FedsimError):
-    """A clip that cannot be used: empty, not finite, too short, wrong rate or channels, unreadable."""
+    """A clip that cannot be used: empty, not finite, too short, wrong rate or channels,
+    unreadable."""
 
 
 class ModelFileError(FedsimError):

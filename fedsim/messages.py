@@ -1,8 +1,8 @@
 """The typed messages: the only types that clients and server share.
 
-Each is a frozen dataclass of numbers, names and bit depths: there is no field in which audio, text or
-an activation could travel. `to_record` and `from_record` carry them in Flower's RecordDict; anything
-missing, extra or of another type is refused.
+Each is a frozen dataclass of numbers, names and bit depths: there is no field in which audio, text
+or an activation could travel. `to_record` and `from_record` carry them in Flower's RecordDict;
+anything missing, extra or of another type is refused.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Summary:
 class Candidate:
     """A mixed-precision model: bit depth per layer, and where its packed layers are.
 
-    `blobs` are 32 bytes per layer, the SHA-256 of its packed form. `ranges` are activation ranges, low
-    and high per layer, NaN where a layer has none; empty means that the device calibrates on its own
-    clips. `name` tells candidates of one client apart.
+    `blobs` are 32 bytes per layer, the SHA-256 of its packed form. `ranges` are activation ranges,
+    low and high per layer, NaN where a layer has none; empty means that the device calibrates on
+    its own clips. `name` tells candidates of one client apart.
     """
 
     name: str
@@ -88,7 +88,8 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Server to client: test these candidates on your held-out clips, and full precision if asked."""
+    """Server to client: test these candidates on your held-out clips, and full precision if
+    asked."""
 
     full_precision: bool
     candidates: tuple[Candidate, ...]
@@ -98,9 +99,9 @@ class Evaluation:
 class Scores:
     """Client to server: error counts, summed over the client's test clips.
 
-    One value per candidate, in the order asked for, full precision first. A recognizer fills errors,
-    words, char_errors, chars; a classifier fills correct; the others are empty. `file_bytes` are those
-    of the candidate's model file (full precision: its float32 weights).
+    One value per candidate, in the order asked for, full precision first. A recognizer fills
+    errors, words, char_errors, chars; a classifier fills correct; the others are empty.
+    `file_bytes` are those of the candidate's model file (full precision: its float32 weights).
     """
 
     client: str
@@ -129,7 +130,8 @@ def to_record(message: Message) -> RecordDict:
 
 
 def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
-    """Return the message of type `kind` in a record; raise `FedsimError` naming the sender if malformed.
+    """Return the message of type `kind` in a record; raise `FedsimError` naming the sender if
+    malformed.
 
     The check is strict: exactly the fields of the type, each of its type.
     """
@@ -138,9 +140,10 @@ def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
     candidates = [n for n in names if n.startswith("candidate.")]
     if _MAIN not in names or extra or len(names) != len(candidates) + 1:
         raise FedsimError(
-            f"the message from {sender} is no {kind.__name__}: it holds {sorted(record) or 'nothing'}"
+            f"the message from {sender} is no {kind.__name__}: it holds "
+            f"{sorted(record) or 'nothing'}"
         )
-    values = dict(record.config_records[_MAIN])
+    values: dict[str, Any] = dict(record.config_records[_MAIN])
     hints = get_type_hints(kind)
     if "candidates" in hints:
         values["candidates"] = tuple(
@@ -176,7 +179,8 @@ def _build(kind: type[M], values: dict[str, Any], sender: str) -> M:
     if values.keys() != hints.keys():
         odd = sorted(values.keys() ^ hints.keys())
         raise FedsimError(
-            f"the message from {sender} is no {kind.__name__}: field {odd[0]!r} is missing or unknown"
+            f"the message from {sender} is no {kind.__name__}: field {odd[0]!r} is missing or "
+            f"unknown"
         )
     return kind(**{k: _coerce(k, hints[k], v, kind, sender) for k, v in values.items()})
 

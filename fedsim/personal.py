@@ -1,8 +1,8 @@
 """The method's public face: one model, one user's clips, one budget, no federation.
 
-    pm = personalize("openai/whisper-base", clips, budget_mb=45, language="it")
-    pm.save("user.safetensors")
-    load_personalized("user.safetensors").transcribe(clips)
+pm = personalize("openai/whisper-base", clips, budget_mb=45, language="it")
+pm.save("user.safetensors")
+load_personalized("user.safetensors").transcribe(clips)
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def personalize(
 
     Args:
         model: hub id or folder of a pretrained model, or one from `load_model`.
-        clips: the user's clips, 1-D float32 arrays at 16 kHz; no transcript is needed. 10 to 100 do.
+        clips: the user's clips, 1-D float32 arrays at 16 kHz; no transcript is needed. 10 to 100
+        do.
         budget_mb: the largest model file, in MB (2^20 bytes); everything in the file counts.
         allocation: how layers get bits: myqasr, uniform, shuffled, reversed, linear.
         calibration: how activation ranges are set: cosine, minmax, hessian, none.
@@ -197,22 +198,27 @@ def load_personalized(
     """Read a model file that `PersonalizedModel.save` or a run wrote.
 
     `model` is the full-precision model that it was made from, whose architecture, tokenizer and
-    preprocessing it needs; by default the one that the file names. `language` replaces the one it was
-    personalized for. Raises `ModelFileError` for a file that is missing, damaged or of another model.
+    preprocessing it needs; by default the one that the file names. `language` replaces the one it
+    was personalized for. Raises `ModelFileError` for a file that is missing, damaged or of another
+    model.
     """
     manifest = modelfile.read_manifest(path)
     settings = manifest.settings
     source = manifest.model if model is None else model
     speech = _loaded(source, settings.get("window_s"), settings.get("keep", ()))
     file = modelfile.read(path, speech.layers)
-    return PersonalizedModel(speech, file, os.path.getsize(path), language or settings.get("language"))
+    return PersonalizedModel(
+        speech, file, os.path.getsize(path), language or settings.get("language")
+    )
 
 
 def _checked(clips: Sequence[np.ndarray]) -> list[np.ndarray]:
     if isinstance(clips, np.ndarray) and clips.ndim == 1:
         raise FedsimError("clips is one array; give a list of 1-D arrays, one per clip: [clip]")
     if not len(clips):
-        raise FedsimError("no clips were given; personalization needs at least one, better 10 or more")
+        raise FedsimError(
+            "no clips were given; personalization needs at least one, better 10 or more"
+        )
     return [check_clip(clip, f"clip {i}") for i, clip in enumerate(clips)]
 
 

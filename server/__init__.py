@@ -1,1 +1,2 @@
-"""What the server does: ask for sensitivities, plan bit depths, deliver models, gather error counts."""
+"""What the server does: ask for sensitivities, plan bit depths, deliver models, gather error
+counts."""

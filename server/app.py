@@ -1,4 +1,5 @@
-"""The Flower ServerApp: sense, plan, deliver, evaluate; results go to the ledger client by client."""
+"""The Flower ServerApp: sense, plan, deliver, evaluate; results go to the ledger client by
+client."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the scenario in `context.run_config` over `grid`.
 
-    The run config holds `scenario` (JSON), `run-dir` (where the ledger is) and `bank-dir` (where packed
-    layers are put; clients read them there).
+    The run config holds `scenario` (JSON), `run-dir` (where the ledger is) and `bank-dir` (where
+    packed layers are put; clients read them there).
     """
     config = context.run_config
     scenario = scenario_from_json(str(config["scenario"]))

@@ -123,7 +123,8 @@ class Planner:
     ) -> tuple[tuple[m.Candidate, ...], list[str]]:
         """Return the models that a client tests, and a sentence for each that cannot be had.
 
-        `ranges` are the activation ranges that other clients returned: client -> cell label -> values.
+        `ranges` are the activation ranges that other clients returned: client -> cell label ->
+        values.
         """
         candidates: dict[tuple[str, str], m.Candidate] = {}
         lost: list[str] = []
@@ -135,8 +136,8 @@ class Planner:
                     foreign = source != client.client
                     if foreign and cell.label not in ranges.get(source, {}):
                         lost.append(
-                            f"client {client.client!r}: {cell.label} tuned on {source!r} is missing, "
-                            f"because client {source!r} failed"
+                            f"client {client.client!r}: {cell.label} tuned on {source!r} is "
+                            f"missing, because client {source!r} failed"
                         )
                         continue
                     candidate = self.candidate(cell, client, summaries[source])

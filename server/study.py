@@ -104,9 +104,7 @@ class Study:
                 progress.current().advance()
         return queue
 
-    def _try(
-        self, client: str, make: Callable[[str], Outgoing], queue: deque[Outgoing]
-    ) -> bool:
+    def _try(self, client: str, make: Callable[[str], Outgoing], queue: deque[Outgoing]) -> bool:
         """Append what `make` makes for a client; a client that cannot be planned for has failed."""
         try:
             queue.append(make(client))
@@ -167,15 +165,15 @@ class Study:
         try:
             rows = result_rows(sent, scores, self.summaries[client].budget_bytes, self.planner)
         except (IndexError, KeyError) as error:
-            self._fail(client, "evaluate", f"client {client!r} sent scores that do not fit: {error}")
+            self._fail(
+                client, "evaluate", f"client {client!r} sent scores that do not fit: {error}"
+            )
             return
         self.ledger.releases(self.releases.pop(client, []))
         self.ledger.finish_client(client, rows)
 
 
-def result_rows(
-    sent: m.Evaluation, scores: m.Scores, budget: int, planner: Planner
-) -> list[Row]:
+def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Planner) -> list[Row]:
     """Return one row per model that a client tested."""
     n_weights = [layer.n_weights for layer in planner.bank.layers]
     tested: list[m.Candidate | None] = [None] if sent.full_precision else []

@@ -1,7 +1,7 @@
 """Bit depths from sensitivities: Algorithm 1 of the paper, and what it is compared with.
 
-Everything here is plain arrays: a sensitivity a_l per layer, a table of bytes per layer and bit depth,
-a budget in bytes. So an allocator needs no model, and its tests none either.
+Everything here is plain arrays: a sensitivity a_l per layer, a table of bytes per layer and bit
+depth, a budget in bytes. So an allocator needs no model, and its tests none either.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ Every allocator raises `BudgetError` when not even the smallest depths fit."""
 def myqasr(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Algorithm 1: sweep over the layers, largest median first, one bit each, until the model fits."""
+    """Algorithm 1: sweep over the layers, largest median first, one bit each, until the model
+    fits."""
     return _sweep(np.argsort(-sensitivity, kind="stable"), sizes, budget)
 
 
@@ -70,7 +71,8 @@ def shuffled(
 def uniform(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """The same bit depth for every layer: the largest that fits, so most of a budget may be unused."""
+    """The same bit depth for every layer: the largest that fits, so most of a budget may be
+    unused."""
     totals = sizes.fixed_bytes + sizes.layer_bytes.sum(axis=0)
     fits = np.flatnonzero(totals <= budget)
     if not len(fits):
@@ -82,7 +84,8 @@ def uniform(
 def linear(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Ablation: bits by min-max interpolation, the smallest median the most bits, the largest the least.
+    """Ablation: bits by min-max interpolation, the smallest median the most bits, the largest the
+    least.
 
     b_l = c - t_l (c - floor), t_l = (a_l - min a) / (max a - min a), rounded down to a legal depth;
     c is the largest ceiling (a real number between the least and the greatest depth) that fits.
@@ -98,7 +101,8 @@ def linear(
 
     if sizes.total(at(floor).tolist()) > budget:
         raise _too_small(sizes, budget)
-    # A layer reaches depth d when c = floor + (d - floor) / (1 - t_l): only there does the size change.
+    # A layer reaches depth d when c = floor + (d - floor) / (1 - t_l): only there does the size
+    # change.
     with np.errstate(divide="ignore"):
         steps = floor + (depths[None, :] - floor) / (1.0 - t[:, None])
     ceilings = np.unique(steps[np.isfinite(steps) & (steps <= depths[-1])])
@@ -126,8 +130,8 @@ def allocate(
     `sensitivity` is one value per layer; `order` says which end of it gives up bits first
     ("descending", the default: the largest median). `rng` is used by `shuffled` alone.
 
-    Raises `BudgetError` when the smallest feasible file is larger than the budget, `FedsimError` for an
-    unknown name or a sensitivity that is not finite.
+    Raises `BudgetError` when the smallest feasible file is larger than the budget, `FedsimError`
+    for an unknown name or a sensitivity that is not finite.
     """
     values = np.asarray(sensitivity, dtype=np.float64)
     if values.shape != (len(sizes.layer_bytes),):
@@ -145,7 +149,8 @@ def allocate(
 
 
 def smallest(sizes: Sizes) -> int:
-    """Return the bytes of the smallest feasible model file: every layer at the least legal depth."""
+    """Return the bytes of the smallest feasible model file: every layer at the least legal
+    depth."""
     return sizes.fixed_bytes + int(sizes.layer_bytes[:, 0].sum())
 
 
@@ -157,8 +162,8 @@ def mean_bits(bits: Sequence[int], n_weights: Sequence[int]) -> float:
 def _sweep(order: np.ndarray, sizes: Sizes, budget: int) -> tuple[int, ...]:
     """Algorithm 1, lines 3-4, in closed form.
 
-    Step s of the sweep takes layer order[s mod L] one legal depth down. The size after every step is a
-    cumulative sum, so the first step that fits is found without a loop.
+    Step s of the sweep takes layer order[s mod L] one legal depth down. The size after every step
+    is a cumulative sum, so the first step that fits is found without a loop.
     """
     n_layers, n_depths = sizes.layer_bytes.shape
     saved = -np.diff(sizes.layer_bytes[order][:, ::-1], axis=1)  # (L, D-1), from the top depth down
@@ -178,6 +183,6 @@ def _too_small(sizes: Sizes, budget: int) -> BudgetError:
     least = smallest(sizes)
     return BudgetError(
         f"a budget of {budget:,} bytes ({budget / MB:.2f} MB) is below the smallest feasible model "
-        f"file of {least:,} bytes ({np.ceil(least / MB * 100) / 100:.2f} MB: {sizes.depths[0]} bits "
-        f"in every layer); raise the budget or allow smaller bit depths"
+        f"file of {least:,} bytes ({np.ceil(least / MB * 100) / 100:.2f} MB: {sizes.depths[0]} "
+        f"bits in every layer); raise the budget or allow smaller bit depths"
     )

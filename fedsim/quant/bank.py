@@ -1,8 +1,9 @@
 """The layer bank: each (layer, bit depth) packed once, named by the hash of its content.
 
 Weights never depend on a user's data, so thousands of clients share one bank: a client's model is a
-list of names. `BlobStore` is the bank's shelf, a folder of files named by their SHA-256; `LayerBank`
-fills it on the server; `WeightCache` reads it in a client's process and keeps dequantized layers.
+list of names. `BlobStore` is the bank's shelf, a folder of files named by their SHA-256;
+`LayerBank` fills it on the server; `WeightCache` reads it in a client's process and keeps
+dequantized layers.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def to_blob(packed: PackedWeight) -> bytes:
 
 
 def from_blob(data: bytes, layer: Layer, bits: int, granularity: str) -> PackedWeight:
-    """Return the packed weight in `data`; raise `FedsimError` when its length is not the layer's."""
+    """Return the packed weight in `data`; raise `FedsimError` when its length is not the
+    layer's."""
     scales = n_scales(layer.channels, granularity)
     expected = scales * SCALE_BYTES + packed_bytes(layer.n_weights, bits)
     if len(data) != expected:
@@ -105,7 +107,8 @@ class LayerBank:
         self._names: dict[tuple[int, int], str] = {}
 
     def name(self, index: int, bits: int) -> str:
-        """Return the content hash of layer `index` at `bits`, packing and storing it the first time."""
+        """Return the content hash of layer `index` at `bits`, packing and storing it the first
+        time."""
         key = (index, bits)
         if key not in self._names:
             weight = self._weights[self.layers[index].name]
@@ -128,7 +131,8 @@ class WeightCache:
         self._bytes = 0
 
     def weight(self, name: str, layer: Layer, bits: int, granularity: str) -> torch.Tensor:
-        """Return the float32 weight called `name`, shared with every model that uses it: read only."""
+        """Return the float32 weight called `name`, shared with every model that uses it: read
+        only."""
         if name in self._weights:
             self._weights.move_to_end(name)
             return self._weights[name]

@@ -5,9 +5,9 @@
     hessian  the share of it that minimises the squared output error weighted by the Fisher
     none     the observed range of a public signal: nothing of the user
 
-The quantized output is that of the delivered weights on the quantized input. The Fisher is the squared
-gradient of the loss against the model's own transcript: with the model's soft output as target that
-gradient would be zero at the full-precision point.
+The quantized output is that of the delivered weights on the quantized input. The Fisher is the
+squared gradient of the loss against the model's own transcript: with the model's soft output as
+target that gradient would be zero at the full-precision point.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ CANDIDATES = 100
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """A layer's weight before and after quantization (float32, the layer's shape) and its bias (N,)."""
+    """A layer's weight before and after quantization (float32, the layer's shape) and its bias
+    (N,)."""
 
     full: torch.Tensor
     quantized: torch.Tensor
@@ -72,13 +73,15 @@ def none(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
 
 @CALIBRATORS.register("cosine")
 def cosine(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
-    """The share of the observed range whose quantized output is nearest in angle to full precision."""
+    """The share of the observed range whose quantized output is nearest in angle to full
+    precision."""
     return search(seen, cosine_score(layer, seen, weights, bits))
 
 
 @CALIBRATORS.register("hessian")
 def hessian(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
-    """The share of the observed range with the least squared output error, weighted by the Fisher."""
+    """The share of the observed range with the least squared output error, weighted by the
+    Fisher."""
     return search(seen, fisher_score(layer, seen, weights, bits))
 
 
@@ -93,8 +96,8 @@ def calibrate_layer(
 ) -> Range:
     """Return the range of one layer's input.
 
-    `owner` is the layer's module with its full-precision weight, `quantized` the dequantized weight of
-    the plan (float32, of the layer's shape), `bits` the activation bits (4..16).
+    `owner` is the layer's module with its full-precision weight, `quantized` the dequantized weight
+    of the plan (float32, of the layer's shape), `bits` the activation bits (4..16).
     """
     weights = LayerWeights(owner.weight, quantized, owner.bias)  # type: ignore[arg-type]
     return CALIBRATORS[calibration](layer, seen, weights, bits)
@@ -157,7 +160,8 @@ def _gram_score(
     bias: torch.Tensor | None,
     bits: int,
 ) -> Score:
-    """`cosine_score` of a layer with far more outputs than inputs; the bias is one more input of 1."""
+    """`cosine_score` of a layer with far more outputs than inputs; the bias is one more input of
+    1."""
     weight = quantized if bias is None else torch.cat([quantized, bias[:, None]], dim=1)
     gram = weight.T @ weight
     projected = target @ weight
@@ -173,7 +177,8 @@ def _gram_score(
 
 
 def fisher_score(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Score:
-    """Return range -> -sum F (Y - Y')^2 over the rows seen, F the squared gradient by each output."""
+    """Return range -> -sum F (Y - Y')^2 over the rows seen, F the squared gradient by each
+    output."""
     assert seen.rows is not None
     assert seen.fisher is not None
     rows, importance = seen.rows, seen.fisher

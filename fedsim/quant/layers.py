@@ -33,8 +33,9 @@ SMALL_PARAMETER = 65_536
 class Layer:
     """One quantizable layer.
 
-    `name` is the path of the module whose output is observed; `shape` the shape of its weight, output
-    channels first; `aliases` the other modules that share the very same weight (a tied embedding).
+    `name` is the path of the module whose output is observed; `shape` the shape of its weight,
+    output channels first; `aliases` the other modules that share the very same weight (a tied
+    embedding).
     """
 
     name: str
@@ -57,16 +58,18 @@ def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[Layer, ...]
     """Return the quantizable layers of `model` in the order of `named_modules`.
 
     `keep` are names or shell patterns (`*.attention.*`) of layers to leave in full precision. Of
-    modules that share one weight the last becomes the layer (in a tied model that is the output head,
-    whose output is an activation; the embedding looks rows up) and the others its aliases.
+    modules that share one weight the last becomes the layer (in a tied model that is the output
+    head, whose output is an activation; the embedding looks rows up) and the others its aliases.
 
-    Raises `FedsimError` for a large parameter in a module of unknown type, for a `keep` that matches
-    nothing, and for a model with no layer at all.
+    Raises `FedsimError` for a large parameter in a module of unknown type, for a `keep` that
+    matches nothing, and for a model with no layer at all.
     """
     modules = dict(model.named_modules())
     unmatched = [k for k in keep if not any(fnmatchcase(name, k) for name in modules)]
     if unmatched:
-        raise FedsimError(f"keep: no layer is called {unmatched[0]!r}: {nearest(unmatched[0], modules)}")
+        raise FedsimError(
+            f"keep: no layer is called {unmatched[0]!r}: {nearest(unmatched[0], modules)}"
+        )
     owners: dict[int, list[tuple[str, str]]] = {}
     for name, module in modules.items():
         if any(fnmatchcase(name, k) for k in keep):
@@ -104,7 +107,8 @@ def plain_weights(model: nn.Module) -> nn.Module:
 
 
 def leftovers(model: nn.Module, layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
-    """Return the state of `model` that is no layer's weight: name -> tensor, in state-dict order."""
+    """Return the state of `model` that is no layer's weight: name -> tensor, in state-dict
+    order."""
     owned = {f"{n}.weight" for layer in layers for n in (layer.name, *layer.aliases)}
     return {k: v.detach() for k, v in model.state_dict().items() if k not in owned}
 

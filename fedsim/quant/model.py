@@ -16,11 +16,12 @@ from fedsim.quant.layers import Layer
 class Batch:
     """A few clips as the model takes them.
 
-    `inputs` are the keyword arguments of the module's forward. `frames_in` and `frames_out` say, per
-    layer, how many frames of its input and of its output are speech: int64 of shape (B,), one value a
-    clip, the rest being padding. A layer that is missing there has no padding. `targets` are token ids
-    of the model's own transcript (B, U), -100 where there is none, for a model whose forward needs them.
-    `language` is the code of the language that the clips are in, for models that want to know.
+    `inputs` are the keyword arguments of the module's forward. `frames_in` and `frames_out` say,
+    per layer, how many frames of its input and of its output are speech: int64 of shape (B,), one
+    value a clip, the rest being padding. A layer that is missing there has no padding. `targets`
+    are token ids of the model's own transcript (B, U), -100 where there is none, for a model whose
+    forward needs them. `language` is the code of the language that the clips are in, for models
+    that want to know.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -45,9 +46,11 @@ class Quantizable(Protocol):
         """Run the network once; return its logits."""
 
     def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """Return the loss of `logits` against the model's own transcript, summed over clips (scalar)."""
+        """Return the loss of `logits` against the model's own transcript, summed over clips
+        (scalar)."""
 
 
 def frame_axis(kind: str) -> int:
-    """Return the axis of frames in a layer's input and output: (B, C, T) for conv1d, else (B, T, C)."""
+    """Return the axis of frames in a layer's input and output: (B, C, T) for conv1d, else (B, T,
+    C)."""
     return 2 if kind == "conv1d" else 1

@@ -1,9 +1,11 @@
 """The model file: one safetensors file per client, exact to the byte, verified by hash.
 
     8 bytes        length of the header (little endian)
-    header         JSON: tensor names, dtypes, shapes, offsets, and the manifest under `__metadata__`;
+    header         JSON: tensor names, dtypes, shapes, offsets, and the manifest under
+    `__metadata__`;
                    padded with spaces to a length that depends on the model alone
-    tensors        widest type first: activation ranges (F32), weight scales (F32), leftovers, then the
+    tensors        widest type first: activation ranges (F32), weight scales (F32), leftovers, then
+    the
                    packed codes of each layer (U8)
 
 Because the header's length is fixed, the size of a file is a constant plus the packed bytes of each
@@ -36,7 +38,7 @@ from fedsim.quant.weights import SCALE_BYTES, PackedWeight, n_scales
 FORMAT = "fedsim-model/1"
 SUFFIX = ".safetensors"
 _NO_DIGEST = "0" * 64
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "I64": np.dtype("<i8"),
     "F32": np.dtype("<f4"),
@@ -51,8 +53,8 @@ _DTYPES = {
 class Manifest:
     """What a model file says of itself: enough to load it into the architecture it came from.
 
-    `model` is the id or folder of the full-precision model and `fingerprint` the hash of its layers'
-    names and shapes; `bits` one bit depth per layer; `settings` what else a loader needs.
+    `model` is the id or folder of the full-precision model and `fingerprint` the hash of its
+    layers' names and shapes; `bits` one bit depth per layer; `settings` what else a loader needs.
     """
 
     model: str
@@ -158,8 +160,8 @@ def read(path: str | os.PathLike[str], layers: Sequence[Layer]) -> ModelFile:
     manifest, tensors = _read_raw(Path(path))
     if manifest.fingerprint != fingerprint(layers):
         raise ModelFileError(
-            f"{path} holds a model made from {manifest.model!r}, whose layers differ from those of the "
-            f"model given; pass the model it was made from"
+            f"{path} holds a model made from {manifest.model!r}, whose layers differ from those "
+            f"of the model given; pass the model it was made from"
         )
     scales, at = tensors["fedsim.scales"], 0
     weights = []
@@ -235,7 +237,8 @@ def _header(
 def _header_length(
     layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor], manifest: Manifest
 ) -> int:
-    """Return the length that holds the header of any plan: that of all layers at the widest depth."""
+    """Return the length that holds the header of any plan: that of all layers at the widest
+    depth."""
 
     def blank(n_bytes: int) -> np.ndarray:  # an array of the right size that takes no memory
         return np.broadcast_to(np.uint8(0), n_bytes)
@@ -243,7 +246,10 @@ def _header_length(
     widest = Manifest(**(asdict(manifest) | {"bits": (MAX_BITS,) * len(layers)}))
     n = sum(n_scales(a.channels, manifest.granularity) for a in layers)
     tensors = {name: t.numpy() for name, t in leftovers.items()}
-    tensors |= {"fedsim.ranges": np.zeros((len(layers), 2), "<f4"), "fedsim.scales": np.zeros(n, "<f4")}
+    tensors |= {
+        "fedsim.ranges": np.zeros((len(layers), 2), "<f4"),
+        "fedsim.scales": np.zeros(n, "<f4"),
+    }
     for a in layers:
         tensors[f"{a.name}.codes"] = blank(packed_bytes(a.n_weights, MAX_BITS))
     # The order of tensors moves digits between offsets: room for one more digit in each.
@@ -274,19 +280,22 @@ def _read_raw(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
             raise ValueError("hash")
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ModelFileError(
-            f"the model file {path} is damaged ({data.size:,} bytes, the hash does not match) or no "
-            f"fedsim model file; fetch it again or make it anew"
+            f"the model file {path} is damaged ({data.size:,} bytes, the hash does not match) or "
+            f"no fedsim model file; fetch it again or make it anew"
         ) from error
     if version != FORMAT:
-        raise ModelFileError(f"{path} has format {version!r}, this fedsim reads {FORMAT!r}; update it")
+        raise ModelFileError(
+            f"{path} has format {version!r}, this fedsim reads {FORMAT!r}; update it"
+        )
     fields = json.loads(meta["manifest"])
     manifest = Manifest(**(fields | {"bits": tuple(fields["bits"])}))
     body = data[8 + length :]
-    tensors = {
-        name: np.frombuffer(body[slice(*entry["data_offsets"])].tobytes(), _DTYPES[entry["dtype"]])
-        .reshape(entry["shape"])
-        for name, entry in entries.items()
-    }
+    tensors = {}
+    for name, entry in entries.items():
+        start, end = entry["data_offsets"]
+        kind = _DTYPES[entry["dtype"]]
+        array = np.frombuffer(body[start:end].tobytes(), dtype=kind)
+        tensors[name] = array.reshape(entry["shape"])
     return manifest, tensors
 
 
@@ -298,4 +307,4 @@ def _dtype_name(array: np.ndarray) -> str:
 
 
 def _raw(array: np.ndarray) -> memoryview:
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -1,7 +1,8 @@
 """What calibration sees of a user's clips: of every layer input its range, and a few rows of it.
 
-A *row* is what one output frame is computed from: the input vector of a linear layer, the patch of a
-convolution. With rows every layer is a matrix product, and a candidate range costs one small product.
+A *row* is what one output frame is computed from: the input vector of a linear layer, the patch of
+a convolution. With rows every layer is a matrix product, and a candidate range costs one small
+product.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ ROWS = 256
 class Seen:
     """What was seen of one layer.
 
-    `low`, `high`: the exact extremes of its input. `rows`: float32 (R, G, K) for G groups of K inputs
-    each (G = 1 but for grouped convolutions), or None. `fisher`: float32 (R, N), the squared gradient
-    of the pseudo-label loss by the output of each row, or None.
+    `low`, `high`: the exact extremes of its input. `rows`: float32 (R, G, K) for G groups of K
+    inputs each (G = 1 but for grouped convolutions), or None. `fisher`: float32 (R, N), the squared
+    gradient of the pseudo-label loss by the output of each row, or None.
     """
 
     low: float
@@ -49,9 +50,9 @@ def observe(
 ) -> dict[str, Seen]:
     """Return what one pass over `batches` shows of each layer's input: layer name -> `Seen`.
 
-    Layers that only look rows of a table up have no input to quantize and are left out. With `fisher`
-    each batch must carry targets (the model's own transcript); one backward pass serves all layers and
-    no weight receives a gradient.
+    Layers that only look rows of a table up have no input to quantize and are left out. With
+    `fisher` each batch must carry targets (the model's own transcript); one backward pass serves
+    all layers and no weight receives a gradient.
     """
     layers = [layer for layer in model.layers if layer.kind != "embedding"]
     views = {layer.name: _View(layer, capacity) for layer in layers}
@@ -89,7 +90,8 @@ class _View:
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def see_rows(self, module: nn.Module, x: torch.Tensor, out: torch.Tensor) -> np.ndarray:
-        """Keep some input rows; return their places among the frames of the output, int64 (m, 2)."""
+        """Keep some input rows; return their places among the frames of the output, int64 (m,
+        2)."""
         axis = frame_axis(self.layer.kind)
         clips, length = out.shape[0], out.shape[axis] if out.ndim == 3 else 1
         counts = np.full(clips, length) if self.frames_out is None else self.frames_out.numpy()
@@ -121,9 +123,7 @@ class _View:
 
 
 @contextmanager
-def _hooks(
-    model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
-) -> Iterator[None]:
+def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool) -> Iterator[None]:
     """Observe every layer while open; hooks never outlive an error."""
 
     def see(view: _View, module: nn.Module, x: torch.Tensor, out: torch.Tensor) -> None:

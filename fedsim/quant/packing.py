@@ -1,6 +1,7 @@
 """Packing of integer codes into bytes, any width from 2 to 16 bits, no bit wasted.
 
-Codes are written one after the other, least significant bit first; the last byte is filled with zeros.
+Codes are written one after the other, least significant bit first; the last byte is filled with
+zeros.
 """
 
 from __future__ import annotations
@@ -44,13 +45,15 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 def unpack(payload: np.ndarray, bits: int, n_codes: int) -> np.ndarray:
     """Return the `n_codes` codes of a payload as uint16 (1-D): the inverse of `pack`.
 
-    Raises `FedsimError` for a width outside 2..16 and `ValueError` for a payload of the wrong length.
+    Raises `FedsimError` for a width outside 2..16 and `ValueError` for a payload of the wrong
+    length.
     """
     _check(bits)
     data = np.frombuffer(payload, np.uint8)
     if data.size != packed_bytes(n_codes, bits):
         raise ValueError(
-            f"{n_codes} codes of {bits} bits take {packed_bytes(n_codes, bits)} bytes, not {data.size}"
+            f"{n_codes} codes of {bits} bits take {packed_bytes(n_codes, bits)} bytes, not "
+            f"{data.size}"
         )
     if bits == 8:
         return data.astype(np.uint16)
@@ -71,4 +74,6 @@ def unpack(payload: np.ndarray, bits: int, n_codes: int) -> np.ndarray:
 
 def _check(bits: int) -> None:
     if not MIN_BITS <= bits <= MAX_BITS:
-        raise FedsimError(f"a bit depth of {bits} cannot be packed: use {MIN_BITS} to {MAX_BITS} bits")
+        raise FedsimError(
+            f"a bit depth of {bits} cannot be packed: use {MIN_BITS} to {MAX_BITS} bits"
+        )

@@ -7,10 +7,11 @@ import torch
 
 
 class Sample:
-    """A bounded sample of a stream: one row of each `stride` in a row, `stride` doubling as it fills.
+    """A bounded sample of a stream: one row of each `stride` in a row, `stride` doubling as it
+    fills.
 
-    Rows may be scalars (`row_shape` ()) or arrays. Two samples that are given the same counts keep the
-    same places of their streams, so that, say, inputs and gradients stay side by side.
+    Rows may be scalars (`row_shape` ()) or arrays. Two samples that are given the same counts keep
+    the same places of their streams, so that, say, inputs and gradients stay side by side.
     """
 
     def __init__(self, capacity: int, row_shape: tuple[int, ...] = ()) -> None:
@@ -27,7 +28,8 @@ class Sample:
     def room_for(self, n: int) -> int:
         """Return how many of the `n` rows that come next to keep; thin what is kept if need be."""
         while self._used + -(-n // self._stride) > len(self._values):
-            # One of each two neighbours, at random: a fixed choice would follow the channels' order.
+            # One of each two neighbours, at random: a fixed choice would follow the channels'
+            # order.
             half = self._used // 2
             pick = 2 * np.arange(half) + self._rng.integers(0, 2, half)
             self._values[:half] = self._values[pick]
@@ -44,8 +46,8 @@ class Sample:
 def spread(n: int, keep: int) -> np.ndarray:
     """Return `keep` of the places 0..n-1, ascending int64: one at random in each equal stretch.
 
-    The jitter keeps the places from falling in step with the channels of a layer. The same arguments
-    give the same places.
+    The jitter keeps the places from falling in step with the channels of a layer. The same
+    arguments give the same places.
     """
     if keep >= n:
         return np.arange(n)
@@ -53,10 +55,9 @@ def spread(n: int, keep: int) -> np.ndarray:
     return ((np.arange(keep) + rng.random(keep)) * (n / keep)).astype(np.int64)
 
 
-def masked_extremes(
-    x: torch.Tensor, frames: torch.Tensor | None, axis: int
-) -> tuple[float, float]:
-    """Return the least and greatest element of `x` (B, ...), of each clip its first `frames[b]` only."""
+def masked_extremes(x: torch.Tensor, frames: torch.Tensor | None, axis: int) -> tuple[float, float]:
+    """Return the least and greatest element of `x` (B, ...), of each clip its first `frames[b]`
+    only."""
     if frames is None or int(frames.min()) == x.shape[axis]:
         low, high = torch.aminmax(x)
         return float(low), float(high)

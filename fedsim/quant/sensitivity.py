@@ -1,9 +1,10 @@
 """How a model's layers respond to a user's clips: one number per layer, from one forward pass.
 
-Algorithm 1, line 2: a_l = median over the user's clips of |output of layer l|. All layers are observed
-in the same pass. A layer keeps a jittered, evenly spread sample of its output's elements (one from each
-stretch of equal length), at most `CAPACITY` of them however much audio there is: memory is flat and the
-cost small against the forward. With fewer elements than that the statistics are exact.
+Algorithm 1, line 2: a_l = median over the user's clips of |output of layer l|. All layers are
+observed in the same pass. A layer keeps a jittered, evenly spread sample of its output's elements
+(one from each stretch of equal length), at most `CAPACITY` of them however much audio there is:
+memory is flat and the cost small against the forward. With fewer elements than that the statistics
+are exact.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def variance(seen: Observed) -> float:
 
 
 NEEDS_EXTREMES = {"max", "abs-max"}
-"""Measures of the exact extremes, which cost a look at every element; others need the sample alone."""
+"""Measures of the exact extremes, which cost a look at every element; others need the sample
+alone."""
 
 
 class _Watcher:
@@ -172,8 +174,8 @@ def sense(
         value = reduce(Observed(kept.values, low, high))
         if not np.isfinite(value):
             raise FedsimError(
-                f"layer {layer.name!r} answers the clips with {value}: the model overflows on them; "
-                f"check the clips' level and the checkpoint"
+                f"layer {layer.name!r} answers the clips with {value}: the model overflows on "
+                f"them; check the clips' level and the checkpoint"
             )
         values.append(value)
     return np.asarray(values, dtype=np.float64)

@@ -16,8 +16,8 @@ from fedsim.quant.model import Quantizable
 class Switch:
     """Holds a model's full-precision tensors and puts others in their place.
 
-    No weight is copied: parameters point at the tensors that they are given, which several models may
-    share. So whatever is installed must not be written to.
+    No weight is copied: parameters point at the tensors that they are given, which several models
+    may share. So whatever is installed must not be written to.
     """
 
     def __init__(self, model: Quantizable) -> None:

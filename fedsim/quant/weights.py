@@ -20,7 +20,8 @@ SCALE_BYTES = 4
 """Bytes of one stored scale (float32)."""
 
 GRANULARITIES: Registry = Registry("granularity")
-"""How many weights share a scale: name -> function that maps W (N, ...) to max|W| of (N,) or (1,)."""
+"""How many weights share a scale: name -> function that maps W (N, ...) to max|W| of (N,) or
+(1,)."""
 
 
 @GRANULARITIES.register("per_tensor")
@@ -37,7 +38,8 @@ def per_channel(weight: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A quantized weight as it is stored: payload (uint8) and scales (float32, (1,) or (channels,))."""
+    """A quantized weight as it is stored: payload (uint8) and scales (float32, (1,) or
+    (channels,))."""
 
     shape: tuple[int, ...]
     bits: int

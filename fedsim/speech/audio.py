@@ -18,8 +18,8 @@ def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.n
     """Return the clip in a file or in its bytes as float32 (samples,) at 16 kHz.
 
     With `convert` a stereo clip is mixed down and another rate resampled; without, each is an
-    `AudioError`, as is a clip that is missing, unreadable, empty, too short or not finite. `name` is
-    what the error calls it.
+    `AudioError`, as is a clip that is missing, unreadable, empty, too short or not finite. `name`
+    is what the error calls it.
     """
     import soundfile
 
@@ -30,8 +30,8 @@ def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.n
         samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise AudioError(
-            f"audio file {name} cannot be read ({str(error).strip().splitlines()[-1]}); replace it or "
-            f"remove it from the corpus"
+            f"audio file {name} cannot be read ({str(error).strip().splitlines()[-1]}); replace "
+            f"it or remove it from the corpus"
         ) from error
     if samples.shape[1] != 1:
         if not convert:
@@ -44,8 +44,8 @@ def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.n
     if rate != SAMPLE_RATE:
         if not convert:
             raise AudioError(
-                f"audio file {name} has a rate of {rate:,} Hz; resample it to {SAMPLE_RATE:,} Hz, or "
-                f"set corpus.convert: true"
+                f"audio file {name} has a rate of {rate:,} Hz; resample it to {SAMPLE_RATE:,} Hz, "
+                f"or set corpus.convert: true"
             )
         import soxr
 
@@ -54,7 +54,8 @@ def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.n
 
 
 def clip_seconds(source: Path | bytes) -> float:
-    """Return the length of a clip in seconds, from its header; raises `AudioError` if unreadable."""
+    """Return the length of a clip in seconds, from its header; raises `AudioError` if
+    unreadable."""
     import soundfile
 
     try:
@@ -79,8 +80,8 @@ def check_clip(clip: np.ndarray, name: str) -> np.ndarray:
         raise AudioError(f"{name} is empty; leave it out")
     if not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(
-            f"{name} has samples of type {samples.dtype}; give floats between -1 and 1, for example "
-            f"clip.astype('float32') / 32768"
+            f"{name} has samples of type {samples.dtype}; give floats between -1 and 1, for "
+            f"example clip.astype('float32') / 32768"
         )
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())

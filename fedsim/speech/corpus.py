@@ -1,7 +1,7 @@
 """Corpora: where clips come from, grouped into clients, split into tuning and test clips.
 
-Opening a corpus reads its metadata only; audio is read when a client works with it. A tuning clip has
-no text that could be read: its `Utterance` is stripped of it.
+Opening a corpus reads its metadata only; audio is read when a client works with it. A tuning clip
+has no text that could be read: its `Utterance` is stripped of it.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def open_hub(corpus: CorpusSettings) -> list[Utterance]:
         table = datasets.load_dataset(corpus.path, corpus.config, split=corpus.split)
     except Exception as error:  # each data set script and builder raises its own
         raise FedsimError(
-            f"data set {corpus.path!r} cannot be loaded: {str(error).strip().splitlines()[0]}; check "
-            f"corpus.path, corpus.config, corpus.split and the network"
+            f"data set {corpus.path!r} cannot be loaded: {str(error).strip().splitlines()[0]}; "
+            f"check corpus.path, corpus.config, corpus.split and the network"
         ) from error
     names = _columns(corpus, table.column_names, {}, f"data set {corpus.path!r}")
     table = table.cast_column(names["audio"], datasets.Audio(decode=False))
@@ -107,7 +107,8 @@ def open_hub(corpus: CorpusSettings) -> list[Utterance]:
         column = table[names[field]]
         labels = hasattr(feature, "int2str")
         values[field] = [
-            None if v is None else str(feature.int2str(v) if labels and v >= 0 else v) for v in column
+            None if v is None else str(feature.int2str(v) if labels and v >= 0 else v)
+            for v in column
         ]
     audio = table.select_columns([names["audio"]]).rename_column(names["audio"], "audio")
     return [
@@ -116,13 +117,15 @@ def open_hub(corpus: CorpusSettings) -> list[Utterance]:
     ]
 
 
-def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> dict[str, ClientData]:
+def open_clients(
+    corpus: CorpusSettings, clients: ClientSettings, seed: int
+) -> dict[str, ClientData]:
     """Return the clients of a scenario, by key in sorted order: groups of the corpus, each split.
 
-    `clients` has `select` (keys, or None for all) and `limit`. The split of a client depends on `seed`,
-    its key and its own clips only. A client with too few clips keeps what it has: `require_clips` says
-    so when it takes part. Raises `FedsimError` for a corpus that cannot be grouped, and for a selected
-    client that it does not hold.
+    `clients` has `select` (keys, or None for all) and `limit`. The split of a client depends on
+    `seed`, its key and its own clips only. A client with too few clips keeps what it has:
+    `require_clips` says so when it takes part. Raises `FedsimError` for a corpus that cannot be
+    grouped, and for a selected client that it does not hold.
     """
     utterances = CORPORA[corpus.kind](corpus)
     groups: dict[str, list[Utterance]] = defaultdict(list)
@@ -147,9 +150,7 @@ def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> 
     return {key: _split(corpus, key, groups[key], seed) for key in keys[: clients.limit]}
 
 
-def _split(
-    corpus: CorpusSettings, key: str, utterances: list[Utterance], seed: int
-) -> ClientData:
+def _split(corpus: CorpusSettings, key: str, utterances: list[Utterance], seed: int) -> ClientData:
     if corpus.max_seconds is not None:
         utterances = [u for u in utterances if _seconds(u) <= corpus.max_seconds]
     order = client_rng(seed, key, "split").permutation(len(utterances))
@@ -174,19 +175,21 @@ def client_rng(seed: int, client: str, purpose: str) -> np.random.Generator:
 
 
 def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
-    """Raise `FedsimError` when a client has no tuning clips, no test clips or a test clip no text."""
+    """Raise `FedsimError` when a client has no tuning clips, no test clips or a test clip no
+    text."""
     total = len(client.tuning) + len(client.test)
     if not client.tuning or not client.test:
         which = "tuning" if not client.tuning else "test"
         raise FedsimError(
-            f"client {client.key!r} has no {which} clips: the corpus holds {total} of its clips and "
-            f"corpus.test_clips takes {corpus.test_clips} first; lower it or leave the client out"
+            f"client {client.key!r} has no {which} clips: the corpus holds {total} of its clips "
+            f"and corpus.test_clips takes {corpus.test_clips} first; lower it or leave the client "
+            f"out"
         )
     silent = next((u for u in client.test if not u.text), None)
     if silent is not None:
         raise FedsimError(
-            f"client {client.key!r}: test clip {silent.key} has no text to compare with; fill in its "
-            f"text or remove the clip"
+            f"client {client.key!r}: test clip {silent.key} has no text to compare with; fill in "
+            f"its text or remove the clip"
         )
 
 
@@ -197,7 +200,8 @@ def read_utterance(utterance: Utterance, *, convert: bool = False) -> np.ndarray
 
 
 def _seconds(utterance: Utterance) -> float:
-    """Return a clip's length; of one that cannot be read 0, so that its client is told when it works."""
+    """Return a clip's length; of one that cannot be read 0, so that its client is told when it
+    works."""
     source, _ = _audio(utterance)
     try:
         return clip_seconds(source)

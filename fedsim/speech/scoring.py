@@ -11,7 +11,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Errors:
-    """Counts over some clips; word and character counts of a recognizer, `correct` of a classifier."""
+    """Counts over some clips; word and character counts of a recognizer, `correct` of a
+    classifier."""
 
     clips: int
     errors: int = 0

@@ -32,18 +32,20 @@ def load_model(
     """Load a pretrained model in float32, ready to be observed and quantized.
 
     `model` is a hub id or a folder in the transformers layout (config.json, safetensors, processor
-    files), which is read through a memory map. `window_s` (1..30, Whisper only) shortens the encoder's
-    input; `keep` names layers to leave in full precision; `batch_size` is the most clips in a batch.
+    files), which is read through a memory map. `window_s` (1..30, Whisper only) shortens the
+    encoder's input; `keep` names layers to leave in full precision; `batch_size` is the most clips
+    in a batch.
 
-    Raises `FedsimError` when there is no such model, its architecture is not known, a file is missing
-    or damaged, or an option does not fit.
+    Raises `FedsimError` when there is no such model, its architecture is not known, a file is
+    missing or damaged, or an option does not fit.
     """
     name = str(model)
     config = _read_config(name)
     class_name = (config.architectures or ["?"])[0]
     if class_name not in ADAPTERS:
         raise FedsimError(
-            f"model {name!r} is a {class_name}, which fedsim cannot run: {nearest(class_name, ADAPTERS)}"
+            f"model {name!r} is a {class_name}, which fedsim cannot run: "
+            f"{nearest(class_name, ADAPTERS)}"
         )
     adapter = importlib.import_module(f"fedsim.speech.models.{ADAPTERS[class_name]}")
     module = _load_module(name, class_name)
@@ -129,8 +131,8 @@ def _load_module(name: str, class_name: str) -> nn.Module:
     missing = sorted(k for k in report["missing_keys"] if not k.endswith("masked_spec_embed"))
     if missing:
         raise FedsimError(
-            f"model {name!r} lacks {len(missing)} of its weights (first: {missing[0]!r}): it was not "
-            f"fine-tuned as a {class_name}; choose a checkpoint that was"
+            f"model {name!r} lacks {len(missing)} of its weights (first: {missing[0]!r}): it was "
+            f"not fine-tuned as a {class_name}; choose a checkpoint that was"
         )
     return _freeze(module)
 
@@ -169,8 +171,8 @@ def _shorten(name: str, module: nn.Module, window_s: float) -> None:
     config: Any = module.config
     if config.model_type != "whisper":
         raise FedsimError(
-            f"model.window_s is {window_s:g}, but {name!r} is no Whisper model and takes clips of any "
-            f"length; remove window_s"
+            f"model.window_s is {window_s:g}, but {name!r} is no Whisper model and takes clips of "
+            f"any length; remove window_s"
         )
     full = config.max_source_positions / 50
     if not 1 <= window_s <= full:

@@ -87,7 +87,8 @@ def tuning_batches(
     tokens: Sequence[torch.Tensor] | None,
     language: str | None = None,
 ) -> Iterator[Batch]:
-    """Yield batches of `clips` that a forward pass takes; `tokens` as `own_tokens` returned them."""
+    """Yield batches of `clips` that a forward pass takes; `tokens` as `own_tokens` returned
+    them."""
     for batch, places in model.batches(clips, language):
         yield batch if tokens is None else model.with_tokens(batch, [tokens[i] for i in places])
 
@@ -112,8 +113,8 @@ def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterato
 def public_clips(seconds: float = 2.0, n: int = 4) -> list[np.ndarray]:
     """Return a public signal that stands in for speech where no user data may be used.
 
-    `n` clips of noise with the long-term spectrum of speech (flat to 500 Hz, then 9 dB an octave down)
-    under a 4 Hz syllable rhythm, at -23 dBFS; seeded, so it is the same everywhere.
+    `n` clips of noise with the long-term spectrum of speech (flat to 500 Hz, then 9 dB an octave
+    down) under a 4 Hz syllable rhythm, at -23 dBFS; seeded, so it is the same everywhere.
     """
     rng = np.random.default_rng(20230820)
     size = int(seconds * SAMPLE_RATE)

@@ -1,8 +1,8 @@
 """wav2vec 2.0 and its Conformer variant, with a CTC head or a classifier.
 
 Models whose first convolution is group-normalised (`feat_extract_norm: group`, the base models) and
-Conformers (an unmasked depthwise convolution) answer differently when a clip is padded; their batches
-hold clips of one length only. The others are padded and masked.
+Conformers (an unmasked depthwise convolution) answer differently when a clip is padded; their
+batches hold clips of one length only. The others are padded and masked.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Wav2Vec2:
 
     @property
     def task(self) -> str:
-        """"classify" for the sequence classifiers, else "transcribe"."""
+        """ "classify" for the sequence classifiers, else "transcribe"."""
         return "transcribe" if self.tokenizer is not None else "classify"
 
     @property
@@ -110,13 +110,14 @@ class Wav2Vec2:
         if self.task == "classify":
             return F.cross_entropy(logits, best, reduction="sum")
         frames = self._speech(batch)
+        config: Any = self.module.config
         rows = [self._collapse(ids, n) for ids, n in zip(best, frames, strict=True)]
         return F.ctc_loss(
             F.log_softmax(logits.float(), dim=-1).transpose(0, 1),
             torch.cat(rows),
             torch.tensor(frames),
             torch.tensor([len(row) for row in rows]),
-            blank=self.module.config.pad_token_id,  # type: ignore[union-attr]
+            blank=config.pad_token_id,
             reduction="sum",
             zero_infinity=True,
         )
@@ -152,7 +153,8 @@ def adapt(
     tokenizer: Any,
     batch_size: int,
 ) -> Wav2Vec2:
-    """Return the adapter of a loaded network; raise `FedsimError` for a variant it does not know."""
+    """Return the adapter of a loaded network; raise `FedsimError` for a variant it does not
+    know."""
     config: Any = module.config
     if getattr(config, "add_adapter", False):
         raise FedsimError(

@@ -1,8 +1,9 @@
 """Whisper: an encoder over a fixed window of audio, a decoder over tokens.
 
-Sensing and calibration transcribe a clip once, then run one teacher-forced pass over the tokens that
-came out. `window_s` shortens the encoder's 30 s window by cutting its table of positions: several times
-faster on short clips, and a change to the model; check its word errors before you trust it.
+Sensing and calibration transcribe a clip once, then run one teacher-forced pass over the tokens
+that came out. `window_s` shortens the encoder's 30 s window by cutting its table of positions:
+several times faster on short clips, and a change to the model; check its word errors before you
+trust it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ itself without end, and nobody speaks faster."""
 
 @dataclass(frozen=True)
 class Whisper:
-    """Adapter for `WhisperForConditionalGeneration`; see `fedsim.speech.models.base.SpeechModel`."""
+    """Adapter for `WhisperForConditionalGeneration`; see
+    `fedsim.speech.models.base.SpeechModel`."""
 
     id: str
     module: nn.Module
@@ -53,8 +55,8 @@ class Whisper:
     def batches(
         self, clips: Sequence[np.ndarray], language: str | None = None
     ) -> Iterator[tuple[Batch, list[int]]]:
-        """Yield batches by length. `language` is a code or name ("it", "it_it", "italian"), or None:
-        then the model detects it, clip by clip."""
+        """Yield batches by length. `language` is a code or name ("it", "it_it", "italian"), or
+        None: then the model detects it, clip by clip."""
         code = self._language(language)
         for places in by_length(clips, self.batch_size, exact=False):
             yield self._encode([clips[i] for i in places], code), places
@@ -63,8 +65,9 @@ class Whisper:
         longest = max(len(c) for c in clips) / SAMPLE_RATE
         if longest > self.window:
             raise AudioError(
-                f"a clip of {longest:.1f} s is longer than the model's window of {self.window:g} s; "
-                f"cut the clip or set model.window_s to at least {math.ceil(longest)} (30 at most)"
+                f"a clip of {longest:.1f} s is longer than the model's window of {self.window:g} "
+                f"s; cut the clip or set model.window_s to at least {math.ceil(longest)} (30 at "
+                f"most)"
             )
         features = self.extractor(
             clips,
@@ -92,7 +95,8 @@ class Whisper:
         return self._generate(batch)
 
     def with_tokens(self, batch: Batch, tokens: Sequence[torch.Tensor]) -> Batch:
-        """Return the batch with `tokens` as the decoder's input and, one step later, its targets."""
+        """Return the batch with `tokens` as the decoder's input and, one step later, its
+        targets."""
         rules: Any = self.module.generation_config
         prompt = 4 if getattr(rules, "is_multilingual", False) else 2
         length = max(len(row) for row in tokens)
@@ -150,7 +154,10 @@ class Whisper:
         cache, step = None, ids
         for n in range(1, int(bounds.max()) + 1):
             out = module(
-                encoder_outputs=encoded, decoder_input_ids=step, past_key_values=cache, use_cache=True
+                encoder_outputs=encoded,
+                decoder_input_ids=step,
+                past_key_values=cache,
+                use_cache=True,
             )
             cache, logits = out.past_key_values, out.logits[:, -1].clone()
             logits[:, list(rules.suppress_tokens or ())] = -torch.inf
@@ -165,7 +172,8 @@ class Whisper:
         return [row[: prompt + int(n)] for row, n in zip(ids, lengths, strict=True)]
 
     def _prompt(self, batch: Batch, encoded: Any) -> torch.Tensor:
-        """Return start of transcript, language, task, no timestamps: (B, 4); English-only: (B, 2)."""
+        """Return start of transcript, language, task, no timestamps: (B, 4); English-only: (B,
+        2)."""
         module: Any = self.module
         rules: Any = module.generation_config
         n = len(batch.inputs["input_features"])
@@ -193,8 +201,8 @@ class Whisper:
         code = word if word in LANGUAGES else TO_LANGUAGE_CODE.get(word, short)
         if code not in LANGUAGES:
             raise FedsimError(
-                f"Whisper knows no language {language!r}: {nearest(word, TO_LANGUAGE_CODE)}; use an ISO "
-                f"code (it), a locale (it_it) or an English name (italian)"
+                f"Whisper knows no language {language!r}: {nearest(word, TO_LANGUAGE_CODE)}; use "
+                f"an ISO code (it), a locale (it_it) or an English name (italian)"
             )
         return code
 

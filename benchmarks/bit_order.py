@@ -1,0 +1,112 @@
+"""Which layers should give up bits first? Whisper base on the real English prompts, weights only.
+
+    python -m benchmarks.bit_order            (needs python -m benchmarks.real_speech once)
+
+Prints the corpus WER of each order of Algorithm 1 at 5.5 bits with one scale per tensor, and of 4
+bits with one scale per channel, with 95 % bootstrap intervals over the test clips; last the two
+ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from benchmarks.fixtures import prompts, whisper_base
+from fedsim.quant import modelfile
+from fedsim.quant.allocation import Sizes, allocate, mean_bits
+from fedsim.quant.packing import MAX_BITS, MIN_BITS, packed_bytes
+from fedsim.quant.sensitivity import sense
+from fedsim.quant.switch import switch_of
+from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.speech.models.base import SpeechModel, own_tokens, transcribe_clips, tuning_batches
+from fedsim.speech.scoring import count_errors
+
+LANGUAGE = "en"
+
+
+def weights_only(model: SpeechModel, bits: float) -> tuple[Sizes, int]:
+    """Return sizes that count weights alone, and the bytes of `bits` bits a weight on average."""
+    depths = tuple(range(MIN_BITS, MAX_BITS + 1))
+    table = [[packed_bytes(a.n_weights, d) for d in depths] for a in model.layers]
+    total = sum(a.n_weights for a in model.layers)
+    return Sizes(depths, np.array(table, np.int64), 0), int(total * bits / 8)
+
+
+def test(
+    model: SpeechModel, plan: Sequence[int], granularity: str, clips: list[np.ndarray]
+) -> list[str]:
+    """Return the transcripts of `clips` by the model with these bit depths, activations in
+    float32."""
+    switch = switch_of(model)
+    full = switch.full_weights()
+    weights = {
+        layer.name: dequantize_weight(quantize_weight(full[layer.name], b, granularity))
+        for layer, b in zip(model.layers, plan, strict=True)
+    }
+    leftovers = modelfile.load_leftovers(modelfile.store_leftovers(switch.full_leftovers()))
+    switch.install(weights, leftovers, None, 8)
+    try:
+        return transcribe_clips(model, clips, LANGUAGE)
+    finally:
+        switch.restore()
+
+
+def interval(errors: np.ndarray, words: np.ndarray) -> tuple[float, float, float]:
+    """Return corpus WER and its 95 % bootstrap interval over clips, in percent."""
+    rng = np.random.default_rng(0)
+    draw = rng.integers(0, len(errors), (10_000, len(errors)))
+    rates = errors[draw].sum(1) / words[draw].sum(1)
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return 100 * errors.sum() / words.sum(), 100 * low, 100 * high
+
+
+def main() -> None:
+    """Run the comparison and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=64, help="test clips (default 64)")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    model = whisper_base()
+    tuning, test_clips, references = prompts(LANGUAGE, 16, args.clips)
+    with torch.no_grad():
+        tokens = own_tokens(model, tuning, LANGUAGE)
+    batches = list(tuning_batches(model, tuning, tokens, LANGUAGE))
+    medians = sense(model, batches)
+    sizes, budget = weights_only(model, 5.5)
+    n_weights = [a.n_weights for a in model.layers]
+
+    def plan(name: str, order: str = "descending", seed: int = 0) -> tuple[int, ...]:
+        rng = np.random.default_rng(seed)
+        return allocate(name, medians, sizes, budget, order=order, rng=rng)
+
+    runs = {
+        "full precision": None,
+        "5.5 bits per tensor, descending": (plan("myqasr"), "per_tensor"),
+        "5.5 bits per tensor, ascending": (plan("myqasr", "ascending"), "per_tensor"),
+        "5.5 bits per tensor, shuffle 1": (plan("shuffled", seed=1), "per_tensor"),
+        "5.5 bits per tensor, shuffle 2": (plan("shuffled", seed=2), "per_tensor"),
+        "4 bits per channel, uniform": ((4,) * len(model.layers), "per_channel"),
+    }
+    rates = {}
+    for name, run in runs.items():
+        if run is None:
+            hypotheses = transcribe_clips(model, test_clips, LANGUAGE)
+        else:
+            hypotheses = test(model, *run, test_clips)
+        counts = [count_errors([r], [h]) for r, h in zip(references, hypotheses, strict=True)]
+        errors, words = (np.array([getattr(c, k) for c in counts]) for k in ("errors", "words"))
+        rates[name], low, high = interval(errors, words)
+        depth = "" if run is None else f"   mean bits {mean_bits(run[0], n_weights):.2f}"
+        print(f"{name:34} WER {rates[name]:6.1f} % [{low:5.1f}, {high:6.1f}]{depth}", flush=True)
+    up = rates["5.5 bits per tensor, ascending"] / rates["5.5 bits per tensor, descending"]
+    more = rates["4 bits per channel, uniform"] - rates["full precision"]
+    print(f"ratio ascending / descending: {up:.2f}")
+    print(f"4 bits per channel minus full precision: {more:.1f} points")
+
+
+if __name__ == "__main__":
+    main()
