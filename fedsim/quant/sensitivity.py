@@ -20,8 +20,8 @@ from fedsim.quant.model import Batch, Quantizable
 from fedsim.quant.sample import Sample, masked_extremes, spread
 from fedsim.registry import Registry
 
-CAPACITY = 1 << 18
-"""Elements that a layer keeps at most (float32: 1 MiB a layer)."""
+CAPACITY = 1 << 19
+"""Elements that a layer keeps at most (float32: 2 MiB a layer)."""
 
 Measure = Callable[["Observed"], float]
 MEASURES: Registry[Measure] = Registry("sensitivity")
@@ -41,10 +41,9 @@ class Observed:
 def median(seen: Observed) -> float:
     """Median of |output| (the paper's choice)."""
     size, n = np.abs(seen.sample), len(seen.sample)
-    if n % 2:
-        return float(np.partition(size, n // 2)[n // 2])
-    two = np.partition(size, [n // 2 - 1, n // 2])[n // 2 - 1 : n // 2 + 1]
-    return float(two.astype(np.float64).mean())
+    halves = np.partition(size, n // 2)  # at one place only: numpy's fast path
+    upper = float(halves[n // 2])
+    return upper if n % 2 else (float(halves[: n // 2].max()) + upper) / 2
 
 
 @MEASURES.register("mean")

@@ -144,6 +144,9 @@ def _freeze(module: nn.Module) -> nn.Module:
     for layerdrop in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
         if hasattr(config, layerdrop):
             setattr(config, layerdrop, 0.0)
+    conformer: Any = getattr(module, "wav2vec2_conformer", None)
+    if conformer is not None:  # transformers makes this convolution and never calls it
+        conformer.encoder.pos_conv_embed = nn.Identity()
     return plain_weights(module)
 
 

@@ -1,0 +1,60 @@
+"""Switching a process from one client's Whisper base to another's.
+
+    python -m benchmarks.switching            (needs python -m benchmarks.real_speech once)
+
+Two clients with plans around 4.5 bits, their layers dequantized in the process's cache. Prints the
+median time of a switch and its ratio to loading the full-precision model.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.fixtures import whisper_base
+from fedsim.quant import modelfile
+from fedsim.quant.activations import Range
+from fedsim.quant.bank import BlobStore, LayerBank, WeightCache
+from fedsim.quant.switch import switch_of
+
+ROUNDS = 50
+
+
+def main() -> None:
+    """Run the measurement."""
+    torch.set_num_threads(2)
+    start = time.perf_counter()
+    model = whisper_base()
+    loading = time.perf_counter() - start
+    switch = switch_of(model)
+    leftovers = modelfile.load_leftovers(modelfile.store_leftovers(switch.full_leftovers()))
+    plans = [tuple(4 + (i + client) % 2 for i in range(len(model.layers))) for client in (0, 1)]
+    ranges = {layer.name: Range(-4.0, 4.0) for layer in model.layers}
+    with tempfile.TemporaryDirectory() as folder:
+        store = BlobStore(Path(folder))
+        bank = LayerBank(switch.full_weights(), model.layers, "per_channel", store)
+        cache = WeightCache(store)
+        manifests = [bank.manifest(plan) for plan in plans]
+
+        def change(client: int) -> float:
+            start = time.perf_counter()
+            names = zip(model.layers, manifests[client], plans[client], strict=True)
+            weights = {a.name: cache.weight(n, a, b, "per_channel") for a, n, b in names}
+            switch.install(weights, leftovers, ranges, 8)
+            return time.perf_counter() - start
+
+        cold = change(0) + change(1)
+        warm = statistics.median(change(i % 2) for i in range(ROUNDS))
+    print(
+        f"switch with layers in the cache: {1000 * warm:.2f} ms (median of {ROUNDS}); both clients' "
+        f"layers read and dequantized the first time: {cold:.2f} s; loading the model: "
+        f"{loading:.2f} s; ratio switch / load {warm / loading:.5f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""Tiny speech models, clips and corpora: real architectures, seeded random weights, milliseconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+RATE = 16_000
+LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz'")
+"""The vocabulary of the CTC toys; `<pad>` is the blank, `|` the space."""
+CLASSES = ("yes", "no", "stop", "go")
+LANGUAGES = ("en", "zh", "de", "fr", "it")
+WORDS = "one two three four five six seven eight nine ten left right".split()
+WINDOW = 4
+"""Seconds of audio that the toy Whisper takes."""
+
+
+def clip(seconds: float, seed: int = 0) -> np.ndarray:
+    """A gliding tone with overtones, a rhythm and some noise: float32 (samples,) at 16 kHz."""
+    rng = np.random.default_rng([seed, 1])
+    t = np.arange(round(seconds * RATE)) / RATE
+    pitch = rng.uniform(90, 300) * (1 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.5, 3) * t))
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    voice = sum(np.sin(k * phase + rng.uniform(0, 6)) / k for k in range(1, 12))
+    rhythm = 0.6 + 0.4 * np.sin(2 * np.pi * rng.uniform(2, 6) * t)
+    return (0.1 * voice * rhythm + 0.01 * rng.standard_normal(t.size)).astype(np.float32)
+
+
+def clips(lengths: Iterable[float], seed: int = 0) -> list[np.ndarray]:
+    """One clip for each length in seconds."""
+    return [clip(s, 1000 * seed + i) for i, s in enumerate(lengths)]
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str = "FLOAT") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype=subtype)
+
+
+def write_metadata(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write metadata.csv with the columns of the first row."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_corpus(
+    folder: Path,
+    speakers: Sequence[str] = ("ann", "bob", "cyd", "dee", "eve"),
+    each: int = 6,
+    languages: Sequence[str] = ("en",),
+    texts: Sequence[str] = (),
+    seed: int = 0,
+) -> Path:
+    """An AudioFolder: `each` clips of 0.3 to 0.6 s for every speaker, read by word lists."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for s, speaker in enumerate(speakers):
+        for i in range(each):
+            name = f"{speaker}/{i}.wav"
+            write_wav(folder / name, clip(rng.uniform(0.3, 0.6), 100 * s + i + 10_000 * seed))
+            said = " ".join(rng.choice(WORDS, rng.integers(1, 4)))
+            text = str(rng.choice(texts)) if texts else said
+            gender = "female" if s % 2 else "male"
+            language = languages[s % len(languages)]
+            row = {"file_name": name, "speaker": speaker, "gender": gender, "language": language}
+            rows.append({**row, "text": text})
+    write_metadata(folder, rows)
+    return folder
+
+
+def enliven(module: torch.nn.Module, seed: int, gain: float = 1.5) -> torch.nn.Module:
+    """Draw weights so large that the answers depend on the clip, not on the biases alone."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            if p.ndim > 1:
+                fan_in = p[0].numel()
+                p.copy_(torch.randn(p.shape, generator=generator) * gain / fan_in**0.5)
+    return module.eval()
+
+
+_WAV2VEC2 = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "conv_dim": (16, 16, 16, 16),
+    "conv_kernel": (10, 8, 4, 4),
+    "conv_stride": (5, 4, 4, 4),
+    "num_feat_extract_layers": 4,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "vocab_size": len(LETTERS),
+    "pad_token_id": 0,
+}
+
+
+def wav2vec2(norm: str = "group", *, seed: int = 0, head: str = "ForCTC", **options: Any) -> Any:
+    """A Wav2Vec2 of 17 layers and 30,000 weights; `norm` is its feat_extract_norm."""
+    import transformers
+
+    config = transformers.Wav2Vec2Config(
+        **{
+            **_WAV2VEC2,
+            "feat_extract_norm": norm,
+            "do_stable_layer_norm": norm == "layer",
+            **options,
+        }
+    )
+    return enliven(getattr(transformers, f"Wav2Vec2{head}")(config), seed)
+
+
+def conformer(*, seed: int = 0, head: str = "ForCTC", **options: Any) -> Any:
+    """A Wav2Vec2Conformer, with a CTC head or `head="ForSequenceClassification"`."""
+    import transformers
+
+    if head == "ForSequenceClassification":
+        labels = {"id2label": dict(enumerate(CLASSES)), "label2id": {c: i for i, c in enumerate(CLASSES)}}
+        options = {"classifier_proj_size": 16, **labels, **options}
+    config = transformers.Wav2Vec2ConformerConfig(
+        **{**_WAV2VEC2, "feat_extract_norm": "layer", "conv_depthwise_kernel_size": 7, **options}
+    )
+    return enliven(getattr(transformers, f"Wav2Vec2Conformer{head}")(config), seed)
+
+
+def whisper(*, seed: int = 0, multilingual: bool = True, **options: Any) -> Any:
+    """A Whisper of two and two blocks, whose encoder takes 4 s, over the bytes and a few tokens."""
+    import transformers
+
+    special = whisper_special(multilingual)
+    end, start = special["<|endoftext|>"], special["<|startoftranscript|>"]
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    config = transformers.WhisperConfig(
+        **{
+            "vocab_size": 256 + len(special),
+            "num_mel_bins": 80,
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "max_source_positions": WINDOW * 50,
+            "max_target_positions": 80,
+            "decoder_start_token_id": start,
+            "suppress_tokens": None,
+            "begin_suppress_tokens": None,
+            **ids,
+            **options,
+        }
+    )
+    module = enliven(transformers.WhisperForConditionalGeneration(config), seed, gain=2.0)
+    rules = {
+        "is_multilingual": multilingual,
+        "no_timestamps_token_id": special["<|notimestamps|>"],
+        "suppress_tokens": [1, 2, 7, special["<|startofprev|>"]],
+        "begin_suppress_tokens": [220, end],
+        "decoder_start_token_id": start,
+        "max_length": config.max_target_positions,
+        "return_timestamps": False,
+        **ids,
+    }
+    if multilingual:
+        rules["lang_to_id"] = {f"<|{code}|>": special[f"<|{code}|>"] for code in LANGUAGES}
+        rules["task_to_id"] = {t: special[f"<|{t}|>"] for t in ("transcribe", "translate")}
+    module.generation_config = transformers.GenerationConfig(**rules)
+    return module
+
+
+def whisper_special(multilingual: bool = True) -> dict[str, int]:
+    """The special tokens of the toy Whisper, in the order of the real one."""
+    names = ["<|endoftext|>", "<|startoftranscript|>"]
+    if multilingual:
+        names += [f"<|{code}|>" for code in LANGUAGES] + ["<|translate|>", "<|transcribe|>"]
+    names += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    return {name: 256 + i for i, name in enumerate(names)}
+
+
+def save(module: Any, folder: Path, *, half: bool = False) -> Path:
+    """Write a toy as a folder in the transformers layout, with processor and tokenizer files."""
+    from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+    if half:
+        module = module.half()
+    module.save_pretrained(folder)
+    if module.config.model_type == "whisper":
+        WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW).save_pretrained(folder)
+        multilingual = module.generation_config.is_multilingual
+        _write_whisper_tokenizer(folder, whisper_special(multilingual))
+    else:
+        Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+        if type(module).__name__.endswith("ForCTC"):
+            _write_letters(folder)
+    return folder
+
+
+def _write_letters(folder: Path) -> None:
+    vocabulary = {letter: i for i, letter in enumerate(LETTERS)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    settings = {
+        "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        "pad_token": "<pad>",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "word_delimiter_token": "|",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def _write_whisper_tokenizer(folder: Path, special: dict[str, int]) -> None:
+    """A byte-level tokenizer without merges: 256 bytes, then the special tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    end = "<|endoftext|>"
+    settings = {
+        "tokenizer_class": "WhisperTokenizer",
+        "bos_token": end,
+        "eos_token": end,
+        "pad_token": end,
+        "unk_token": end,
+        "additional_special_tokens": list(special),
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
