@@ -38,6 +38,5 @@ def main(grid: Grid, context: Context) -> None:
     granularity = scenario.quantization.weights
     bank = LayerBank(switch.full_weights(), model.layers, granularity, store)
     with Ledger(Path(str(config["run-dir"])) / "ledger.sqlite") as ledger:
-        study = Study(grid, scenario, Planner(scenario, sizes, bank), ledger)
-        study.names |= getattr(grid, "client_names", {})
-        study.run()
+        names = dict(getattr(grid, "client_names", {}))
+        Study(grid, scenario, Planner(scenario, sizes, bank), ledger, names).run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -13,8 +13,8 @@ from flwr.serverapp import Grid
 from fedsim.messages import Message as Typed
 from fedsim.messages import to_record
 
-WINDOW = 512
-"""Messages on their way at once: enough for any number of workers, and flat memory."""
+WINDOW = 128
+"""Messages on their way at once: enough to keep workers busy, and memory stays flat."""
 PAUSE = 0.2
 """Seconds between two looks at a Grid that had nothing (Flower's own returns at once)."""
 
@@ -28,19 +28,30 @@ class Outgoing:
     message: Typed
 
 
-def stream(grid: Grid, queue: deque[Outgoing]) -> Iterator[tuple[Outgoing, Message]]:
-    """Send what is in `queue` and yield each message with its reply, in order of arrival.
+def stream(
+    grid: Grid, messages: Iterable[Outgoing], follow_ups: deque[Outgoing]
+) -> Iterator[tuple[Outgoing, Message]]:
+    """Send `messages` and yield each with its reply, in order of arrival.
 
-    The caller may append to the queue while it handles a reply: that message is sent too.
+    `messages` is read as room becomes free, so it may be a generator over any number of clients.
+    What the caller appends to `follow_ups` while it handles a reply is sent before the rest.
     """
+    source = iter(messages)
     waiting: dict[str, Outgoing] = {}
-    while queue or waiting:
-        batch = [queue.popleft() for _ in range(min(len(queue), WINDOW - len(waiting)))]
+    while True:
+        batch: list[Outgoing] = []
+        while len(waiting) + len(batch) < WINDOW:
+            out = follow_ups.popleft() if follow_ups else next(source, None)
+            if out is None:
+                break
+            batch.append(out)
         sent = [
             Message(to_record(out.message), dst_node_id=out.node, message_type=out.kind)
             for out in batch
         ]
         waiting |= dict(zip(grid.push_messages(sent), batch, strict=True))
+        if not waiting:
+            return
         replies = list(grid.pull_messages(list(waiting)))
         for reply in replies:
             yield waiting.pop(reply.metadata.reply_to_message_id), reply

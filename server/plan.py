@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 
 from fedsim import messages as m
 from fedsim.errors import BudgetError, FedsimError
@@ -120,28 +121,32 @@ class Planner:
         summaries: Mapping[str, m.Summary],
         ranges: Mapping[str, Mapping[str, tuple[float, ...]]],
         clients: list[str],
-    ) -> tuple[tuple[m.Candidate, ...], list[str]]:
-        """Return the models that a client tests, and a sentence for each that cannot be had.
+    ) -> tuple[tuple[m.Candidate, ...], str]:
+        """Return the models that a client tests, and a sentence if some cannot be had, else "".
 
         `ranges` are the activation ranges that other clients returned: client -> cell label ->
-        values.
+        values. `clients` are the keys of all clients, sorted.
         """
         candidates: dict[tuple[str, str], m.Candidate] = {}
-        lost: list[str] = []
+        lost: dict[str, None] = {}
         for method in self.scenario.methods:
             if method.allocation == FULL_PRECISION:
                 continue
-            for cell in cells_of(method):
-                for source in sources(method.tuned_on, client.client, clients):
-                    foreign = source != client.client
-                    if foreign and cell.label not in ranges.get(source, {}):
-                        lost.append(
-                            f"client {client.client!r}: {cell.label} tuned on {source!r} is "
-                            f"missing, because client {source!r} failed"
-                        )
-                        continue
-                    candidate = self.candidate(cell, client, summaries[source])
-                    if foreign:
-                        candidate = replace(candidate, ranges=ranges[source][cell.label])
-                    candidates.setdefault((candidate.name, candidate.tuned_on), candidate)
-        return tuple(candidates.values()), lost
+            for cell, source in product(
+                cells_of(method), sources(method.tuned_on, client.client, clients)
+            ):
+                foreign = source != client.client
+                if foreign and cell.label not in ranges.get(source, {}):
+                    lost[source] = None
+                    continue
+                candidate = self.candidate(cell, client, summaries[source])
+                if foreign and candidate.tuned_on != NOBODY:
+                    candidate = replace(candidate, ranges=ranges[source][cell.label])
+                candidates.setdefault((candidate.name, candidate.tuned_on), candidate)
+        names = ", ".join(map(repr, lost))
+        sentence = (
+            f"client {client.client!r}: its models tuned on {names} are missing, because {names} failed"
+            if lost
+            else ""
+        )
+        return tuple(candidates.values()), sentence

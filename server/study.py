@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -33,20 +33,21 @@ class Study:
     scenario: Scenario
     planner: Planner
     ledger: Ledger
-    summaries: dict[str, m.Summary] = field(default_factory=dict)
+    names: dict[int, str]
+    """Node id -> client key: of a Grid that knows them from the start, else as they answer."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Client key -> node id, of the clients that answered."""
-    names: dict[int, str] = field(default_factory=dict)
-    """Node id -> client key: of a Grid that knows them from the start, else as they answer."""
+    summaries: dict[str, m.Summary] = field(default_factory=dict)
     ranges: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """Client -> cell label -> activation ranges, where others test the client's models."""
     releases: dict[str, list[Release]] = field(default_factory=dict)
     """What clients under way have sent and been sent; written when they finish or fail."""
+    failed: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Run every stage; return when each client is finished or failed."""
-        shared = needs_others(self.scenario)
         node_ids = list(self.grid.get_node_ids())
+        shared = needs_others(self.scenario)
         shown = progress.current()
         stages = ("sense", "personalize", "evaluate") if shared else ("sense", "evaluate")
         shown.start(len(node_ids), stages)
@@ -54,16 +55,19 @@ class Study:
         self._sense(node_ids)
         if shared:
             # Nobody can test another's model before that one is calibrated: finish the stage first.
-            shown.stage("personalize", len(self.summaries))
+            shown.stage("personalize", len(self._active()))
             self._personalize_all()
-        shown.stage("evaluate", len(self.summaries))
+        shown.stage("evaluate", len(self._active()))
         # Without sharing, a client is tested as soon as it is personalized: its clips are at hand.
-        self._evaluate_all(deliver=not shared)
+        self._evaluate_all(deliver=not shared and bool(all_cells(self.scenario)))
+
+    def _active(self) -> list[str]:
+        return sorted(self.summaries.keys() - self.failed)
 
     def _sense(self, node_ids: list[int]) -> None:
         measure = self.scenario.quantization.sensitivity if needs_sensitivity(self.scenario) else ""
-        queue = deque(Outgoing(n, m.SENSE, m.SenseRequest(measure)) for n in node_ids)
-        for sent, reply in stream(self.grid, queue):
+        messages = (Outgoing(n, m.SENSE, m.SenseRequest(measure)) for n in node_ids)
+        for sent, reply in stream(self.grid, messages, deque()):
             summary = self._read(m.Summary, "sense", sent, reply)
             if summary is not None:
                 self.summaries[summary.client] = summary
@@ -72,46 +76,40 @@ class Study:
             progress.current().advance()
 
     def _personalize_all(self) -> None:
-        queue = self._each(self._delivery)
-        for sent, reply in stream(self.grid, queue):
+        for sent, reply in stream(self.grid, self._each(self._delivery), deque()):
             receipt = self._read(m.Receipt, "personalize", sent, reply)
             if receipt is not None:
                 self._keep_ranges(receipt)
             progress.current().advance()
 
     def _evaluate_all(self, *, deliver: bool) -> None:
-        deliver = deliver and bool(all_cells(self.scenario))
-        queue = self._each(self._delivery if deliver else self._evaluation)
-        for sent, reply in stream(self.grid, queue):
-            if sent.kind == m.PERSONALIZE:
-                receipt = self._read(m.Receipt, "personalize", sent, reply)
-                if receipt is not None:
-                    self._try(receipt.client, self._evaluation, queue)
-                failed = receipt is None or receipt.client not in self.summaries
-                progress.current().advance(int(failed))
-                continue
-            scores = self._read(m.Scores, "evaluate", sent, reply)
-            if scores is not None:
-                assert isinstance(sent.message, m.Evaluation)
-                self._finish(sent.message, scores)
-            progress.current().advance()
-
-    def _each(self, make: Callable[[str], Outgoing]) -> deque[Outgoing]:
-        """Return what `make` makes for every client still in the study."""
-        queue: deque[Outgoing] = deque()
-        for client in sorted(self.summaries):
-            if not self._try(client, make, queue):
+        follow_ups: deque[Outgoing] = deque()
+        first = self._each(self._delivery if deliver else self._evaluation)
+        for sent, reply in stream(self.grid, first, follow_ups):
+            if isinstance(sent.message, m.Evaluation):
+                scores = self._read(m.Scores, "evaluate", sent, reply)
+                if scores is not None:
+                    self._finish(sent.message, scores)
                 progress.current().advance()
-        return queue
+                continue
+            receipt = self._read(m.Receipt, "personalize", sent, reply)
+            if receipt is None:
+                progress.current().advance()
+            else:
+                follow_ups.extend(self._planned(receipt.client, self._evaluation))
 
-    def _try(self, client: str, make: Callable[[str], Outgoing], queue: deque[Outgoing]) -> bool:
-        """Append what `make` makes for a client; a client that cannot be planned for has failed."""
+    def _each(self, make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
+        """Yield what `make` makes for every client still in the study, one when there is room."""
+        for client in self._active():
+            yield from self._planned(client, make)
+
+    def _planned(self, client: str, make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
+        """Yield what `make` makes for a client; one that cannot be planned for has failed."""
         try:
-            queue.append(make(client))
+            yield make(client)
         except FedsimError as error:
             self._fail(client, "plan", str(error))
-            return False
-        return True
+            progress.current().advance()
 
     def _delivery(self, client: str) -> Outgoing:
         candidates = self.planner.own(self.summaries[client])
@@ -120,13 +118,12 @@ class Study:
 
     def _evaluation(self, client: str) -> Outgoing:
         candidates, lost = self.planner.tested(
-            self.summaries[client], self.summaries, self.ranges, sorted(self.nodes)
+            self.summaries[client], self.summaries, self.ranges, sorted(self.names.values())
         )
-        for sentence in lost:
-            self.ledger.fail_client(client, "plan", sentence)
+        if lost:
+            self.ledger.fail_client(client, "plan", lost)
         full = any(method.allocation == FULL_PRECISION for method in self.scenario.methods)
-        message = m.Evaluation(full, candidates)
-        return Outgoing(self.nodes[client], m.EVALUATE, message)
+        return Outgoing(self.nodes[client], m.EVALUATE, m.Evaluation(full, candidates))
 
     def _keep_ranges(self, receipt: m.Receipt) -> None:
         cells = all_cells(self.scenario)
@@ -146,16 +143,18 @@ class Study:
         except FedsimError as error:
             self._fail(client, stage, str(error))
             return None
-        up = [Release(message.client, stage, "up", k, n) for k, n in m.field_bytes(message).items()]
-        down = [
-            Release(message.client, stage, "down", k, n)
-            for k, n in m.field_bytes(sent.message).items()
-        ]
-        self.releases.setdefault(message.client, []).extend(down + up)
+        down, up = m.field_bytes(sent.message), m.field_bytes(message)
+        log = self.releases.setdefault(message.client, [])
+        log += [Release(message.client, stage, "down", k, n) for k, n in down.items()]
+        log += [Release(message.client, stage, "up", k, n) for k, n in up.items()]
+        if isinstance(message, m.Receipt) and isinstance(sent.message, m.Delivery):
+            # The blobs of a model: as many bytes as its file, though workers read them from disk.
+            sizes = zip(sent.message.candidates, message.file_bytes, strict=False)
+            log += [Release(message.client, stage, "down", f"model {c.name}", n) for c, n in sizes]
         return message
 
     def _fail(self, client: str, stage: str, reason: str) -> None:
-        self.summaries.pop(client, None)
+        self.failed.add(client)
         self.ledger.releases(self.releases.pop(client, []))
         self.ledger.fail_client(client, stage, reason)
         progress.current().fail()
@@ -165,9 +164,8 @@ class Study:
         try:
             rows = result_rows(sent, scores, self.summaries[client].budget_bytes, self.planner)
         except (IndexError, KeyError) as error:
-            self._fail(
-                client, "evaluate", f"client {client!r} sent scores that do not fit: {error}"
-            )
+            reason = f"client {client!r} sent scores that do not fit the request: {error}"
+            self._fail(client, "evaluate", reason)
             return
         self.ledger.releases(self.releases.pop(client, []))
         self.ledger.finish_client(client, rows)
@@ -176,37 +174,52 @@ class Study:
 def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Planner) -> list[Row]:
     """Return one row per model that a client tested."""
     n_weights = [layer.n_weights for layer in planner.bank.layers]
-    tested: list[m.Candidate | None] = [None] if sent.full_precision else []
+    allocations = {cell.label: cell.allocation for cell in all_cells(planner.scenario)}
+    full: list[m.Candidate | None] = [None] if sent.full_precision else []
     rows = []
-    for index, candidate in enumerate([*tested, *sent.candidates]):
-        classifier = bool(scores.correct)
-        row = Row(
-            client=scores.client,
-            method=FULL_PRECISION if candidate is None else candidate.name,
-            allocation=FULL_PRECISION if candidate is None else candidate.name.split("/")[0],
-            calibration=NOBODY if candidate is None else candidate.calibration,
-            tuned_on=NOBODY if candidate is None else candidate.tuned_on,
-            budget_bytes=budget,
-            file_bytes=scores.file_bytes[index],
-            mean_bits=FULL_BITS if candidate is None else mean_bits(candidate.bits, n_weights),
-            clips=scores.clips,
-            errors=None if classifier else scores.errors[index],
-            words=None if classifier else scores.words[index],
-            wer=None if classifier else _rate(scores.errors[index], scores.words[index]),
-            char_errors=None if classifier else scores.char_errors[index],
-            chars=None if classifier else scores.chars[index],
-            cer=None if classifier else _rate(scores.char_errors[index], scores.chars[index]),
-            correct=scores.correct[index] if classifier else None,
-            accuracy=_rate(scores.correct[index], scores.clips) if classifier else None,
-            plan_sha256="" if candidate is None else _plan_hash(candidate.bits),
+    for index, tested in enumerate([*full, *sent.candidates]):
+        made: dict[str, Any] = (
+            {
+                "method": FULL_PRECISION,
+                "allocation": FULL_PRECISION,
+                "calibration": NOBODY,
+                "tuned_on": NOBODY,
+                "mean_bits": FULL_BITS,
+                "plan_sha256": "",
+            }
+            if tested is None
+            else {
+                "method": tested.name,
+                "allocation": allocations[tested.name],
+                "calibration": tested.calibration,
+                "tuned_on": tested.tuned_on,
+                "mean_bits": mean_bits(tested.bits, n_weights),
+                "plan_sha256": hashlib.sha256(bytes(tested.bits)).hexdigest(),
+            }
         )
-        rows.append(row)
+        rows.append(
+            Row(
+                client=scores.client,
+                budget_bytes=budget,
+                file_bytes=scores.file_bytes[index],
+                clips=scores.clips,
+                **made,
+                **_counts(scores, index),
+            )
+        )
     return rows
 
 
-def _rate(count: int, total: int) -> float | None:
-    return count / total if total else None
+def _counts(scores: m.Scores, index: int) -> dict[str, Any]:
+    """Return the counts and rates of one model; those of the other task are None."""
+    names = ("errors", "words", "char_errors", "chars", "correct")
+    counts = {n: getattr(scores, n)[index] if getattr(scores, n) else None for n in names}
+    return counts | {
+        "wer": _rate(counts["errors"], counts["words"]),
+        "cer": _rate(counts["char_errors"], counts["chars"]),
+        "accuracy": _rate(counts["correct"], scores.clips),
+    }
 
 
-def _plan_hash(bits: tuple[int, ...]) -> str:
-    return hashlib.sha256(bytes(bits)).hexdigest()
+def _rate(count: int | None, total: int | None) -> float | None:
+    return count / total if count is not None and total else None
