@@ -23,7 +23,7 @@ from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight, quantize_weight
 from fedsim.speech.models.base import SpeechModel, own_tokens, transcribe_clips, tuning_batches
-from fedsim.speech.scoring import count_errors
+from fedsim.speech.scoring import count_errors, interval, total
 
 LANGUAGE = "en"
 
@@ -53,15 +53,6 @@ def test(
         return transcribe_clips(model, clips, LANGUAGE)
     finally:
         switch.restore()
-
-
-def interval(errors: np.ndarray, words: np.ndarray) -> tuple[float, float, float]:
-    """Return corpus WER and its 95 % bootstrap interval over clips, in percent."""
-    rng = np.random.default_rng(0)
-    draw = rng.integers(0, len(errors), (10_000, len(errors)))
-    rates = errors[draw].sum(1) / words[draw].sum(1)
-    low, high = np.percentile(rates, [2.5, 97.5])
-    return 100 * errors.sum() / words.sum(), 100 * low, 100 * high
 
 
 def main() -> None:
@@ -98,8 +89,9 @@ def main() -> None:
         else:
             hypotheses = test(model, *run, test_clips)
         counts = [count_errors([r], [h]) for r, h in zip(references, hypotheses, strict=True)]
-        errors, words = (np.array([getattr(c, k) for c in counts]) for k in ("errors", "words"))
-        rates[name], low, high = interval(errors, words)
+        pooled = total(counts)
+        rates[name] = 100 * pooled.errors / pooled.words
+        low, high = (100 * end for end in interval(counts, np.random.default_rng(0)))
         depth = "" if run is None else f"   mean bits {mean_bits(run[0], n_weights):.2f}"
         print(f"{name:34} WER {rates[name]:6.1f} % [{low:5.1f}, {high:6.1f}]{depth}", flush=True)
     up = rates["5.5 bits per tensor, ascending"] / rates["5.5 bits per tensor, descending"]

@@ -2,9 +2,9 @@
 
     python -m benchmarks.cosine_search
 
-A wav2vec2 of 44 layers and 3.1 M parameters, 16 clips of 1.6 s, weights at 4 and 5 bits, activations at
-8 and at 4 bits. Prints the seconds of observing and searching, their ratio to the exhaustive search of
-all 100 candidates, and the largest loss of cosine of any layer.
+A wav2vec2 of 44 layers and 3.1 M parameters, 16 clips of 1.6 s, weights at 4 and 5 bits,
+activations at 8 and at 4 bits. Prints the seconds of observing and searching, their ratio to the
+exhaustive search of all 100 candidates, and the largest loss of cosine of any layer.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def main() -> None:
                 worst = max(worst, (layer.name, loss), key=lambda w: w[1])
         total = observing + searching
         print(
-            f"activations at {bits} bits: observing {observing:.2f} s + searching {searching:.2f} s "
-            f"= {total:.2f} s; ratio to the exhaustive search {searching / exhaustive:.2f}; largest "
-            f"loss of cosine {worst[1]:.1e} ({worst[0] or 'none'})"
+            f"activations at {bits} bits: observing {observing:.2f} s + searching {searching:.2f} "
+            f"s = {total:.2f} s; ratio to the exhaustive search {searching / exhaustive:.2f}; "
+            f"largest loss of cosine {worst[1]:.1e} ({worst[0] or 'none'})"
         )
 
 

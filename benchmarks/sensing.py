@@ -4,7 +4,8 @@
 
 For a wav2vec2 of 44 layers and 3.1 M parameters, and for Whisper base on real prompts: the ratio of
 sensing all layers to the bare forward over the same clips, the medians of several alternating runs;
-the largest deviation of a layer's median from the exact one; and the bytes kept for 1x and 8x audio.
+the largest deviation of a layer's median from the exact one; and the bytes kept for 1x and 8x
+audio.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def forward(model: SpeechModel, batches: Sequence[Batch]) -> None:
 
 @torch.inference_mode()
 def exact_medians(model: SpeechModel, batches: Sequence[Batch]) -> np.ndarray:
-    """Return the median of every element of |output| of each layer (no padding in these batches)."""
+    """Return the median of every element of |output| of each layer (no padding in these
+    batches)."""
     kept: dict[str, list[torch.Tensor]] = {layer.name: [] for layer in model.layers}
     modules = dict(model.module.named_modules())
 
@@ -71,8 +73,8 @@ def compare(name: str, model: SpeechModel, batches: list[Batch]) -> None:
         sensing.append(seconds(lambda: sensitivity.sense(model, batches)))
     ratio = statistics.median(s / b for s, b in zip(sensing, bare, strict=True))
     print(
-        f"{name}: forward {statistics.median(bare):.3f} s, sensing {statistics.median(sensing):.3f} s, "
-        f"ratio {ratio:.3f}"
+        f"{name}: forward {statistics.median(bare):.3f} s, sensing "
+        f"{statistics.median(sensing):.3f} s, ratio {ratio:.3f}"
     )
     whole = unpadded(batches)
     exact = exact_medians(model, whole)

@@ -50,8 +50,8 @@ def main() -> None:
         cold = change(0) + change(1)
         warm = statistics.median(change(i % 2) for i in range(ROUNDS))
     print(
-        f"switch with layers in the cache: {1000 * warm:.2f} ms (median of {ROUNDS}); both clients' "
-        f"layers read and dequantized the first time: {cold:.2f} s; loading the model: "
+        f"switch with layers in the cache: {1000 * warm:.2f} ms (median of {ROUNDS}); both "
+        f"clients' layers read and dequantized the first time: {cold:.2f} s; loading the model: "
         f"{loading:.2f} s; ratio switch / load {warm / loading:.5f}"
     )
 

@@ -26,14 +26,20 @@ from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
-from fedsim.speech.corpus import ClientData, Utterance, read_utterance, require_clips
+from fedsim.speech.corpus import (
+    ClientData,
+    Utterance,
+    client_rng,
+    read_utterance,
+    require_clips,
+)
 from fedsim.speech.models.base import (
     own_tokens,
     public_clips,
     transcribe_clips,
     tuning_batches,
 )
-from fedsim.speech.scoring import Errors, count_correct, count_errors
+from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, total
 from fedsim.study import model_manifest
 
 HASH_BYTES = 32
@@ -89,14 +95,14 @@ class Device:
         bench = self.bench
         clips = [self._read(u) for u in self.data.test]
         references = [u.text or "" for u in self.data.test]
-        counted: dict[tuple, Errors] = {}  # equal models are tested once
-        results: list[Errors] = []
+        counted: dict[tuple, list[Errors]] = {}  # equal models are tested once
+        results: list[list[Errors]] = []  # of each model, the counts of each clip
         sizes: list[int] = []
 
-        def test() -> Errors:
+        def test() -> list[Errors]:
             hypotheses = transcribe_clips(bench.model, clips, self.data.language)
             count = count_correct if bench.model.task == "classify" else count_errors
-            return count(references, hypotheses)
+            return [count([r], [h]) for r, h in zip(references, hypotheses, strict=True)]
 
         if evaluation.full_precision:
             results.append(test())
@@ -108,7 +114,28 @@ class Device:
                     counted[key] = test()
             results.append(counted[key])
             sizes.append(bench.sizes.total(candidate.bits))
-        return _scores(self.data.key, bench.model.task, results, sizes)
+        return self._scores(results, sizes)
+
+    def _scores(self, results: list[list[Errors]], sizes: list[int]) -> m.Scores:
+        """Return what leaves the device of its counts: sums and an interval for each model."""
+        seed, key = self.bench.scenario.seed, self.data.key
+        # The same resamples for every model, so that chance hits them alike.
+        ends = [interval(clips, client_rng(seed, key, "interval")) for clips in results]
+        sums = [total(clips) for clips in results]
+        classifier = self.bench.model.task == "classify"
+        words, classes = ([], sums) if classifier else (sums, [])
+        return m.Scores(
+            client=key,
+            clips=len(self.data.test),
+            file_bytes=tuple(sizes),
+            errors=tuple(s.errors for s in words),
+            words=tuple(s.words for s in words),
+            char_errors=tuple(s.char_errors for s in words),
+            chars=tuple(s.chars for s in words),
+            correct=tuple(s.correct for s in classes),
+            low=tuple(low for low, _ in ends),
+            high=tuple(high for _, high in ends),
+        )
 
     def _calibrated(
         self, candidates: tuple[m.Candidate, ...]
@@ -258,18 +285,3 @@ def _blob(candidate: m.Candidate, index: int) -> str:
 
 def _flatten(ranges: tuple[Range | None, ...]) -> list[float]:
     return [x for r in ranges for x in ((math.nan, math.nan) if r is None else (r.low, r.high))]
-
-
-def _scores(client: str, task: str, results: list[Errors], sizes: list[int]) -> m.Scores:
-    recognizer = results if task == "transcribe" else []
-    classifier = results if task == "classify" else []
-    return m.Scores(
-        client=client,
-        clips=results[0].clips if results else 0,
-        file_bytes=tuple(sizes),
-        errors=tuple(r.errors for r in recognizer),
-        words=tuple(r.words for r in recognizer),
-        char_errors=tuple(r.char_errors for r in recognizer),
-        chars=tuple(r.chars for r in recognizer),
-        correct=tuple(r.correct for r in classifier),
-    )

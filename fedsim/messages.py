@@ -102,6 +102,8 @@ class Scores:
     One value per candidate, in the order asked for, full precision first. A recognizer fills
     errors, words, char_errors, chars; a classifier fills correct; the others are empty.
     `file_bytes` are those of the candidate's model file (full precision: its float32 weights).
+    `low` and `high` bound a 95 % interval of the word error rate or accuracy, which the device
+    computes itself: no count of a single clip leaves it.
     """
 
     client: str
@@ -112,6 +114,8 @@ class Scores:
     char_errors: tuple[int, ...]
     chars: tuple[int, ...]
     correct: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
 Message = SenseRequest | Summary | Delivery | Receipt | Evaluation | Scores

@@ -145,7 +145,8 @@ class Planner:
                 candidates.setdefault((candidate.name, candidate.tuned_on), candidate)
         names = ", ".join(map(repr, lost))
         sentence = (
-            f"client {client.client!r}: its models tuned on {names} are missing, because {names} failed"
+            f"client {client.client!r}: its models tuned on {names} are missing, because {names} "
+            f"failed"
             if lost
             else ""
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -215,10 +216,16 @@ def _counts(scores: m.Scores, index: int) -> dict[str, Any]:
     names = ("errors", "words", "char_errors", "chars", "correct")
     counts = {n: getattr(scores, n)[index] if getattr(scores, n) else None for n in names}
     return counts | {
+        "low": _finite(scores.low[index]),
+        "high": _finite(scores.high[index]),
         "wer": _rate(counts["errors"], counts["words"]),
         "cer": _rate(counts["char_errors"], counts["chars"]),
         "accuracy": _rate(counts["correct"], scores.clips),
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _rate(count: int | None, total: int | None) -> float | None:

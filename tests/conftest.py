@@ -1,12 +1,14 @@
-"""Fixtures that several rooms share: tiny models in folders, loaded once, and corpora of tones."""
+"""Fixtures that several rooms share: tiny models in folders, loaded once, and one finished
+study."""
 
 from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may go to the network; read when transformers loads
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers loads: no test goes to the network
 
-from collections.abc import Callable, Iterator  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from functools import cache  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
@@ -14,40 +16,65 @@ from typing import TYPE_CHECKING  # noqa: E402
 import pytest  # noqa: E402
 
 if TYPE_CHECKING:
+    from fedsim.run import RunResult
+    from fedsim.scenario import Scenario
     from fedsim.speech.models.base import SpeechModel
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Callable[[str], Path]:
-    """name -> a folder with that toy model; see `MAKERS` below for the names."""
+    """Name of a toy in `toys.MODELS` -> a folder with that model, written once."""
+    import toys
     import torch
 
     torch.set_num_threads(1)
     home = tmp_path_factory.mktemp("models")
-
-    @cache
-    def make(name: str) -> Path:
-        import toys
-
-        makers = {
-            "ctc-group": lambda: toys.wav2vec2("group"),
-            "ctc-layer": lambda: toys.wav2vec2("layer"),
-            "conformer": toys.conformer,
-            "classifier": lambda: toys.conformer(head="ForSequenceClassification"),
-            "classifier-padded": lambda: toys.wav2vec2(
-                "layer", head="ForSequenceClassification", id2label=dict(enumerate(toys.CLASSES))
-            ),
-            "whisper": toys.whisper,
-            "whisper-english": lambda: toys.whisper(multilingual=False),
-        }
-        return toys.save(makers[name](), home / name)
-
-    return make
+    return cache(lambda name: toys.save(toys.MODELS[name](), home / name))
 
 
 @pytest.fixture(scope="session")
 def speech(model_folder) -> Callable[[str], SpeechModel]:
-    """name -> that toy model, loaded once for all tests: whoever changes it puts it back."""
+    """Name of a toy -> that model, loaded once: a test that changes it puts it back."""
     from fedsim.speech.models import load_model
 
     return cache(lambda name: load_model(model_folder(name), batch_size=4))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A scenario of five speakers and all methods, and what a run of it left."""
+
+    file: Path
+    scenario: Scenario
+    result: RunResult
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory, model_folder, speech) -> Study:
+    """The study that the end-to-end tests look at, run once by the in-process engine.
+
+    The texts are the model's own transcripts, and every clip whose number is even has one word
+    more: full precision makes one error for each of these and no other.
+    """
+    import toys
+
+    from fedsim.run import run_scenario
+    from fedsim.scenario import load_scenario
+    from fedsim.speech.models.base import transcribe_clips
+
+    def read(clips, language):
+        heard = transcribe_clips(speech("ctc-group"), clips)
+        return [f"{text} more" if i % 2 == 0 else text for i, text in enumerate(heard)]
+
+    home = tmp_path_factory.mktemp("study")
+    corpus = toys.write_corpus(home / "clips", read=read)
+    file = toys.write_scenario(
+        home / "toy.yaml",
+        model={"id": str(model_folder("ctc-group")), "batch_size": 4},
+        corpus={"path": str(corpus), "group_by": "speaker", "tuning_clips": 3, "test_clips": 3},
+        clients={"budget_mb": [0.0334, 0.0302, 0.0311]},
+        methods=toys.METHODS,
+        save_models=True,
+    )
+    scenario = load_scenario(file)
+    return Study(file, scenario, run_scenario(scenario, home / "run"))

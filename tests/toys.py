@@ -1,4 +1,5 @@
-"""Tiny speech models, clips and corpora: real architectures, seeded random weights, milliseconds."""
+"""Tiny speech models, clips and corpora: real architectures, seeded random weights,
+milliseconds."""
 
 from __future__ import annotations
 
@@ -21,6 +22,21 @@ SPEAKERS = ("ann", "bob", "cyd", "dee", "eve")
 WORDS = "one two three four five six seven eight nine ten left right".split()
 WINDOW = 4
 """Seconds of audio that the toy Whisper takes."""
+METHODS: list[Any] = [
+    "fp32",
+    {"allocation": "uniform", "calibration": ["none", "minmax"]},
+    {
+        "allocation": "myqasr",
+        "calibration": ["minmax", "cosine", "none", "hessian"],
+        "tuned_on": ["own", "other", "each"],
+    },
+    {"allocation": "myqasr", "order": "ascending"},
+    {"allocation": "shuffled", "draws": 2},
+    {"allocation": "shuffled", "calibration": ["none"]},
+    {"allocation": "reversed", "calibration": ["cosine", "none"]},
+    {"allocation": "linear", "tuned_on": ["own", "other"]},
+]
+"""Every allocation, calibration and source that a scenario may name."""
 
 
 def clip(seconds: float, seed: int = 0) -> np.ndarray:
@@ -62,8 +78,8 @@ def write_corpus(
 ) -> Path:
     """Write an AudioFolder: `each` clips of 0.3 to 0.6 s for every speaker.
 
-    `read` gives the texts of a speaker's clips, such as a model's own transcripts; by default they are
-    lists of words.
+    `read` gives the texts of a speaker's clips, such as a model's own transcripts; by default they
+    are lists of words.
     """
     rng = np.random.default_rng(0)
     rows = []
@@ -123,6 +139,8 @@ _WAV2VEC2 = {
     "num_conv_pos_embedding_groups": 4,
     "vocab_size": len(LETTERS),
     "pad_token_id": 0,
+    "classifier_proj_size": 16,
+    "id2label": dict(enumerate(CLASSES)),
 }
 
 
@@ -130,31 +148,27 @@ def wav2vec2(norm: str = "group", *, seed: int = 1, head: str = "ForCTC", **opti
     """A Wav2Vec2 of 19 layers and 26,000 weights; `norm` is its feat_extract_norm."""
     import transformers
 
-    config = transformers.Wav2Vec2Config(
-        **{
-            **_WAV2VEC2,
-            "feat_extract_norm": norm,
-            "do_stable_layer_norm": norm == "layer",
-            **options,
-        }
-    )
-    return enliven(getattr(transformers, f"Wav2Vec2{head}")(config), seed, gain=1.5)
+    settings = {**_WAV2VEC2, "feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer"}
+    config = transformers.Wav2Vec2Config(**{**settings, **options})
+    module = enliven(getattr(transformers, f"Wav2Vec2{head}")(config), seed, gain=1.5)
+    return _undecided(module) if head == "ForSequenceClassification" else module
 
 
 def conformer(*, seed: int = 1, head: str = "ForCTC", **options: Any) -> Any:
     """A Wav2Vec2Conformer, with a CTC head or `head="ForSequenceClassification"`."""
     import transformers
 
-    if head == "ForSequenceClassification":
-        options = {"classifier_proj_size": 16, "id2label": dict(enumerate(CLASSES)), **options}
-    config = transformers.Wav2Vec2ConformerConfig(
-        **{**_WAV2VEC2, "feat_extract_norm": "layer", "conv_depthwise_kernel_size": 7, **options}
-    )
+    settings = {**_WAV2VEC2, "feat_extract_norm": "layer", "conv_depthwise_kernel_size": 7}
+    config = transformers.Wav2Vec2ConformerConfig(**{**settings, **options})
     module = enliven(getattr(transformers, f"Wav2Vec2Conformer{head}")(config), seed, gain=2.0)
-    if head == "ForSequenceClassification":
-        with torch.no_grad():  # every class is the likeliest for some clips
-            seen = [module(torch.from_numpy(c)[None]).logits[0] for c in clips([0.4] * 8, seed=9)]
-            module.classifier.bias -= torch.stack(seen).mean(0)
+    return _undecided(module) if head == "ForSequenceClassification" else module
+
+
+def _undecided(module: Any) -> Any:
+    """Shift a classifier's biases such that every class is the likeliest for some clips."""
+    with torch.no_grad():
+        seen = [module(torch.from_numpy(c)[None]).logits[0] for c in clips([0.4] * 8, seed=9)]
+        module.classifier.bias -= torch.stack(seen).mean(0)
     return module
 
 
@@ -264,3 +278,15 @@ def _write_whisper_tokenizer(folder: Path, special: dict[str, int]) -> None:
         "additional_special_tokens": list(special),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "ctc-group": wav2vec2,
+    "ctc-layer": lambda: wav2vec2("layer"),
+    "conformer": conformer,
+    "classifier": lambda: conformer(head="ForSequenceClassification"),
+    "classifier-layer": lambda: wav2vec2("layer", head="ForSequenceClassification"),
+    "whisper": whisper,
+    "whisper-english": lambda: whisper(multilingual=False),
+}
+"""The toys by name; `model_folder` writes them, `speech` loads them."""

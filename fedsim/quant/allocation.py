@@ -30,8 +30,8 @@ class Sizes:
     fixed_bytes: int
 
     def total(self, bits: Sequence[int]) -> int:
-        """Return the bytes of the file whose layer l has `bits[l]` bits."""
-        column = np.searchsorted(self.depths, bits)
+        """Return the bytes of the file whose layer l has `bits[l]` bits, each a legal depth."""
+        column = [self.depths.index(b) for b in bits]
         return self.fixed_bytes + int(self.layer_bytes[np.arange(len(column)), column].sum())
 
 
@@ -103,7 +103,7 @@ def linear(
         raise _too_small(sizes, budget)
     # A layer reaches depth d when c = floor + (d - floor) / (1 - t_l): only there does the size
     # change.
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         steps = floor + (depths[None, :] - floor) / (1.0 - t[:, None])
     ceilings = np.unique(steps[np.isfinite(steps) & (steps <= depths[-1])])
     low, high = 0, len(ceilings) - 1  # the size grows with the ceiling: bisect on the exact steps

@@ -30,7 +30,7 @@ from fedsim.quant.weights import (
     quantize_weight,
 )
 
-CACHE_BYTES = 2 << 30
+CACHE_BYTES = 1 << 30
 """Bytes of dequantized layers (float32) that a process keeps."""
 
 

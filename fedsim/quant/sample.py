@@ -20,6 +20,7 @@ class Sample:
         self._values = np.empty((capacity, *row_shape), np.float32)
         self._used = 0
         self._stride = 1
+        self._offered = 0
         self._rng = np.random.default_rng(0)
 
     @property
@@ -29,7 +30,7 @@ class Sample:
 
     def room_for(self, n: int) -> int:
         """Return how many of the `n` rows that come next to keep; thin what is kept if need be."""
-        while self._used + -(-n // self._stride) > len(self._values):
+        while self._used + self._due(n) > len(self._values):
             # One of each two neighbours, at random: a fixed choice would follow the channels'
             # order.
             half = self._used // 2
@@ -37,7 +38,14 @@ class Sample:
             self._values[:half] = self._values[pick]
             self._used = half
             self._stride *= 2
-        return -(-n // self._stride)
+        keep = self._due(n)
+        self._offered += n
+        return keep
+
+    def _due(self, n: int) -> int:
+        """Return how many of the `n` rows that come next lie a whole number of strides from the
+        first of the stream: often none, where batches are smaller than the stride."""
+        return -(-(self._offered + n) // self._stride) + -self._offered // self._stride
 
     def add(self, rows: np.ndarray) -> None:
         """Append rows (m, *row_shape) for which `room_for` made room."""
@@ -53,7 +61,7 @@ def spread(n: int, keep: int) -> np.ndarray:
     """
     if keep >= n:
         return np.arange(n)
-    return ((np.arange(keep) + _jitter(keep)) * (n / keep)).astype(np.int64)
+    return ((np.arange(keep) + _jitter(keep)) * (n / max(keep, 1))).astype(np.int64)
 
 
 def _jitter(n: int) -> np.ndarray:

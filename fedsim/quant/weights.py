@@ -67,8 +67,9 @@ def quantize_weight(weight: torch.Tensor, bits: int, granularity: str) -> Packed
     if not bool(torch.isfinite(top).all()):
         raise FedsimError("a weight is NaN or infinite: the model's checkpoint is damaged")
     limit = (1 << (bits - 1)) - 1
-    # A channel of zeros gets scale 1: its codes are all zero whatever the scale.
-    scales = torch.where(top > 0, top / limit, torch.ones_like(top))
+    # A channel of zeros, or so near zero that its scale is none, gets scale 1: all its codes are
+    # zero.
+    scales = torch.where(top / limit > 0, top / limit, torch.ones_like(top))
     per_row = scales.reshape(-1, *[1] * (weight.ndim - 1))
     codes = torch.clamp(torch.round(weight / per_row), -limit, limit).to(torch.int32) + (limit + 1)
     return PackedWeight(

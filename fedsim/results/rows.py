@@ -43,6 +43,10 @@ class Row:
     accuracy: float | None
     plan_sha256: str
     """Hash of the bit depths of all layers."""
+    low: float | None = None
+    """Lower end of a 95 % bootstrap interval, over test clips, of `wer` or else `accuracy`."""
+    high: float | None = None
+    """Upper end of that interval."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
+
+import numpy as np
+
+RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,30 @@ def count_correct(references: Sequence[str], hypotheses: Sequence[str]) -> Error
     pairs = zip(references, hypotheses, strict=True)
     right = sum(r.strip().casefold() == h.strip().casefold() for r, h in pairs)
     return Errors(clips=len(references), correct=right)
+
+
+def total(errors: Sequence[Errors]) -> Errors:
+    """Return the sum of counts."""
+    return Errors(**{f.name: sum(getattr(e, f.name) for e in errors) for f in fields(Errors)})
+
+
+def interval(errors: Sequence[Errors], rng: np.random.Generator) -> tuple[float, float]:
+    """Return a 95 % interval of the corpus WER, or of the accuracy of a classifier.
+
+    `errors` are the counts of each clip. Percentile bootstrap over clips, 2,000 resamples: what the
+    rate might be with as many other clips of the same speaker. NaN where no word was spoken.
+    """
+    words = np.array([e.words for e in errors])
+    top, bottom = (
+        (np.array([e.errors for e in errors]), words)
+        if words.any()
+        else (np.array([e.correct for e in errors]), np.array([e.clips for e in errors]))
+    )
+    draws = rng.integers(0, len(errors), (RESAMPLES, len(errors)))
+    below = bottom[draws].sum(axis=1)
+    rates = top[draws].sum(axis=1)[below > 0] / below[below > 0]
+    low, high = np.percentile(rates, [2.5, 97.5]) if len(rates) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 @cache

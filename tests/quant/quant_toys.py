@@ -44,7 +44,8 @@ class Toy:
 class Talker(nn.Module):
     """Convolutions over (B, 1, T), then linear maps over (B, T', C): a speech model in small.
 
-    `conv2` has two groups. No convolution pads, so a clip's frames do not depend on what follows it.
+    `conv2` has two groups. No convolution pads, so a clip's frames do not depend on what follows
+    it.
     """
 
     STRIDES = {"conv1": (5, 2), "conv2": (3, 2)}

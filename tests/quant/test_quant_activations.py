@@ -9,7 +9,8 @@ from quant_toys import rounded, thorough
 
 from fedsim.quant.activations import Range, make_range, quantize_activation
 
-ENDS = st.floats(-1e4, 1e4, width=32, allow_subnormal=False).filter(lambda v: v == 0 or abs(v) > 1e-6)
+ENDS = st.floats(-1e4, 1e4, width=32, allow_subnormal=False).filter(lambda v: v == 0 or abs(v) >
+1e-6)
 
 
 def test_by_hand():
@@ -30,7 +31,8 @@ def test_the_papers_formula(a, b, bits, seed):
     assert rng == Range(min(low, 0.0), max(high, 0.0))
     if rng.low == rng.high:
         return
-    # To the ends and beyond them; values at half a step may round either way, so they are moved off.
+    # To the ends and beyond them; values at half a step may round either way, so they are moved
+    # off.
     x = np.random.default_rng(seed).uniform(rng.low * 1.5, rng.high * 1.5, 200).astype(np.float32)
     step = (rng.high - rng.low) / (2**bits - 1)
     off = x.astype(np.float64) / step % 1

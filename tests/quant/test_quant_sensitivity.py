@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from quant_toys import Echo, Talker, Tied, Toy, clips, n_hooks, outputs_of, relative, talk
+from torch import nn
+
+from fedsim.errors import FedsimError
+from fedsim.quant.model import Batch
+from fedsim.quant.sensitivity import CAPACITY, MEASURES, sense
+
+EXACT = {
+    "median": lambda y: np.median(np.abs(y)),
+    "mean": lambda y: np.mean(np.abs(y)),
+    "max": np.max,
+    "abs-max": lambda y: np.max(np.abs(y)),
+    "std": np.std,
+    "var": np.var,
+}
+LENGTHS = [61, 90, 47, 33, 80]
+
+
+def exact(toy: Toy, batches: list[Batch], measure: str) -> list[float]:
+    """Every element of every layer's output that is speech, in float64."""
+    values = []
+    with torch.no_grad():
+        seen = [outputs_of(toy.module, lambda b=b: toy.forward(b)) for b in batches]
+    for layer in toy.layers:
+        speech = []
+        for batch, outputs in zip(batches, seen, strict=True):
+            frames = batch.frames_out.get(layer.name)
+            (out,) = outputs[layer.name]
+            for i, row in enumerate(out):
+                if layer.kind == "conv1d":
+                    row = row.T
+                speech.append(row if frames is None else row[: int(frames[i])])
+        y = torch.cat([s.flatten() for s in speech]).double().numpy()
+        values.append(float(EXACT[measure](y)))
+    return values
+
+
+def test_every_measure_is_known():
+    assert MEASURES.names() == sorted(EXACT)
+    assert all(MEASURES.describe().values())
+
+
+@pytest.mark.parametrize("measure", EXACT)
+def test_exact_with_padding_present(measure):
+    toy = Toy(Talker())
+    batches = [talk(clips(LENGTHS[:3])), talk(clips(LENGTHS[3:], seed=1))]
+    values = sense(toy, iter(batches), measure)
+    assert values.dtype == np.float64
+    np.testing.assert_allclose(values, exact(toy, batches, measure), rtol=1e-6)
+    # Padding would have shown: it is far louder than the clips.
+    bare = [Batch(b.inputs) for b in batches]
+    assert (np.abs(sense(toy, bare, measure) / values - 1) > 0.01).any()
+
+
+@pytest.mark.parametrize("measure", EXACT)
+def test_padded_batches_are_single_clips(measure):
+    audio = clips(LENGTHS, seed=2)
+    single = sense(Toy(Talker()), [talk([c]) for c in audio], measure)
+    for split in ([5], [2, 3], [1, 3, 1]):
+        ends = np.cumsum(split)
+        groups = [audio[e - n : e] for e, n in zip(ends, split, strict=True)]
+        together = sense(Toy(Talker()), [talk(g) for g in groups], measure)
+        np.testing.assert_allclose(together, single, rtol=2e-5)
+    backwards = sense(Toy(Talker()), [talk([c]) for c in audio[::-1]], measure)
+    np.testing.assert_allclose(backwards, single, rtol=2e-5)
+
+
+def test_clips_of_one_length_need_no_frames():
+    toy = Toy(Talker())
+    audio = clips([64, 64, 64])
+    batch = talk(audio)
+    np.testing.assert_array_equal(sense(toy, [batch]), sense(toy, [Batch(batch.inputs)]))
+
+
+def test_layers_in_the_order_of_the_model():
+    toy = Toy(Talker())
+    assert [layer.name for layer in toy.layers] == ["conv1", "conv2", "mid", "head"]
+    before = sense(toy, [talk(clips(LENGTHS))], "std")
+    toy.module.head.weight.data *= 3
+    toy.module.head.bias.data *= 3
+    after = sense(toy, [talk(clips(LENGTHS))], "std")
+    np.testing.assert_allclose(after / before, [1, 1, 1, 3], rtol=1e-5)
+
+
+def test_a_table_is_a_layer_too_and_tied_weights_are_one():
+    toy = Toy(Tied())
+    batch = Batch({"x": torch.tensor([[0, 3, 5], [7, 7, 1]])})
+    assert [layer.name for layer in toy.layers] == ["head", "mid"]
+    np.testing.assert_allclose(sense(toy, [batch]), exact(toy, [batch], "median"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("median_of", [1, 2, 3, 4, 7, 8])
+def test_median_of_odd_and_even_numbers(median_of):
+    toy = Toy(Echo(1))
+    x = torch.tensor([5.0, -1.0, 4.0, -9.0, 2.0, 7.0, -3.0, 6.0][:median_of]).reshape(1, -1, 1)
+    assert sense(toy, [Batch({"x": x})])[0] == np.median(np.abs(x.numpy()))
+
+
+def loud_and_quiet(kind: str, frames: int, channels: int, seed: int) -> torch.Tensor:
+    """Channels between 0.01 and 100: a sample that favours some of them is far off."""
+    generator = torch.Generator().manual_seed(seed)
+    gain = 10 ** torch.linspace(-2, 2, channels)
+    y = torch.randn(2, frames, channels, generator=generator) * gain
+    return y if kind == "linear" else y.transpose(1, 2).contiguous()
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_above_capacity_the_median_is_within_half_a_percent(kind):
+    toy = Toy(Echo(64, kind))
+    batches = [Batch({"x": loud_and_quiet(kind, 10_000, 64, s)}) for s in range(3)]
+    total = sum(b.inputs["x"].numel() for b in batches)
+    assert total > 4 * CAPACITY
+    everything = np.concatenate([b.inputs["x"].numpy().reshape(-1) for b in batches])
+    value = sense(toy, batches)[0]
+    assert relative(value, float(np.median(np.abs(everything)))) < 0.005
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+@pytest.mark.parametrize("channels", [48, 64])
+@pytest.mark.parametrize("n_batches", [1, 2, 5])
+def test_places_do_not_fall_in_step_with_channels(kind, channels, n_batches):
+    """The stride that an unjittered sample would have here is the number of channels, or a
+    multiple."""
+    toy = Toy(Echo(channels, kind))
+    per_channel = torch.arange(channels, dtype=torch.float32)
+    frames, capacity = 2048, 4096
+    if kind == "linear":
+        x = per_channel.expand(2, frames, channels)
+    else:
+        x = per_channel[:, None].expand(2, channels, frames)
+    batches = [Batch({"x": x.contiguous()})] * n_batches
+    seen = {}
+    MEASURES._entries["spy"] = lambda observed: float(len(seen.setdefault("y", observed.sample)))
+    try:
+        kept = sense(toy, batches, "spy", capacity=capacity)[0]
+    finally:
+        del MEASURES._entries["spy"]
+    assert capacity / 2 <= kept <= capacity
+    counts = np.bincount(seen["y"].astype(int), minlength=channels)
+    expected = kept / channels
+    # Multinomial or more even than that: five standard deviations.
+    assert np.abs(counts - expected).max() < 5 * expected**0.5
+
+
+def test_padding_is_never_sampled():
+    for kind in ("linear", "conv1d"):
+        toy = Toy(Echo(8, kind))
+        frames = torch.tensor([37, 500, 1])
+        x = torch.full((3, 500, 8), 1e6)
+        for i, n in enumerate(frames):
+            x[i, :n] = 1.0
+        x = x if kind == "linear" else x.transpose(1, 2).contiguous()
+        batch = Batch({"x": x}, {"layer": frames}, {"layer": frames})
+        assert sense(toy, [batch] * 3, "mean", capacity=64)[0] == 1.0
+        assert sense(toy, [batch] * 3, "abs-max", capacity=64)[0] == 1.0
+
+
+@pytest.mark.parametrize("measure", ["max", "abs-max"])
+def test_extremes_are_exact_however_small_the_sample(measure):
+    toy = Toy(Echo(4))
+    batches = [Batch({"x": torch.randn(2, 500, 4)}) for _ in range(3)]
+    batches[1].inputs["x"][1, 123, 2] = -77.0
+    batches[2].inputs["x"][0, 7, 3] = 55.5
+    assert sense(toy, batches, measure, capacity=16)[0] == {"max": 55.5, "abs-max": 77.0}[measure]
+
+
+def test_one_forward_pass_and_no_batch_is_kept():
+    toy = Toy(Talker())
+    alive: list[weakref.ref] = []
+
+    def stream():
+        for seed in range(6):
+            batch = talk(clips(LENGTHS, seed))
+            gc.collect()
+            assert sum(r() is not None for r in alive) <= 1  # at most the one just used
+            alive.append(weakref.ref(batch.inputs["x"]))
+            yield batch
+
+    sense(toy, stream())
+    assert toy.forwards == 6
+    assert n_hooks(toy.module) == 0
+    assert all(p.grad is None for p in toy.module.parameters())
+
+
+def test_hooks_are_gone_after_an_error():
+    toy = Toy(Talker())
+
+    def stream():
+        yield talk(clips(LENGTHS))
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        sense(toy, stream())
+    assert n_hooks(toy.module) == 0
+
+
+def test_a_layer_that_is_never_reached_is_named():
+    toy = Toy(Talker())
+    toy.module.spare = nn.Linear(3, 3)
+    toy = Toy(toy.module)
+    with pytest.raises(FedsimError, match=r"'spare' saw no audio.*model\.keep"):
+        sense(toy, [talk(clips(LENGTHS))])
+    with pytest.raises(FedsimError, match="'conv1' saw no audio.*at least one clip"):
+        sense(toy, [])
+
+
+@pytest.mark.parametrize("measure", EXACT)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_answer_that_is_not_finite_is_an_error(measure, bad):
+    """One bad clip among good ones must not hide: a median of the rest would look sound."""
+    toy = Toy(Talker())
+    audio = clips([64, 64, 64, 64])
+    spoilt = [*audio[:3], torch.full((64,), bad)]
+    with pytest.raises(FedsimError, match="'conv1' answers the clips with"):
+        sense(toy, [talk(spoilt)], measure)
+    with pytest.raises(FedsimError, match="'conv1' answers the clips with"):
+        sense(toy, [talk([c]) for c in spoilt], measure)
+
+
+def test_unknown_measure_comes_with_the_nearest():
+    with pytest.raises(FedsimError,
+    match="there is no sensitivity 'medain': did you mean 'median'"):
+        sense(Toy(Talker()), [talk(clips(LENGTHS))], "medain")
