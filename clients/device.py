@@ -119,10 +119,13 @@ class Device:
     def _scores(self, results: list[list[Errors]], sizes: list[int]) -> m.Scores:
         """Return what leaves the device of its counts: sums and an interval for each model."""
         seed, key = self.bench.scenario.seed, self.data.key
-        # The same resamples for every model, so that chance hits them alike.
-        ends = [interval(clips, client_rng(seed, key, "interval")) for clips in results]
-        sums = [total(clips) for clips in results]
         classifier = self.bench.model.task == "classify"
+        # The same resamples for every model, so that chance hits them alike.
+        ends = [
+            interval(clips, client_rng(seed, key, "interval"), classify=classifier)
+            for clips in results
+        ]
+        sums = [total(clips) for clips in results]
         words, classes = ([], sums) if classifier else (sums, [])
         return m.Scores(
             client=key,

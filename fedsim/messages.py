@@ -129,7 +129,7 @@ def to_record(message: Message) -> RecordDict:
     flat, nested = _split(message)
     records = {_MAIN: ConfigRecord(_values(flat))}
     for index, candidate in enumerate(nested):
-        records[f"candidate.{index:04d}"] = ConfigRecord(_values(_split(candidate)[0]))
+        records[f"candidate.{index:06d}"] = ConfigRecord(_values(_split(candidate)[0]))
     return RecordDict(records)  # type: ignore[arg-type]
 
 
@@ -162,7 +162,7 @@ def field_bytes(message: Message) -> dict[str, int]:
     """Return the bytes of each field as it travels: 8 a number, 1 a flag, UTF-8 a text."""
     flat, nested = _split(message)
     sizes = {name: _size(value) for name, value in flat.items()}
-    if nested:
+    if hasattr(message, "candidates"):
         sizes["candidates"] = sum(
             _size(v) for candidate in nested for v in _split(candidate)[0].values()
         )

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsim import progress
 from fedsim.engine import EngineSettings, open_grid
 from fedsim.results.folder import RunFolder, create_run, write_results
 from fedsim.results.ledger import Failure, Ledger
@@ -37,11 +38,15 @@ def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
 
     from fedsim.speech.corpus import open_clients
     from server.app import app as server_app
+    from server.study import stages
 
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
     check_sources(scenario, clients)
     client_budgets(scenario.clients, clients)
     folder = create_run(out, scenario)
+    shown = progress.current()
+    shown.start(len(clients), stages(scenario))
+    shown.stage("starting workers", len(clients))
     engine = scenario.engine
     settings = EngineSettings(engine.workers, engine.threads, engine.address)
     with _bank(folder.path) as bank:

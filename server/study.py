@@ -26,6 +26,11 @@ T = TypeVar("T", m.Summary, m.Receipt, m.Scores)
 FULL_BITS = 32.0
 
 
+def stages(scenario: Scenario) -> tuple[str, ...]:
+    """Return the stages that a run of the scenario shows."""
+    return ("sense", "personalize", "evaluate") if needs_others(scenario) else ("sense", "evaluate")
+
+
 @dataclass
 class Study:
     """The state of one run. A client that fails is written down and left out of what follows."""
@@ -50,8 +55,6 @@ class Study:
         node_ids = list(self.grid.get_node_ids())
         shared = needs_others(self.scenario)
         shown = progress.current()
-        stages = ("sense", "personalize", "evaluate") if shared else ("sense", "evaluate")
-        shown.start(len(node_ids), stages)
         shown.stage("sense", len(node_ids))
         self._sense(node_ids)
         if shared:

@@ -7,13 +7,13 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers loads: no test goes to the network
 
-from collections.abc import Callable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from functools import cache  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING  # noqa: E402
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest  # noqa: E402
+import pytest
 
 if TYPE_CHECKING:
     from fedsim.run import RunResult
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Callable[[str], Path]:
     """Name of a toy in `toys.MODELS` -> a folder with that model, written once."""
-    import toys
     import torch
+    import toys
 
     torch.set_num_threads(1)
     home = tmp_path_factory.mktemp("models")
@@ -78,3 +78,39 @@ def study(tmp_path_factory, model_folder, speech) -> Study:
     )
     scenario = load_scenario(file)
     return Study(file, scenario, run_scenario(scenario, home / "run"))
+
+
+@pytest.fixture(scope="session")
+def parquet(tmp_path_factory) -> Path:
+    """A local data set of 16 clips as `datasets.load_dataset` finds it, columns with odd names."""
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import toys
+
+    home = tmp_path_factory.mktemp("parquet")
+    datasets.config.HF_DATASETS_CACHE = home / "cache"
+    features = datasets.Features(
+        {
+            "sound": datasets.Audio(sampling_rate=16_000),
+            "sex": datasets.ClassLabel(names=["male", "female"]),
+            "said": datasets.Value("string"),
+            "who": datasets.Value("int64"),
+            "locale": datasets.Value("string"),
+        }
+    )
+    for i in range(16):
+        toys.write_wav(home / f"wav/{i}.wav", toys.clip(0.3 + 0.02 * i, i))
+    columns = {
+        "sound": [
+            {"bytes": (home / f"wav/{i}.wav").read_bytes(), "path": f"{i}.wav"} for i in range(16)
+        ],
+        "sex": [0, 1] * 8,
+        "said": [f"clip number {i}" for i in range(16)],
+        "who": [i // 4 for i in range(16)],
+        "locale": ["en_us"] * 8 + ["it_it"] * 7 + [None],
+    }
+    (home / "data").mkdir()
+    # Not by datasets' own writer, which wants torchcodec to put audio into a table.
+    pq.write_table(pa.table(columns, schema=features.arrow_schema), home / "data/train.parquet")
+    return home / "data"

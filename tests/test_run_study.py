@@ -90,6 +90,7 @@ def test_numbers_agree_with_each_other(study, rows):
         assert row.budget_bytes == int(budgets[row.client] * 2**20)
         assert row.wer == row.errors / row.words
         assert row.cer == row.char_errors / row.chars
+        assert row.low <= row.wer <= row.high
         assert (row.correct, row.accuracy) == (None, None)
         assert row.method.startswith(row.allocation)
         if row.method != "fp32":
@@ -189,9 +190,7 @@ def test_a_saved_model_needs_nothing_but_its_file(study, rows, clients):
 
 
 @pytest.mark.parametrize("calibration", ["minmax", "cosine", "hessian"])
-def test_a_model_tuned_on_another_client(
-    study, rows, clients, model, sizes, medians, calibration
-):
+def test_a_model_tuned_on_another_client(study, rows, clients, model, sizes, medians, calibration):
     """The source's plan for this client's budget, and the ranges that the source's device found."""
     from clients.device import model_name
 
@@ -250,7 +249,7 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
             for row in rows.values()
             if row.client == client and row.method != "fp32" and row.tuned_on in ("-", client)
         }
-        counts = ("file_bytes", "errors", "words", "char_errors", "chars")
+        counts = ("file_bytes", "errors", "words", "char_errors", "chars", "low", "high")
         found = [r for r in releases if r.client == client]
         up = {(r.stage, r.field): r.bytes for r in found if r.direction == "up"}
         assert up == {

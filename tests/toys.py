@@ -19,7 +19,7 @@ LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz'")
 CLASSES = ("yes", "no", "stop", "go")
 LANGUAGES = ("en", "zh", "de", "fr", "it")
 SPEAKERS = ("ann", "bob", "cyd", "dee", "eve")
-WORDS = "one two three four five six seven eight nine ten left right".split()
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "left", "right")
 WINDOW = 4
 """Seconds of audio that the toy Whisper takes."""
 METHODS: list[Any] = [
@@ -112,8 +112,13 @@ def write_scenario(path: Path, **sections: Any) -> Path:
     return path
 
 
-def enliven(module: Any, seed: int, gain: float) -> Any:
-    """Draw weights so large that the answers depend on the clip, not on the biases alone."""
+def build(name: str, config: Any, seed: int, gain: float) -> Any:
+    """Make the network of that class, with weights so large that its answers depend on the clip."""
+    import transformers
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = getattr(transformers, name)(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -150,7 +155,7 @@ def wav2vec2(norm: str = "group", *, seed: int = 1, head: str = "ForCTC", **opti
 
     settings = {**_WAV2VEC2, "feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer"}
     config = transformers.Wav2Vec2Config(**{**settings, **options})
-    module = enliven(getattr(transformers, f"Wav2Vec2{head}")(config), seed, gain=1.5)
+    module = build(f"Wav2Vec2{head}", config, seed, gain=1.5)
     return _undecided(module) if head == "ForSequenceClassification" else module
 
 
@@ -160,7 +165,7 @@ def conformer(*, seed: int = 1, head: str = "ForCTC", **options: Any) -> Any:
 
     settings = {**_WAV2VEC2, "feat_extract_norm": "layer", "conv_depthwise_kernel_size": 7}
     config = transformers.Wav2Vec2ConformerConfig(**{**settings, **options})
-    module = enliven(getattr(transformers, f"Wav2Vec2Conformer{head}")(config), seed, gain=2.0)
+    module = build(f"Wav2Vec2Conformer{head}", config, seed, gain=2.0)
     return _undecided(module) if head == "ForSequenceClassification" else module
 
 
@@ -199,7 +204,7 @@ def whisper(*, seed: int = 0, multilingual: bool = True, **options: Any) -> Any:
             **options,
         }
     )
-    module = enliven(transformers.WhisperForConditionalGeneration(config), seed, gain=2.0)
+    module = build("WhisperForConditionalGeneration", config, seed, gain=2.0)
     rules = {
         "is_multilingual": multilingual,
         "no_timestamps_token_id": special["<|notimestamps|>"],

@@ -41,15 +41,22 @@ class BlobStore:
     folder: Path
 
     def put(self, data: bytes) -> str:
-        """Store `data` and return its name."""
+        """Store `data` and return its name; raise `FedsimError` when that cannot be done."""
         name = hashlib.sha256(data).hexdigest()
         path = self.folder / name
-        if not path.exists():
+        if path.exists():
+            return name
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".part-")
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
             os.replace(temporary, path)
+        except OSError as error:
+            raise FedsimError(
+                f"the bank {self.folder} cannot be written: {error.strerror}; choose a folder that "
+                f"is writable and has {len(data):,} bytes free"
+            ) from error
         return name
 
     def get(self, name: str) -> bytes:

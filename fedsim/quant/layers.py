@@ -14,7 +14,8 @@ from fnmatch import fnmatchcase
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, remove_weight_norm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from fedsim.errors import FedsimError, nearest
 
@@ -59,26 +60,32 @@ def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[Layer, ...]
 
     `keep` are names or shell patterns (`*.attention.*`) of layers to leave in full precision. Of
     modules that share one weight the last becomes the layer (in a tied model that is the output
-    head, whose output is an activation; the embedding looks rows up) and the others its aliases.
+    head, whose output is an activation; the embedding looks rows up) and the others its aliases;
+    to keep one of them is to keep the weight.
 
     Raises `FedsimError` for a large parameter in a module of unknown type, for a `keep` that
     matches nothing, and for a model with no layer at all.
     """
     modules = dict(model.named_modules())
-    unmatched = [k for k in keep if not any(fnmatchcase(name, k) for name in modules)]
+    # Only modules that hold something themselves: the name of a container would keep nothing.
+    named = modules.keys() & {key.rpartition(".")[0] for key in model.state_dict()}
+    unmatched = [k for k in keep if not any(fnmatchcase(name, k) for name in named)]
     if unmatched:
         raise FedsimError(
-            f"keep: no layer is called {unmatched[0]!r}: {nearest(unmatched[0], modules)}"
+            f"keep: no layer is called {unmatched[0]!r}: {nearest(unmatched[0], named)}"
         )
+    kept = {name for name in named if any(fnmatchcase(name, k) for k in keep)}
+    kept_weights = {id(getattr(modules[name], "weight", None)) for name in kept}
     owners: dict[int, list[tuple[str, str]]] = {}
     for name, module in modules.items():
-        if any(fnmatchcase(name, k) for k in keep):
+        if name in kept:
             continue
         kind = next((k for cls, k in KINDS.items() if isinstance(module, cls)), None)
         if kind is None:
             _refuse_large(name, module)
             continue
-        owners.setdefault(id(module.weight), []).append((name, kind))
+        if id(module.weight) not in kept_weights:
+            owners.setdefault(id(module.weight), []).append((name, kind))
     layers = []
     for names in owners.values():
         name, kind = names[-1]
@@ -94,7 +101,7 @@ def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[Layer, ...]
 
 
 def plain_weights(model: nn.Module) -> nn.Module:
-    """Fold weight-norm parametrizations into plain weights, in place, and return the model.
+    """Fold weight norms (of either kind) into plain weights, in place, and return the model.
 
     The quantizer works on the weight that the layer multiplies with; the factors that produce it
     during training would otherwise be recomputed in every forward pass.
@@ -103,14 +110,25 @@ def plain_weights(model: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(module):
             for tensor in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, str(tensor), leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
     return model
 
 
 def leftovers(model: nn.Module, layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
-    """Return the state of `model` that is no layer's weight: name -> tensor, in state-dict
-    order."""
-    owned = {f"{n}.weight" for layer in layers for n in (layer.name, *layer.aliases)}
-    return {k: v.detach() for k, v in model.state_dict().items() if k not in owned}
+    """Return the state of `model` that is no layer's weight: name -> tensor, in state-dict order.
+
+    What several modules share is there once, under its first name.
+    """
+    state = model.state_dict(keep_vars=True)
+    taken = {id(state[f"{layer.name}.weight"]) for layer in layers}
+    rest = {}
+    for name, tensor in state.items():
+        if id(tensor) not in taken:
+            taken.add(id(tensor))
+            rest[name] = tensor.detach()
+    return rest
 
 
 def _refuse_large(name: str, module: nn.Module) -> None:

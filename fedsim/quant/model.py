@@ -16,17 +16,19 @@ from fedsim.quant.layers import Layer
 class Batch:
     """A few clips as the model takes them.
 
-    `inputs` are the keyword arguments of the module's forward. `frames_in` and `frames_out` say,
-    per layer, how many frames of its input and of its output are speech: int64 of shape (B,), one
-    value a clip, the rest being padding. A layer that is missing there has no padding. `targets`
-    are token ids of the model's own transcript (B, U), -100 where there is none, for a model whose
-    forward needs them. `language` is the code of the language that the clips are in, for models
-    that want to know.
+    `inputs` are the keyword arguments of the module's forward. The mappings hold, by layer name, how
+    many frames of each clip count (int64 (B,)); a layer that is missing there counts them all:
+    `frames_in` and `frames_out` the frames of its input and output that bear on the result (padding
+    that a mask hides does not), `speech` the frames of its output that are speech, where that is
+    less (Whisper answers to the silence that fills its window). `targets` are token ids of the
+    model's own transcript (B, U), -100 where there is none, for a model whose forward needs them.
+    `language` is the code of the language that the clips are in, for models that want to know.
     """
 
     inputs: dict[str, torch.Tensor]
     frames_in: Mapping[str, torch.Tensor] = field(default_factory=dict)
     frames_out: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    speech: Mapping[str, torch.Tensor] = field(default_factory=dict)
     targets: torch.Tensor | None = None
     language: str | None = None
 

@@ -1,16 +1,14 @@
 """The model file: one safetensors file per client, exact to the byte, verified by hash.
 
     8 bytes        length of the header (little endian)
-    header         JSON: tensor names, dtypes, shapes, offsets, and the manifest under
-    `__metadata__`;
+    header         JSON: tensor names, dtypes, shapes, offsets; the manifest under `__metadata__`;
                    padded with spaces to a length that depends on the model alone
-    tensors        widest type first: activation ranges (F32), weight scales (F32), leftovers, then
-    the
-                   packed codes of each layer (U8)
+    tensors        widest type first: activation ranges (F32), weight scales (F32), leftovers;
+                   then the packed codes of each layer (U8)
 
 Because the header's length is fixed, the size of a file is a constant plus the packed bytes of each
 layer: a plan's size is known to the byte before anything is packed, and `getsize(file) <= budget`.
-The manifest holds a SHA-256 over header (with the digest itself as zeros) and tensors.
+The header holds a SHA-256 over its length, itself (with the digest as zeros) and the tensors.
 """
 
 from __future__ import annotations
@@ -124,7 +122,7 @@ def write(path: str | os.PathLike[str], layers: Sequence[Layer], model: ModelFil
     tensors = _tensors(layers, model)
     length = _header_length(layers, model.leftovers, model.manifest)
     blank = _header(tensors, model.manifest, _NO_DIGEST, length)
-    digest = hashlib.sha256(blank)
+    digest = hashlib.sha256(struct.pack("<Q", length) + blank)
     for array in tensors.values():
         digest.update(_raw(array))
     header = _header(tensors, model.manifest, digest.hexdigest(), length)
@@ -194,20 +192,29 @@ def _tensors(layers: Sequence[Layer], model: ModelFile) -> dict[str, np.ndarray]
     """Return every tensor of the file, in the order in which they are written."""
     nothing = (np.nan, np.nan)
     pairs = [nothing if r is None else (r.low, r.high) for r in model.ranges]
-    tensors = {
-        "fedsim.ranges": np.asarray(pairs, "<f4").reshape(len(layers), 2),
-        "fedsim.scales": np.concatenate([w.scales for w in model.weights]).astype("<f4"),
-    }
-    rest = {name: tensor.numpy() for name, tensor in model.leftovers.items()}
-    for array in rest.values():
-        _dtype_name(array)
-    wide = sorted(rest, key=lambda n: -rest[n].dtype.itemsize)
-    eight = [n for n in wide if rest[n].dtype.itemsize == 8]
-    ordered = {n: rest[n] for n in eight} | tensors | {n: rest[n] for n in wide if n not in eight}
-    return ordered | {
-        f"{layer.name}.codes": weight.payload
-        for layer, weight in zip(layers, model.weights, strict=True)
-    }
+    return _in_order(
+        np.asarray(pairs, "<f4").reshape(len(layers), 2),
+        np.concatenate([w.scales for w in model.weights]).astype("<f4"),
+        model.leftovers,
+        {
+            f"{layer.name}.codes": weight.payload
+            for layer, weight in zip(layers, model.weights, strict=True)
+        },
+    )
+
+
+def _in_order(
+    ranges: np.ndarray,
+    scales: np.ndarray,
+    leftovers: Mapping[str, torch.Tensor],
+    codes: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return all as one: the widest type first, so that each is aligned; codes, whose sizes a plan
+    decides, last, so that nothing else moves."""
+    fixed = {"fedsim.ranges": ranges, "fedsim.scales": scales}
+    fixed |= {name: tensor.numpy() for name, tensor in leftovers.items()}
+    wide = sorted(fixed, key=lambda name: -fixed[name].dtype.itemsize)
+    return {name: fixed[name] for name in wide} | dict(codes)
 
 
 def _header(
@@ -245,15 +252,13 @@ def _header_length(
 
     widest = Manifest(**(asdict(manifest) | {"bits": (MAX_BITS,) * len(layers)}))
     n = sum(n_scales(a.channels, manifest.granularity) for a in layers)
-    tensors = {name: t.numpy() for name, t in leftovers.items()}
-    tensors |= {
-        "fedsim.ranges": np.zeros((len(layers), 2), "<f4"),
-        "fedsim.scales": np.zeros(n, "<f4"),
-    }
-    for a in layers:
-        tensors[f"{a.name}.codes"] = blank(packed_bytes(a.n_weights, MAX_BITS))
-    # The order of tensors moves digits between offsets: room for one more digit in each.
-    length = len(_header(tensors, widest, _NO_DIGEST, None)) + 2 * len(tensors)
+    tensors = _in_order(
+        np.zeros((len(layers), 2), "<f4"),
+        np.zeros(n, "<f4"),
+        leftovers,
+        {f"{a.name}.codes": blank(packed_bytes(a.n_weights, MAX_BITS)) for a in layers},
+    )
+    length = len(_header(tensors, widest, _NO_DIGEST, None))
     return -(-length // 8) * 8
 
 
@@ -274,7 +279,8 @@ def _read_raw(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
         digest, version = meta["sha256"], meta["format"]
         if len(digest) != 64 or header.count(digest.encode()) != 1:
             raise ValueError("digest")
-        check = hashlib.sha256(header.replace(digest.encode(), _NO_DIGEST.encode()))
+        check = hashlib.sha256(data[:8].tobytes())
+        check.update(header.replace(digest.encode(), _NO_DIGEST.encode()))
         check.update(data[8 + length :].data)
         if check.hexdigest() != digest:
             raise ValueError("hash")

@@ -8,7 +8,7 @@ product.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,18 +56,27 @@ def observe(
     """
     layers = [layer for layer in model.layers if layer.kind != "embedding"]
     views = {layer.name: _View(layer, capacity) for layer in layers}
-    with nullcontext() if fisher else torch.inference_mode(), _hooks(model, views, rows, fisher):
+    tracing = _frozen(model.module) if fisher else torch.inference_mode()
+    with tracing, _hooks(model, views, rows, fisher):
         for batch in batches:
             for view in views.values():
                 view.start(batch)
             logits = model.forward(batch)
             if fisher:
                 model.loss(batch, logits).backward()
+                for view in views.values():
+                    view.keep_gradients()
     missing = next((n for n, v in views.items() if v.low > v.high), None)
     if missing is not None:
         raise FedsimError(
             f"layer {missing!r} saw no audio: it is not part of the forward pass; add it to "
             f"model.keep, or give at least one clip"
+        )
+    broken = next((n for n, v in views.items() if not np.isfinite([v.low, v.high]).all()), None)
+    if broken is not None:
+        raise FedsimError(
+            f"layer {broken!r} is given values from {views[broken].low} to {views[broken].high}: "
+            f"the model overflows on the clips; check the clips' level and the checkpoint"
         )
     return {name: view.seen() for name, view in views.items()}
 
@@ -84,14 +93,17 @@ class _View:
     def start(self, batch: Batch) -> None:
         self.frames_in = batch.frames_in.get(self.layer.name)
         self.frames_out = batch.frames_out.get(self.layer.name)
+        self.gradients: list[tuple[int, np.ndarray]] = []
 
     def see_range(self, x: torch.Tensor) -> None:
         low, high = masked_extremes(x, self.frames_in, frame_axis(self.layer.kind))
-        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)  # NaN stays
 
-    def see_rows(self, module: nn.Module, x: torch.Tensor, out: torch.Tensor) -> np.ndarray:
-        """Keep some input rows; return their places among the frames of the output, int64 (m,
-        2)."""
+    def see_rows(
+        self, module: nn.Module, x: torch.Tensor, out: torch.Tensor
+    ) -> tuple[np.ndarray, int]:
+        """Keep some input rows; return their places among the frames of the output, int64 (m, 2),
+        and how many frames there were."""
         axis = frame_axis(self.layer.kind)
         clips, length = out.shape[0], out.shape[axis] if out.ndim == 3 else 1
         counts = np.full(clips, length) if self.frames_out is None else self.frames_out.numpy()
@@ -104,17 +116,34 @@ class _View:
         clip = np.searchsorted(ends, index, side="right")
         places = np.stack([clip, index - (ends - counts)[clip]], axis=1)
         self.inputs.add(_gather(module, x.detach(), places).reshape(len(places), *patch).numpy())
-        return places
+        return places, total
 
-    def see_gradient(self, grad: torch.Tensor, places: np.ndarray, total: int) -> None:
-        if grad.ndim == 2:
-            grad = grad[:, None]
-        elif frame_axis(self.layer.kind) == 2:
-            grad = grad.transpose(1, 2)
-        if self.fisher is None:
-            self.fisher = Sample(self.capacity, (grad.shape[-1],))
-        self.fisher.room_for(total)
-        self.fisher.add(grad[places[:, 0], places[:, 1]].square().numpy())
+    def await_gradient(self, out: torch.Tensor, places: np.ndarray, total: int) -> None:
+        """Have the backward pass note the squared gradient of `out` at `places`.
+
+        Calls of one module come back in reverse order, and one that the loss does not depend on
+        never: so each has a place of its own, zero until then.
+        """
+        squares = np.zeros((len(places), self.layer.shape[0]), np.float32)
+        self.gradients.append((total, squares))
+        conv = frame_axis(self.layer.kind) == 2
+
+        def note(grad: torch.Tensor) -> None:
+            if grad.ndim == 2:
+                grad = grad[:, None]
+            elif conv:
+                grad = grad.transpose(1, 2)
+            squares[:] = grad[places[:, 0], places[:, 1]].square().numpy()
+
+        out.register_hook(note)
+
+    def keep_gradients(self) -> None:
+        """Keep what the backward pass of a batch has noted, beside the rows of the same frames."""
+        for total, squares in self.gradients:
+            if self.fisher is None:
+                self.fisher = Sample(self.capacity, squares.shape[1:])
+            self.fisher.room_for(total)
+            self.fisher.add(squares)
 
     def seen(self) -> Seen:
         rows = None if self.inputs is None else torch.from_numpy(self.inputs.values)
@@ -126,18 +155,19 @@ class _View:
 def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool) -> Iterator[None]:
     """Observe every layer while open; hooks never outlive an error."""
 
-    def see(view: _View, module: nn.Module, x: torch.Tensor, out: torch.Tensor) -> None:
+    def see(
+        view: _View, module: nn.Module, x: torch.Tensor, out: torch.Tensor
+    ) -> torch.Tensor | None:
         view.see_range(x.detach())
         if not rows:
-            return
-        places = view.see_rows(module, x, out)
+            return None
+        places, total = view.see_rows(module, x, out)
         if fisher:
             if not out.requires_grad:
                 out.requires_grad_()  # no weight asks for a gradient: start the graph here
-            frames = out.shape[frame_axis(view.layer.kind)] if out.ndim == 3 else 1
-            counted = view.frames_out
-            total = out.shape[0] * frames if counted is None else int(counted.sum())
-            out.register_hook(lambda g: view.see_gradient(g, places, total))
+            view.await_gradient(out, places, total)
+            return out.clone()  # a network that writes into its copy does not lose the gradient
+        return None
 
     def hook(view: _View):  # type: ignore[no-untyped-def]
         return lambda module, args, out: see(view, module, args[0], out)
@@ -149,6 +179,19 @@ def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Let no weight ask for a gradient while open."""
+    asking = [p for p in module.parameters() if p.requires_grad]
+    for p in asking:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in asking:
+            p.requires_grad_(True)
 
 
 def _patch_shape(module: nn.Module) -> tuple[int, int]:

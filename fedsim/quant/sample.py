@@ -79,9 +79,10 @@ def _table(size: int) -> np.ndarray:
 
 def masked_extremes(x: torch.Tensor, frames: torch.Tensor | None, axis: int) -> tuple[float, float]:
     """Return the least and greatest element of `x` (B, ...), of each clip its first `frames[b]`
-    only."""
+    only; NaN when one of them is."""
     if frames is None or int(frames.min()) == x.shape[axis]:
         low, high = torch.aminmax(x)
         return float(low), float(high)
     parts = [x[b].narrow(axis - 1, 0, int(n)).aminmax() for b, n in enumerate(frames) if int(n)]
-    return min(float(p.min) for p in parts), max(float(p.max) for p in parts)
+    lows, highs = zip(*parts, strict=True)
+    return float(torch.stack(lows).min()), float(torch.stack(highs).max())

@@ -109,12 +109,13 @@ class _Watcher:
     def _see(self, module: torch.nn.Module, args: tuple, out: torch.Tensor) -> None:
         layer = self.layers[module]
         assert self.batch is not None
-        frames = self.batch.frames_out.get(layer.name)
+        frames = self.batch.speech.get(layer.name, self.batch.frames_out.get(layer.name))
         conv = layer.kind == "conv1d"
         if self.want_extremes:
             low, high = masked_extremes(out, frames, 2 if conv else 1)
             old = self.extremes.get(layer.name, (low, high))
-            self.extremes[layer.name] = (min(old[0], low), max(old[1], high))
+            ends = np.minimum(old[0], low), np.maximum(old[1], high)  # NaN stays
+            self.extremes[layer.name] = float(ends[0]), float(ends[1])
         sample = self.samples[layer.name]
         per_frame = out.shape[1] if conv else out.shape[-1]
         n = out.numel() if frames is None else int(frames.sum()) * per_frame
@@ -170,7 +171,9 @@ def sense(
                 f"model.keep, or give at least one clip"
             )
         low, high = watcher.extremes.get(layer.name, (0.0, 0.0))
-        value = reduce(Observed(kept.values, low, high))
+        # A median of the rest would look sound: one bad clip among good ones must not hide.
+        broken = kept.values[~np.isfinite(kept.values)]
+        value = float(broken[0]) if broken.size else reduce(Observed(kept.values, low, high))
         if not np.isfinite(value):
             raise FedsimError(
                 f"layer {layer.name!r} answers the clips with {value}: the model overflows on "

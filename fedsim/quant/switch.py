@@ -21,7 +21,9 @@ class Switch:
     """
 
     def __init__(self, model: Quantizable) -> None:
-        self._modules = dict(model.module.named_modules())
+        # The layers' modules alone: to hold the model itself would keep it in `_SWITCHES` for ever.
+        modules = dict(model.module.named_modules())
+        self._modules = {layer.name: modules[layer.name] for layer in model.layers}
         self._layers = model.layers
         state = model.module.state_dict(keep_vars=True)
         self._holders = dict(state)

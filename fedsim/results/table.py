@@ -39,7 +39,7 @@ def print_table(rows: Sequence[Row], failures: Sequence[Failure], console: Conso
     else:
         console.print("No client finished, so there is no table.")
     if failures:
-        _print_failures(failures, console)
+        _print_failures({row.client for row in rows}, failures, console)
 
 
 def _lines(rows: Sequence[Row]) -> dict[Line, list[Row]]:
@@ -187,13 +187,20 @@ def _legend(rows: Sequence[Row]) -> Text:
     return Text("\n".join(["", *said]), style="dim")
 
 
-def _print_failures(failures: Sequence[Failure], console: Console) -> None:
-    clients = len({failure.client for failure in failures})
-    heading = "1 client failed" if clients == 1 else f"{clients:,} clients failed"
+def _print_failures(finished: set[str], failures: Sequence[Failure], console: Console) -> None:
+    """Print who failed, then who finished but lacks results that another's failure cost."""
+    named = {failure.client for failure in failures}
+    counts = ((len(named - finished), "failed"), (len(named & finished), "lost some results"))
+    heading = ", ".join(f"{_clients(n)} {what}" for n, what in counts if n)
     console.print(Text(f"\n{heading}", style="bold red"))
+    failures = sorted(failures, key=lambda failure: failure.client in finished)
     for failure in failures[:_MOST_FAILURES]:
         sentence = f"  {failure.client} ({failure.stage}): {failure.reason}"
         console.print(Text(sentence), soft_wrap=True)  # one line each, also where that is too long
     more = len(failures) - _MOST_FAILURES
     if more > 0:
         console.print(f"  and {more:,} more: see the table failures in ledger.sqlite")
+
+
+def _clients(n: int) -> str:
+    return "1 client" if n == 1 else f"{n:,} clients"

@@ -30,8 +30,8 @@ def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.n
         samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise AudioError(
-            f"audio file {name} cannot be read ({str(error).strip().splitlines()[-1]}); replace "
-            f"it or remove it from the corpus"
+            f"audio file {name} cannot be read ({_reason(error)}); replace it or remove it from "
+            f"the corpus"
         ) from error
     if samples.shape[1] != 1:
         if not convert:
@@ -62,7 +62,7 @@ def clip_seconds(source: Path | bytes) -> float:
         file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
         return float(soundfile.info(file).duration)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise AudioError(f"a clip's header cannot be read: {error}") from error
+        raise AudioError(f"a clip's header cannot be read: {_reason(error)}") from error
 
 
 def check_clip(clip: np.ndarray, name: str) -> np.ndarray:
@@ -92,3 +92,9 @@ def check_clip(clip: np.ndarray, name: str) -> np.ndarray:
             f"{SHORTEST:g} s ({int(SHORTEST * SAMPLE_RATE):,} samples at 16 kHz)"
         )
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong, without the file's name: bytes in memory have an address for one."""
+    text = str(getattr(error, "error_string", "") or error or type(error).__name__)
+    return " ".join(text.split()).rstrip(".")

@@ -69,12 +69,12 @@ def open_folder(corpus: CorpusSettings) -> list[Utterance]:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or ())
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FedsimError(f"{table} cannot be read as UTF-8 CSV: {error}") from error
     names = _columns(corpus, columns, {"audio": "file_name"}, str(table))
     utterances, seen = [], set()
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         key = row[names["audio"]]
         if not key:
             raise FedsimError(f"{table}:{line}: the row has no file_name")
@@ -104,17 +104,23 @@ def open_hub(corpus: CorpusSettings) -> list[Utterance]:
     values: dict[str, Sequence[Any]] = {}
     for field in names.keys() - {"audio"}:
         feature = table.features[names[field]]
-        column = table[names[field]]
-        labels = hasattr(feature, "int2str")
-        values[field] = [
-            None if v is None else str(feature.int2str(v) if labels and v >= 0 else v)
-            for v in column
-        ]
-    audio = table.select_columns([names["audio"]]).rename_column(names["audio"], "audio")
+        values[field] = [_cell(feature, value) for value in table[names[field]]]
+    audio = table.select_columns([names["audio"]])
+    if names["audio"] != "audio":
+        audio = audio.rename_column(names["audio"], "audio")
     return [
         Utterance(f"{i:07d}", (audio, i), **{f: v[i] for f, v in values.items()})
         for i in range(len(table))
     ]
+
+
+def _cell(feature: Any, value: Any) -> str | None:
+    """Return a cell as text: a class by its name; None where there is no class (-1) or no text."""
+    if value is None:
+        return None
+    if hasattr(feature, "int2str"):
+        return feature.int2str(value) if value >= 0 else None
+    return str(value).strip() or None
 
 
 def open_clients(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -29,9 +28,16 @@ class Errors:
 def normalize(text: str) -> str:
     """Return `text` as it is compared: Unicode NFKC, lower case, no punctuation, single spaces.
 
-    By Whisper's basic normalizer, which keeps letters of every language and their diacritics.
+    As Whisper's basic normalizer does, which also drops what stands in brackets; but combining
+    marks stay, for in Indic scripts, Thai and others they are the vowels.
     """
-    return _normalizer()(unicodedata.normalize("NFKC", text)).strip()
+    text = unicodedata.normalize("NFKC", text).lower()
+    text = re.sub(r"\([^)]+?\)", "", re.sub(r"[<\[][^>\]]*[>\]]", "", text))
+    return " ".join("".join(" " if _is_symbol(c) else c for c in text).split())
+
+
+def _is_symbol(character: str) -> bool:
+    return unicodedata.category(character)[0] in "PS"
 
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
@@ -71,27 +77,18 @@ def total(errors: Sequence[Errors]) -> Errors:
     return Errors(**{f.name: sum(getattr(e, f.name) for e in errors) for f in fields(Errors)})
 
 
-def interval(errors: Sequence[Errors], rng: np.random.Generator) -> tuple[float, float]:
-    """Return a 95 % interval of the corpus WER, or of the accuracy of a classifier.
+def interval(
+    errors: Sequence[Errors], rng: np.random.Generator, *, classify: bool = False
+) -> tuple[float, float]:
+    """Return a 95 % interval of the corpus WER, or with `classify` of a classifier's accuracy.
 
     `errors` are the counts of each clip. Percentile bootstrap over clips, 2,000 resamples: what the
     rate might be with as many other clips of the same speaker. NaN where no word was spoken.
     """
-    words = np.array([e.words for e in errors])
-    top, bottom = (
-        (np.array([e.errors for e in errors]), words)
-        if words.any()
-        else (np.array([e.correct for e in errors]), np.array([e.clips for e in errors]))
-    )
+    top = np.array([e.correct if classify else e.errors for e in errors])
+    bottom = np.array([e.clips if classify else e.words for e in errors])
     draws = rng.integers(0, len(errors), (RESAMPLES, len(errors)))
     below = bottom[draws].sum(axis=1)
     rates = top[draws].sum(axis=1)[below > 0] / below[below > 0]
     low, high = np.percentile(rates, [2.5, 97.5]) if len(rates) else (np.nan, np.nan)
     return float(low), float(high)
-
-
-@cache
-def _normalizer() -> Any:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    return BasicTextNormalizer(remove_diacritics=False)

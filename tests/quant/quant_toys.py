@@ -48,8 +48,6 @@ class Talker(nn.Module):
     it.
     """
 
-    STRIDES = {"conv1": (5, 2), "conv2": (3, 2)}
-
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         torch.manual_seed(seed)
@@ -148,19 +146,13 @@ def model_file(
         quantize_weight(w, b, granularity)
         for w, b in zip(switch.full_weights().values(), bits, strict=True)
     )
-    manifest = Manifest(
-        "toy", fingerprint(toy.layers), granularity, 8, tuple(bits), settings or {}
-    )
+    manifest = Manifest("toy", fingerprint(toy.layers), granularity, 8, tuple(bits), settings or {})
     return ModelFile(
         manifest,
         weights,
         tuple(ranges or [None] * len(bits)),
         store_leftovers(switch.full_leftovers()),
     )
-
-
-def relative(a: float, b: float) -> float:
-    return abs(a / b - 1)
 
 
 def rounded(x: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:

@@ -9,8 +9,9 @@ from quant_toys import rounded, thorough
 
 from fedsim.quant.activations import Range, make_range, quantize_activation
 
-ENDS = st.floats(-1e4, 1e4, width=32, allow_subnormal=False).filter(lambda v: v == 0 or abs(v) >
-1e-6)
+ENDS = st.floats(-1e4, 1e4, width=32, allow_subnormal=False).filter(
+    lambda v: v == 0 or abs(v) > 1e-6
+)
 
 
 def test_by_hand():

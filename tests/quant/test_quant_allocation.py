@@ -84,15 +84,19 @@ def test_depths_with_gaps_by_hand():
 
 
 @thorough
-@given(problems(), st.sampled_from(["descending", "ascending"]), st.sampled_from(["myqasr",
-"reversed"]))
+@given(
+    problems(),
+    st.sampled_from(["descending", "ascending"]),
+    st.sampled_from(["myqasr", "reversed"]),
+)
 def test_the_closed_form_is_the_loop(problem, order, name):
     depths, n_weights, values, fixed, budget = problem
     sizes = sizes_of(n_weights, depths, fixed)
     largest_first = (name == "myqasr") == (order == "descending")
     # Ties in the order of the layers.
-    sweep = sorted(range(len(values)), key=lambda i: (-values[i] if largest_first else values[i],
-    i))
+    sweep = sorted(
+        range(len(values)), key=lambda i: (-values[i] if largest_first else values[i], i)
+    )
     expected = algorithm_1(sweep, n_weights, depths, fixed, budget)
     if expected is None:
         with pytest.raises(BudgetError):
@@ -186,9 +190,10 @@ def test_linear_is_the_best_ceiling_of_a_fine_grid(problem, order):
         warnings.simplefilter("error")
         bits = allocate("linear", values, sizes, budget, order=order)
     signed = values if order == "descending" else -values
-    # 1 - t is m / n with m, n <= 8 here, so every ceiling at which a layer gains bits is on this
-    # grid.
-    fine = depths[0] + np.arange(0, (depths[-1] - depths[0]) * 840 + 1) / 840
+    # Medians are whole numbers here, so 1 - t is m / n with m <= n, n their spread: every ceiling
+    # at which a layer gains bits is on this grid.
+    parts = int(np.lcm.reduce(range(1, max(2, int(values.max() - values.min()) + 1))))
+    fine = depths[0] + np.arange((depths[-1] - depths[0]) * parts + 1) / parts
     grid = (linear_at(c, signed, depths) for c in fine[::-1])
     assert list(bits) == next(g for g in grid if bytes_of(g, n_weights, fixed) <= budget)
 

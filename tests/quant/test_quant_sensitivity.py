@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from quant_toys import Echo, Talker, Tied, Toy, clips, n_hooks, outputs_of, relative, talk
+from quant_toys import Echo, Talker, Tied, Toy, clips, n_hooks, outputs_of, talk
 from torch import nn
 
 from fedsim.errors import FedsimError
@@ -105,22 +105,36 @@ def test_median_of_odd_and_even_numbers(median_of):
 
 
 def loud_and_quiet(kind: str, frames: int, channels: int, seed: int) -> torch.Tensor:
-    """Channels between 0.01 and 100: a sample that favours some of them is far off."""
+    """Channels a decade apart: a sample that favours some of them is far off."""
     generator = torch.Generator().manual_seed(seed)
-    gain = 10 ** torch.linspace(-2, 2, channels)
+    gain = 10 ** torch.linspace(-0.5, 0.5, channels)
     y = torch.randn(2, frames, channels, generator=generator) * gain
     return y if kind == "linear" else y.transpose(1, 2).contiguous()
 
 
+def error_of_the_median(kind: str, frames: int, seed: int, capacity: int = CAPACITY) -> float:
+    batches = [Batch({"x": loud_and_quiet(kind, frames, 64, 3 * seed + i)}) for i in range(3)]
+    whole = np.concatenate([b.inputs["x"].numpy().reshape(-1) for b in batches])
+    assert whole.size > 2 * capacity
+    value = sense(Toy(Echo(64, kind)), batches, capacity=capacity)[0]
+    return value / float(np.median(np.abs(whole))) - 1
+
+
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
 def test_above_capacity_the_median_is_within_half_a_percent(kind):
-    toy = Toy(Echo(64, kind))
-    batches = [Batch({"x": loud_and_quiet(kind, 10_000, 64, s)}) for s in range(3)]
-    total = sum(b.inputs["x"].numel() for b in batches)
-    assert total > 4 * CAPACITY
-    everything = np.concatenate([b.inputs["x"].numpy().reshape(-1) for b in batches])
-    value = sense(toy, batches)[0]
-    assert relative(value, float(np.median(np.abs(everything)))) < 0.005
+    assert abs(error_of_the_median(kind, 6800, seed=1)) < 0.005
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_the_median_is_as_good_as_its_sample_allows(kind):
+    """No bias, and no more scatter than n independent draws would have."""
+    capacity, n = 1 << 13, 1 << 12  # a sample is at least half full
+    errors = np.array([error_of_the_median(kind, 400, seed, capacity) for seed in range(40)])
+    # |x| = g |z|, g log-uniform over a decade: the density of ln |x| at its median is 0.35, so the
+    # deviation of a sample median is 1 / (2 * 0.35 * sqrt(n)) of it.
+    deviation = 1 / (2 * 0.35 * n**0.5)
+    assert errors.std() < 1.25 * deviation
+    assert abs(errors.mean()) < 3 * deviation / 40**0.5
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
@@ -161,6 +175,29 @@ def test_padding_is_never_sampled():
         batch = Batch({"x": x}, {"layer": frames}, {"layer": frames})
         assert sense(toy, [batch] * 3, "mean", capacity=64)[0] == 1.0
         assert sense(toy, [batch] * 3, "abs-max", capacity=64)[0] == 1.0
+
+
+def test_each_batch_has_frames_of_its_own():
+    """Batches come and go in one place of the memory; their padding differs, all else is equal."""
+    toy = Toy(Echo(1))
+
+    def stream():
+        for i in range(9):
+            frames = torch.tensor([[3, 9, 6], [6, 3, 9], [9, 6, 3]][i % 3])
+            x = torch.where(torch.arange(9) < frames[:, None], 1.0, 1e6)[..., None]
+            yield Batch({"x": x}, {"layer": frames}, {"layer": frames})
+
+    assert sense(toy, stream(), "mean")[0] == 1.0
+
+
+@pytest.mark.parametrize("measure", EXACT)
+def test_where_speech_ends_before_the_frames_do_only_speech_counts(measure):
+    toy = Toy(Echo(4))
+    x = torch.randn(2, 9, 4)
+    frames, speech = torch.tensor([9, 8]), torch.tensor([5, 2])
+    batch = Batch({"x": x}, {"layer": frames}, {"layer": frames}, speech={"layer": speech})
+    y = torch.cat([x[0, :5], x[1, :2]]).double().numpy()
+    assert sense(toy, [batch], measure)[0] == pytest.approx(EXACT[measure](y))
 
 
 @pytest.mark.parametrize("measure", ["max", "abs-max"])
@@ -208,7 +245,7 @@ def test_a_layer_that_is_never_reached_is_named():
     toy = Toy(toy.module)
     with pytest.raises(FedsimError, match=r"'spare' saw no audio.*model\.keep"):
         sense(toy, [talk(clips(LENGTHS))])
-    with pytest.raises(FedsimError, match="'conv1' saw no audio.*at least one clip"):
+    with pytest.raises(FedsimError, match=r"'conv1' saw no audio.*at least one clip"):
         sense(toy, [])
 
 
@@ -225,7 +262,17 @@ def test_an_answer_that_is_not_finite_is_an_error(measure, bad):
         sense(toy, [talk([c]) for c in spoilt], measure)
 
 
+@pytest.mark.parametrize("measure", ["max", "abs-max"])
+def test_a_nan_that_the_sample_misses(measure):
+    toy = Toy(Echo(4))
+    batches = [Batch({"x": torch.randn(2, 500, 4)}) for _ in range(3)]
+    batches[1].inputs["x"][1, 123, 2] = float("nan")
+    with pytest.raises(FedsimError, match="'layer' answers the clips with nan"):
+        sense(toy, batches, measure, capacity=16)
+
+
 def test_unknown_measure_comes_with_the_nearest():
-    with pytest.raises(FedsimError,
-    match="there is no sensitivity 'medain': did you mean 'median'"):
+    with pytest.raises(
+        FedsimError, match="there is no sensitivity 'medain': did you mean 'median'"
+    ):
         sense(Toy(Talker()), [talk(clips(LENGTHS))], "medain")

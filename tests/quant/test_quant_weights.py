@@ -54,9 +54,7 @@ def test_same_grid_as_torch():
         limit = 2 ** (bits - 1) - 1
         scales = weight.abs().amax(1) / limit
         zeros = torch.zeros(16, dtype=torch.int32)
-        torchs = torch.fake_quantize_per_channel_affine(
-            weight, scales, zeros, 0, -limit, limit
-        )
+        torchs = torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -limit, limit)
         ours = dequantize_weight(quantize_weight(weight, bits, "per_channel"))
         torch.testing.assert_close(ours, torchs, rtol=1e-6, atol=0)
 
@@ -65,8 +63,9 @@ def test_same_grid_as_torch():
 def weights(draw):
     shape = tuple(draw(st.lists(st.integers(1, 7), min_size=2, max_size=3)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    values = rng.standard_normal(shape) * 10.0 ** rng.integers(-6, 6, (shape[0],) + (1,) *
-    (len(shape) - 1))
+    values = rng.standard_normal(shape) * 10.0 ** rng.integers(
+        -6, 6, (shape[0],) + (1,) * (len(shape) - 1)
+    )
     values[rng.random(shape) < draw(st.sampled_from([0.0, 0.3, 1.0]))] = 0.0
     return torch.from_numpy(values.astype(np.float32))
 
@@ -119,8 +118,9 @@ def test_zero_channels(bits):
     weight = torch.zeros(3, 4)
     weight[1] = torch.tensor([1.0, -1.0, 0.0, 1.0])
     assert torch.equal(dequantize_weight(quantize_weight(weight, bits, "per_channel")), weight)
-    assert torch.equal(dequantize_weight(quantize_weight(weight * 0, bits, "per_tensor")), weight *
-    0)
+    assert torch.equal(
+        dequantize_weight(quantize_weight(weight * 0, bits, "per_tensor")), weight * 0
+    )
 
 
 @pytest.mark.parametrize("bits", [2, 8, 16])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +52,7 @@ def load_model(
         _shorten(name, module, window_s)
     layers = find_layers(module, (*adapter.KEEP, *keep))
     extractor, tokenizer = _load_processor(name, config)
-    return _adapt(adapter, name, module, layers, extractor, tokenizer, batch_size)
+    return adapter.adapt(name, module, layers, extractor, tokenizer, batch_size)
 
 
 def wrap_model(
@@ -74,20 +73,6 @@ def wrap_model(
     adapter = importlib.import_module(f"fedsim.speech.models.{ADAPTERS[class_name]}")
     module = _freeze(module)
     layers = find_layers(module, (*adapter.KEEP, *keep))
-    return _adapt(adapter, name, module, layers, extractor, tokenizer, batch_size)
-
-
-def _adapt(
-    adapter: Any,
-    name: str,
-    module: nn.Module,
-    layers: tuple,
-    extractor: Any,
-    tokenizer: Any,
-    batch_size: int,
-) -> SpeechModel:
-    if adapter.__name__.endswith("whisper"):
-        return adapter.Whisper(name, module, layers, extractor, tokenizer, batch_size)
     return adapter.adapt(name, module, layers, extractor, tokenizer, batch_size)
 
 
@@ -103,7 +88,12 @@ def _read_config(name: str) -> Any:
         raise FedsimError(f"there is no model folder {name}; check model.id")
     try:
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
+        if folder.is_dir():
+            raise FedsimError(
+                f"config.json of model {name!r} cannot be read: {_first_line(error)}; fetch it "
+                f"again"
+            ) from error
         raise FedsimError(
             f"model {name!r} cannot be loaded: it is no folder here, and the hub gave: "
             f"{_first_line(error)}; check the id and the network, or give a local folder"

@@ -64,10 +64,11 @@ class Whisper:
     def _encode(self, clips: list[np.ndarray], language: str | None) -> Batch:
         longest = max(len(c) for c in clips) / SAMPLE_RATE
         if longest > self.window:
+            least = math.ceil(longest)
+            wider = f" or set model.window_s to at least {least}" if least <= 30 else ""
             raise AudioError(
                 f"a clip of {longest:.1f} s is longer than the model's window of {self.window:g} "
-                f"s; cut the clip or set model.window_s to at least {math.ceil(longest)} (30 at "
-                f"most)"
+                f"s; cut it, leave it out (corpus.max_seconds){wider}"
             )
         features = self.extractor(
             clips,
@@ -79,16 +80,13 @@ class Whisper:
         )["input_features"]
         mel = torch.tensor([-(-len(c) * FRAMES_PER_SECOND // SAMPLE_RATE) for c in clips])
         encoder = (mel + 1) // 2
-        into, out = {}, {}
+        speech = {}
         for layer in self.layers:
-            name = layer.name
-            if name.endswith("encoder.conv1"):
-                into[name], out[name] = mel, mel
-            elif name.endswith("encoder.conv2"):
-                into[name], out[name] = mel, encoder
-            elif _reads_encoder(name):
-                into[name] = out[name] = encoder
-        return Batch({"input_features": features}, into, out, language=language)
+            if layer.name.endswith("encoder.conv1"):
+                speech[layer.name] = mel
+            elif layer.name.endswith("encoder.conv2") or _reads_encoder(layer.name):
+                speech[layer.name] = encoder
+        return Batch({"input_features": features}, speech=speech, language=language)
 
     def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
         """Return prompt and greedy transcript of each clip, cut at its bound."""
@@ -114,8 +112,8 @@ class Whisper:
         return replace(
             batch,
             inputs=batch.inputs | {"decoder_input_ids": ids[:, :-1]},
-            frames_in={**batch.frames_in, **counts},
-            frames_out={**batch.frames_out, **counts},
+            frames_in=counts,
+            frames_out=counts,
             targets=targets,
         )
 
@@ -145,7 +143,7 @@ class Whisper:
         encoded = module.model.encoder(batch.inputs["input_features"])
         ids = self._prompt(batch, encoded)
         prompt = ids.shape[1]
-        mel = batch.frames_in[next(n for n in batch.frames_in if n.endswith("encoder.conv1"))]
+        mel = batch.speech[next(n for n in batch.speech if n.endswith("encoder.conv1"))]
         seconds = mel.double() / FRAMES_PER_SECOND
         bounds = EXTRA_TOKENS + torch.ceil(TOKENS_PER_SECOND * seconds).long()
         bounds.clamp_(max=module.config.max_target_positions - prompt)
@@ -204,7 +202,32 @@ class Whisper:
                 f"Whisper knows no language {language!r}: {nearest(word, TO_LANGUAGE_CODE)}; use "
                 f"an ISO code (it), a locale (it_it) or an English name (italian)"
             )
+        rules: Any = self.module.generation_config
+        if getattr(rules, "is_multilingual", False) and f"<|{code}|>" not in rules.lang_to_id:
+            raise FedsimError(
+                f"model {self.id!r} knows no language {language!r}: give one of its "
+                f"{len(rules.lang_to_id)}, or none and let it detect one"
+            )
         return code
+
+
+def adapt(
+    folder: str,
+    module: nn.Module,
+    layers: tuple[Layer, ...],
+    extractor: Any,
+    tokenizer: Any,
+    batch_size: int,
+) -> Whisper:
+    """Return the adapter of a loaded network; raise `FedsimError` if its tokenizer is missing."""
+    rules: Any = module.generation_config
+    # For a folder without tokenizer files transformers makes up an empty tokenizer.
+    if tokenizer is None or len(tokenizer) <= int(rules.eos_token_id):
+        raise FedsimError(
+            f"model {folder!r} has no tokenizer files (tokenizer.json, tokenizer_config.json); add "
+            f"them to its folder"
+        )
+    return Whisper(folder, module, layers, extractor, tokenizer, batch_size)
 
 
 def _reads_encoder(name: str) -> bool:

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import numpy as np
+import pytest
+import torch
+from quant_toys import Tied, Toy
+
+from fedsim.errors import FedsimError
+from fedsim.quant.bank import BlobStore, LayerBank, WeightCache, from_blob, to_blob
+from fedsim.quant.layers import Layer
+from fedsim.quant.packing import packed_bytes
+from fedsim.quant.switch import Switch
+from fedsim.quant.weights import dequantize_weight, quantize_weight
+
+LAYER = Layer("layer", "linear", (6, 5))
+
+
+@pytest.fixture
+def store(tmp_path) -> BlobStore:
+    return BlobStore(tmp_path / "bank")
+
+
+def weight(seed: int = 0) -> torch.Tensor:
+    return torch.randn(6, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_blob_is_named_by_its_content(store):
+    name = store.put(b"some bytes")
+    assert name == hashlib.sha256(b"some bytes").hexdigest()
+    assert store.get(name) == b"some bytes"
+    first = (store.folder / name).stat()
+    assert store.put(b"some bytes") == name
+    assert (store.folder / name).stat().st_mtime_ns == first.st_mtime_ns  # not written again
+    assert store.put(b"other bytes") != name
+    assert sorted(p.name for p in store.folder.iterdir()) == sorted(
+        hashlib.sha256(b).hexdigest() for b in (b"some bytes", b"other bytes")
+    )
+
+
+def test_many_writers_at_once(store):
+    blobs = [bytes([i]) * 5000 for i in range(8)]
+    threads = [threading.Thread(target=lambda: [store.put(b) for b in blobs]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(store.folder.iterdir())) == 8
+    assert [store.get(hashlib.sha256(b).hexdigest()) for b in blobs] == blobs
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "grow", "empty"])
+def test_a_damaged_blob_is_an_error(store, harm):
+    data = to_blob(quantize_weight(weight(), 5, "per_channel"))
+    name = store.put(data)
+    spoilt = {
+        "flip": bytes([data[0] ^ 1]) + data[1:],
+        "cut": data[:-1],
+        "grow": data + b"\0",
+        "empty": b"",
+    }[harm]
+    (store.folder / name).write_bytes(spoilt)
+    with pytest.raises(FedsimError, match=rf"blob {name[:12]} .* is damaged; delete the file"):
+        store.get(name)
+    with pytest.raises(FedsimError, match="is damaged"):
+        WeightCache(store).weight(name, LAYER, 5, "per_channel")
+
+
+def test_a_missing_blob_is_an_error(store):
+    with pytest.raises(FedsimError, match=r"blob aaaaaaaaaaaa cannot be read .*No such file"):
+        store.get("a" * 64)
+
+
+def test_a_store_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(FedsimError, match="cannot be written"):
+        BlobStore(tmp_path / "file" / "bank").put(b"bytes")
+
+
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+@pytest.mark.parametrize("bits", range(2, 17))
+def test_blob_round_trip(bits, granularity):
+    packed = quantize_weight(weight(), bits, granularity)
+    data = to_blob(packed)
+    assert len(data) == packed.nbytes == 4 * len(packed.scales) + packed_bytes(30, bits)
+    assert np.frombuffer(data[: 4 * len(packed.scales)], "<f4").tolist() == packed.scales.tolist()
+    back = from_blob(data, LAYER, bits, granularity)
+    assert (back.shape, back.bits) == (packed.shape, bits)
+    assert torch.equal(dequantize_weight(back), dequantize_weight(packed))
+    for wrong in (data[:-1], data + b"\0", b""):
+        with pytest.raises(FedsimError, match=f"'layer' at {bits} bits takes {len(data)} bytes"):
+            from_blob(wrong, LAYER, bits, granularity)
+
+
+def test_bank_packs_each_layer_and_depth_once(store, monkeypatch):
+    toy = Toy(Tied())
+    bank = LayerBank(Switch(toy).full_weights(), toy.layers, "per_channel", store)
+    packed = []
+    from fedsim.quant import bank as module
+
+    real = module.quantize_weight
+    spy = lambda w, b, g: packed.append(b) or real(w, b, g)  # noqa: E731
+    monkeypatch.setattr(module, "quantize_weight", spy)
+    first = bank.manifest((4, 8))
+    second = bank.manifest((4, 4))
+    assert packed == [4, 8, 4]
+    assert first[0] == second[0]
+    assert first[1] != second[1]
+    assert bank.manifest((4, 8)) == first
+    assert packed == [4, 8, 4]
+    for index, (layer, bits) in enumerate(zip(toy.layers, (4, 8), strict=True)):
+        expected = to_blob(real(toy.module.get_submodule(layer.name).weight, bits, "per_channel"))
+        assert store.get(first[index]) == expected
+    again = LayerBank(Switch(Toy(Tied())).full_weights(), toy.layers, "per_channel", store)
+    assert again.manifest((4, 8)) == first  # equal models share blobs
+    other = LayerBank(Switch(toy).full_weights(), toy.layers, "per_tensor", store)
+    assert other.manifest((4, 8))[0] != first[0]
+
+
+def blobs(store: BlobStore, n: int) -> list[str]:
+    return [store.put(to_blob(quantize_weight(weight(i), 8, "per_tensor"))) for i in range(n)]
+
+
+def test_cache_gives_the_same_tensor_to_everyone(store):
+    (name,) = blobs(store, 1)
+    cache = WeightCache(store)
+    first = cache.weight(name, LAYER, 8, "per_tensor")
+    (store.folder / name).unlink()  # not read twice
+    assert cache.weight(name, LAYER, 8, "per_tensor") is first
+    assert torch.equal(first, dequantize_weight(quantize_weight(weight(0), 8, "per_tensor")))
+
+
+def test_cache_keeps_its_limit_and_drops_the_least_recently_used(store):
+    names = blobs(store, 5)
+    size = 30 * 4
+    cache = WeightCache(store, limit=3 * size)
+    kept = [cache.weight(n, LAYER, 8, "per_tensor") for n in names[:3]]
+    cache.weight(names[0], LAYER, 8, "per_tensor")  # used again: 1 is now the oldest
+    for path in store.folder.iterdir():
+        if path.name != names[3]:
+            path.unlink()  # what is gone from the cache cannot come back
+    cache.weight(names[3], LAYER, 8, "per_tensor")
+    assert cache.weight(names[0], LAYER, 8, "per_tensor") is kept[0]
+    assert cache.weight(names[2], LAYER, 8, "per_tensor") is kept[2]
+    with pytest.raises(FedsimError, match="cannot be read"):
+        cache.weight(names[1], LAYER, 8, "per_tensor")
+    # A tensor that was dropped lives on in the model that uses it.
+    assert torch.equal(kept[1], dequantize_weight(quantize_weight(weight(1), 8, "per_tensor")))
+
+
+@pytest.mark.parametrize("limit", [0, 100, 120, 121, 600, 10_000])
+def test_cache_never_holds_more_than_its_limit_or_one_layer(store, limit):
+    names = blobs(store, 8)
+    cache = WeightCache(store, limit=limit)
+    for name in [*names, *names[::-1], *names[::2]]:
+        cache.weight(name, LAYER, 8, "per_tensor")
+        held = sum(t.nbytes for t in cache._weights.values())
+        assert held == cache._bytes
+        assert held <= max(limit, 120)

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from quant_toys import Talker, Toy, clips, rounded, talk
+from torch import nn
+
+from fedsim.errors import FedsimError
+from fedsim.quant import calibration
+from fedsim.quant.activations import Range, make_range
+from fedsim.quant.calibration import (
+    CALIBRATORS,
+    CANDIDATES,
+    LayerWeights,
+    calibrate_layer,
+    cosine_score,
+    fisher_score,
+    needs,
+    search,
+    shrink,
+)
+from fedsim.quant.layers import Layer
+from fedsim.quant.model import Batch
+from fedsim.quant.observe import Seen, observe
+from fedsim.quant.weights import dequantize_weight, quantize_weight
+
+SHARES = range(1, 101)
+
+
+def draw(kind: str, rng: np.random.Generator, n: int, k: int) -> np.ndarray:
+    if kind == "normal":
+        return rng.standard_normal((n, k))
+    if kind == "laplace":
+        return rng.laplace(size=(n, k))
+    if kind == "student":  # the largest of 16,000 is some 100 deviations out
+        return rng.standard_t(2, (n, k))
+    if kind == "cauchy":
+        return rng.standard_cauchy((n, k))
+    if kind == "gelu":
+        return F.gelu(torch.from_numpy(2 * rng.standard_normal((n, k)))).numpy()
+    x = rng.standard_normal((n, k))
+    if kind == "loud channel":
+        x[:, 3] *= 40
+    if kind == "spike":
+        x[7, 7] = 60.0
+    return x
+
+
+KINDS = ["normal", "laplace", "student", "cauchy", "gelu", "loud channel", "spike"]
+
+
+class Case:
+    """A linear layer, rows of its input, and the cosine of every share by float64 arithmetic."""
+
+    def __init__(
+        self, kind: str, bits: int, *, seed: int, k: int = 64, n: int = 48, weight_bits: int = 4
+    ) -> None:
+        rng = np.random.default_rng([seed, *map(ord, kind)])
+        self.bits = bits
+        self.rows = torch.from_numpy(draw(kind, rng, 256, k).astype(np.float32))[:, None]
+        self.layer = Layer("layer", "linear", (n, k))
+        full = torch.from_numpy(rng.standard_normal((n, k)).astype(np.float32) / k**0.5)
+        bias = torch.from_numpy(0.1 * rng.standard_normal(n).astype(np.float32))
+        quantized = dequantize_weight(quantize_weight(full, weight_bits, "per_channel"))
+        self.weights = LayerWeights(full, quantized, bias)
+        self.seen = Seen(float(self.rows.min()), float(self.rows.max()), self.rows)
+        self.target = F.linear(self.rows[:, 0].double(), full.double(), bias.double())
+
+    def answer(self, share: int) -> torch.Tensor:
+        """Return the outputs of the quantized layer, float64."""
+        low, high = min(self.seen.low, 0.0) * share / 100, max(self.seen.high, 0.0) * share / 100
+        x = torch.from_numpy(rounded(self.rows[:, 0].numpy(), low, high, self.bits))
+        return F.linear(x, self.weights.quantized.double(), self.weights.bias.double())
+
+    def cosine(self, share: int) -> float:
+        return float(
+            F.cosine_similarity(self.target.flatten(), self.answer(share).flatten(), dim=0)
+        )
+
+
+def share_of(seen: Seen, rng: Range) -> int:
+    """Return which share of the observed range `rng` is; fail when it is none."""
+    (share,) = [s for s in SHARES if rng == make_range(seen.low * s / 100, seen.high * s / 100)]
+    return share
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_score_is_the_cosine(kind, bits):
+    case = Case(kind, bits, seed=0)
+    score = cosine_score(case.layer, case.seen, case.weights, bits)
+    for share in (100, 63, 20, 5):
+        assert score(shrink(case.seen, share)) == pytest.approx(case.cosine(share), abs=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cosine_is_as_good_as_an_exhaustive_search(kind, bits, seed):
+    case = Case(kind, bits, seed=seed, weight_bits=3 + 2 * seed)
+    chosen = calibrate_layer(
+        "cosine", case.layer, owner(case), case.seen, case.weights.quantized, bits
+    )
+    every = [case.cosine(s) for s in SHARES]
+    mine = every[share_of(case.seen, chosen) - 1]
+    assert max(every) - mine <= 1e-4
+    assert mine >= every[99] - 1e-6  # no worse than min-max
+
+
+def test_cosine_cuts_a_spike_and_leaves_a_flat_range_alone():
+    spike = Case("spike", 4, seed=0)
+    chosen = search(spike.seen, cosine_score(spike.layer, spike.seen, spike.weights, 4))
+    assert chosen.high < 0.6 * spike.seen.high
+    flat = Case("normal", 16, seed=0)
+    chosen = search(flat.seen, cosine_score(flat.layer, flat.seen, flat.weights, 16))
+    assert share_of(flat.seen, chosen) >= 97
+
+
+def owner(case: Case) -> nn.Module:
+    n, k = case.layer.shape
+    module = nn.Linear(k, n)
+    module.weight.data, module.bias.data = case.weights.full, case.weights.bias
+    return module
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("peak", [1, 4, 17, 50, 83, 100])
+def test_search_finds_a_peak_wherever_it_is(seed, peak):
+    """A curve with one top and ripples a hundred times smaller than its rise."""
+    seen = Seen(-1.0, 2.0)
+    ripple = np.random.default_rng(seed).uniform(-1e-4, 1e-4, 101)
+    tried = []
+
+    def score(rng: Range) -> float:
+        share = share_of(seen, rng)
+        tried.append(share)
+        return -abs(np.log(share / peak)) * 0.05 + ripple[share]
+
+    chosen = share_of(seen, search(seen, score))
+    best = max(-abs(np.log(s / peak)) * 0.05 + ripple[s] for s in SHARES)
+    if peak >= 4:
+        assert best - (-abs(np.log(chosen / peak)) * 0.05 + ripple[chosen]) <= 2e-4
+    else:  # a range of which a hundredth is best: within a few hundredths
+        assert chosen <= 4
+    assert len(tried) == len(set(tried)) <= 26
+
+
+def test_a_tie_is_the_widest_range():
+    seen = Seen(-1.0, 2.0)
+    assert search(seen, lambda rng: 0.0) == make_range(-1.0, 2.0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_gram_path_is_the_direct_path(bias, bits, monkeypatch):
+    case = Case("laplace", bits, seed=1, k=12, n=700)
+    weights = case.weights
+    if not bias:
+        weights = LayerWeights(weights.full, weights.quantized, None)
+    taken = []
+    gram_score = calibration._gram_score
+    monkeypatch.setattr(
+        calibration, "_gram_score", lambda *args: taken.append(1) or gram_score(*args)
+    )
+    gram = cosine_score(case.layer, case.seen, weights, bits)
+    assert taken  # a vocabulary head: far more outputs than inputs
+    target = F.linear(case.rows[:, 0], weights.full, weights.bias).double()
+    for share in (100, 71, 34, 8):
+        rng = shrink(case.seen, share)
+        x = rounded(case.rows[:, 0].numpy(), rng.low, rng.high, bits)
+        answer = torch.from_numpy(x) @ weights.quantized.double().T
+        answer = answer if weights.bias is None else answer + weights.bias.double()
+        direct = F.cosine_similarity(target.flatten(), answer.flatten(), dim=0)
+        assert gram(rng) == pytest.approx(float(direct), abs=1e-5)
+    narrow = Case("laplace", bits, seed=1, k=64, n=8)
+    taken.clear()
+    cosine_score(narrow.layer, narrow.seen, narrow.weights, bits)
+    assert not taken
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_score_of_a_convolution_is_that_of_its_outputs(groups):
+    """Quantize the whole input, run torch's convolution, compare all frames."""
+    torch.manual_seed(groups)
+    module = nn.Conv1d(8, 8, 3, stride=2, padding=1, groups=groups)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = module
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    toy = Toy(Net())
+    x = torch.randn(2, 8, 41)
+    with torch.no_grad():
+        seen = observe(toy, [Batch({"x": x})])["layer"]
+        quantized = dequantize_weight(quantize_weight(module.weight, 4, "per_channel"))
+        weights = LayerWeights(module.weight, quantized, module.bias)
+        score = cosine_score(toy.layers[0], seen, weights, 6)
+        target = module(x)
+        for share in (100, 60, 30):
+            low, high = float(x.min()) * share / 100, float(x.max()) * share / 100
+            rough = torch.from_numpy(rounded(x.numpy(), low, high, 6)).float()
+            answer = F.conv1d(rough, quantized, module.bias, 2, 1, 1, groups)
+            expected = F.cosine_similarity(target.flatten(), answer.flatten(), dim=0)
+            assert score(shrink(seen, share)) == pytest.approx(float(expected), abs=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_hessian_against_brute_force(kind, bits):
+    case = Case(kind, bits, seed=3, weight_bits=8)
+    importance = torch.from_numpy(np.random.default_rng(5).exponential(size=(256, 48)) ** 3)
+    seen = Seen(case.seen.low, case.seen.high, case.rows, importance.float())
+
+    def loss(share: int) -> float:
+        return float((importance * (case.target - case.answer(share)) ** 2).sum())
+
+    score = fisher_score(case.layer, seen, case.weights, bits)
+    for share in (100, 40, 10):
+        assert -score(shrink(seen, share)) == pytest.approx(loss(share), rel=2e-3)
+    chosen = calibrate_layer("hessian", case.layer, owner(case), seen, case.weights.quantized, bits)
+    every = [loss(s) for s in SHARES]
+    mine = every[share_of(seen, chosen) - 1]
+    assert mine <= min(every) * 1.05
+    assert mine <= every[99] * 1.001
+
+
+def test_hessian_follows_the_fisher():
+    """Only rows that matter count: where they hold the outliers, the outliers are kept."""
+    case = Case("spike", 4, seed=0, weight_bits=8)
+    spiky = torch.zeros(256, 48)
+    spiky[7] = 1.0
+    calm = 1.0 - spiky
+    chosen = {}
+    for name, importance in {"spiky": spiky, "calm": calm}.items():
+        seen = Seen(case.seen.low, case.seen.high, case.rows, importance)
+        chosen[name] = search(seen, fisher_score(case.layer, seen, case.weights, 4)).high
+    assert chosen["spiky"] > 0.9 * case.seen.high
+    assert chosen["calm"] < 0.3 * case.seen.high
+
+
+@pytest.mark.parametrize("name", ["minmax", "none"])
+def test_minmax_and_none_are_the_observed_range(name):
+    case = Case("student", 8, seed=0)
+    bare = Seen(case.seen.low, case.seen.high)
+    chosen = calibrate_layer(name, case.layer, owner(case), bare, case.weights.quantized, 8)
+    assert chosen == Range(float(case.rows.min()), float(case.rows.max()))
+    positive = Seen(0.5, 3.0)
+    chosen = calibrate_layer(name, case.layer, owner(case), positive, case.weights.quantized, 8)
+    assert chosen == Range(0.0, 3.0)
+
+
+@pytest.mark.parametrize("name", CALIBRATORS.names())
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_every_range_is_a_share_of_the_observed_one(name, bits):
+    toy = Toy(Talker())
+    batches = [talk(clips([61, 90, 47])), talk(clips([80, 80], seed=1))]
+    seen = observe(toy, batches, **needs([name]))
+    for layer in toy.layers:
+        module = toy.module.get_submodule(layer.name)
+        quantized = dequantize_weight(quantize_weight(module.weight, 4, "per_channel"))
+        chosen = calibrate_layer(name, layer, module, seen[layer.name], quantized, bits)
+        assert 1 <= share_of(seen[layer.name], chosen) <= CANDIDATES
+        assert chosen.low <= 0.0 <= chosen.high
+        assert not isinstance(chosen.low, torch.Tensor)
+
+
+@pytest.mark.parametrize("name", CALIBRATORS.names())
+def test_an_input_of_zeros(name):
+    layer = Layer("layer", "linear", (3, 4))
+    rows = torch.zeros(9, 1, 4)
+    seen = Seen(0.0, 0.0, rows, torch.zeros(9, 3))
+    for bias in (True, False):
+        module = nn.Linear(4, 3, bias=bias)
+        assert calibrate_layer(name, layer, module, seen, module.weight.detach(), 8) == Range(0, 0)
+
+
+def test_needs():
+    assert needs([]) == {"rows": False, "fisher": False}
+    assert needs(["none", "minmax"]) == {"rows": False, "fisher": False}
+    assert needs(["minmax", "cosine"]) == {"rows": True, "fisher": False}
+    assert needs(["cosine", "hessian"]) == {"rows": True, "fisher": True}
+    assert needs(iter(["hessian"])) == {"rows": True, "fisher": True}
+    with pytest.raises(FedsimError, match="there is no calibration 'cosin': did you mean 'cosine'"):
+        needs(["minmax", "cosin"])
+
+
+def test_every_calibrator_says_what_it_is():
+    assert CALIBRATORS.names() == ["cosine", "hessian", "minmax", "none"]
+    assert all(CALIBRATORS.describe().values())

@@ -1,0 +1,456 @@
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from quant_toys import Talker, Tied, Toy, model_file, thorough
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from torch import nn
+
+from fedsim.errors import FedsimError, ModelFileError
+from fedsim.quant import modelfile
+from fedsim.quant.activations import Range, make_range
+from fedsim.quant.layers import Layer
+from fedsim.quant.modelfile import (
+    Manifest,
+    ModelFile,
+    fingerprint,
+    load_leftovers,
+    model_sizes,
+    read,
+    read_manifest,
+    store_leftovers,
+    write,
+)
+from fedsim.quant.packing import packed_bytes
+from fedsim.quant.weights import PackedWeight, dequantize_weight, n_scales, quantize_weight
+
+BOTH = ("per_tensor", "per_channel")
+RANGES = (make_range(-1.5, 2.25), make_range(0.0, 0.1), None, make_range(-1e-3, 7e4))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> tuple[Toy, ModelFile, bytes]:
+    """A toy, the contents of its file, and the file's bytes."""
+    toy = Toy(Talker())
+    model = model_file(toy, (3, 8, 16, 5), ranges=RANGES, settings={"language": "it"})
+    path = tmp_path_factory.mktemp("written") / "toy.safetensors"
+    write(path, toy.layers, model)
+    return toy, model, path.read_bytes()
+
+
+def same(a: ModelFile, b: ModelFile) -> None:
+    assert a.manifest == b.manifest
+    assert a.ranges == b.ranges
+    assert a.leftovers.keys() == b.leftovers.keys()
+    for name, tensor in a.leftovers.items():
+        assert tensor.dtype == b.leftovers[name].dtype
+        assert tensor.shape == b.leftovers[name].shape
+        assert torch.equal(tensor, b.leftovers[name])
+    for one, two in zip(a.weights, b.weights, strict=True):
+        assert (one.shape, one.bits) == (two.shape, two.bits)
+        assert one.payload.tobytes() == two.payload.tobytes()
+        assert one.scales.tobytes() == two.scales.tobytes()
+
+
+@pytest.mark.parametrize("granularity", BOTH)
+@pytest.mark.parametrize("bits", range(2, 17))
+def test_round_trip(bits, granularity, tmp_path):
+    toy = Toy(Talker())
+    other = 18 - bits
+    model = model_file(toy, (bits, other, bits, bits), granularity, RANGES, {"a": [1, None, "ü"]})
+    path = tmp_path / "a.safetensors"
+    nbytes = write(path, toy.layers, model)
+    assert nbytes == os.path.getsize(path)
+    back = read(path, toy.layers)
+    same(back, model)
+    assert read_manifest(path) == model.manifest
+    for layer, packed in zip(toy.layers, back.weights, strict=True):
+        full = toy.module.get_submodule(layer.name).weight
+        expected = dequantize_weight(quantize_weight(full, packed.bits, granularity))
+        assert torch.equal(dequantize_weight(packed), expected)
+    rest = load_leftovers(back.leftovers)
+    assert torch.equal(rest["mid.bias"], toy.module.mid.bias.detach().half().float())
+
+
+def test_what_is_read_may_be_written_again(written, tmp_path):
+    toy, _, data = written
+    (tmp_path / "a").write_bytes(data)
+    write(tmp_path / "b", toy.layers, read(tmp_path / "a", toy.layers))
+    assert (tmp_path / "b").read_bytes() == data
+
+
+def test_leftovers_are_halved_where_that_is_finite():
+    rest = {
+        "small": torch.tensor([1 / 3, -2.0]),
+        "large": torch.tensor([1.0, 70_000.0]),  # float16 ends at 65,504
+        "brain": torch.tensor([1e30]).bfloat16(),
+        "double": torch.tensor([0.1], dtype=torch.float64),
+        "mask": torch.tensor([0.0, -torch.inf]),
+        "count": torch.tensor(3),
+        "flags": torch.tensor([True, False]),
+        "strided": torch.arange(6.0).reshape(2, 3).T,
+    }
+    stored = store_leftovers(rest)
+    kinds = {name: t.dtype for name, t in stored.items()}
+    assert kinds == {
+        "small": torch.float16,
+        "large": torch.float32,
+        "brain": torch.float32,
+        "double": torch.float16,
+        "mask": torch.float32,
+        "count": torch.int64,
+        "flags": torch.bool,
+        "strided": torch.float16,
+    }
+    assert torch.equal(stored["large"], rest["large"])
+    assert torch.equal(stored["mask"], rest["mask"])
+    assert torch.equal(stored["small"], rest["small"].half())
+    loaded = load_leftovers(stored)
+    assert {t.dtype for n, t in loaded.items() if n not in ("count", "flags")} == {torch.float32}
+    assert torch.equal(loaded["strided"], rest["strided"])
+    assert loaded["count"].dtype == torch.int64
+
+
+class Odd(nn.Module):
+    """A model with all sorts of leftovers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 5, 2)
+        self.norm = nn.BatchNorm1d(5)
+        self.register_buffer("steps", torch.tensor(12345678901))
+        self.register_buffer("ids", torch.arange(7)[None])
+        self.register_buffer("flags", torch.tensor([True, False, True]))
+        self.register_buffer("large", torch.tensor([1e6, 2.0]))
+        self.register_buffer("levels", torch.arange(5, dtype=torch.uint8))
+        self.register_buffer("small", torch.arange(3, dtype=torch.int32))
+        self.register_buffer("nothing", torch.zeros(0, 4))
+        self.head = nn.Linear(5, 3)
+
+
+def test_every_type_of_leftover(tmp_path):
+    toy = Toy(Odd())
+    model = model_file(toy, (4, 5), ranges=(make_range(-1, 1), None))
+    path = tmp_path / "odd.safetensors"
+    nbytes = write(path, toy.layers, model)
+    same(read(path, toy.layers), model)
+    sizes = model_sizes(toy.layers, model.leftovers, model.manifest, (4, 5))
+    assert sizes.total((4, 5)) == nbytes == os.path.getsize(path)
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    width = {"I64": 8, "F32": 4, "I32": 4, "F16": 2, "U8": 1, "BOOL": 1}
+    for name, entry in json.loads(data[8 : 8 + length]).items():
+        if name != "__metadata__":  # a memory map of the file can be used as it lies
+            assert (8 + length + entry["data_offsets"][0]) % width[entry["dtype"]] == 0
+    tensors = load_file(path)
+    assert tensors["steps"] == 12345678901
+    assert tensors["large"].dtype == np.float32
+    assert tensors["norm.running_var"].dtype == np.float16
+
+
+def test_a_type_that_no_file_holds(tmp_path):
+    toy = Toy(Talker())
+    model = model_file(toy, (4, 4, 4, 4))
+    odd = {"z": torch.zeros(2, dtype=torch.complex64)}
+    strange = replace(model, leftovers=model.leftovers | odd)
+    with pytest.raises(FedsimError, match="complex64 cannot be stored"):
+        write(tmp_path / "a", toy.layers, strange)
+
+
+@pytest.mark.parametrize("granularity", BOTH)
+def test_another_reader_finds_everything(granularity, tmp_path):
+    toy = Toy(Talker())
+    model = model_file(toy, (3, 8, 16, 5), granularity, RANGES)
+    path = tmp_path / "a.safetensors"
+    write(path, toy.layers, model)
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+        names = set(file.keys())
+        codes = {a.name: file.get_tensor(f"{a.name}.codes") for a in toy.layers}
+        ranges = file.get_tensor("fedsim.ranges")
+        scales = file.get_tensor("fedsim.scales")
+        bias = file.get_tensor("mid.bias")
+    assert meta["format"] == "fedsim-model/1"
+    assert json.loads(meta["manifest"])["bits"] == [3, 8, 16, 5]
+    assert names == {
+        *(f"{a.name}.codes" for a in toy.layers),
+        *model.leftovers,
+        "fedsim.ranges",
+        "fedsim.scales",
+    }
+    for layer, packed in zip(toy.layers, model.weights, strict=True):
+        assert codes[layer.name].dtype == torch.uint8
+        assert bytes(codes[layer.name].numpy()) == packed.payload.tobytes()
+    assert ranges[2].isnan().all()
+    assert [tuple(row) for row in ranges[[0, 1, 3]].tolist()] == [
+        (r.low, r.high) for r in RANGES if r is not None
+    ]
+    assert scales.tolist() == [s for w in model.weights for s in w.scales.tolist()]
+    assert torch.equal(bias, model.leftovers["mid.bias"])
+
+
+# ---- the size, to the byte
+
+
+@st.composite
+def models(draw):
+    """Layers, leftovers, a legal set of depths, a plan."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    layers = []
+    for i in range(draw(st.integers(1, 6))):
+        shape = tuple(draw(st.lists(st.integers(1, 30), min_size=2, max_size=3)))
+        kind = "conv1d" if len(shape) == 3 else draw(st.sampled_from(["linear", "embedding"]))
+        layers.append(Layer(f"{'block.' * draw(st.integers(0, 3))}{i}", kind, shape))
+    rest = {}
+    for i in range(draw(st.integers(0, 12))):
+        shape = tuple(draw(st.lists(st.integers(0, 40), max_size=2)))
+        kind = draw(st.sampled_from(["half", "overflow", "int64", "int32", "bool"]))
+        values = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+        values = {
+            "half": values,
+            "overflow": values * 0 + 1e9,
+            "int64": (values * 100).long(),
+            "int32": (values * 100).int(),
+            "bool": values > 0,
+        }[kind]
+        rest[draw(st.sampled_from(["norm", "zulu", "alpha.beta"])) + f".{i}"] = values
+    depths = draw(st.sampled_from([(4, 8), (8,), (2, 3, 4), tuple(range(2, 17)), (9, 10, 16)]))
+    plan = tuple(draw(st.sampled_from(depths)) for _ in layers)
+    granularity = draw(st.sampled_from(BOTH))
+    name = draw(st.sampled_from(["m", "a/very-long/model-id" * 7, 'quo"te\\ü', "0" * 64]))
+    manifest = Manifest(name, fingerprint(layers), granularity, 8, plan, {"window_s": None})
+    return layers, store_leftovers(rest), depths, manifest
+
+
+def contents(layers, rest, manifest, seed=0) -> ModelFile:
+    rng = np.random.default_rng(seed)
+    weights = tuple(
+        PackedWeight(
+            a.shape,
+            b,
+            rng.integers(0, 256, packed_bytes(a.n_weights, b), np.uint8),
+            rng.random(n_scales(a.channels, manifest.granularity), np.float32),
+        )
+        for a, b in zip(layers, manifest.bits, strict=True)
+    )
+    ranges = tuple(None if a.kind == "embedding" else make_range(-1.0, 0.3) for a in layers)
+    return ModelFile(manifest, weights, ranges, rest)
+
+
+@settings(thorough, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(models())
+def test_the_size_is_known_before_anything_is_packed(tmp_path, case):
+    layers, rest, depths, manifest = case
+    sizes = model_sizes(layers, rest, replace(manifest, bits=()), depths)
+    model = contents(layers, rest, manifest)
+    path = tmp_path / "model.safetensors"
+    assert write(path, layers, model) == os.path.getsize(path) == sizes.total(manifest.bits)
+    same(read(path, layers), model)
+    with safe_open(path, framework="np") as file:
+        assert set(file.keys()) >= set(rest)
+
+
+@pytest.mark.parametrize("n_leftovers", [0, 1, 500])
+@pytest.mark.parametrize("channels", [1, 60_000])
+def test_the_size_where_many_small_leftovers_meet_many_scales(n_leftovers, channels, tmp_path):
+    """Scales lie before the leftovers in the file: a digit more in every offset of theirs."""
+    layers = [Layer("a", "linear", (channels, 2)), Layer("b", "linear", (3, 3))]
+    rest = store_leftovers({f"r{i}": torch.ones(1) for i in range(n_leftovers)})
+    manifest = Manifest("m", fingerprint(layers), "per_channel", 8, (2, 16))
+    sizes = model_sizes(layers, rest, manifest, tuple(range(2, 17)))
+    for plan in [(2, 2), (2, 16), (16, 16)]:
+        model = contents(layers, rest, replace(manifest, bits=plan))
+        assert write(tmp_path / "m", layers, model) == sizes.total(plan)
+        same(read(tmp_path / "m", layers), model)
+
+
+def test_everything_in_the_file_is_counted():
+    toy = Toy(Talker())
+    model = model_file(toy, (4, 4, 4, 4))
+    sizes = model_sizes(toy.layers, model.leftovers, model.manifest, (2, 4))
+    weights = [30, 72, 80, 50]  # 6*1*5, 8*3*3, 10*8, 5*10
+    assert sizes.layer_bytes.tolist() == [[-(-n * d // 8) for d in (2, 4)] for n in weights]
+    scales = 4 * (6 + 8 + 10 + 5)
+    halves = 2 * (6 + 8 + 8 + 10 + 5)  # three biases and a norm
+    header = sizes.fixed_bytes - scales - halves - 4 * 2 * 4 - 8
+    assert header % 8 == 0
+    assert 0 < header < 2000
+    per_tensor = replace(model.manifest, granularity="per_tensor")
+    smaller = model_sizes(toy.layers, model.leftovers, per_tensor, (2, 4))
+    assert sizes.fixed_bytes - smaller.fixed_bytes in range(scales - 16 - 8, scales - 16 + 32)
+
+
+# ---- damage
+
+
+def refused(tmp_path, data: bytes, layers) -> None:
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(ModelFileError, match="damaged"):
+        read(path, layers)
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_manifest(path)
+
+
+def test_every_truncation_is_found(written, tmp_path):
+    toy, _, data = written
+    for size in [*range(0, 40), *range(40, len(data) - 40, 7), *range(len(data) - 40, len(data))]:
+        refused(tmp_path, data[:size], toy.layers)
+    for more in (b"\0", b" ", b"\0" * 8, data):
+        refused(tmp_path, data + more, toy.layers)
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    spoilt = bytearray(data)
+    spoilt[bit // 8] ^= 1 << bit % 8
+    return bytes(spoilt)
+
+
+def test_every_flipped_bit_of_the_length_is_found(written, tmp_path):
+    """The header is padded: a shorter one still parses, and every tensor would move."""
+    toy, _, data = written
+    for bit in range(64):
+        refused(tmp_path, flipped(data, bit), toy.layers)
+    (length,) = struct.unpack("<Q", data[:8])
+    text = data[8 : 8 + length]
+    for shorter in range(1, length - len(text.rstrip()) + 1):
+        refused(tmp_path, struct.pack("<Q", length - shorter) + data[8:], toy.layers)
+
+
+def test_flipped_bits_anywhere_are_found(written, tmp_path):
+    toy, _, data = written
+    path = tmp_path / "damaged.safetensors"
+    digest = data.index(b'"sha256":"') + 10
+    rng = np.random.default_rng(0)
+    anywhere = rng.integers(64, 8 * len(data), 600).tolist()
+    for bit in {*range(8 * digest, 8 * (digest + 64), 5), *anywhere}:
+        path.write_bytes(flipped(data, bit))
+        with pytest.raises(ModelFileError):
+            read(path, toy.layers)
+
+
+def test_padding_that_is_no_longer_blank_is_found(written, tmp_path):
+    toy, _, data = written
+    (length,) = struct.unpack("<Q", data[:8])
+    at = 8 + length - 1
+    if data[at : at + 1] == b" ":
+        refused(tmp_path, data[:at] + b"\n" + data[at + 1 :], toy.layers)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"RIFF1234",
+        b"\x02\0\0\0\0\0\0\0{}",
+        b"\x02\0\0\0\0\0\0\0[]",
+        b"\x04\0\0\0\0\0\0\0null",
+        b"\xff" * 100,
+    ],
+)
+def test_what_is_no_model_file(data, tmp_path):
+    refused(tmp_path, data, Toy(Talker()).layers)
+
+
+def test_a_safetensors_file_of_somebody_else(tmp_path):
+    from safetensors.numpy import save
+
+    for meta in (None, {"format": "pt"}, {"format": "pt", "sha256": "0" * 64}):
+        refused(tmp_path, save({"a": np.zeros(3)}, meta), Toy(Talker()).layers)
+
+
+def test_a_file_of_another_model(written, tmp_path):
+    toy, _, data = written
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(data)
+    for other in (Toy(Tied()), Toy(Talker(), keep=["head"])):
+        with pytest.raises(ModelFileError, match=r"made from 'toy', whose layers differ"):
+            read(path, other.layers)
+    renamed = [replace(toy.layers[0], name="first"), *toy.layers[1:]]
+    with pytest.raises(ModelFileError, match="whose layers differ"):
+        read(path, renamed)
+
+
+def test_a_file_of_a_later_format(tmp_path, monkeypatch):
+    toy = Toy(Talker())
+    path = tmp_path / "a.safetensors"
+    with monkeypatch.context() as later:
+        later.setattr(modelfile, "FORMAT", "fedsim-model/2")
+        write(path, toy.layers, model_file(toy, (4, 4, 4, 4)))
+    with pytest.raises(ModelFileError, match=r"format 'fedsim-model/2', this .* 'fedsim-model/1'"):
+        read(path, toy.layers)
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(ModelFileError, match=r"nowhere\.safetensors cannot be read: No such file"):
+        read(tmp_path / "nowhere.safetensors", Toy(Talker()).layers)
+    with pytest.raises(ModelFileError, match="cannot be read: Is a directory"):
+        read(tmp_path, Toy(Talker()).layers)
+
+
+# ---- writing
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    toy = Toy(Talker())
+    model = model_file(toy, (4, 4, 4, 4))
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / "file" / "a.safetensors", tmp_path / "file" / "deep" / "a.safetensors"):
+        with pytest.raises(FedsimError, match=r"cannot be written: .* bytes free"):
+            write(path, toy.layers, model)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FedsimError, match="folder cannot be written: Is a directory"):
+        write(tmp_path / "folder", toy.layers, model)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_folders_on_the_way_are_made(tmp_path):
+    toy = Toy(Talker())
+    path = tmp_path / "a" / "b" / "c.safetensors"
+    write(path, toy.layers, model_file(toy, (4, 4, 4, 4)))
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("fails", ["replace", "fsync"])
+def test_a_write_that_fails_leaves_the_old_file(fails, written, tmp_path, monkeypatch):
+    toy, model, data = written
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(data)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, fails, full)
+    other = replace(model, ranges=(Range(-9.0, 9.0),) * 4)
+    with pytest.raises(FedsimError, match="cannot be written: No space left on device"):
+        write(path, toy.layers, other)
+    assert path.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("dies", ["replace", "fsync"])
+def test_a_crash_while_writing_leaves_the_old_file(dies, written, tmp_path, monkeypatch):
+    toy, model, data = written
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(data)
+
+    def crash(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, dies, crash)
+    other = replace(model, ranges=(Range(-9.0, 9.0),) * 4)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, toy.layers, other)
+    monkeypatch.undo()
+    assert path.read_bytes() == data
+    write(path, toy.layers, other)
+    assert read(path, toy.layers).ranges == other.ranges

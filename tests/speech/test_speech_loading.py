@@ -1,0 +1,357 @@
+"""Loading models: what a folder must hold, what is made of it, and a sentence for each mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import toys
+from safetensors.torch import load_file, save_file
+
+from fedsim import load_model, wrap_model
+from fedsim.errors import FedsimError
+from fedsim.quant.switch import switch_of
+from fedsim.speech.models import ADAPTERS
+from fedsim.speech.models.base import transcribe_clips
+
+CLIPS = toys.clips([0.3, 0.5, 0.4])
+
+
+@pytest.fixture
+def copy(model_folder, tmp_path):
+    """Return a function that copies a toy's folder, to be spoiled."""
+
+    def copy_(name):
+        return shutil.copytree(model_folder(name), tmp_path / name)
+
+    return copy_
+
+
+def edit(path, **changes):
+    """Change or (None) remove keys of a JSON file."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+@pytest.mark.parametrize("name", list(toys.MODELS))
+def test_a_folder(model_folder, name):
+    model = load_model(model_folder(name))
+    assert model.id == str(model_folder(name))
+    assert model.task == ("classify" if "classifier" in name else "transcribe")
+    assert not model.module.training
+    names = [layer.name for layer in model.layers]
+    assert len(set(names)) == len(names) > 10
+    modules = dict(model.module.named_modules())
+    for layer in model.layers:
+        assert tuple(modules[layer.name].weight.shape) == layer.shape
+    for tensor in model.module.state_dict().values():
+        assert tensor.dtype in (torch.float32, torch.int64)
+        assert not tensor.requires_grad
+    assert all(not p.requires_grad for p in model.module.parameters())
+    assert len(set(transcribe_clips(model, CLIPS))) > 1
+    assert all(transcribe_clips(model, CLIPS))
+
+
+@pytest.mark.parametrize("name", list(toys.MODELS))
+def test_loaded_weights_are_those_of_the_network(model_folder, name):
+    """Also of the weight-normalised convolution, whose two factors become one weight."""
+    original = toys.MODELS[name]()
+    model = load_model(model_folder(name))
+    (batch, _) = next(iter(model.batches(CLIPS[:1], "en")))
+    if "whisper" in name:
+        batch = model.with_tokens(batch, model.own_tokens(batch))
+    with torch.no_grad():
+        expected = original(**batch.inputs).logits
+        torch.testing.assert_close(model.forward(batch), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_half_precision_checkpoints_are_loaded_in_float32(tmp_path):
+    original = toys.wav2vec2("layer")
+    weight = original.lm_head.weight.detach().clone()
+    folder = toys.save(original, tmp_path / "half", half=True)
+    stored = load_file(folder / "model.safetensors")
+    assert stored["lm_head.weight"].dtype == torch.float16
+    model = load_model(folder)
+    loaded = switch_of(model).full_weights()["lm_head"]
+    assert loaded.dtype == torch.float32
+    torch.testing.assert_close(loaded, weight.half().float(), atol=0, rtol=0)
+
+
+def test_a_tied_table_is_one_layer(speech):
+    model = speech("whisper")
+    tied = [layer for layer in model.layers if layer.aliases]
+    assert [(layer.name, layer.aliases) for layer in tied] == [
+        ("proj_out", ("model.decoder.embed_tokens",))
+    ]
+    names = {layer.name for layer in model.layers}
+    assert "model.decoder.embed_tokens" not in names
+    assert not any("embed_positions" in name for name in names)  # added, not multiplied with
+    module = model.module
+    assert module.proj_out.weight is module.model.decoder.embed_tokens.weight
+
+
+def test_layers_that_are_kept(model_folder):
+    every = {layer.name for layer in load_model(model_folder("ctc-group")).layers}
+    kept = load_model(model_folder("ctc-group"), keep=["lm_head", "*.attention.?_proj"])
+    gone = every - {layer.name for layer in kept.layers}
+    assert gone == {
+        n for n in every if n == "lm_head" or n.endswith(("q_proj", "k_proj", "v_proj"))
+    }
+    assert len(gone) == 7
+    assert "lm_head.weight" in switch_of(kept).full_leftovers()
+    with pytest.raises(FedsimError, match="no layer is called 'lm_haed': did you mean 'lm_head'"):
+        load_model(model_folder("ctc-group"), keep=["lm_haed"])
+
+
+def test_layers_of_whisper_that_are_kept(model_folder):
+    """A tied weight is one: to keep the head is to keep the table."""
+    model = load_model(model_folder("whisper"), keep=["proj_out", "model.decoder.embed_tokens"])
+    assert not any(layer.n_weights == 268 * 32 for layer in model.layers)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_batches_are_no_larger_than_asked(model_folder, size):
+    model = load_model(model_folder("ctc-layer"), batch_size=size)
+    clips = toys.clips([0.5, 0.3, 0.4, 0.6, 0.2])
+    batches = [(len(b.inputs["input_values"]), places) for b, places in model.batches(clips)]
+    assert [n for n, _ in batches] == [len(places) for _, places in batches]
+    assert max(n for n, _ in batches) == size
+    assert [i for _, places in batches for i in places] == [4, 1, 2, 0, 3]  # by length
+
+
+def test_no_such_model(tmp_path, monkeypatch):
+    with pytest.raises(FedsimError, match=r"there is no model folder \S+/nowhere; check model.id"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(FedsimError, match=r"there is no model folder \./nowhere; check"):
+        load_model("./nowhere")
+    with pytest.raises(
+        FedsimError, match=r"model 'org/none' cannot be loaded: it is no folder here, and the hub"
+    ) as caught:
+        load_model("org/none")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_config(copy):
+    folder = copy("ctc-group")
+    (folder / "config.json").unlink()
+    with pytest.raises(
+        FedsimError, match=r"folder \S+ holds no config.json: give a model folder in the"
+    ):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", '{"model_type": "no-such-model"}', "{}"])
+def test_a_damaged_config(copy, text):
+    folder = copy("ctc-group")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(FedsimError) as caught:
+        load_model(folder)
+    sentence = str(caught.value)
+    assert str(folder) in sentence
+    assert "config.json" in sentence
+    assert "no folder here" not in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"architectures": ["Wav2Vec2ForXVector"]},
+            r"is a Wav2Vec2ForXVector, which fedsim cannot run: did you mean 'Wav2Vec2ForCTC'",
+        ),
+        (
+            {"architectures": ["HubertForCTC"], "model_type": "hubert"},
+            r"is a HubertForCTC, which fedsim cannot run: ",
+        ),
+        ({"architectures": None}, r"is a \?, which fedsim cannot run: known: Wav2Vec2Conf"),
+        (
+            {"add_adapter": True},
+            r"has an adapter of strided convolutions on top|lacks \d+ of its weights",
+        ),
+    ],
+)
+def test_an_unknown_architecture(copy, changes, sentence):
+    folder = copy("ctc-group")
+    edit(folder / "config.json", **changes)
+    with pytest.raises(FedsimError, match=rf"model '{folder}' {sentence}"):
+        load_model(folder)
+
+
+def test_a_model_with_an_adapter(tmp_path):
+    options = {"add_adapter": True, "num_adapter_layers": 1, "output_hidden_size": 32}
+    folder = toys.save(toys.wav2vec2("layer", **options), tmp_path / "adapter")
+    with pytest.raises(FedsimError, match=r"has an adapter of strided convolutions on top \(add_"):
+        load_model(folder)
+
+
+def test_missing_weights(copy):
+    folder = copy("ctc-group")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FedsimError, match=r"the weights of model '\S+' cannot be read: .+; fetch"):
+        load_model(folder)
+
+
+def test_a_checkpoint_that_was_not_fine_tuned(copy):
+    folder = copy("ctc-group")
+    state = load_file(folder / "model.safetensors")
+    kept = {k: v for k, v in state.items() if not k.startswith("lm_head")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        FedsimError,
+        match=r"lacks 2 of its weights \(first: 'lm_head.bias'\): it was not fine-tuned as a "
+        r"Wav2Vec2ForCTC; choose a checkpoint that was",
+    ):
+        load_model(folder)
+
+
+def test_the_mask_embedding_may_be_missing(copy):
+    folder = copy("ctc-group")
+    state = load_file(folder / "model.safetensors")
+    del state["wav2vec2.masked_spec_embed"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    assert all(transcribe_clips(load_model(folder), CLIPS))
+
+
+@pytest.mark.parametrize("name", ["ctc-group", "whisper"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_checkpoint(copy, name, share):
+    path = copy(name) / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(
+        FedsimError, match=rf"the weights of model '{path.parent}' cannot be read: .+; fetch"
+    ) as caught:
+        load_model(path.parent)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape(copy):
+    folder = copy("ctc-group")
+    edit(folder / "config.json", hidden_size=48)
+    with pytest.raises(FedsimError, match=r"the weights of model '\S+' cannot be read: "):
+        load_model(folder)
+
+
+def test_a_ctc_model_without_a_tokenizer(copy):
+    folder = copy("ctc-group")
+    for name in ("vocab.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(
+        FedsimError, match=r"has a CTC head but no tokenizer files \(vocab.json, tokenizer_config"
+    ):
+        load_model(folder)
+
+
+def test_a_whisper_without_a_tokenizer(copy):
+    folder = copy("whisper")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(FedsimError, match=rf"model '{folder}' has no tokenizer files"):
+        load_model(folder)
+
+
+def test_a_whisper_without_a_preprocessor(copy):
+    folder = copy("whisper")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(FedsimError, match=r"model '\S+' has no preprocessor_config.json: "):
+        load_model(folder)
+
+
+def test_a_wav2vec2_without_a_preprocessor_gets_the_usual_one(copy, speech):
+    folder = copy("ctc-layer")
+    (folder / "preprocessor_config.json").unlink()
+    assert transcribe_clips(load_model(folder), CLIPS) == transcribe_clips(
+        speech("ctc-layer"), CLIPS
+    )
+
+
+@pytest.mark.parametrize("name", ["ctc-group", "conformer", "classifier"])
+def test_a_window_is_for_whisper(model_folder, name):
+    with pytest.raises(
+        FedsimError, match=r"model.window_s is 10, but '\S+' is no Whisper model and takes clips of"
+    ):
+        load_model(model_folder(name), window_s=10)
+
+
+@pytest.mark.parametrize("window", [0, 0.99, 4.1, 30, -1, float("nan"), float("inf")])
+def test_a_window_out_of_range(model_folder, window):
+    with pytest.raises(FedsimError, match=rf"model.window_s is {window:g}: use 1 to 4 seconds"):
+        load_model(model_folder("whisper"), window_s=window)
+
+
+@pytest.mark.parametrize("window", [1, 1.5, 2.03, 3.999, 4])
+def test_a_window(model_folder, window):
+    model = load_model(model_folder("whisper"), window_s=window)
+    positions = round(window * 50)
+    assert model.window == positions / 50
+    assert model.module.model.encoder.embed_positions.weight.shape == (positions, 32)
+    ((batch, _),) = model.batches(CLIPS)
+    assert batch.inputs["input_features"].shape == (3, 80, 2 * positions)
+    assert all(transcribe_clips(model, CLIPS, "it"))
+
+
+def test_the_full_window_changes_nothing(model_folder, speech):
+    model = load_model(model_folder("whisper"), window_s=4)
+    assert transcribe_clips(model, CLIPS, "it") == transcribe_clips(speech("whisper"), CLIPS, "it")
+
+
+def test_a_shorter_window_leaves_the_folder_alone(model_folder):
+    load_model(model_folder("whisper"), window_s=2)
+    assert load_model(model_folder("whisper")).window == 4
+
+
+def test_adapters():
+    assert ADAPTERS == {
+        "Wav2Vec2ForCTC": "wav2vec2",
+        "Wav2Vec2ConformerForCTC": "wav2vec2",
+        "Wav2Vec2ForSequenceClassification": "wav2vec2",
+        "Wav2Vec2ConformerForSequenceClassification": "wav2vec2",
+        "WhisperForConditionalGeneration": "whisper",
+    }
+
+
+@pytest.mark.parametrize("name", list(toys.MODELS))
+def test_a_network_in_memory(speech, name):
+    loaded = speech(name)
+    model = wrap_model(
+        toys.MODELS[name](), loaded.extractor, loaded.tokenizer, name="mine", batch_size=4
+    )
+    assert model.id == "mine"
+    assert model.layers == loaded.layers
+    assert model.task == loaded.task
+    assert transcribe_clips(model, CLIPS, "it") == transcribe_clips(loaded, CLIPS, "it")
+
+
+def test_a_network_in_memory_that_cannot_be_run(speech):
+    with pytest.raises(FedsimError, match=r"a Linear is nothing fedsim can run: "):
+        wrap_model(torch.nn.Linear(2, 2), None)
+    extractor = speech("ctc-group").extractor
+    with pytest.raises(FedsimError, match=r"model 'in memory' has a CTC head but no tokenizer"):
+        wrap_model(toys.wav2vec2(), extractor)
+
+
+def test_public_clips_are_public():
+    """The signal that stands in for speech: seeded, at -23 dBFS, with the spectrum of speech."""
+    from fedsim.speech.models.base import public_clips
+
+    clips = public_clips()
+    again = public_clips()
+    assert [c.shape for c in clips] == [(32_000,)] * 4
+    for clip, same in zip(clips, again, strict=True):
+        assert clip.dtype == np.float32
+        np.testing.assert_array_equal(clip, same)
+        level = 20 * np.log10(np.sqrt(np.mean(clip.astype(np.float64) ** 2)))
+        assert level == pytest.approx(-23, abs=0.1)
+        power = np.abs(np.fft.rfft(clip)) ** 2
+        frequency = np.fft.rfftfreq(32_000, 1 / 16_000)
+
+        def band(low, high, power=power, frequency=frequency):
+            return 10 * np.log10(power[(frequency >= low) & (frequency < high)].mean())
+
+        assert band(1000, 1100) - band(2000, 2200) == pytest.approx(9, abs=2)
+        assert band(100, 300) - band(300, 500) == pytest.approx(0, abs=2)
+    assert not np.array_equal(clips[0], clips[1])

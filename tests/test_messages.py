@@ -1,0 +1,243 @@
+"""The typed messages: they survive Flower's wire, and nothing but what they may hold gets through."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import fields, is_dataclass, replace
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim import messages as m
+from fedsim.errors import FedsimError
+
+KINDS = typing.get_args(m.Message)
+UPWARDS = (m.Summary, m.Receipt, m.Scores)
+
+INTEGERS = st.integers(-(2**62), 2**62)
+PLAIN = {
+    str: st.text(max_size=20),
+    int: INTEGERS,
+    bool: st.booleans(),
+    bytes: st.binary(max_size=70),
+    tuple[int, ...]: st.lists(INTEGERS, max_size=5).map(tuple),
+    tuple[float, ...]: st.lists(st.floats(allow_nan=False), max_size=5).map(tuple),
+}
+CANDIDATE = st.builds(
+    m.Candidate, **{k: PLAIN[v] for k, v in typing.get_type_hints(m.Candidate).items()}
+)
+STRATEGIES = {**PLAIN, tuple[m.Candidate, ...]: st.lists(CANDIDATE, max_size=3).map(tuple)}
+
+
+def any_of(kind):
+    hints = typing.get_type_hints(kind)
+    return st.builds(kind, **{name: STRATEGIES[hint] for name, hint in hints.items()})
+
+
+def wired(record: RecordDict) -> RecordDict:
+    """What comes out at the other end of Flower's own serialization."""
+    data = recorddict_to_proto(record).SerializeToString()
+    return recorddict_from_proto(ProtoRecordDict.FromString(data))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_every_message_survives_the_wire(kind, data):
+    message = data.draw(any_of(kind))
+    assert m.from_record(kind, wired(m.to_record(message)), "someone") == message
+
+
+def test_numbers_that_are_none_survive_the_wire():
+    """Layers without a range have NaN for one."""
+    receipt = m.Receipt("ann", (1, 2), (float("nan"), 1.0, -float("inf"), float("inf")))
+    found = m.from_record(m.Receipt, wired(m.to_record(receipt)), "ann")
+    np.testing.assert_array_equal(found.ranges, receipt.ranges)
+    exact = replace(receipt, ranges=(0.1, 1 / 3, 5e-324, 1.7976931348623157e308))
+    assert m.from_record(m.Receipt, wired(m.to_record(exact)), "ann") == exact
+
+
+def candidate(name: str) -> m.Candidate:
+    return m.Candidate(name, "minmax", "ann", (2, 3), bytes(64))
+
+
+def test_candidates_keep_their_order():
+    """Scores are told apart by their place alone: also those of a very large study."""
+    many = tuple(candidate(str(i)) for i in range(10_050))
+    message = m.Evaluation(False, many)
+    found = m.from_record(m.Evaluation, m.to_record(message), "the server")
+    assert [c.name for c in found.candidates] == [c.name for c in many]
+
+
+SUMMARY = m.Summary("ann", 1000, (2, 4), 3, (0.5, 0.25))
+SCORES = m.Scores("ann", 3, (10,), (1,), (4,), (2,), (16,), (), (0.1,), (0.5,))
+DELIVERY = m.Delivery(True, (candidate("a"), candidate("b")))
+
+
+def spoiled(message, **changes) -> RecordDict:
+    """The record of a message with fields changed, added or (...) removed."""
+    record = m.to_record(message)
+    values = {k: v for k, v in {**record["message"], **changes}.items() if v is not ...}
+    record["message"] = ConfigRecord(values)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"clips": ...}, "field 'clips' is missing or unknown"),
+        ({"transcript": "hello"}, "field 'transcript' is missing or unknown"),
+        ({"clips": 3.0}, "field 'clips' is 3.0"),
+        ({"clips": True}, "field 'clips' is True"),
+        ({"clips": "3"}, "field 'clips' is '3'"),
+        ({"clips": [3]}, r"field 'clips' is \[3\]"),
+        ({"client": b"ann"}, "field 'client' is b'ann'"),
+        ({"client": 7}, "field 'client' is 7"),
+        ({"sensitivity": [1, 2]}, r"field 'sensitivity' is \[1, 2\]"),
+        ({"sensitivity": 0.5}, "field 'sensitivity' is 0.5"),
+        ({"bit_depths": [2.0, 4.0]}, r"field 'bit_depths' is \[2.0, 4.0\]"),
+        ({"bit_depths": ["2"]}, r"field 'bit_depths' is \['2'\]"),
+        ({"bit_depths": [True]}, r"field 'bit_depths' is \[True\]"),
+    ],
+)
+def test_fields_that_do_not_fit(changes, sentence):
+    with pytest.raises(
+        FedsimError, match=rf"^the message from client 'ann' is no Summary: {sentence}"
+    ):
+        m.from_record(m.Summary, wired(spoiled(SUMMARY, **changes)), "client 'ann'")
+
+
+def test_a_long_value_is_cut_in_the_sentence():
+    record = spoiled(SUMMARY, clips="audio " * 1000)
+    with pytest.raises(FedsimError) as caught:
+        m.from_record(m.Summary, record, "client 'ann'")
+    assert len(str(caught.value)) < 200
+
+
+def with_record(message, name, content) -> RecordDict:
+    record = m.to_record(message)
+    record[name] = content
+    return record
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        RecordDict(),
+        RecordDict({"other": ConfigRecord({"clips": 3})}),
+        with_record(SUMMARY, "more", ConfigRecord({"clips": 3})),
+        with_record(SUMMARY, "audio", ArrayRecord([np.zeros(16_000, np.float32)])),
+        with_record(SUMMARY, "metrics", MetricRecord({"wer": 0.1})),
+        with_record(SUMMARY, "candidate.000000", ConfigRecord({"text": "hello"})),
+        with_record(SUMMARY, "candidate.audio", ArrayRecord([np.zeros(9)])),
+        RecordDict({"message": MetricRecord({"clips": 3})}),
+    ],
+)
+def test_records_that_do_not_belong(record):
+    with pytest.raises(
+        FedsimError, match=r"^the message from client 'ann' is no Summary: it holds"
+    ):
+        m.from_record(m.Summary, record, "client 'ann'")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_message_of_another_kind(kind):
+    for message in (SUMMARY, SCORES, DELIVERY, m.SenseRequest("median"), m.Receipt("a", (), ())):
+        if not isinstance(message, kind):
+            with pytest.raises(FedsimError, match=rf"from the server is no {kind.__name__}: "):
+                m.from_record(kind, m.to_record(message), "the server")
+
+
+def test_candidates_are_checked_as_well():
+    record = m.to_record(DELIVERY)
+    record["candidate.000001"] = ConfigRecord({**record["candidate.000001"], "bits": [2.5]})
+    with pytest.raises(FedsimError, match=r"from the server is no Candidate: field 'bits' is \[2"):
+        m.from_record(m.Delivery, record, "the server")
+    record["candidate.000001"] = ConfigRecord({**record["candidate.000000"], "audio": [0.5, 0.5]})
+    with pytest.raises(FedsimError, match=r"is no Candidate: field 'audio' is missing or unknown"):
+        m.from_record(m.Delivery, record, "the server")
+
+
+NAMES = {
+    (m.SenseRequest, "measure"),  # of a sensitivity measure
+    (m.Summary, "client"),
+    (m.Receipt, "client"),
+    (m.Scores, "client"),
+    (m.Candidate, "name"),
+    (m.Candidate, "calibration"),
+    (m.Candidate, "tuned_on"),  # a client's key
+}
+
+
+def leaves(kind):
+    """Yield (class, field, type) of a message and of what is nested in it."""
+    for name, hint in typing.get_type_hints(kind).items():
+        item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+        if is_dataclass(item):
+            yield from leaves(item)
+        else:
+            yield kind, name, hint
+
+
+def test_there_is_no_field_for_audio_or_text():
+    """The privacy claim of this project in one place.
+
+    Texts are names: of a client, a measure, a candidate, a calibrator; the only bytes are hashes that
+    the server sends down. Upwards go the client's key, whole numbers, and floats: one sensitivity a
+    layer, two ends of a range a layer and candidate, two ends of an interval a candidate.
+    """
+    every = [leaf for kind in KINDS for leaf in leaves(kind)]
+    assert {(k, n) for k, n, hint in every if hint is str} == NAMES
+    assert {(k, n) for k, n, hint in every if hint is bytes} == {(m.Candidate, "blobs")}
+    allowed = {str, int, bool, bytes, tuple[int, ...], tuple[float, ...]}
+    assert {hint for _, _, hint in every} <= allowed
+    upwards = [leaf for kind in UPWARDS for leaf in leaves(kind)]
+    assert {n for _, n, hint in upwards if hint is str} == {"client"}
+    assert {(k, n) for k, n, hint in upwards if hint == tuple[float, ...]} == {
+        (m.Summary, "sensitivity"),
+        (m.Receipt, "ranges"),
+        (m.Scores, "low"),
+        (m.Scores, "high"),
+    }
+    for kind in (*KINDS, m.Candidate):
+        assert kind.__dataclass_params__.frozen
+
+
+def test_field_bytes_by_hand():
+    assert m.field_bytes(m.SenseRequest("median")) == {"measure": 6}
+    assert m.field_bytes(replace(SUMMARY, client="zoë")) == {
+        "client": 4,  # UTF-8
+        "budget_bytes": 8,
+        "bit_depths": 16,
+        "clips": 8,
+        "sensitivity": 16,
+    }
+    assert m.field_bytes(m.Receipt("ann", (), ())) == {"client": 3, "file_bytes": 0, "ranges": 0}
+    one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64
+    assert m.field_bytes(DELIVERY) == {"return_ranges": 1, "candidates": 2 * one}
+    ranged = replace(candidate("a"), ranges=(0.0, 1.0, 0.0, 1.0))
+    assert m.field_bytes(m.Evaluation(False, (ranged,))) == {
+        "full_precision": 1,
+        "candidates": one + 4 * 8,
+    }
+
+
+def test_field_bytes_lists_every_field():
+    """An empty list of candidates is listed as well: nothing that moved is left out."""
+    for message in (SUMMARY, SCORES, DELIVERY, m.Evaluation(True, ()), m.SenseRequest("")):
+        assert set(m.field_bytes(message)) == {f.name for f in fields(message)}
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_field_bytes_are_those_of_the_values(data):
+    """Within what the wire adds: names of fields, tags, lengths; numbers may take less there."""
+    message = data.draw(any_of(m.Scores))
+    counted = sum(m.field_bytes(message).values())
+    sent = len(recorddict_to_proto(m.to_record(message)).SerializeToString())
+    assert sent < 3 * counted + 1000

@@ -1,0 +1,101 @@
+"""The same study on other engines, to the byte, and from the command line as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toys
+
+import fedsim
+from fedsim.cli import main
+from fedsim.engine import EngineSettings
+from fedsim.results.ledger import Ledger
+from fedsim.run import run_scenario
+from fedsim.scenario import load_scenario
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """One Ray for all runs of this module: the engine uses one that is running."""
+    from fedsim.engine import ray_cluster
+
+    with ray_cluster.connected(EngineSettings(workers=3), clients=3):
+        yield
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_ray_gives_the_same_results_to_the_byte(study, ray, tmp_path, workers):
+    scenario = load_scenario(study.file, ["engine.kind=ray", f"engine.workers={workers}"])
+    result = run_scenario(scenario, tmp_path / "run")
+    assert result.failures == []
+    assert result.folder.results.read_bytes() == study.result.folder.results.read_bytes()
+    names = {p.name for p in study.result.folder.models.iterdir()}
+    assert {p.name for p in result.folder.models.iterdir()} == names
+    for name in names:
+        expected = (study.result.folder.models / name).read_bytes()
+        assert (result.folder.models / name).read_bytes() == expected
+    assert not (result.folder.path / "bank").exists()
+    with Ledger(result.folder.ledger) as ledger, Ledger(study.result.folder.ledger) as expected:
+        assert sorted(map(repr, ledger.all_releases())) == sorted(
+            map(repr, expected.all_releases())
+        )
+
+
+def fedsim_command(*words: object, cwd: Path) -> subprocess.CompletedProcess:
+    """Run the command as a process of its own."""
+    source = str(Path(fedsim.__file__).parent.parent)
+    return subprocess.run(
+        [sys.executable, "-m", "fedsim", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=180,
+        env={**os.environ, "PYTHONPATH": source, "COLUMNS": "200"},
+        check=False,
+    )
+
+
+def test_the_command_runs_a_scenario_with_two_workers(study, tmp_path):
+    """The whole of `fedsim run`, with an engine of its own: table, exit code, files."""
+    done = fedsim_command(
+        *("run", study.file, "--engine", "ray", "--workers", 2, "--out", "here"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    made = tmp_path / "here"
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"run folder: {made}"
+    assert (made / "results.parquet").read_bytes() == study.result.folder.results.read_bytes()
+    assert not (made / "bank").exists()
+    assert "\x1b" not in done.stdout
+    heading = "method tuned on model MB mean bits WER % clients"
+    assert " ".join(lines[0].split()) == heading
+    first = {tuple(line.split()[:2]): line.split() for line in reversed(lines) if line}
+    assert {("fp32", "-"), ("myqasr/cosine", "own"), ("myqasr/cosine", "other")} <= set(first)
+    rows = [r for r in study.result.rows if r.method == "fp32"]
+    wer = 100 * sum(r.errors for r in rows) / sum(r.words for r in rows)
+    assert first["fp32", "-"] == ["fp32", "-", "0.1", "32.00", f"{wer:.1f}", "5"]
+
+
+def test_a_mistake_is_one_line_and_no_traceback(study, tmp_path):
+    words = ("run", study.file, "--set", "model.id=./nowhere", "--out", "here")
+    done = fedsim_command(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    sentence = f"error: there is no model folder {tmp_path}/nowhere; check model.id\n"
+    assert done.stderr == sentence
+
+
+def test_clients_that_fail_are_told_below_the_table(study, tmp_path, capsys, monkeypatch):
+    """One budget too small: its sentence, the others' table, and exit code 0."""
+    monkeypatch.chdir(tmp_path)
+    budgets = {**dict.fromkeys(toys.SPEAKERS, 0.04), "cyd": 0.01}
+    overrides = (f"clients.budget_mb={budgets}", "methods=[fp32, uniform]", "save_models=false")
+    assert main(["run", str(study.file), "--set", *overrides, "--out", "here"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 client failed\n  cyd (plan): client 'cyd': a budget of 10,485 bytes" in out
+    assert err == ""

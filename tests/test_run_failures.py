@@ -1,0 +1,277 @@
+"""Runs in which clients fail, each in its own way: a sentence for each, and the others' results."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+
+from clients.device import Device
+from fedsim import progress
+from fedsim.errors import FedsimError
+from fedsim.quant.allocation import MB
+from fedsim.results.folder import read_results
+from fedsim.results.ledger import Ledger
+from fedsim.run import run_scenario
+from fedsim.scenario import load_scenario
+
+GOOD = ["ann", "bob", "zoe"]
+BAD = {
+    # no clip is left for tuning
+    "few": r"client 'few' has no tuning clips: the corpus holds 2 of its clips and "
+    r"corpus.test_clips takes 2 first; lower it or leave the client out",
+    "lost": r"client 'lost': audio file \S+/lost/\d.wav is missing; check file_name",
+    "junk": r"client 'junk': audio file \S+/junk/\d.wav cannot be read \(.+\); replace it or",
+    "nan": r"client 'nan': audio file \S+/nan/\d.wav holds 1 samples that are NaN or infinite",
+    "none": r"client 'none': audio file \S+/none/\d.wav is empty; leave it out",
+    "short": r"client 'short': audio file \S+/short/\d.wav lasts 0.01 s; the shortest usable",
+    "slow": r"client 'slow': audio file \S+/slow/\d.wav has a rate of 8,000 Hz; resample it",
+    "wide": r"client 'wide': audio file \S+/wide/\d.wav has 2 channels; mix it down to one",
+    "mute": r"client 'mute': test clip mute/\d.wav has no text to compare with; fill in its text",
+    "tiny": r"client 'tiny': a budget of 10,485 bytes \(0.01 MB\) is below the smallest feasible "
+    r"model file of [\d,]+ bytes \(0.02 MB: 2 bits in every layer\); raise the budget",
+    "boom": r"client 'boom' failed in query.sense: ZeroDivisionError: a defect",
+    "late": r"client 'late' failed in evaluate.candidates: KeyError: 'a defect'",
+    "torn": r"client 'torn' failed in train.personalize: OSError: \[Errno 28\] no space",
+}
+STAGES = {"tiny": "plan", "late": "evaluate", "torn": "personalize"}
+METHODS = [
+    "fp32",
+    {"allocation": "uniform", "calibration": ["none", "minmax"]},
+    {"allocation": "myqasr", "calibration": ["minmax"]},
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Four clips of every speaker; those of a bad one are spoiled in the way of its name."""
+    folder = tmp_path_factory.mktemp("failures") / "clips"
+    toys.write_corpus(folder, [*GOOD, *BAD], each=4)
+    rng = np.random.default_rng(0)
+    clip = toys.clip(0.5)
+    for i in range(4):
+        (folder / f"lost/{i}.wav").unlink()
+        (folder / f"junk/{i}.wav").write_bytes(rng.bytes(5000))
+        toys.write_wav(folder / f"nan/{i}.wav", np.where(np.arange(8000) == 100, np.nan, clip))
+        toys.write_wav(folder / f"none/{i}.wav", clip[:0])
+        toys.write_wav(folder / f"short/{i}.wav", clip[:160])
+        toys.write_wav(folder / f"slow/{i}.wav", clip, rate=8000)
+        toys.write_wav(folder / f"wide/{i}.wav", np.stack([clip, clip], axis=1))
+    with (folder / "metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows = [r for r in rows if r["file_name"] not in ("few/2.wav", "few/3.wav")]
+    for row in rows:
+        if row["speaker"] == "mute":
+            row["text"] = ""
+    toys.write_metadata(folder, rows)
+    return folder
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Let the device's own code raise for three clients."""
+
+    def raising(method, client, error):
+        original = getattr(Device, method)
+
+        def wrapped(self, message):
+            if self.data.key == client:
+                raise error
+            return original(self, message)
+
+        monkeypatch.setattr(Device, method, wrapped)
+
+    raising("sense", "boom", ZeroDivisionError("a defect"))
+    raising("evaluate", "late", KeyError("a defect"))
+    raising("personalize", "torn", OSError(28, "no space"))
+
+
+@pytest.fixture
+def scenario(tmp_path, corpus, model_folder):
+    def make(*overrides, methods=METHODS, budget=0.04):
+        budgets = dict.fromkeys([*GOOD, *BAD], budget) | {"tiny": 0.01}
+        file = toys.write_scenario(
+            tmp_path / "toy.yaml",
+            model={"id": str(model_folder("ctc-group"))},
+            corpus={
+                "path": str(corpus),
+                "group_by": "speaker",
+                "tuning_clips": 2,
+                "test_clips": 2,
+            },
+            clients={"budget_mb": budgets},
+            methods=methods,
+        )
+        return load_scenario(file, overrides)
+
+    return make
+
+
+def methods_of(rows, client):
+    return sorted((r.method, r.tuned_on) for r in rows if r.client == client)
+
+
+def test_each_failure_is_a_sentence_and_the_others_finish(scenario, broken, tmp_path):
+    result = run_scenario(scenario(), tmp_path / "run")
+    found = {f.client: f for f in result.failures}
+    assert len(found) == len(result.failures)
+    assert set(found) == set(BAD)
+    for client, sentence in BAD.items():
+        failure = found[client]
+        assert re.match(sentence, failure.reason), failure.reason
+        assert "\n" not in failure.reason
+        assert failure.stage == STAGES.get(client, "sense")
+    for client in GOOD:
+        assert methods_of(result.rows, client) == [
+            ("fp32", "-"),
+            ("myqasr/minmax", client),
+            ("uniform/minmax", client),
+            ("uniform/none", "-"),
+        ]
+    assert {r.client for r in result.rows} == set(GOOD)
+    assert read_results(result.folder.results) == result.rows
+    assert not (result.folder.path / "bank").exists()
+    with Ledger(result.folder.ledger) as ledger:
+        assert ledger.finished() == set(GOOD)
+        senders = {r.client for r in ledger.all_releases() if r.direction == "up"}
+    # Of those that failed later, what had left the device by then is listed as well.
+    assert senders == {*GOOD, *STAGES}
+
+
+def test_good_clients_are_the_same_beside_bad_ones(scenario, broken, tmp_path):
+    mixed = run_scenario(scenario(), tmp_path / "mixed")
+    alone = run_scenario(scenario(f"clients.select=[{', '.join(GOOD)}]"), tmp_path / "alone")
+    assert alone.failures == []
+    assert alone.rows == mixed.rows
+
+
+def test_failed_clients_count_as_done_in_the_progress(scenario, broken, tmp_path, monkeypatch):
+    shown = progress.Progress()
+    monkeypatch.setattr(progress, "current", lambda: shown)
+    ended = {}
+    original = shown.stage
+
+    def stage(name, total):
+        ended[shown.title()] = shown.done()
+        original(name, total)
+
+    monkeypatch.setattr(shown, "stage", stage)
+    run_scenario(scenario(), tmp_path / "run")
+    everybody, sensed = len(GOOD) + len(BAD), len(GOOD) + len(STAGES)
+    assert ended["sense (1/2)"] == (everybody, everybody)
+    assert shown.title() == "evaluate (2/2)"
+    assert shown.done() == (sensed, sensed)
+    assert f"{len(BAD)} failed" in shown.line()
+
+
+SHARED = [
+    "fp32",
+    {"allocation": "uniform", "calibration": ["none"]},
+    {"allocation": "myqasr", "calibration": ["minmax"], "tuned_on": ["own", "other"]},
+]
+
+
+@pytest.mark.parametrize("bad", ["boom", "tiny", "torn"])
+def test_a_model_of_a_client_that_failed_is_missing(scenario, broken, tmp_path, bad):
+    """ann's other is bob, bob's is the one that fails (wherever it does), zoe's is ann."""
+    keys = ["ann", "bob", bad, "zoe"]
+    chosen = scenario(f"clients.select=[{', '.join(keys)}]", methods=SHARED)
+    result = run_scenario(chosen, tmp_path / "run")
+    own = [("fp32", "-"), ("uniform/none", "-")]
+    for client, other in (("ann", ["bob"]), ("zoe", ["ann"]), ("bob", [])):
+        tuned = sorted(("myqasr/minmax", source) for source in [client, *other])
+        assert methods_of(result.rows, client) == sorted([*own, *tuned])
+    assert methods_of(result.rows, bad) == []
+    sentences = {f.client: f.reason for f in result.failures}
+    assert set(sentences) == {"bob", bad}
+    assert re.match(BAD[bad], sentences[bad])
+    assert f"client 'bob': its models tuned on {bad!r} are missing" in sentences["bob"]
+
+
+def test_a_model_of_a_client_that_fails_only_when_tested_is_there(scenario, broken, tmp_path):
+    keys = ["ann", "bob", "late", "zoe"]
+    chosen = scenario(f"clients.select=[{', '.join(keys)}]", methods=SHARED)
+    result = run_scenario(chosen, tmp_path / "run")
+    assert ("myqasr/minmax", "late") in methods_of(result.rows, "bob")
+    assert {f.client for f in result.failures} == {"late"}
+
+
+def test_the_last_client_standing_has_no_other(scenario, broken, tmp_path):
+    """Its own model must not be passed off as another's."""
+    methods = ["fp32", {"allocation": "myqasr", "calibration": ["minmax"], "tuned_on": ["other"]}]
+    chosen = scenario("clients.select=[ann, boom]", methods=methods)
+    result = run_scenario(chosen, tmp_path / "run")
+    assert methods_of(result.rows, "ann") == [("fp32", "-")]
+    assert {f.client for f in result.failures} == {"ann", "boom"}
+
+
+def test_when_every_client_fails_the_table_is_empty(scenario, broken, tmp_path):
+    result = run_scenario(scenario("clients.select=[boom, few]"), tmp_path / "run")
+    assert result.rows == []
+    assert len(result.failures) == 2
+    assert read_results(result.folder.results) == []
+
+
+def test_one_byte_decides(scenario, tmp_path):
+    """The smallest size that a failure names is enough, and one byte less is not."""
+    only = "clients.select=[ann]"
+    small = run_scenario(scenario(only, budget=0.01), tmp_path / "small")
+    (failure,) = small.failures
+    least = int(re.search(r"model file of ([\d,]+) bytes", failure.reason)[1].replace(",", ""))
+    enough = run_scenario(scenario(only, budget=least / MB), tmp_path / "enough")
+    assert enough.failures == []
+    assert {r.file_bytes for r in enough.rows if r.method != "fp32"} == {least}
+    short = run_scenario(scenario(only, budget=(least - 1) / MB), tmp_path / "short")
+    assert f"a budget of {least - 1:,} bytes" in short.failures[0].reason
+
+
+def test_convert_mends_rate_and_channels(scenario, tmp_path):
+    chosen = scenario("clients.select=[slow, wide]", "corpus.convert=true")
+    result = run_scenario(chosen, tmp_path / "run")
+    assert result.failures == []
+    assert {r.client for r in result.rows} == {"slow", "wide"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["model.id=./nowhere"], r"there is no model folder \S+/nowhere; check model.id"),
+        (["corpus.path=./nowhere"], r"corpus.path \S+/nowhere is no folder; check the path"),
+        (
+            ["clients.select=[ann, bobb]", "clients.budget_mb=1"],
+            r"clients.select names 'bobb', .+ did you mean 'bob'",
+        ),
+        (["clients.budget_mb={ann: 1}"], r"client 'bob' has no budget in clients.budget_mb"),
+        (["methods=[{allocation: myqasr, tuned_on: zo}]"], r"'zo' is no client of it: .+ 'zoe'"),
+        (["model.keep=[lm_haed]"], r"keep: no layer is called 'lm_haed': did you mean 'lm_head'"),
+        (["model.window_s=4"], r"model.window_s is 4, but .+ is no Whisper model"),
+        (["corpus.columns={speaker: who}"], r"no column 'who' for speaker: "),
+    ],
+)
+def test_what_no_client_can_mend_ends_the_run(scenario, tmp_path, overrides, sentence):
+    chosen = scenario(*overrides)
+    with pytest.raises(FedsimError, match=sentence):
+        run_scenario(chosen, tmp_path / "run")
+    # What is told before anything ran leaves no folder, and no run leaves a bank behind.
+    assert not (tmp_path / "run" / "bank").exists()
+
+
+def test_an_interrupted_run_keeps_what_finished(scenario, tmp_path, monkeypatch):
+    original = Device.evaluate
+
+    def evaluate(self, message):
+        if self.data.key == "zoe":
+            raise KeyboardInterrupt
+        return original(self, message)
+
+    monkeypatch.setattr(Device, "evaluate", evaluate)
+    chosen = scenario(f"clients.select=[{', '.join(GOOD)}]")
+    with pytest.raises(KeyboardInterrupt):
+        run_scenario(chosen, tmp_path / "run")
+    rows = read_results(tmp_path / "run" / "results.parquet")
+    assert {r.client for r in rows} == {"ann", "bob"}
+    assert not (tmp_path / "run" / "bank").exists()
