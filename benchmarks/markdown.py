@@ -2,8 +2,8 @@
 
     python -m benchmarks.markdown RUN_FOLDER
 
-One line per method and source of the plan, one column per client, each cell the WER (or accuracy) in
-percent with its 95 % bootstrap interval over the client's test clips.
+One line per method and source of the plan, one column per client, each cell the WER (or accuracy)
+in percent with its 95 % bootstrap interval over the client's test clips.
 """
 
 from __future__ import annotations

@@ -85,21 +85,16 @@ def compare(name: str, model: SpeechModel, batches: list[Batch]) -> None:
     )
 
 
-def kept_bytes(model: SpeechModel, batches: Sequence[Batch]) -> int:
-    """Return the bytes that the samples of all layers hold after sensing."""
+def kept_elements(model: SpeechModel, batches: Sequence[Batch]) -> int:
+    """Return the elements that the samples of all layers hold after sensing."""
     held: list[int] = []
-    original = sensitivity.Sample
 
-    class Counted(original):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: int) -> None:
-            super().__init__(*args)
-            held.append(self._values.nbytes)
+    @sensitivity.MEASURES.register(f"count-{id(held)}")
+    def count(seen: sensitivity.Observed) -> float:
+        held.append(len(seen.sample))
+        return 0.0
 
-    sensitivity.Sample = Counted  # type: ignore[misc]
-    try:
-        sensitivity.sense(model, batches)
-    finally:
-        sensitivity.Sample = original  # type: ignore[misc]
+    sensitivity.sense(model, batches, f"count-{id(held)}")
     return sum(held)
 
 
@@ -109,8 +104,11 @@ def main() -> None:
     model = small_wav2vec2()
     batches = list(tuning_batches(model, noise(16, 1.6), None))
     compare("wav2vec2, 44 layers, 16 clips of 1.6 s", model, batches)
-    once, more = kept_bytes(model, batches), kept_bytes(model, batches * 8)
-    print(f"wav2vec2: bytes kept for 8x the audio / for 1x: {more / once:.3f} ({more:,} bytes)")
+    eight, sixty_four = kept_elements(model, batches * 8), kept_elements(model, batches * 64)
+    print(
+        f"wav2vec2: elements kept of 64x the audio / of 8x: {sixty_four / eight:.3f} "
+        f"({4 * sixty_four:,} bytes)"
+    )
     whisper = whisper_base()
     tuning, _, _ = prompts("en", 8, 1)
     tokens = own_tokens(whisper, tuning, "en")

@@ -15,15 +15,16 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, ModelFileError
 from fedsim.quant import modelfile
 from fedsim.quant.activations import MAX_ACTIVATION_BITS, MIN_ACTIVATION_BITS, Range
-from fedsim.quant.allocation import MB, allocate, mean_bits
-from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer, needs
+from fedsim.quant.allocation import ALLOCATORS, MB, allocate, mean_bits
+from fedsim.quant.calibration import CALIBRATORS, NO_USER_DATA, calibrate_layer, needs
+from fedsim.quant.layers import KINDS
 from fedsim.quant.modelfile import Manifest, ModelFile
 from fedsim.quant.observe import observe
 from fedsim.quant.packing import MAX_BITS, MIN_BITS
-from fedsim.quant.sensitivity import sense
+from fedsim.quant.sensitivity import MEASURES, sense
 from fedsim.quant.switch import Switch, switch_of
 from fedsim.quant.weights import GRANULARITIES, PackedWeight, dequantize_weight, quantize_weight
 from fedsim.speech.audio import check_clip
@@ -131,7 +132,8 @@ def personalize(
         activation_bits: bit depth of activations, 4 to 16.
         bit_depths: bit depths that the device's runtime executes, each in 2..16.
         language: language of the clips for a multilingual model; None lets the model detect it.
-        window_s: seconds of audio that Whisper's encoder takes (default 30).
+        window_s: seconds of audio that Whisper's encoder takes (default 30); for a model from
+            `load_model` give it there, and `keep` too.
         keep: names or patterns of layers that stay in half precision.
         seed: seeds the `shuffled` allocation.
 
@@ -141,8 +143,20 @@ def personalize(
         FedsimError: an unknown name, a model that cannot be loaded, or an option out of range.
     """
     checked = _checked(clips)
-    depths = _check_options(budget_mb, activation_bits, bit_depths, weights)
-    speech = _loaded(model, window_s, keep)
+    depths = _check_options(budget_mb, activation_bits, bit_depths)
+    for family, choice in (
+        (GRANULARITIES, weights),
+        (ALLOCATORS, allocation),
+        (CALIBRATORS, calibration),
+        (MEASURES, sensitivity),
+    ):
+        family[choice]  # an unknown name is told before any work is done
+    if isinstance(model, str | os.PathLike):
+        speech = load_model(model, window_s=window_s, keep=keep)
+    elif window_s is not None or keep:
+        raise FedsimError("window_s and keep are for load_model, where the model is a loaded one")
+    else:
+        speech, window_s, keep = model, getattr(model, "window", None), _kept(model)
     stored = modelfile.store_leftovers(switch_of(speech).full_leftovers())
     settings = {"window_s": window_s, "keep": list(keep), "language": language}
     name = speech.id
@@ -205,8 +219,18 @@ def load_personalized(
     manifest = modelfile.read_manifest(path)
     settings = manifest.settings
     source = manifest.model if model is None else model
-    speech = _loaded(source, settings.get("window_s"), settings.get("keep", ()))
+    if isinstance(source, str | os.PathLike):
+        window_s, keep = settings.get("window_s"), settings.get("keep", ())
+        speech = load_model(source, window_s=window_s, keep=keep)
+    else:
+        speech = source
     file = modelfile.read(path, speech.layers)
+    rest = switch_of(speech).full_leftovers()
+    if {k: t.shape for k, t in rest.items()} != {k: t.shape for k, t in file.leftovers.items()}:
+        raise ModelFileError(
+            f"{path} was made with window_s {settings.get('window_s')} of {manifest.model!r}, and "
+            f"the model given was loaded otherwise; give its id or folder instead"
+        )
     return PersonalizedModel(
         speech, file, os.path.getsize(path), language or settings.get("language")
     )
@@ -223,7 +247,7 @@ def _checked(clips: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _check_options(
-    budget_mb: float, activation_bits: int, bit_depths: Sequence[int], weights: str
+    budget_mb: float, activation_bits: int, bit_depths: Sequence[int]
 ) -> tuple[int, ...]:
     if not (np.isfinite(budget_mb) and budget_mb > 0):
         raise FedsimError(f"budget_mb is {budget_mb}: give a positive number of MB (2^20 bytes)")
@@ -233,20 +257,19 @@ def _check_options(
             f"{MAX_ACTIVATION_BITS}"
         )
     depths = tuple(sorted(set(bit_depths)))
-    if not depths or depths[0] < MIN_BITS or depths[-1] > MAX_BITS:
+    whole = all(depth == int(depth) for depth in depths)
+    if not depths or not whole or depths[0] < MIN_BITS or depths[-1] > MAX_BITS:
         raise FedsimError(
-            f"bit_depths is {list(bit_depths)}: use depths from {MIN_BITS} to {MAX_BITS}"
+            f"bit_depths is {list(bit_depths)}: use whole depths from {MIN_BITS} to {MAX_BITS}"
         )
-    GRANULARITIES[weights]  # an unknown name is told before any work is done
     return depths
 
 
-def _loaded(
-    model: str | os.PathLike[str] | SpeechModel, window_s: float | None, keep: Sequence[str]
-) -> SpeechModel:
-    if isinstance(model, str | os.PathLike):
-        return load_model(model, window_s=window_s, keep=keep)
-    return model
+def _kept(model: SpeechModel) -> list[str]:
+    """Return the names of layers that a loaded model was told to leave in full precision."""
+    taken = {name for layer in model.layers for name in (layer.name, *layer.aliases)}
+    modules = model.module.named_modules()
+    return [n for n, module in modules if isinstance(module, tuple(KINDS)) and n not in taken]
 
 
 def _quantize(model: SpeechModel, bits: Sequence[int], weights: str) -> tuple[PackedWeight, ...]:

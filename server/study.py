@@ -131,7 +131,12 @@ class Study:
 
     def _keep_ranges(self, receipt: m.Receipt) -> None:
         cells = all_cells(self.scenario)
-        width = len(receipt.ranges) // max(1, len(cells))
+        width = 2 * len(self.planner.bank.layers)
+        if len(receipt.ranges) != width * len(cells):
+            reason = f"client {receipt.client!r} sent {len(receipt.ranges)} numbers for the ranges"
+            expected = f"{len(cells)} models of {width // 2} layers"
+            self._fail(receipt.client, "personalize", f"{reason} of {expected}")
+            return
         self.ranges[receipt.client] = {
             cell.label: receipt.ranges[i * width : (i + 1) * width] for i, cell in enumerate(cells)
         }
@@ -146,6 +151,10 @@ class Study:
             message = m.from_record(kind, reply.content, f"client {client!r}")
         except FedsimError as error:
             self._fail(client, stage, str(error))
+            return None
+        if message.client != self.names.get(sent.node, message.client):
+            reason = f"client {client!r} answered in the name of {message.client!r:.60}"
+            self._fail(client, stage, f"{reason}; look at the app that it runs")
             return None
         down, up = m.field_bytes(sent.message), m.field_bytes(message)
         log = self.releases.setdefault(message.client, [])

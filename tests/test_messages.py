@@ -1,4 +1,4 @@
-"""The typed messages: they survive Flower's wire, and nothing but what they may hold gets through."""
+"""The typed messages: they survive Flower's wire, and nothing else than they gets through."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ PLAIN = {
     tuple[int, ...]: st.lists(INTEGERS, max_size=5).map(tuple),
     tuple[float, ...]: st.lists(st.floats(allow_nan=False), max_size=5).map(tuple),
 }
-CANDIDATE = st.builds(
-    m.Candidate, **{k: PLAIN[v] for k, v in typing.get_type_hints(m.Candidate).items()}
-)
+CANDIDATE_FIELDS = {name: PLAIN[hint] for name, hint in typing.get_type_hints(m.Candidate).items()}
+CANDIDATE = st.builds(m.Candidate, **CANDIDATE_FIELDS)
 STRATEGIES = {**PLAIN, tuple[m.Candidate, ...]: st.lists(CANDIDATE, max_size=3).map(tuple)}
 
 
@@ -139,9 +138,8 @@ def with_record(message, name, content) -> RecordDict:
     ],
 )
 def test_records_that_do_not_belong(record):
-    with pytest.raises(
-        FedsimError, match=r"^the message from client 'ann' is no Summary: it holds"
-    ):
+    sentence = r"^the message from client 'ann' is no Summary: it holds"
+    with pytest.raises(FedsimError, match=sentence):
         m.from_record(m.Summary, record, "client 'ann'")
 
 
@@ -187,9 +185,10 @@ def leaves(kind):
 def test_there_is_no_field_for_audio_or_text():
     """The privacy claim of this project in one place.
 
-    Texts are names: of a client, a measure, a candidate, a calibrator; the only bytes are hashes that
-    the server sends down. Upwards go the client's key, whole numbers, and floats: one sensitivity a
-    layer, two ends of a range a layer and candidate, two ends of an interval a candidate.
+    Texts are names: of a client, a measure, a candidate, a calibrator; the only bytes are hashes
+    that the server sends down. Upwards go the client's key (which the server knows and compares),
+    whole numbers, and floats: one sensitivity a layer, two ends of a range a layer and candidate,
+    two ends of an interval a candidate.
     """
     every = [leaf for kind in KINDS for leaf in leaves(kind)]
     assert {(k, n) for k, n, hint in every if hint is str} == NAMES

@@ -46,8 +46,7 @@ Every allocator raises `BudgetError` when not even the smallest depths fit."""
 def myqasr(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Algorithm 1: sweep over the layers, largest median first, one bit each, until the model
-    fits."""
+    """Algorithm 1: sweep the layers, largest median first, one bit each, until the model fits."""
     return _sweep(np.argsort(-sensitivity, kind="stable"), sizes, budget)
 
 
@@ -71,8 +70,7 @@ def shuffled(
 def uniform(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """The same bit depth for every layer: the largest that fits, so most of a budget may be
-    unused."""
+    """The same bit depth for every layer, the largest that fits: some of a budget is unused."""
     totals = sizes.fixed_bytes + sizes.layer_bytes.sum(axis=0)
     fits = np.flatnonzero(totals <= budget)
     if not len(fits):
@@ -84,8 +82,7 @@ def uniform(
 def linear(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Ablation: bits by min-max interpolation, the smallest median the most bits, the largest the
-    least.
+    """Ablation: bits by min-max interpolation, the smallest median the most, the largest the least.
 
     b_l = c - t_l (c - floor), t_l = (a_l - min a) / (max a - min a), rounded down to a legal depth;
     c is the largest ceiling (a real number between the least and the greatest depth) that fits.

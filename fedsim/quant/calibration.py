@@ -73,15 +73,13 @@ def none(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
 
 @CALIBRATORS.register("cosine")
 def cosine(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
-    """The share of the observed range whose quantized output is nearest in angle to full
-    precision."""
+    """The share of the observed range whose output is nearest in angle to full precision."""
     return search(seen, cosine_score(layer, seen, weights, bits))
 
 
 @CALIBRATORS.register("hessian")
 def hessian(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
-    """The share of the observed range with the least squared output error, weighted by the
-    Fisher."""
+    """The share of the observed range with the least squared output error under the Fisher."""
     return search(seen, fisher_score(layer, seen, weights, bits))
 
 

@@ -16,8 +16,8 @@ from fedsim.quant.layers import Layer
 class Batch:
     """A few clips as the model takes them.
 
-    `inputs` are the keyword arguments of the module's forward. The mappings hold, by layer name, how
-    many frames of each clip count (int64 (B,)); a layer that is missing there counts them all:
+    `inputs` are the keyword arguments of the module's forward. The mappings hold, by layer name,
+    how many frames of each clip count (int64 (B,)); a layer that is missing there counts them all:
     `frames_in` and `frames_out` the frames of its input and output that bear on the result (padding
     that a mask hides does not), `speech` the frames of its output that are speech, where that is
     less (Whisper answers to the silence that fills its window). `targets` are token ids of the

@@ -9,15 +9,15 @@ import torch
 
 
 class Sample:
-    """A bounded sample of a stream: one row of each `stride` in a row, `stride` doubling as it
-    fills.
+    """A bounded sample of a stream: of every `stride` rows one, the stride doubling as it fills.
 
     Rows may be scalars (`row_shape` ()) or arrays. Two samples that are given the same counts keep
     the same places of their streams, so that, say, inputs and gradients stay side by side.
     """
 
     def __init__(self, capacity: int, row_shape: tuple[int, ...] = ()) -> None:
-        self._values = np.empty((capacity, *row_shape), np.float32)
+        self._capacity = capacity
+        self._parts = [np.empty((0, *row_shape), np.float32)]
         self._used = 0
         self._stride = 1
         self._offered = 0
@@ -26,16 +26,18 @@ class Sample:
     @property
     def values(self) -> np.ndarray:
         """What has been kept, float32 (n, *row_shape)."""
-        return self._values[: self._used]
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
+        return self._parts[0]
 
     def room_for(self, n: int) -> int:
         """Return how many of the `n` rows that come next to keep; thin what is kept if need be."""
-        while self._used + self._due(n) > len(self._values):
+        while self._used + self._due(n) > self._capacity:
             # One of each two neighbours, at random: a fixed choice would follow the channels'
             # order.
             half = self._used // 2
             pick = 2 * np.arange(half) + self._rng.integers(0, 2, half)
-            self._values[:half] = self._values[pick]
+            self._parts = [self.values[pick]]
             self._used = half
             self._stride *= 2
         keep = self._due(n)
@@ -48,8 +50,8 @@ class Sample:
         return -(-(self._offered + n) // self._stride) + -self._offered // self._stride
 
     def add(self, rows: np.ndarray) -> None:
-        """Append rows (m, *row_shape) for which `room_for` made room."""
-        self._values[self._used : self._used + len(rows)] = rows
+        """Take over rows float32 (m, *row_shape) for which `room_for` made room."""
+        self._parts.append(rows)
         self._used += len(rows)
 
 
@@ -61,20 +63,17 @@ def spread(n: int, keep: int) -> np.ndarray:
     """
     if keep >= n:
         return np.arange(n)
-    return ((np.arange(keep) + _jitter(keep)) * (n / max(keep, 1))).astype(np.int64)
-
-
-def _jitter(n: int) -> np.ndarray:
-    """Return n numbers in [0, 1), always the same.
-
-    Read from a table: drawing them anew would be a third of the cost of sensing.
-    """
-    return _table(1 << max(12, (n - 1).bit_length()))[:n]
+    size = 1 << max(12, (keep - 1).bit_length())
+    return (_jittered(size)[:keep] * (n / max(keep, 1))).astype(np.int64)
 
 
 @cache
-def _table(size: int) -> np.ndarray:
-    return np.random.default_rng(size).random(size)
+def _jittered(size: int) -> np.ndarray:
+    """Return k + u_k for k below `size`, u_k in [0, 1) always the same.
+
+    A table, because drawing the jitter anew would be a third of the cost of sensing.
+    """
+    return np.arange(size) + np.random.default_rng(size).random(size)
 
 
 def masked_extremes(x: torch.Tensor, frames: torch.Tensor | None, axis: int) -> tuple[float, float]:

@@ -26,6 +26,8 @@ from fedsim.speech.models.base import SAMPLE_RATE, by_length
 CLASSES = ("WhisperForConditionalGeneration",)
 KEEP = ("model.encoder.embed_positions", "model.decoder.embed_positions")
 """Tables that are added, not multiplied with: they stay in half precision."""
+FIRST = "model.encoder.conv1"
+"""The first layer, whose frames are those of the mel spectrogram."""
 
 FRAMES_PER_SECOND = 100  # mel frames; the encoder's second convolution halves them
 TOKENS_PER_SECOND, EXTRA_TOKENS = 12, 8
@@ -80,11 +82,9 @@ class Whisper:
         )["input_features"]
         mel = torch.tensor([-(-len(c) * FRAMES_PER_SECOND // SAMPLE_RATE) for c in clips])
         encoder = (mel + 1) // 2
-        speech = {}
+        speech = {FIRST: mel}  # also where the user keeps that layer: it bounds the hypotheses
         for layer in self.layers:
-            if layer.name.endswith("encoder.conv1"):
-                speech[layer.name] = mel
-            elif layer.name.endswith("encoder.conv2") or _reads_encoder(layer.name):
+            if layer.name.endswith("encoder.conv2") or _reads_encoder(layer.name):
                 speech[layer.name] = encoder
         return Batch({"input_features": features}, speech=speech, language=language)
 
@@ -143,8 +143,7 @@ class Whisper:
         encoded = module.model.encoder(batch.inputs["input_features"])
         ids = self._prompt(batch, encoded)
         prompt = ids.shape[1]
-        mel = batch.speech[next(n for n in batch.speech if n.endswith("encoder.conv1"))]
-        seconds = mel.double() / FRAMES_PER_SECOND
+        seconds = batch.speech[FIRST].double() / FRAMES_PER_SECOND
         bounds = EXTRA_TOKENS + torch.ceil(TOKENS_PER_SECOND * seconds).long()
         bounds.clamp_(max=module.config.max_target_positions - prompt)
         end = int(rules.eos_token_id)

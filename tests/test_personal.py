@@ -1,0 +1,400 @@
+"""The public face: a budget kept to the byte, files that come back the same, clear mistakes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import toys
+
+import fedsim
+from fedsim import load_model, load_personalized, personalize
+from fedsim.errors import AudioError, BudgetError, FedsimError, ModelFileError
+from fedsim.quant import modelfile
+from fedsim.quant.allocation import ALLOCATORS, MB
+from fedsim.quant.calibration import CALIBRATORS
+from fedsim.quant.sensitivity import MEASURES, sense
+from fedsim.speech.models.base import public_clips, transcribe_clips, tuning_batches
+
+CLIPS = toys.clips([0.3, 0.5, 0.44, 0.6])
+OTHERS = toys.clips([0.4, 0.31, 0.52], seed=1)
+BUDGET = {"whisper": 0.075, "whisper-english": 0.075, "conformer": 0.05, "classifier": 0.05}
+
+
+def budget_of(name):
+    return BUDGET.get(name, 0.0334)
+
+
+@pytest.fixture
+def made(speech):
+    """Return a function that personalizes a toy, quickly."""
+
+    def make(name="ctc-group", clips=CLIPS, **options):
+        options = {"budget_mb": budget_of(name), "calibration": "minmax", **options}
+        return personalize(speech(name), clips, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("name", list(toys.MODELS))
+def test_size_and_file(made, tmp_path, speech, name):
+    """Below the budget, and exactly what was said before anything was written."""
+    language = "it" if name == "whisper" else None
+    pm = made(name, language=language, calibration="cosine")
+    path = tmp_path / "user.safetensors"
+    assert pm.save(path) == os.path.getsize(path) == pm.nbytes
+    assert 0.9 * budget_of(name) * MB < pm.nbytes <= budget_of(name) * MB
+    layers = speech(name).layers
+    assert list(pm.bits) == [layer.name for layer in layers]
+    assert min(pm.bits.values()) >= 2
+    assert max(pm.bits.values()) <= 16
+    assert max(pm.bits.values()) - min(pm.bits.values()) <= 1
+    weights = [layer.n_weights for layer in layers]
+    assert pm.mean_bits == pytest.approx(np.average(list(pm.bits.values()), weights=weights))
+    assert set(pm.ranges) == {layer.name for layer in layers}
+    assert all(r.low <= 0 <= r.high for r in pm.ranges.values())
+    assert [p.name for p in tmp_path.iterdir()] == ["user.safetensors"]
+
+
+@pytest.mark.parametrize("name", list(toys.MODELS))
+def test_a_file_comes_back_the_same(made, tmp_path, speech, model_folder, name):
+    """Into the loaded model and, by the folder that the file names, into a fresh one."""
+    language = "it" if name == "whisper" else None
+    pm = made(name, language=language)
+    heard = pm.transcribe(OTHERS)
+    assert all(heard)
+    full = transcribe_clips(speech(name), OTHERS, language)
+    if "classifier" not in name:
+        assert heard != full  # quantization did something
+    pm.save(tmp_path / "user.safetensors")
+    for model in (speech(name), None, model_folder(name), str(model_folder(name))):
+        loaded = load_personalized(tmp_path / "user.safetensors", model)
+        assert loaded.transcribe(OTHERS) == heard
+        assert (loaded.bits, loaded.ranges) == (pm.bits, pm.ranges)
+        assert (loaded.nbytes, loaded.mean_bits) == (pm.nbytes, pm.mean_bits)
+        assert loaded.language == language
+    loaded.save(tmp_path / "again.safetensors")
+    first, again = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("user", "again"))
+    assert first == again
+
+
+def test_another_language_on_loading(made, tmp_path):
+    pm = made("whisper", language="it")
+    pm.save(tmp_path / "user.safetensors")
+    loaded = load_personalized(tmp_path / "user.safetensors", language="en")
+    assert loaded.language == "en"
+    assert loaded.transcribe(OTHERS) != pm.transcribe(OTHERS)
+
+
+@pytest.mark.parametrize("name", ["ctc-group", "whisper"])
+def test_models_that_share_a_network_do_not_disturb_each_other(made, speech, name):
+    network = speech(name)
+    language = "it" if name == "whisper" else None
+    full = transcribe_clips(network, OTHERS, language)
+    one = made(name, language=language)
+    small = 0.8 * budget_of(name)
+    two = made(name, OTHERS, budget_mb=small, weights="per_tensor", language=language)
+    first, second = one.transcribe(OTHERS), two.transcribe(OTHERS)
+    assert len({tuple(first), tuple(second), tuple(full)}) == 3
+    for _ in range(2):
+        assert one.transcribe(OTHERS) == first
+        assert transcribe_clips(network, OTHERS, language) == full  # full precision is put back
+        assert two.transcribe(OTHERS) == second
+
+
+def test_full_precision_is_put_back_after_an_error(made, speech, monkeypatch):
+    network = speech("ctc-group")
+    full = transcribe_clips(network, OTHERS)
+    before = {k: v.clone() for k, v in network.module.state_dict().items()}
+    pm = made()
+
+    def broken(*_):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("fedsim.personal.transcribe_clips", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        pm.transcribe(OTHERS)
+    monkeypatch.undo()
+    assert transcribe_clips(network, OTHERS) == full
+    for key, tensor in network.module.state_dict().items():
+        np.testing.assert_array_equal(tensor, before[key])
+    assert not any(m._forward_pre_hooks for m in network.module.modules())
+    assert not any(m._forward_hooks for m in network.module.modules())
+
+
+def test_the_same_again(made):
+    one, two = made(calibration="cosine"), made(calibration="cosine")
+    assert (one.bits, one.ranges, one.nbytes) == (two.bits, two.ranges, two.nbytes)
+    assert one.transcribe(OTHERS) == two.transcribe(OTHERS)
+
+
+@pytest.mark.parametrize("allocation", list(ALLOCATORS))
+def test_every_allocation(made, allocation):
+    pm = made(allocation=allocation)
+    assert pm.nbytes <= budget_of("ctc-group") * MB
+    assert all(pm.transcribe(OTHERS))
+    if allocation == "uniform":
+        assert len(set(pm.bits.values())) == 1
+
+
+@pytest.mark.parametrize("name", ["ctc-layer", "whisper"])
+@pytest.mark.parametrize("calibration", list(CALIBRATORS))
+def test_every_calibration(made, name, calibration):
+    language = "it" if name == "whisper" else None
+    pm = made(name, calibration=calibration, language=language)
+    assert any(r.high > 0 for r in pm.ranges.values())
+    assert all(pm.transcribe(OTHERS))
+    if calibration == "none":
+        public = made(name, clips=public_clips(), calibration="minmax", language=language)
+        assert pm.ranges == public.ranges
+    else:
+        assert pm.ranges != made(name, calibration="none", language=language).ranges
+
+
+@pytest.mark.parametrize("sensitivity", list(MEASURES))
+@pytest.mark.parametrize("order", ["descending", "ascending"])
+def test_layers_give_up_bits_in_the_order_of_their_sensitivity(made, speech, sensitivity, order):
+    model = speech("ctc-group")
+    pm = made(sensitivity=sensitivity, order=order)
+    values = sense(model, tuning_batches(model, CLIPS, None), sensitivity)
+    bits = np.array(list(pm.bits.values()))
+    assert set(bits) == {7, 8}
+    fewer, more = values[bits == 7], values[bits == 8]
+    if order == "descending":
+        assert fewer.min() >= more.max()
+    else:
+        assert fewer.max() <= more.min()
+
+
+def test_shuffles_are_seeded(made):
+    plans = [tuple(made(allocation="shuffled", seed=s).bits.values()) for s in (0, 0, 1)]
+    assert plans[0] == plans[1] != plans[2]
+
+
+@pytest.mark.parametrize("weights", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize("activation_bits", [4, 8, 16])
+def test_weights_and_activations(made, weights, activation_bits):
+    pm = made(weights=weights, activation_bits=activation_bits)
+    assert pm.nbytes <= budget_of("ctc-group") * MB
+    assert all(text is not None for text in pm.transcribe(OTHERS))
+
+
+def test_legal_depths(made):
+    assert set(made(bit_depths=[4, 8, 2, 8], budget_mb=0.03).bits.values()) <= {2, 4, 8}
+    assert set(made(bit_depths=(6,)).bits.values()) == {6}
+
+
+@pytest.mark.parametrize("name", ["ctc-group", "whisper"])
+def test_the_smallest_budget(made, tmp_path, name):
+    """The sentence names a size; that size is enough, and one byte less is not."""
+    with pytest.raises(BudgetError) as caught:
+        made(name, budget_mb=0.001)
+    least = int(re.search(r"model file of ([\d,]+) bytes", str(caught.value))[1].replace(",", ""))
+    pm = made(name, budget_mb=least / MB)
+    assert pm.save(tmp_path / "user.safetensors") == pm.nbytes == least
+    assert set(pm.bits.values()) == {2}
+    with pytest.raises(
+        BudgetError, match=rf"a budget of {least - 1:,} bytes .+ of {least:,} bytes"
+    ):
+        made(name, budget_mb=(least - 1) / MB)
+
+
+def test_a_budget_larger_than_all(made):
+    pm = made(budget_mb=100)
+    assert set(pm.bits.values()) == {16}
+
+
+def test_from_a_folder(model_folder, speech):
+    pm = personalize(str(model_folder("ctc-group")), CLIPS, budget_mb=0.0334)
+    same = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.0334)
+    assert pm.bits == same.bits
+    assert pm.transcribe(OTHERS) == same.transcribe(OTHERS)
+    assert fedsim.personalize is personalize
+
+
+def test_kept_layers(model_folder, tmp_path):
+    pm = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.04, keep=["lm_head"])
+    assert "lm_head" not in pm.bits
+    pm.save(tmp_path / "user.safetensors")
+    loaded = load_personalized(tmp_path / "user.safetensors")
+    assert loaded.bits == pm.bits
+    assert loaded.transcribe(OTHERS) == pm.transcribe(OTHERS)
+
+
+def test_a_window(model_folder, tmp_path):
+    options = {"budget_mb": 0.075, "language": "it"}
+    pm = personalize(model_folder("whisper"), CLIPS, window_s=2, **options)
+    pm.save(tmp_path / "user.safetensors")
+    loaded = load_personalized(tmp_path / "user.safetensors")
+    assert loaded.model.window == 2
+    assert loaded.transcribe(OTHERS) == pm.transcribe(OTHERS)
+
+
+@pytest.mark.parametrize("options", [{"window_s": 2}, {"keep": ["model.encoder.conv1"]}])
+def test_what_a_loaded_model_was_loaded_with_is_in_its_file(model_folder, tmp_path, options):
+    """`load_model(..., window_s=2)` and then `personalize`: the file says so, and loads alone."""
+    model = load_model(model_folder("whisper"), **options)
+    pm = personalize(model, CLIPS, budget_mb=0.1, language="it")
+    pm.save(tmp_path / "user.safetensors")
+    loaded = load_personalized(tmp_path / "user.safetensors")
+    assert loaded.bits == pm.bits
+    assert loaded.transcribe(OTHERS) == pm.transcribe(OTHERS)
+
+
+@pytest.mark.parametrize("options", [{"window_s": 2}, {"keep": ["model.encoder.conv1"]}])
+def test_a_loaded_model_takes_no_loading_options(speech, options):
+    """They would be left out without a word."""
+    (key,) = options
+    with pytest.raises(FedsimError, match=rf"{key}.* are for load_model, where the model"):
+        personalize(speech("whisper"), CLIPS, budget_mb=0.1, language="it", **options)
+
+
+def test_a_file_for_another_window(model_folder, speech, tmp_path):
+    pm = personalize(model_folder("whisper"), CLIPS, budget_mb=0.1, language="it", window_s=2)
+    pm.save(tmp_path / "user.safetensors")
+    with pytest.raises(ModelFileError, match=r"user.safetensors was made with window_s 2 of"):
+        load_personalized(tmp_path / "user.safetensors", speech("whisper"))
+
+
+def test_the_wrong_model(made, speech, tmp_path):
+    made().save(tmp_path / "user.safetensors")
+    with pytest.raises(
+        ModelFileError,
+        match=r"user.safetensors holds a model made from '\S+ctc-group', whose layers differ from",
+    ):
+        load_personalized(tmp_path / "user.safetensors", speech("whisper"))
+
+
+def test_a_model_that_has_gone(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder("ctc-group"), tmp_path / "model")
+    pm = personalize(folder, CLIPS, budget_mb=0.0334)
+    pm.save(tmp_path / "user.safetensors")
+    shutil.rmtree(folder)
+    with pytest.raises(FedsimError, match=r"there is no model folder \S+/model"):
+        load_personalized(tmp_path / "user.safetensors")
+    moved = load_personalized(tmp_path / "user.safetensors", model_folder("ctc-group"))
+    assert moved.transcribe(OTHERS) == pm.transcribe(OTHERS)
+
+
+def test_a_damaged_file(made, tmp_path):
+    path = tmp_path / "user.safetensors"
+    made().save(path)
+    data = path.read_bytes()
+    for place in (3, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(ModelFileError, match=r"user.safetensors is damaged"):
+            load_personalized(path)
+    path.write_bytes(data[:-1])
+    with pytest.raises(ModelFileError, match=r"user.safetensors is damaged"):
+        load_personalized(path)
+    with pytest.raises(ModelFileError, match=r"none.safetensors cannot be read: No such file"):
+        load_personalized(tmp_path / "none.safetensors")
+
+
+def test_saving_where_nothing_can_be_written(made, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FedsimError, match=r"cannot be written: .+; choose a folder that is"):
+        made().save(tmp_path / "file" / "user.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"budget_mb": 0}, "budget_mb is 0: give a positive number of MB"),
+        ({"budget_mb": -3}, "budget_mb is -3: give a positive"),
+        ({"budget_mb": float("nan")}, "budget_mb is nan: give a positive"),
+        ({"budget_mb": float("inf")}, "budget_mb is inf: give a positive"),
+        ({"activation_bits": 3}, "activation_bits is 3: use 4 to 16"),
+        ({"activation_bits": 17}, "activation_bits is 17: use 4 to 16"),
+        ({"bit_depths": []}, r"bit_depths is \[\]: use whole depths from 2 to 16"),
+        ({"bit_depths": [1, 4]}, r"bit_depths is \[1, 4\]: use whole depths"),
+        ({"bit_depths": [4, 32]}, r"bit_depths is \[4, 32\]: use whole depths"),
+        ({"bit_depths": [4.5]}, r"bit_depths is \[4.5\]: use "),
+        ({"weights": "per_chanel"}, "no granularity 'per_chanel': did you mean 'per_channel'"),
+        ({"allocation": "myqsar"}, "no allocation 'myqsar': did you mean 'myqasr'"),
+        ({"calibration": "cosin"}, "no calibration 'cosin': did you mean 'cosine'"),
+        ({"sensitivity": "meadian"}, "no sensitivity 'meadian': did you mean 'median'"),
+        ({"order": "up"}, "order is 'up': use 'descending' or 'ascending'"),
+        ({"model": "./nowhere"}, "there is no model folder ./nowhere"),
+        ({"language": "klingon", "model": "whisper"}, "knows no language 'klingon'"),
+    ],
+)
+def test_a_bad_option(speech, options, sentence):
+    name = options.pop("model", "ctc-group")
+    model = name if name.startswith(".") else speech(name)
+    with pytest.raises(FedsimError, match=sentence) as caught:
+        personalize(model, CLIPS, **{"budget_mb": 1, **options})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weights": "x"}, {"allocation": "x"}, {"calibration": "x"}, {"sensitivity": "x"}],
+)
+def test_a_bad_name_is_told_before_any_work_is_done(speech, monkeypatch, options):
+    def worked(*_, **__):
+        raise AssertionError("the model was used before the options were looked at")
+
+    monkeypatch.setattr("fedsim.personal.own_tokens", worked)
+    monkeypatch.setattr("fedsim.personal.load_model", worked)
+    with pytest.raises(FedsimError, match="'x'"):
+        personalize("a/model", CLIPS, budget_mb=1, **options)
+
+
+GOOD = toys.clip(0.5)
+
+
+@pytest.mark.parametrize(
+    ("clips", "error", "sentence"),
+    [
+        ([], FedsimError, "no clips were given; personalization needs at least one"),
+        (GOOD, FedsimError, r"clips is one array; give a list of 1-D arrays, .*: \[clip\]"),
+        ([GOOD, GOOD[:0]], AudioError, "clip 1 is empty; leave it out"),
+        ([GOOD, GOOD * np.nan], AudioError, "clip 1 holds 8000 samples that are NaN"),
+        ([np.stack([GOOD, GOOD])], AudioError, r"clip 0 has shape \(2, 8000\); give one channel"),
+        ([GOOD, GOOD[:100]], AudioError, "clip 1 lasts 0.00625 s; the shortest usable clip"),
+        ([(GOOD * 32767).astype(np.int16)], AudioError, "clip 0 has samples of type int16"),
+    ],
+)
+def test_bad_clips(made, clips, error, sentence):
+    with pytest.raises(error, match=sentence):
+        made(clips=clips)
+    with pytest.raises(error, match=sentence):
+        made().transcribe(clips)
+
+
+def test_clips_as_rows_of_an_array(made):
+    rows = np.stack(toys.clips([0.5, 0.5, 0.5]))
+    assert made(clips=rows).bits == made(clips=list(rows)).bits
+
+
+def test_one_clip_is_enough(made):
+    pm = made(clips=CLIPS[:1])
+    assert len(pm.transcribe(CLIPS[:1])) == 1
+
+
+def test_a_clip_longer_than_the_window(made):
+    with pytest.raises(AudioError, match=r"a clip of 5.0 s is longer than the model's window of 4"):
+        made("whisper", clips=[toys.clip(5)], language="it")
+
+
+def test_clips_are_left_alone(made):
+    clips = [clip.copy() for clip in CLIPS]
+    made(clips=clips).transcribe(clips)
+    for clip, same in zip(clips, CLIPS, strict=True):
+        np.testing.assert_array_equal(clip, same)
+
+
+def test_what_a_file_says(made, tmp_path, model_folder):
+    pm = made("whisper", language="italian", activation_bits=9, weights="per_tensor")
+    pm.save(tmp_path / "user.safetensors")
+    manifest = modelfile.read_manifest(tmp_path / "user.safetensors")
+    assert manifest.model == str(model_folder("whisper"))
+    assert manifest.bits == tuple(pm.bits.values())
+    assert (manifest.activation_bits, manifest.granularity) == (9, "per_tensor")
+    assert manifest.settings["language"] == "italian"
+    assert "safetensors" in repr(pm) or "nbytes" in repr(pm)
+    assert len(repr(pm)) < 200  # the network and the file are not printed
