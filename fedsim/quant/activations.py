@@ -28,7 +28,7 @@ class Range:
         return width / ((1 << bits) - 1) if width > 0 else 1.0
 
     def zero_point(self, bits: int) -> int:
-        """Return -Z: the code that stands for zero."""
+        """Return the code that stands for zero: -Z of the formula above."""
         top = (1 << bits) - 1
         return min(top, max(0, round(-self.low / self.scale(bits))))
 

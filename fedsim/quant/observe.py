@@ -51,8 +51,8 @@ def observe(
     """Return what one pass over `batches` shows of each layer's input: layer name -> `Seen`.
 
     Layers that only look rows of a table up have no input to quantize and are left out. With
-    `fisher` each batch must carry targets (the model's own transcript); one backward pass serves
-    all layers and no weight receives a gradient.
+    `fisher` one backward pass a batch, of the loss against the model's own transcript, serves all
+    layers; no weight receives a gradient. Convolutions are taken to pad with zeros.
     """
     layers = [layer for layer in model.layers if layer.kind != "embedding"]
     views = {layer.name: _View(layer, capacity) for layer in layers}

@@ -51,8 +51,9 @@ class Sample:
 
     def add(self, rows: np.ndarray) -> None:
         """Take over rows float32 (m, *row_shape) for which `room_for` made room."""
-        self._parts.append(rows)
-        self._used += len(rows)
+        if len(rows):  # a long stream of small batches would otherwise leave a long list behind
+            self._parts.append(rows)
+            self._used += len(rows)
 
 
 def spread(n: int, keep: int) -> np.ndarray:

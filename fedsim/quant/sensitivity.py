@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
-from fedsim.quant.model import Batch, Quantizable
+from fedsim.quant.model import Batch, Quantizable, frame_axis
 from fedsim.quant.sample import Sample, masked_extremes, spread
 from fedsim.registry import Registry
 
@@ -112,7 +112,7 @@ class _Watcher:
         frames = self.batch.speech.get(layer.name, self.batch.frames_out.get(layer.name))
         conv = layer.kind == "conv1d"
         if self.want_extremes:
-            low, high = masked_extremes(out, frames, 2 if conv else 1)
+            low, high = masked_extremes(out, frames, frame_axis(layer.kind))
             old = self.extremes.get(layer.name, (low, high))
             ends = np.minimum(old[0], low), np.maximum(old[1], high)  # NaN stays
             self.extremes[layer.name] = float(ends[0]), float(ends[1])
