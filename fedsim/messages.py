@@ -139,7 +139,8 @@ def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
 
     The check is strict: exactly the fields of the type, each of its type.
     """
-    names = sorted(record.config_records)
+    configs = dict(record.config_records)  # each look at the attribute copies all of them
+    names = sorted(configs)
     extra = set(record) - set(names)
     candidates = [n for n in names if n.startswith("candidate.")]
     if _MAIN not in names or extra or len(names) != len(candidates) + 1:
@@ -147,11 +148,11 @@ def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
             f"the message from {sender} is no {kind.__name__}: it holds "
             f"{sorted(record) or 'nothing'}"
         )
-    values: dict[str, Any] = dict(record.config_records[_MAIN])
+    values: dict[str, Any] = dict(configs[_MAIN])
     hints = get_type_hints(kind)
     if "candidates" in hints:
         values["candidates"] = tuple(
-            _build(Candidate, dict(record.config_records[n]), sender) for n in candidates
+            _build(Candidate, dict(configs[n]), sender) for n in candidates
         )
     elif candidates:
         raise FedsimError(f"the message from {sender} is no {kind.__name__}: it holds candidates")

@@ -6,14 +6,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import torch
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from fedsim.engine.flower_internals import server_identity
 from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
-from fedsim.engine.settings import EngineSettings
+from fedsim.engine.settings import EngineSettings, torch_threads
 from fedsim.engine.worker import exchange, load_app
 
 
@@ -68,10 +67,5 @@ def open_inprocess(
 ) -> Iterator[InProcessGrid]:
     """Load the app into this process, with `settings.threads` torch threads until it is closed."""
     nodes = nodes_of(clients)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
-        with server_identity():
-            yield InProcessGrid(load_app(app), nodes, run_config)
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(settings.threads), server_identity():
+        yield InProcessGrid(load_app(app), nodes, run_config)

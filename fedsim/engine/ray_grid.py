@@ -25,7 +25,7 @@ from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
 from fedsim.engine.ray_worker import Worker
 from fedsim.engine.schedule import Schedule
-from fedsim.engine.settings import EngineSettings
+from fedsim.engine.settings import EngineSettings, torch_threads
 from fedsim.errors import FedsimError
 
 import ray  # isort: skip  (after ray_cluster, which sets the variables that Ray reads on import)
@@ -158,7 +158,11 @@ def open_ray(
 ) -> Iterator[RayGrid]:
     """Start or join Ray, start the workers, and stop what was started at the end."""
     nodes = nodes_of(clients)
-    with ray_cluster.connected(settings, len(nodes)) as workers, server_identity():
+    with (
+        torch_threads(settings.threads),
+        ray_cluster.connected(settings, len(nodes)) as workers,
+        server_identity(),
+    ):
         actors = _start(workers, app, dict(run_config), settings.threads)
         try:
             yield RayGrid(actors, nodes, run_config, settings.batch)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fedsim.errors import FedsimError
@@ -31,6 +33,22 @@ class EngineSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise FedsimError(f"{name} is {value}: give at least 1, or leave it out")
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Compute with that many torch threads in this process while open.
+
+    Also where the workers are other processes: the server app packs weights in this one.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def cores() -> int:

@@ -172,8 +172,11 @@ def sense(
             )
         low, high = watcher.extremes.get(layer.name, (0.0, 0.0))
         # A median of the rest would look sound: one bad clip among good ones must not hide.
-        broken = kept.values[~np.isfinite(kept.values)]
-        value = float(broken[0]) if broken.size else reduce(Observed(kept.values, low, high))
+        # The sum is finite unless an element is not (or the elements near float32's end).
+        if np.isfinite(kept.values.sum()):
+            value = reduce(Observed(kept.values, low, high))
+        else:
+            value = float(kept.values[np.abs(kept.values).argmax()])
         if not np.isfinite(value):
             raise FedsimError(
                 f"layer {layer.name!r} answers the clips with {value}: the model overflows on "
