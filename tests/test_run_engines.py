@@ -60,7 +60,9 @@ def test_ray_tells_the_same_failures(study, ray, tmp_path):
     overrides = [f"corpus.path={corpus}", f"clients.budget_mb={budgets}", methods]
     overrides += ["corpus.test_clips=3", "save_models=false", "engine.workers=2"]
     inprocess, ray = (
-        run_scenario(load_scenario(study.file, [*overrides, f"engine.kind={kind}"]), tmp_path / kind)
+        run_scenario(
+            load_scenario(study.file, [*overrides, f"engine.kind={kind}"]), tmp_path / kind
+        )
         for kind in ("inprocess", "ray")
     )
     assert ray.failures == inprocess.failures
