@@ -9,11 +9,25 @@ from __future__ import annotations
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
 from clients.device import Device, device_of
 from fedsim import messages as m
+from fedsim.errors import FedsimError
 
-app = ClientApp()
+
+def name_client(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Name the client in a mistake's sentence, where the place that knew the mistake did not."""
+    try:
+        return call_next(message, context)
+    except FedsimError as error:
+        client = repr(str(context.node_config["client"]))
+        if client in str(error):
+            raise
+        raise type(error)(f"client {client}: {error}") from error
+
+
+app = ClientApp(mods=[name_client])
 
 
 @app.query("sense")

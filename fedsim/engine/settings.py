@@ -12,7 +12,7 @@ from fedsim.errors import FedsimError
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Settings of an engine; none of them changes a result.
+    """Settings of an engine; none but `threads` changes a result.
 
     `workers`: client processes; None starts one for every `threads` cores.
     `threads`: torch threads in each worker. Fixed rather than derived from the cores, because

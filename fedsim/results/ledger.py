@@ -38,7 +38,8 @@ _SCHEMA = (
 
 @dataclass(frozen=True)
 class Failure:
-    """A client that could not go on: at which stage (sense, personalize, evaluate) and why."""
+    """A client that could not go on: at which stage (sense, plan, personalize, evaluate) and
+    why."""
 
     client: str
     stage: str

@@ -226,13 +226,17 @@ class MethodSettings(_Settings):
 
 
 class EngineChoice(_Settings):
-    """What carries messages to the clients. No result depends on it."""
+    """What carries messages to the clients. No result depends on it, but for `threads`."""
 
     kind: Text = Field(default="ray", description="inprocess is one loop, ray many processes")
     workers: int | None = Field(
         default=None, ge=1, description="processes; null is as many as the cores carry"
     )
-    threads: int = Field(default=1, ge=1, description="threads of arithmetic in each process")
+    threads: int = Field(
+        default=1,
+        ge=1,
+        description="threads of arithmetic in each process; another number may change last digits",
+    )
     address: str | None = Field(default=None, description="address of a Ray cluster to join")
 
 
