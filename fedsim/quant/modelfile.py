@@ -35,6 +35,8 @@ from fedsim.quant.weights import SCALE_BYTES, PackedWeight, n_scales
 
 FORMAT = "fedsim-model/1"
 SUFFIX = ".safetensors"
+NAME_ROOM = 256
+"""Characters of a model's id or folder that the header has room for whatever the plan."""
 _NO_DIGEST = "0" * 64
 _DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
@@ -250,7 +252,9 @@ def _header_length(
     def blank(n_bytes: int) -> np.ndarray:  # an array of the right size that takes no memory
         return np.broadcast_to(np.uint8(0), n_bytes)
 
-    widest = Manifest(**(asdict(manifest) | {"bits": (MAX_BITS,) * len(layers)}))
+    # Room for the longest usual path, so that a size does not depend on where the model lies.
+    reserve = {"model": manifest.model.ljust(NAME_ROOM), "bits": (MAX_BITS,) * len(layers)}
+    widest = Manifest(**(asdict(manifest) | reserve))
     n = sum(n_scales(a.channels, manifest.granularity) for a in layers)
     tensors = _in_order(
         np.zeros((len(layers), 2), "<f4"),

@@ -273,6 +273,13 @@ def test_the_size_where_many_small_leftovers_meet_many_scales(n_leftovers, chann
         same(read(tmp_path / "m", layers), model)
 
 
+def test_a_size_does_not_depend_on_where_the_model_lies(written):
+    toy, file, _ = written
+    near, far = (replace(file.manifest, model=name) for name in ("m", "/home/somebody/models/m"))
+    sizes = [modelfile.model_sizes(toy.layers, file.leftovers, m, (4, 8)) for m in (near, far)]
+    assert sizes[0].fixed_bytes == sizes[1].fixed_bytes
+
+
 def test_everything_in_the_file_is_counted():
     toy = Toy(Talker())
     model = model_file(toy, (4, 4, 4, 4))
