@@ -6,14 +6,28 @@ import os
 import re
 from pathlib import Path
 
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, nearest
 
 CACHE_PREFIX = "cache:"
+BUNDLED_PREFIX = "bundled:"
+_BUNDLED = Path(__file__).with_name("bundled")
 
 
 def cache_dir() -> Path:
     """Return the cache folder: `$FEDSIM_CACHE`, or `~/.cache/fedsim`. It need not exist."""
     return Path(os.environ.get("FEDSIM_CACHE") or "~/.cache/fedsim").expanduser().absolute()
+
+
+def bundled_names() -> list[str]:
+    """Return the ids of the models that come with fedsim, in order."""
+    return sorted(BUNDLED_PREFIX + c.parent.name for c in _BUNDLED.glob("*/config.json"))
+
+
+def bundled_folder(model: str) -> Path:
+    """Return the folder of `bundled:NAME`; raises `FedsimError` if there is no such model."""
+    if model not in bundled_names():
+        raise FedsimError(f"{model!r} does not come with fedsim: {nearest(model, bundled_names())}")
+    return _BUNDLED / model.removeprefix(BUNDLED_PREFIX)
 
 
 def is_path(text: str) -> bool:
@@ -24,16 +38,22 @@ def is_path(text: str) -> bool:
 def resolve(text: str, base: Path) -> str:
     """Return what `text` in a scenario stands for: an absolute path, or a hub id left as it is.
 
-    `cache:NAME` is a folder of the cache; `~` and `$VARIABLES` are expanded; what begins with `./`,
-    `../` or `/` is a path; anything else is a path if it exists in `base`, and otherwise a hub id.
+    `bundled:NAME`, a model that comes with fedsim, is left as it is too, since it means the same on
+    every machine. `cache:NAME` is a folder of the cache; `~` and `$VARIABLES` are expanded; what
+    begins with `./`, `../` or `/` is a path; anything else is a path if it exists in `base`, and
+    otherwise a hub id.
 
     Args:
         text: a scenario's `model.id` or `corpus.path`.
         base: the folder of the scenario's YAML file; relative paths start there.
 
     Raises:
-        FedsimError: for a cache name that leaves the cache folder, and for an unset variable.
+        FedsimError: for a bundled model that there is not, a cache name that leaves the cache
+            folder, and for an unset variable.
     """
+    if text.startswith(BUNDLED_PREFIX):
+        bundled_folder(text)
+        return text
     if text.startswith(CACHE_PREFIX):
         name = text.removeprefix(CACHE_PREFIX)
         if not name or os.path.isabs(name) or ".." in Path(name).parts:

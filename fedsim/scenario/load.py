@@ -174,5 +174,11 @@ def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
 
     model, corpus = scenario.model, scenario.corpus
     model = model.model_copy(update={"id": resolved(model.id, "model", "id")})
-    corpus = corpus.model_copy(update={"path": resolved(corpus.path, "corpus", "path")})
+    if corpus.path is not None:
+        corpus = corpus.model_copy(update={"path": resolved(corpus.path, "corpus", "path")})
+    people = corpus.population
+    if people is not None and people.sentences is not None:
+        listed = resolved(people.sentences, "corpus", "population", "sentences")
+        people = people.model_copy(update={"sentences": listed})
+        corpus = corpus.model_copy(update={"population": people})
     return scenario.model_copy(update={"model": model, "corpus": corpus})

@@ -29,6 +29,8 @@ FULL_PRECISION = "fp32"
 """The allocation that is no allocation: the model as it came, for comparison."""
 COLUMN_NAMES = ("audio", "text", "speaker", "gender", "language")
 BIT_DEPTHS = tuple(range(2, 17))
+TOPICS = ("home", "timers", "music", "numbers", "names")
+"""What synthetic speakers talk about; `words` is the sixth topic, and goes alone."""
 _UNORDERED = (FULL_PRECISION, "uniform", "shuffled")  # allocations in which no layer comes first
 
 
@@ -68,6 +70,7 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
 Words = Annotated[
     tuple[Text, ...], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
 ]
+Gender = Literal["female", "male"]
 Budget = Annotated[float, Field(gt=0, le=1_000_000)]
 Budgets = Annotated[
     Annotated[Budget, Tag("one")]
@@ -98,11 +101,50 @@ class ModelSettings(_Settings):
     batch_size: int = Field(default=8, ge=1, description="clips in one forward pass")
 
 
+class PopulationSettings(_Settings):
+    """Synthetic speakers (corpus kind `voices`), and what they say."""
+
+    speakers: int = Field(ge=1, description="number of speakers, languages dealt round to them")
+    first: int = Field(
+        default=0, ge=0, description="number of the first speaker; a number is always one person"
+    )
+    languages: Texts = Field(default=("en",), min_length=1, description="languages spoken")
+    genders: Annotated[tuple[Gender, ...], BeforeValidator(_as_tuple)] = Field(
+        default=("female", "male"), min_length=1, description="both in turn, or one only"
+    )
+    topics: Words = Field(
+        default=TOPICS,
+        min_length=1,
+        description="what sentences are about; `words` alone: the 35 words of Speech Commands",
+    )
+    sentences: Text | None = Field(
+        default=None, description="text file of sentences to say instead, one a line"
+    )
+
+    @field_validator("languages", "genders", "topics")
+    @classmethod
+    def _check_lists(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return _refuse_repeats(values)
+
+    @model_validator(mode="after")
+    def _check(self) -> PopulationSettings:
+        if "words" in self.topics and len(self.topics) > 1:
+            raise _problem("words go alone: leave the other topics out", "topics")
+        if self.sentences is not None and len(self.languages) > 1:
+            raise _problem("a sentence list is in one language: name one", "languages")
+        return self
+
+
 class CorpusSettings(_Settings):
     """The recordings, who counts as one client, and how many of its clips are used."""
 
-    kind: Text = Field(default="folder", description="what kind of corpus `path` is")
-    path: Text = Field(description="folder, hub id or cache:NAME of the recordings")
+    kind: Text = Field(default="folder", description="what kind of corpus it is")
+    path: Text | None = Field(
+        default=None, description="folder, hub id or cache:NAME of the recordings"
+    )
+    population: PopulationSettings | None = Field(
+        default=None, description="voices: the speakers, and what they say"
+    )
     config: str | None = Field(default=None, description="configuration of a hub data set")
     split: Text = Field(default="test", description="split of the data set")
     columns: dict[str, Text] = Field(
@@ -129,6 +171,21 @@ class CorpusSettings(_Settings):
             if name not in COLUMN_NAMES:
                 raise _problem(f"unknown column {name!r}: {nearest(name, COLUMN_NAMES)}", name)
         return columns
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> CorpusSettings:
+        if self.kind == "voices":
+            if self.population is None:
+                raise _problem("voices need a population: say how many speakers", "population")
+            for key in ("path", "config", "split", "columns", "max_seconds", "convert"):
+                if getattr(self, key) != type(self).model_fields[key].get_default():
+                    raise _problem(f"corpus kind 'voices' takes no {key}: leave it out", key)
+        elif self.kind in ("folder", "hub"):
+            if self.path is None:
+                raise _problem(f"corpus kind {self.kind!r} needs a path: add one", "path")
+            if self.population is not None:
+                raise _problem("only corpus kind 'voices' takes a population", "population")
+        return self
 
 
 class ClientSettings(_Settings):

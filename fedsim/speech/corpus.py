@@ -1,7 +1,7 @@
 """Corpora: where clips come from, grouped into clients, split into tuning and test clips.
 
-Opening a corpus reads its metadata only; audio is read when a client works with it. A tuning clip
-has no text that could be read: its `Utterance` is stripped of it.
+Opening a corpus reads its metadata only; audio is read, or synthesized, when a client works with
+it. A tuning clip has no text that could be read: its `Utterance` is stripped of it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from fedsim.speech.audio import clip_seconds, read_clip
 
 if TYPE_CHECKING:
     from fedsim.scenario.schema import ClientSettings, CorpusSettings
+    from fedsim.speech.voices import Take
 
 GROUPS = ("speaker", "gender", "language")
 FIELDS = ("audio", "text", *GROUPS)
@@ -29,10 +30,13 @@ FIELDS = ("audio", "text", *GROUPS)
 
 @dataclass(frozen=True)
 class Utterance:
-    """One clip and what is known of it. `source` is a path, or a place in a `datasets` table."""
+    """One clip and what is known of it.
+
+    `source` is a path, a place in a `datasets` table, or what a synthetic speaker is to say.
+    """
 
     key: str
-    source: Path | tuple[Any, int]
+    source: Path | tuple[Any, int] | Take
     text: str | None = None
     speaker: str | None = None
     gender: str | None = None
@@ -49,14 +53,58 @@ class ClientData:
     language: str | None = None
 
 
-CORPORA: Registry[Callable[[CorpusSettings], list[Utterance]]] = Registry("corpus")
-"""kind -> f(settings) -> every utterance, in a stable order."""
+class Clients(Mapping[str, ClientData]):
+    """Clients by key, each made when it is asked for: thousands cost no more memory than one."""
+
+    def __init__(self, keys: Sequence[str], make: Callable[[str], ClientData]) -> None:
+        self._keys = dict.fromkeys(keys)
+        self._make = make
+
+    def __getitem__(self, key: str) -> ClientData:
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._make(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def restrict(self, keys: Sequence[str]) -> Clients:
+        """Return the clients with these keys only, in this order."""
+        return Clients(keys, self._make)
+
+
+CORPORA: Registry[Callable[[CorpusSettings, int], Clients]] = Registry("corpus")
+"""kind -> f(settings, seed) -> the clients of the corpus, keys in sorted order.
+
+What a client gets depends on the settings, the seed and its key, never on the other clients."""
 
 
 @CORPORA.register("folder")
-def open_folder(corpus: CorpusSettings) -> list[Utterance]:
+def open_folder(corpus: CorpusSettings, seed: int) -> Clients:
     """A local folder in the AudioFolder layout: audio files and a metadata.csv."""
-    root = Path(corpus.path)
+    return _grouped(_read_folder(corpus), corpus, seed)
+
+
+@CORPORA.register("hub")
+def open_hub(corpus: CorpusSettings, seed: int) -> Clients:
+    """A data set that `datasets.load_dataset` finds: a hub id, or a folder of parquet files."""
+    return _grouped(_read_hub(corpus), corpus, seed)
+
+
+@CORPORA.register("voices")
+def open_voices(corpus: CorpusSettings, seed: int) -> Clients:
+    """Synthetic speakers, as many as asked for; needs the extra fedsim-speech[voices]."""
+    from fedsim.speech.voices.population import open_population
+
+    return open_population(corpus, seed)
+
+
+def _read_folder(corpus: CorpusSettings) -> list[Utterance]:
+    """Return every utterance of a folder, in the order of its metadata.csv."""
+    root = Path(str(corpus.path))
     table = root / "metadata.csv"
     if not root.is_dir():
         raise FedsimError(f"corpus.path {root} is no folder; check the path")
@@ -86,9 +134,8 @@ def open_folder(corpus: CorpusSettings) -> list[Utterance]:
     return utterances
 
 
-@CORPORA.register("hub")
-def open_hub(corpus: CorpusSettings) -> list[Utterance]:
-    """A data set that `datasets.load_dataset` finds: a hub id, or a folder of parquet files."""
+def _read_hub(corpus: CorpusSettings) -> list[Utterance]:
+    """Return every utterance of a data set, in its order."""
     import datasets
 
     datasets.utils.logging.disable_progress_bar()
@@ -123,17 +170,28 @@ def _cell(feature: Any, value: Any) -> str | None:
     return str(value).strip() or None
 
 
-def open_clients(
-    corpus: CorpusSettings, clients: ClientSettings, seed: int
-) -> dict[str, ClientData]:
+def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> Clients:
     """Return the clients of a scenario, by key in sorted order: groups of the corpus, each split.
 
-    `clients` has `select` (keys, or None for all) and `limit`. The split of a client depends on
-    `seed`, its key and its own clips only. A client with too few clips keeps what it has:
-    `require_clips` says so when it takes part. Raises `FedsimError` for a corpus that cannot be
-    grouped, and for a selected client that it does not hold.
+    `clients` has `select` (keys, or None for all) and `limit`. A client with too few clips keeps
+    what it has: `require_clips` says so when it takes part. Raises `FedsimError` for a corpus that
+    cannot be grouped, and for a selected client that it does not hold.
     """
-    utterances = CORPORA[corpus.kind](corpus)
+    found = CORPORA[corpus.kind](corpus, seed)
+    keys = list(found)
+    if clients.select is not None:
+        for key in clients.select:
+            if key not in found:
+                raise FedsimError(
+                    f"clients.select names {key!r}, but the corpus has no such {corpus.group_by}: "
+                    f"{nearest(key, found)}"
+                )
+        keys = sorted(clients.select)
+    return found.restrict(keys[: clients.limit])
+
+
+def _grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> Clients:
+    """Return one client for each value of what the corpus is grouped by."""
     groups: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         value = getattr(utterance, corpus.group_by)
@@ -144,16 +202,7 @@ def open_clients(
             f"corpus {corpus.path} names no {corpus.group_by} of any clip; add a column "
             f"{corpus.group_by!r}, map one under corpus.columns, or choose another corpus.group_by"
         )
-    keys = sorted(groups)
-    if clients.select is not None:
-        for key in clients.select:
-            if key not in groups:
-                raise FedsimError(
-                    f"clients.select names {key!r}, but the corpus has no such {corpus.group_by}: "
-                    f"{nearest(key, groups)}"
-                )
-        keys = sorted(clients.select)
-    return {key: _split(corpus, key, groups[key], seed) for key in keys[: clients.limit]}
+    return Clients(sorted(groups), lambda key: _split(corpus, key, groups[key], seed))
 
 
 def _split(corpus: CorpusSettings, key: str, utterances: list[Utterance], seed: int) -> ClientData:
@@ -201,28 +250,33 @@ def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
 
 def read_utterance(utterance: Utterance, *, convert: bool = False) -> np.ndarray:
     """Return an utterance's clip, float32 (samples,) at 16 kHz; raises `AudioError`."""
-    source, name = _audio(utterance)
-    return read_clip(source, name, convert=convert)
+    if isinstance(utterance.source, Path | tuple):
+        source, name = _audio(utterance.source, utterance.key)
+        return read_clip(source, name, convert=convert)
+    from fedsim.speech.voices import render
+
+    return render(utterance.source)
 
 
 def _seconds(utterance: Utterance) -> float:
     """Return a clip's length; of one that cannot be read 0, so that its client is told when it
     works."""
-    source, _ = _audio(utterance)
+    assert isinstance(utterance.source, Path | tuple)  # a voice's clip has no length before it is
+    source, _ = _audio(utterance.source, utterance.key)
     try:
         return clip_seconds(source)
     except AudioError:
         return 0.0
 
 
-def _audio(utterance: Utterance) -> tuple[Path | bytes, str]:
+def _audio(source: Path | tuple[Any, int], key: str) -> tuple[Path | bytes, str]:
     """Return where a clip's samples are, and what an error calls it."""
-    if isinstance(utterance.source, Path):
-        return utterance.source, str(utterance.source)
-    table, row = utterance.source
+    if isinstance(source, Path):
+        return source, str(source)
+    table, row = source
     audio = table[row]["audio"]
     if audio["bytes"] is not None:
-        return audio["bytes"], audio["path"] or utterance.key
+        return audio["bytes"], audio["path"] or key
     return Path(audio["path"]), audio["path"]
 
 

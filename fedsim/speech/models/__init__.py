@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.quant.layers import find_layers, plain_weights
 from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.models.wav2vec2 import CLASSES as WAV2VEC2
@@ -30,8 +31,8 @@ def load_model(
 ) -> SpeechModel:
     """Load a pretrained model in float32, ready to be observed and quantized.
 
-    `model` is a hub id or a folder in the transformers layout (config.json, safetensors, processor
-    files), which is read through a memory map. `window_s` (1..30, Whisper only) shortens the
+    `model` is a hub id, `bundled:NAME`, or a folder in the transformers layout (config.json,
+    safetensors, processor files), which is read through a memory map. `window_s` (1..30, Whisper only) shortens the
     encoder's input; `keep` names layers to leave in full precision; `batch_size` is the most clips
     in a batch.
 
@@ -39,7 +40,8 @@ def load_model(
     missing or damaged, or an option does not fit.
     """
     name = str(model)
-    config = _read_config(name)
+    place = str(bundled_folder(name)) if name.startswith(BUNDLED_PREFIX) else name
+    config = _read_config(place)
     class_name = (config.architectures or ["?"])[0]
     if class_name not in ADAPTERS:
         raise FedsimError(
@@ -47,11 +49,11 @@ def load_model(
             f"{nearest(class_name, ADAPTERS)}"
         )
     adapter = importlib.import_module(f"fedsim.speech.models.{ADAPTERS[class_name]}")
-    module = _load_module(name, class_name)
+    module = _load_module(place, class_name)
     if window_s is not None:
         _shorten(name, module, window_s)
     layers = find_layers(module, (*adapter.KEEP, *keep))
-    extractor, tokenizer = _load_processor(name, config)
+    extractor, tokenizer = _load_processor(place, config)
     return adapter.adapt(name, module, layers, extractor, tokenizer, batch_size)
 
 

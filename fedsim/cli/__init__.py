@@ -1,0 +1,81 @@
+"""The command line: `fedsim run`, `validate`, `list`, `voices`; a module for each.
+
+Thin, and quick to start: a command imports what it needs when it runs. Exit codes: 0 well, 1 an
+error or no client finished, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import fedsim
+from fedsim.cli import listing, run, validate, voices
+from fedsim.errors import FedsimError
+
+_DESCRIPTION = """\
+Simulate federated personalization of a speech model: every client gets a mixed-precision copy of
+it that fits the client's own memory budget, made from a few of its unlabelled clips (myQASR)."""
+
+_EPILOG = """\
+examples:
+  fedsim list                                  what there is to run and to choose from
+  fedsim validate prompts_languages            check a scenario and see its clients
+  fedsim run prompts_languages --workers 2     run it; the table comes at the end
+  fedsim run my.yaml --set clients.budget_mb=40 methods.0.calibration=[minmax]
+
+exit codes: 0 well; 1 an error, or no client finished; 2 wrong usage; 130 interrupted"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: the words after `fedsim`; None takes them from `sys.argv`.
+    """
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        code = _print_help(parser) if options.verb is None else options.verb(options)
+        sys.stdout.flush()  # here, where a reader that has gone away is still our business
+        return int(code)
+    except FedsimError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; nothing is left to print at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _print_help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return 0
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"fedsim {fedsim.__version__}")
+        parser.exit()
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "fedsim",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.set_defaults(verb=None)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in (run, validate, listing, voices):
+        command.add(verbs)
+    return parser

@@ -1,0 +1,46 @@
+"""`fedsim list`."""
+
+from __future__ import annotations
+
+import argparse
+
+_CHOICES = (
+    ("corpus.kind", "fedsim.speech.corpus", "CORPORA"),
+    ("quantization.sensitivity", "fedsim.quant.sensitivity", "MEASURES"),
+    ("methods.allocation", "fedsim.quant.allocation", "ALLOCATORS"),
+    ("methods.calibration", "fedsim.quant.calibration", "CALIBRATORS"),
+    ("engine.kind", "fedsim.engine", "ENGINES"),
+)
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    listing = verbs.add_parser(
+        "list",
+        help="list scenarios, and the names that one may use",
+        description="List the known scenarios, and each name that a scenario may use for a choice.",
+        allow_abbrev=False,
+    )
+    listing.set_defaults(verb=_list)
+
+
+def _list(_: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    from fedsim.scenario import list_scenarios
+
+    print("scenarios (fedsim run NAME)")
+    _print_names(dict(list_scenarios()) or {"none": "in ./scenarios or among fedsim's own"})
+    for key, module, name in _CHOICES:
+        names = getattr(import_module(module), name).describe()
+        if key == "methods.allocation":
+            names = {"fp32": "The full-precision model, for comparison.", **names}
+        print(f"\n{key}")
+        _print_names(names)
+    return 0
+
+
+def _print_names(names: dict[str, str]) -> None:
+    width = max(map(len, names))
+    for name, line in names.items():
+        print(f"  {name:{width}}  {line}".rstrip())

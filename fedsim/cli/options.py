@@ -1,0 +1,42 @@
+"""Options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedsim.scenario import Scenario
+
+_SET_HELP = """\
+override keys of the scenario: dotted key, list items by index, value in YAML,
+such as clients.budget_mb=40 or methods.0.calibration=[minmax,cosine]"""
+
+
+def add_scenario(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """Add the scenario and its overrides to a command's options."""
+    parser.add_argument(
+        "scenario", metavar="SCENARIO", nargs=nargs, help="a YAML file, or a name from fedsim list"
+    )
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help=_SET_HELP
+    )
+
+
+def chosen_scenario(options: argparse.Namespace) -> Scenario:
+    """Return the scenario that the options name, overrides applied."""
+    from fedsim.scenario import find_scenario, load_scenario
+
+    return load_scenario(find_scenario(options.scenario), options.set)
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1; for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 client", "1,000 clients"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,101 @@
+"""`fedsim run`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedsim.cli.options import add_scenario, chosen_scenario, positive
+
+if TYPE_CHECKING:
+    from fedsim.scenario import Scenario
+
+_DESCRIPTION = """\
+Run a scenario. On a terminal a line shows the stage, clients done, clients a second and the time
+left. At the end comes a table: one line a method, with model size, mean bit depth and word error
+rate (or accuracy), then one line a client, then the clients that failed and why.
+
+The run folder holds scenario.yaml as resolved, versions.json, ledger.sqlite (each client as it
+finished), results.parquet and, if the scenario says save_models, models/."""
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    run = verbs.add_parser(
+        "run",
+        help="run a scenario and print its table",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_scenario(run)
+    run.add_argument("--engine", metavar="NAME", help="ray or inprocess; see fedsim list")
+    run.add_argument("--workers", metavar="N", type=positive, help="number of worker processes")
+    run.add_argument(
+        "--threads", metavar="N", type=positive, help="threads of arithmetic in each process"
+    )
+    run.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="the run folder, empty or new (default: runs/<scenario>/<UTC time>)",
+    )
+    run.set_defaults(verb=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    scenario = _with_engine(
+        chosen_scenario(options), options
+    )  # first, so that mistakes are told at once
+
+    from rich.console import Console
+
+    from fedsim import progress
+    from fedsim.results.folder import new_run_path
+    from fedsim.results.table import print_table
+    from fedsim.run import run_scenario
+
+    out = options.out or new_run_path(scenario.name)
+    try:
+        with progress.show(Console(stderr=True)):
+            result = run_scenario(scenario, out)
+    except KeyboardInterrupt:
+        ledger = out / "ledger.sqlite"
+        kept = (
+            f"the clients that finished are in {ledger}" if ledger.exists() else "nothing is kept"
+        )
+        print(f"interrupted: {kept}", file=sys.stderr)
+        return 130
+    finally:
+        _remove_if_empty(out)
+    # A file gets room for the wider tables; a terminal, or who sets COLUMNS, says what it has.
+    fixed = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(width=None if fixed else 120)
+    with console.capture() as captured:
+        print_table(result.rows, result.failures, console)
+    print(captured.get())
+    print(f"run folder: {result.folder.path}")
+    return 1 if result.failures and not result.rows else 0
+
+
+def _with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
+    update: dict[str, Any] = {}
+    if options.engine is not None:
+        from fedsim.engine import ENGINES
+
+        ENGINES[options.engine]  # raises for an unknown name
+        update["kind"] = options.engine
+    if options.workers is not None:
+        update["workers"] = options.workers
+    if options.threads is not None:
+        update["threads"] = options.threads
+    return scenario.model_copy(update={"engine": scenario.engine.model_copy(update=update)})
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # refuses a folder that holds anything

@@ -1,0 +1,84 @@
+"""`fedsim validate`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from fedsim.cli.options import add_scenario, chosen_scenario, count
+from fedsim.errors import FedsimError
+
+if TYPE_CHECKING:
+    from fedsim.scenario import Scenario
+
+_DESCRIPTION = """\
+Check a scenario without running it: every key and value, then open its corpus and list the clients
+with the number of their clips and their budgets. The last line begins with "ok" if all is well."""
+
+
+_SHOWN = 40  # clients listed: more tell nobody anything
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    validate = verbs.add_parser(
+        "validate",
+        help="check a scenario and list its clients",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_scenario(validate, nargs="?")
+    validate.add_argument(
+        "--schema", action="store_true", help="print the JSON Schema of scenario files, for editors"
+    )
+    validate.set_defaults(verb=_validate)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    if options.schema:
+        import json
+
+        from fedsim.scenario import json_schema
+
+        print(json.dumps(json_schema(), indent=2))
+        return 0
+    if options.scenario is None:
+        print("error: name a SCENARIO, or give --schema", file=sys.stderr)
+        return 2
+    scenario = chosen_scenario(options)
+    _check_places(scenario)
+
+    from fedsim.scenario import check_sources, client_budgets
+    from fedsim.speech.corpus import open_clients, require_clips
+
+    clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
+    check_sources(scenario, list(clients))
+    budgets = client_budgets(scenario.clients, list(clients))
+    width = max(map(len, ["client", *clients]))
+    print(f"{'client':{width}}  tuning clips  test clips  budget MB")
+    for key in list(clients)[:_SHOWN]:
+        tuning, test = len(clients[key].tuning), len(clients[key].test)
+        print(f"{key:{width}}  {tuning:12,}  {test:10,}  {budgets[key] / 2**20:9,.1f}")
+    if len(clients) > _SHOWN:
+        print(f"... and {count(len(clients) - _SHOWN, 'client')} more")
+    for client in clients.values():
+        try:
+            require_clips(client, scenario.corpus)
+        except FedsimError as error:
+            print(f"this client will fail: {error}")
+    counts = f"{count(len(clients), 'client')}, {count(len(scenario.methods), 'method')}"
+    print(f"ok: {scenario.name}: {counts}")
+    return 0
+
+
+def _check_places(scenario: Scenario) -> None:
+    places = (("model.id", scenario.model.id), ("corpus.path", scenario.corpus.path))
+    for key, place in places:
+        if place is not None and os.path.isabs(place) and not os.path.exists(place):
+            raise FedsimError(
+                f"{key}: there is no {place}: check the path, or make it"
+                " (python -m benchmarks.real_speech fills the cache)"
+            )

@@ -1,0 +1,175 @@
+"""The corpus `voices`: which speakers a scenario has, and what each client says when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.errors import FedsimError
+from fedsim.speech.corpus import ClientData, Clients, Utterance, client_rng
+from fedsim.speech.voices import Take
+from fedsim.speech.voices.sentences import (
+    WORD_SECONDS,
+    WORDS,
+    Role,
+    draw_sentences,
+    grammar,
+    read_sentences,
+)
+from fedsim.speech.voices.speaker import FIRST_TRAINING_SPEAKER, GENDERS, Speaker, speaker
+
+if TYPE_CHECKING:
+    from fedsim.scenario.schema import CorpusSettings, PopulationSettings
+
+_TEST_TAKES = 1_000_000
+"""Takes of test clips are numbered from here on: no word is heard in the same take twice."""
+
+
+def open_population(corpus: CorpusSettings, seed: int) -> Clients:
+    """Return the clients of a population: its speakers, or its genders or languages as groups.
+
+    Raises `FedsimError` when the synthesizer is not installed, for a language that nobody speaks,
+    for a sentence list without text, and for speakers that are reserved for training.
+    """
+    from fedsim.speech.voices.synthesizer import require_synthesizer
+
+    require_synthesizer()
+    people = corpus.population
+    assert people is not None  # the schema sees to it
+    for language in people.languages:
+        grammar(language)
+        if "words" in people.topics and language != "en":
+            raise FedsimError(
+                f"the topic 'words' is English, and corpus.population.languages names {language!r}"
+            )
+    if _number(people, people.speakers - 1) >= FIRST_TRAINING_SPEAKER:
+        raise FedsimError(
+            f"corpus.population: speakers from number {FIRST_TRAINING_SPEAKER:,} on were heard by "
+            f"the bundled models in training; lower first or speakers"
+        )
+    if corpus.group_by == "speaker":
+        places = {f"{lang}-{number:06d}": (lang, number) for lang, number in _identities(people)}
+        keys = sorted(places)
+        return Clients(keys, lambda key: _client(corpus, key, (speaker(*places[key]),), seed))
+    groups = list(people.genders if corpus.group_by == "gender" else people.languages)
+    return Clients(sorted(groups), lambda key: _client(corpus, key, _members(corpus, key), seed))
+
+
+def _identities(people: PopulationSettings) -> Iterator[tuple[str, int]]:
+    """Yield language and number of each speaker: languages in turn, genders balanced in each."""
+    for i in range(people.speakers):
+        language = people.languages[i % len(people.languages)]
+        yield language, _gendered(people, language, _number(people, i))
+
+
+def _number(people: PopulationSettings, i: int) -> int:
+    """Return the number of speaker `i`, or of the pair it is taken from if one gender is asked."""
+    place = i // len(people.languages)
+    return people.first + place * (1 if len(people.genders) == len(GENDERS) else 2)
+
+
+def _gendered(people: PopulationSettings, language: str, number: int) -> int:
+    """Return the one of a pair that has the gender asked for; `number` where both are."""
+    if len(people.genders) == len(GENDERS):
+        return number
+    even = number - number % 2
+    return even if speaker(language, even).gender == people.genders[0] else even + 1
+
+
+def _members(corpus: CorpusSettings, key: str) -> tuple[Speaker, ...]:
+    """Return the speakers of a group that its clips come from, at most one for each clip."""
+    assert corpus.population is not None
+    needed = max(corpus.tuning_clips, corpus.test_clips)
+    found: list[Speaker] = []
+    for language, number in _identities(corpus.population):
+        who = speaker(language, number)
+        if key in (who.gender, who.language):
+            found.append(who)
+        if len(found) == needed:
+            break
+    return tuple(found)
+
+
+def _client(
+    corpus: CorpusSettings, key: str, members: tuple[Speaker, ...], seed: int
+) -> ClientData:
+    """Return one client: its members say its sentences in turn."""
+    tuning = _utterances(corpus, key, members, "tuning", seed)
+    test = _utterances(corpus, key, members, "test", seed)
+    spoken = {who.language for who in members}
+    return ClientData(key, tuning, test, spoken.pop() if len(spoken) == 1 else None)
+
+
+def _utterances(
+    corpus: CorpusSettings, key: str, members: tuple[Speaker, ...], role: Role, seed: int
+) -> tuple[Utterance, ...]:
+    n = corpus.tuning_clips if role == "tuning" else corpus.test_clips
+    rng = client_rng(seed, key, role)
+    speakers = [members[i % len(members)] for i in range(n)] if members else []
+    texts = {
+        language: iter(_texts(corpus, language, role, count, rng, seed))
+        for language, count in _counts(speakers)
+    }
+    first_take = _TEST_TAKES if role == "test" else 0
+    seconds = WORD_SECONDS if _population(corpus).topics == ("words",) else 0.0
+    found = []
+    for i, who in enumerate(speakers):
+        text = next(texts[who.language])
+        found.append(
+            Utterance(
+                key=f"{who.key}/{role}-{i:04d}",
+                source=Take(who, text, first_take + i, seconds),
+                text=text if role == "test" else None,
+                speaker=who.key,
+                gender=who.gender,
+                language=who.language,
+            )
+        )
+    return tuple(found)
+
+
+def _counts(speakers: list[Speaker]) -> list[tuple[str, int]]:
+    languages = [who.language for who in speakers]
+    return [(language, languages.count(language)) for language in dict.fromkeys(languages)]
+
+
+def _population(corpus: CorpusSettings) -> PopulationSettings:
+    assert corpus.population is not None
+    return corpus.population
+
+
+def _texts(
+    corpus: CorpusSettings, language: str, role: Role, n: int, rng: np.random.Generator, seed: int
+) -> list[str]:
+    """Return `n` sentences of one role; words come round again once all 35 were said."""
+    people = _population(corpus)
+    if people.sentences is not None:
+        return _listed(Path(people.sentences), role, n, rng, seed)
+    if people.topics == ("words",):
+        rounds = [rng.permutation(WORDS) for _ in range(-(-n // len(WORDS)))]
+        return [str(word) for word in np.concatenate(rounds)[:n]]
+    return draw_sentences(language, people.topics, role, n, rng)
+
+
+def _listed(path: Path, role: Role, n: int, rng: np.random.Generator, seed: int) -> list[str]:
+    """Return `n` sentences of a user's list: one half of it is for tuning, one for tests."""
+    halves = _halves(path, seed)
+    half = halves[0] if role == "tuning" else halves[1]
+    if len(half) < n:
+        raise FedsimError(
+            f"sentence list {path} has {len(half)} sentences for {role} (half of the list), and "
+            f"corpus.{role}_clips asks for {n}: add sentences or lower it"
+        )
+    return [half[i] for i in rng.permutation(len(half))[:n]]
+
+
+@cache
+def _halves(path: Path, seed: int) -> tuple[list[str], list[str]]:
+    sentences = read_sentences(path)
+    order = np.random.default_rng([seed, len(sentences)]).permutation(len(sentences))
+    middle = len(sentences) // 2
+    return [sentences[i] for i in order[:middle]], [sentences[i] for i in order[middle:]]

@@ -1,0 +1,118 @@
+"""What speakers say: sentences from word grammars, and the words of Speech Commands.
+
+Each sentence of a grammar has one role for ever, by its own hash: "training" (the bundled models
+were trained on it), "tuning" or "test". No sentence a client is tested on can therefore have been
+heard in tuning, by whichever client, or in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import yaml
+
+from fedsim.errors import FedsimError, nearest
+
+Role = Literal["training", "tuning", "test"]
+ROLES: tuple[Role, ...] = ("training",) * 6 + ("tuning",) * 2 + ("test",) * 2
+WORDS = tuple(
+    """backward bed bird cat dog down eight five follow forward four go happy house learn left
+    marvin nine no off on one right seven sheila six stop three tree two up visual wow yes
+    zero""".split()
+)
+"""The 35 words of Speech Commands v0.02 (Warden 2018), each a sentence of its own."""
+WORD_SECONDS = 1.0
+"""A clip of one word lasts a second, as in Speech Commands."""
+_FOLDER = Path(__file__).with_name("sentences")
+_SLOT = re.compile(r"\{(\w+)\}")
+_TRIES = 200
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """One language's templates by topic, and the words that fill their slots."""
+
+    slots: dict[str, tuple[str, ...]]
+    topics: dict[str, tuple[str, ...]]
+
+
+@cache
+def grammar(language: str) -> Grammar:
+    """Return a language's grammar; raises `FedsimError` for a language that has none."""
+    path = _FOLDER / f"{language}.yaml"
+    if not path.is_file():
+        raise FedsimError(f"no voice speaks {language!r}: {nearest(language, languages())}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return Grammar(*({k: tuple(v) for k, v in content[p].items()} for p in ("slots", "topics")))
+
+
+@cache
+def languages() -> tuple[str, ...]:
+    """Return every language with a grammar, in order."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+def role_of(sentence: str) -> Role:
+    """Return what a sentence is for, by its hash alone: 6 of 10 train, 2 tune and 2 test."""
+    digest = hashlib.sha256(sentence.encode()).digest()
+    return ROLES[int.from_bytes(digest[:8], "little") % len(ROLES)]
+
+
+def draw_sentences(
+    language: str, topics: tuple[str, ...], role: Role, n: int, rng: np.random.Generator
+) -> list[str]:
+    """Return `n` distinct sentences of one role, topics and templates drawn evenly.
+
+    Raises `FedsimError` when the grammar has no such topic, or too few sentences.
+    """
+    spoken = grammar(language)
+    for topic in topics:
+        if topic not in spoken.topics:
+            raise FedsimError(f"there is no topic {topic!r}: {nearest(topic, spoken.topics)}")
+    found: dict[str, None] = {}
+    for _ in range(_TRIES * n):
+        if len(found) == n:
+            break
+        templates = spoken.topics[topics[rng.integers(len(topics))]]
+        sentence = _fill(templates[rng.integers(len(templates))], spoken, rng)
+        if role_of(sentence) == role:
+            found.setdefault(sentence)
+    else:
+        raise FedsimError(
+            f"the topics {', '.join(topics)} hold no {n} different {role} sentences in "
+            f"{language!r}; ask for fewer clips or more topics"
+        )
+    return list(found)
+
+
+def _fill(template: str, spoken: Grammar, rng: np.random.Generator) -> str:
+    def one(slot: re.Match[str]) -> str:
+        words = spoken.slots[slot[1]]
+        return words[rng.integers(len(words))]
+
+    return _SLOT.sub(one, template)
+
+
+def read_sentences(path: Path) -> list[str]:
+    """Return the distinct sentences of a text file, one a line; blank lines and `#` lines are left
+    out.
+
+    Raises `FedsimError` when it cannot be read or holds nothing that could be spoken.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FedsimError(f"sentence list {path} cannot be read as UTF-8 text: {error}") from error
+    texts = [line.strip() for line in lines]
+    spoken = [t for t in texts if not t.startswith("#") and any(c.isalnum() for c in t)]
+    if not spoken:
+        raise FedsimError(
+            f"sentence list {path} holds no text that could be spoken; write one sentence a line"
+        )
+    return list(dict.fromkeys(spoken))
