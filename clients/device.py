@@ -114,9 +114,11 @@ class Device:
                     counted[key] = test()
             results.append(counted[key])
             sizes.append(bench.sizes.total(candidate.bits))
-        return self._scores(results, sizes)
+        return self._scores(results, sizes, clip_counts=evaluation.clip_counts)
 
-    def _scores(self, results: list[list[Errors]], sizes: list[int]) -> m.Scores:
+    def _scores(
+        self, results: list[list[Errors]], sizes: list[int], *, clip_counts: bool
+    ) -> m.Scores:
         """Return what leaves the device of its counts: sums and an interval for each model."""
         seed, key = self.bench.scenario.seed, self.data.key
         classifier = self.bench.model.task == "classify"
@@ -127,6 +129,7 @@ class Device:
         ]
         sums = [total(clips) for clips in results]
         words, classes = ([], sums) if classifier else (sums, [])
+        each = [clip for clips in results for clip in clips] if clip_counts else []
         return m.Scores(
             client=key,
             clips=len(self.data.test),
@@ -138,6 +141,8 @@ class Device:
             correct=tuple(s.correct for s in classes),
             low=tuple(low for low, _ in ends),
             high=tuple(high for _, high in ends),
+            clip_wrong=tuple(1 - e.correct if classifier else e.errors for e in each),
+            clip_of=tuple(1 if classifier else e.words for e in each),
         )
 
     def _calibrated(

@@ -21,7 +21,7 @@ from fedsim.quant.bank import BlobStore, WeightCache
 from fedsim.quant.switch import Switch, switch_of
 from fedsim.scenario.clients import client_budgets
 from fedsim.scenario.schema import Scenario, scenario_from_json
-from fedsim.speech.corpus import ClientData, open_clients
+from fedsim.speech.corpus import Clients, open_clients
 from fedsim.speech.models.base import SpeechModel
 from fedsim.study import load_study_model, model_manifest
 
@@ -41,7 +41,7 @@ class Workbench:
     leftovers: dict[str, torch.Tensor]
     """Leftovers as the model computes with them."""
     sizes: Sizes
-    clients: dict[str, ClientData]
+    clients: Clients
     budgets: dict[str, int]
     weights: WeightCache
     run_dir: Path

@@ -89,10 +89,15 @@ class Receipt:
 @dataclass(frozen=True)
 class Evaluation:
     """Server to client: test these candidates on your held-out clips, and full precision if
-    asked."""
+    asked.
+
+    `clip_counts` asks for the counts of each clip as well: set only by a scenario that says
+    `study: true`, and written in the ledger as a release.
+    """
 
     full_precision: bool
     candidates: tuple[Candidate, ...]
+    clip_counts: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,9 @@ class Scores:
     errors, words, char_errors, chars; a classifier fills correct; the others are empty.
     `file_bytes` are those of the candidate's model file (full precision: its float32 weights).
     `low` and `high` bound a 95 % interval of the word error rate or accuracy, which the device
-    computes itself: no count of a single clip leaves it.
+    computes itself: no count of a single clip leaves it, unless the server asked for them:
+    `clip_wrong` and `clip_of` are then those of every candidate one after the other, word errors
+    and words of each clip, or 0 or 1 and 1 of a classifier.
     """
 
     client: str
@@ -116,6 +123,8 @@ class Scores:
     correct: tuple[int, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    clip_wrong: tuple[int, ...] = ()
+    clip_of: tuple[int, ...] = ()
 
 
 Message = SenseRequest | Summary | Delivery | Receipt | Evaluation | Scores

@@ -22,6 +22,7 @@ class Progress:
         self._clock = clock
         self._stages: Sequence[str] = ()
         self._stage = ""
+        self._part = ""
         self._total = self._done = self._failed = 0
         self._began = clock()
 
@@ -29,6 +30,10 @@ class Progress:
         """Begin a run of so many clients that goes through these stages."""
         self._stages, self._failed = tuple(stages), 0
         self.stage(stages[0] if stages else "", total_clients)
+
+    def part(self, number: int, parts: int) -> None:
+        """Say which of several runs begins."""
+        self._part = f"{number}/{parts}: "
 
     def stage(self, name: str, total: int) -> None:
         """Begin a stage with so many clients to go."""
@@ -61,8 +66,10 @@ class Progress:
     def title(self) -> str:
         """Return the stage and its number among all stages."""
         if self._stage not in self._stages:
-            return self._stage
-        return f"{self._stage} ({self._stages.index(self._stage) + 1}/{len(self._stages)})"
+            return self._part + self._stage
+        return (
+            f"{self._part}{self._stage} ({self._stages.index(self._stage) + 1}/{len(self._stages)})"
+        )
 
     def done(self) -> tuple[int, int]:
         """Return how many clients of the stage are done, and how many there are."""
@@ -83,7 +90,7 @@ class TerminalProgress(Progress):
     def start(self, total_clients: int, stages: Sequence[str]) -> None:
         """Begin a run, and begin to draw."""
         super().start(total_clients, stages)
-        self._live.start()
+        self._live.start()  # once is enough: of several runs, the others find it drawing
 
     def close(self) -> None:
         """Take the line off the terminal."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fedsim import progress
@@ -47,7 +50,7 @@ def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
     shown = progress.current()
     shown.start(len(clients), stages(scenario))
     shown.stage("starting workers", len(clients))
-    engine = scenario.engine
+    engine, began, clock = scenario.engine, datetime.now(UTC), time.monotonic()
     settings = EngineSettings(engine.workers, engine.threads, engine.address)
     with _bank(folder.path) as bank:
         run_config: dict[str, str | int | float | bool] = {
@@ -62,11 +65,20 @@ def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
                 )
                 server_app(grid, context)
         finally:
-            result = _collect(folder, scenario)
+            result = collect(folder, scenario)
+            said = {
+                "began": began.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 3),
+                "engine": engine.kind,
+                "workers": engine.workers,
+                "threads": engine.threads,
+            }
+            folder.timing.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     return result
 
 
-def _collect(folder: RunFolder, scenario: Scenario) -> RunResult:
+def collect(folder: RunFolder, scenario: Scenario) -> RunResult:
+    """Return what the ledger of a run holds, and write its `results.parquet`."""
     with Ledger(folder.ledger) as ledger:
         result = RunResult(folder, ledger.rows(), ledger.failures())
     write_results(folder, result.rows, scenario)

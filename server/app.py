@@ -3,6 +3,7 @@ client."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from flwr.app import Context
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedsim.quant import modelfile
 from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.switch import switch_of
+from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.scenario.schema import scenario_from_json
 from fedsim.study import load_study_model, model_manifest
@@ -36,7 +38,10 @@ def main(grid: Grid, context: Context) -> None:
     manifest = model_manifest(scenario, model, ())
     sizes = modelfile.model_sizes(model.layers, stored, manifest, scenario.clients.bit_depths)
     granularity = scenario.quantization.weights
+    run_dir = Path(str(config["run-dir"]))
+    layers = [{"name": a.name, "kind": a.kind, "weights": a.n_weights} for a in model.layers]
+    RunFolder(run_dir).layers.write_text(json.dumps(layers) + "\n", encoding="utf-8")
     bank = LayerBank(switch.full_weights(), model.layers, granularity, store)
-    with Ledger(Path(str(config["run-dir"])) / "ledger.sqlite") as ledger:
+    with Ledger(RunFolder(run_dir).ledger) as ledger:
         names = dict(getattr(grid, "client_names", {}))
         Study(grid, scenario, Planner(scenario, sizes, bank), ledger, names).run()

@@ -17,7 +17,7 @@ from fedsim import progress
 from fedsim.errors import FedsimError
 from fedsim.quant.allocation import mean_bits
 from fedsim.results.ledger import Ledger, Release
-from fedsim.results.rows import Row
+from fedsim.results.rows import Plan, Row, Sensed
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from server.exchange import Outgoing, stream
 from server.plan import NOBODY, Planner, all_cells, needs_others, needs_sensitivity
@@ -127,7 +127,8 @@ class Study:
         if lost:
             self.ledger.fail_client(client, "plan", lost)
         full = any(method.allocation == FULL_PRECISION for method in self.scenario.methods)
-        return Outgoing(self.nodes[client], m.EVALUATE, m.Evaluation(full, candidates))
+        message = m.Evaluation(full, candidates, self.scenario.study)
+        return Outgoing(self.nodes[client], m.EVALUATE, message)
 
     def _keep_ranges(self, receipt: m.Receipt) -> None:
         cells = all_cells(self.scenario)
@@ -176,12 +177,15 @@ class Study:
         client = scores.client
         try:
             rows = result_rows(sent, scores, self.summaries[client].budget_bytes, self.planner)
+            if len(scores.clip_wrong) != sent.clip_counts * scores.clips * len(rows):
+                raise IndexError("counts of some clips are missing")
         except (IndexError, KeyError) as error:
             reason = f"client {client!r} sent scores that do not fit the request: {error}"
             self._fail(client, "evaluate", reason)
             return
         self.ledger.releases(self.releases.pop(client, []))
-        self.ledger.finish_client(client, rows)
+        sensed = Sensed(client, self.summaries[client].sensitivity)
+        self.ledger.finish_client(client, rows, _plans(sent, scores, rows), sensed)
 
 
 def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Planner) -> list[Row]:
@@ -221,6 +225,23 @@ def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Plan
             )
         )
     return rows
+
+
+def _plans(sent: m.Evaluation, scores: m.Scores, rows: list[Row]) -> list[Plan]:
+    """Return the plan of each row; `rows` are in the order tested."""
+    bits = [()] * sent.full_precision + [c.bits for c in sent.candidates]
+    n = scores.clips if sent.clip_counts else 0
+    return [
+        Plan(
+            row.client,
+            row.method,
+            row.tuned_on,
+            depths,
+            scores.clip_wrong[i * n : (i + 1) * n],
+            scores.clip_of[i * n : (i + 1) * n],
+        )
+        for i, (row, depths) in enumerate(zip(rows, bits, strict=True))
+    ]
 
 
 def _counts(scores: m.Scores, index: int) -> dict[str, Any]:

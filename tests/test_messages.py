@@ -223,6 +223,7 @@ def test_field_bytes_by_hand():
     assert m.field_bytes(m.Evaluation(False, (ranged,))) == {
         "full_precision": 1,
         "candidates": one + 4 * 8,
+        "clip_counts": 1,
     }
 
 

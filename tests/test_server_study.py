@@ -345,6 +345,8 @@ def test_releases(run):
             "client": 3,
             "clips": 8,
             "correct": 0,
+            "clip_wrong": 0,
+            "clip_of": 0,
         },
     }
     assert up["ann"] == {(s, f): n for s, fields in expected.items() for f, n in fields.items()}

@@ -1,0 +1,1 @@
+"""How the bundled models were made: one command each, resumable. Not part of the wheel."""

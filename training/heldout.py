@@ -9,18 +9,20 @@ from fedsim.scenario.schema import TOPICS
 from fedsim.speech.voices.sentences import WORD_SECONDS, WORDS, draw_sentences
 from fedsim.speech.voices.speaker import speaker
 
-_SPEAKERS = 900_000
+FIRST_SPEAKER = 900_000
 """First of the speakers that scores are measured on."""
 
 
 def sentences(clips: int) -> list[tuple[np.ndarray, str]]:
     """Return (clip, text) of as many speakers as clips, with sentences whose role is "test"."""
     texts = draw_sentences("en", TOPICS, "test", clips, np.random.default_rng(0))
-    return [(render(Take(speaker("en", _SPEAKERS + i), t)), t) for i, t in enumerate(texts)]
+    return [(render(Take(speaker("en", FIRST_SPEAKER + i), t)), t) for i, t in enumerate(texts)]
 
 
 def words(clips: int) -> list[tuple[np.ndarray, str]]:
     """Return (clip, word) of as many speakers as clips, the 35 words in turn."""
     texts = [WORDS[i % len(WORDS)] for i in range(clips)]
-    takes = [Take(speaker("en", _SPEAKERS + i), t, 0, WORD_SECONDS) for i, t in enumerate(texts)]
+    takes = [
+        Take(speaker("en", FIRST_SPEAKER + i), t, 0, WORD_SECONDS) for i, t in enumerate(texts)
+    ]
     return [(render(take), take.text) for take in takes]

@@ -131,11 +131,11 @@ def _prompts(voice: Voice, share: Path) -> list[Prompt]:
         path = share / "asterisk" / "sounds" / voice.folder / f"{name}.{voice.suffix}"
         text = plain_text(name, listed)
         if text is not None and path.is_file() and name not in otherwise:
-            prompts.append(Prompt(name, text, _decoded(path)))
+            prompts.append(Prompt(name, text, decode(path)))
     return plausible(prompts)
 
 
-def _decoded(path: Path) -> np.ndarray:
+def decode(path: Path) -> np.ndarray:
     """A recording as float32 samples of one channel at 16 kHz, in -1..1."""
     if path.suffix == ".g722":
         # Raw G.722 has no header to say what it is. It is always one channel at 16 kHz.

@@ -56,18 +56,21 @@ def _run(options: argparse.Namespace) -> int:
 
     from fedsim import progress
     from fedsim.results.folder import new_run_path
-    from fedsim.results.table import print_table
+    from fedsim.results.table import print_matrix, print_table
     from fedsim.run import run_scenario
 
     out = options.out or new_run_path(scenario.name)
     try:
         with progress.show(Console(stderr=True)):
-            result = run_scenario(scenario, out)
+            if scenario.matrix:
+                from fedsim.matrix import run_matrix
+
+                cells = run_matrix(scenario, out)
+            else:
+                result = run_scenario(scenario, out)
     except KeyboardInterrupt:
-        ledger = out / "ledger.sqlite"
-        kept = (
-            f"the clients that finished are in {ledger}" if ledger.exists() else "nothing is kept"
-        )
+        ledgers = sorted(out.rglob("ledger.sqlite"))
+        kept = f"the clients that finished are in {ledgers[-1]}" if ledgers else "nothing is kept"
         print(f"interrupted: {kept}", file=sys.stderr)
         return 130
     finally:
@@ -76,10 +79,14 @@ def _run(options: argparse.Namespace) -> int:
     fixed = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(width=None if fixed else 120)
     with console.capture() as captured:
-        print_table(result.rows, result.failures, console)
+        if scenario.matrix:
+            print_matrix([(c.settings, c.result.rows, c.result.failures) for c in cells], console)
+        else:
+            print_table(result.rows, result.failures, console)
     print(captured.get())
-    print(f"run folder: {result.folder.path}")
-    return 1 if result.failures and not result.rows else 0
+    print(f"run folder: {out.absolute()}")
+    every = [c.result for c in cells] if scenario.matrix else [result]
+    return 0 if any(r.rows for r in every) or not any(r.failures for r in every) else 1
 
 
 def _with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:

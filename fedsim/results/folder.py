@@ -40,6 +40,16 @@ class RunFolder:
         return self.path / "versions.json"
 
     @property
+    def layers(self) -> Path:
+        """The model's layers in order, in JSON: name, kind and number of weights."""
+        return self.path / "layers.json"
+
+    @property
+    def timing(self) -> Path:
+        """When the run began, how long it took and on how many workers, in JSON."""
+        return self.path / "timing.json"
+
+    @property
     def ledger(self) -> Path:
         """The SQLite ledger, written as clients finish."""
         return self.path / "ledger.sqlite"

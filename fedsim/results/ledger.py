@@ -14,10 +14,12 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from fedsim.errors import FedsimError
-from fedsim.results.rows import COLUMNS, Row, sort_rows
+import numpy as np
 
-VERSION = 1
+from fedsim.errors import FedsimError
+from fedsim.results.rows import COLUMNS, Plan, Row, Sensed, sort_rows
+
+VERSION = 2
 _BUSY_SECONDS = 5.0
 _SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL"}
 _ROW_NAMES = ", ".join(c.name for c in COLUMNS)
@@ -27,6 +29,10 @@ _ROW_COLUMNS = ", ".join(
 _SCHEMA = (
     "CREATE TABLE clients (client TEXT PRIMARY KEY) WITHOUT ROWID",
     f"CREATE TABLE results ({_ROW_COLUMNS}, PRIMARY KEY (client, method, tuned_on)) WITHOUT ROWID",
+    "CREATE TABLE plans (client TEXT NOT NULL, method TEXT NOT NULL, tuned_on TEXT NOT NULL,"
+    " bits BLOB NOT NULL, wrong BLOB NOT NULL, of BLOB NOT NULL,"
+    " PRIMARY KEY (client, method, tuned_on)) WITHOUT ROWID",
+    "CREATE TABLE sensed (client TEXT PRIMARY KEY, sensitivity BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE failures (client TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,"
     " PRIMARY KEY (client, stage, reason)) WITHOUT ROWID",
     "CREATE TABLE releases (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
@@ -95,14 +101,20 @@ class Ledger:
         """Close the file; what was written stays."""
         self._db.close()
 
-    def finish_client(self, client: str, rows: Sequence[Row]) -> None:
+    def finish_client(
+        self,
+        client: str,
+        rows: Sequence[Row],
+        plans: Sequence[Plan] = (),
+        sensed: Sensed | None = None,
+    ) -> None:
         """Write all results of a client in one transaction, in place of any it had.
 
         Raises:
             ValueError: if a row is of another client, or two rows have one method and `tuned_on`.
             FedsimError: if the file cannot be written; then nothing of the client is.
         """
-        if any(row.client != client for row in rows):
+        if any(c != client for c in [*(r.client for r in rows), *(p.client for p in plans)]):
             raise ValueError(f"rows of client {client!r} include another client's")
         if len({(row.method, row.tuned_on) for row in rows}) < len(rows):
             raise ValueError(f"client {client!r} has two rows of one method and tuned_on")
@@ -113,6 +125,17 @@ class Ledger:
                 f"INSERT INTO results ({_ROW_NAMES}) VALUES ({places})",
                 [astuple(row) for row in rows],
             )
+            db.execute("DELETE FROM plans WHERE client = ?", (client,))
+            db.executemany(
+                "INSERT INTO plans VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (p.client, p.method, p.tuned_on, bytes(p.bits), _pack(p.wrong), _pack(p.of))
+                    for p in plans
+                ],
+            )
+            if sensed is not None:
+                values = np.asarray(sensed.sensitivity, "<f8").tobytes()
+                db.execute("INSERT OR REPLACE INTO sensed VALUES (?, ?)", (client, values))
             db.execute("INSERT OR REPLACE INTO clients (client) VALUES (?)", (client,))
 
     def fail_client(self, client: str, stage: str, reason: str) -> None:
@@ -149,6 +172,17 @@ class Ledger:
         return sort_rows(
             [Row(*values) for values in self._read(f"SELECT {_ROW_NAMES} FROM results")]
         )
+
+    def plans(self) -> Iterator[Plan]:
+        """Yield every plan, sorted by client, method and `tuned_on`."""
+        query = "SELECT client, method, tuned_on, bits, wrong, of FROM plans ORDER BY 1, 2, 3"
+        for client, method, tuned_on, bits, wrong, of in self._read(query):
+            yield Plan(client, method, tuned_on, tuple(bits), _unpack(wrong), _unpack(of))
+
+    def sensed(self) -> Iterator[Sensed]:
+        """Yield what each client sensed, sorted by client."""
+        for client, values in self._read("SELECT client, sensitivity FROM sensed ORDER BY 1"):
+            yield Sensed(client, tuple(np.frombuffer(values, "<f8").tolist()))
 
     def failures(self) -> list[Failure]:
         """Return every failure, sorted by client and stage."""
@@ -201,6 +235,14 @@ class Ledger:
             yield
         except sqlite3.DatabaseError as error:
             raise FedsimError(f"{self.path}: {_explain(error)}") from error
+
+
+def _pack(counts: Sequence[int]) -> bytes:
+    return np.asarray(counts, "<i4").tobytes()
+
+
+def _unpack(data: bytes) -> tuple[int, ...]:
+    return tuple(np.frombuffer(data, "<i4").tolist())
 
 
 def _explain(error: sqlite3.DatabaseError) -> str:

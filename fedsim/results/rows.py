@@ -50,6 +50,31 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """The bit depth of each layer of one client's model, and its clips one by one in a study.
+
+    `wrong` and `of` are empty unless the scenario says `study: true`: word errors and words of each
+    test clip; of a classifier 0 or 1, and 1.
+    """
+
+    client: str
+    method: str
+    tuned_on: str
+    bits: tuple[int, ...]
+    """Empty for full precision."""
+    wrong: tuple[int, ...] = ()
+    of: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sensed:
+    """What one client said of its clips: one sensitivity a layer."""
+
+    client: str
+    sensitivity: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Column:
     """One field of `Row` as a database sees it: its Python type, and whether it may be None."""
 

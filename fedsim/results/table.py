@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -42,6 +43,45 @@ def print_table(rows: Sequence[Row], failures: Sequence[Failure], console: Conso
         _print_failures({row.client for row in rows}, failures, console)
 
 
+def print_matrix(
+    cells: Sequence[tuple[dict[str, Any], Sequence[Row], Sequence[Failure]]], console: Console
+) -> None:
+    """Print one line for each combination of settings and method, then what failed where.
+
+    Args:
+        cells: settings, results and failures of each combination.
+        console: where to print, and how wide.
+    """
+    every = [row for _, rows, _ in cells for row in rows]
+    if every:
+        table = _new_table()
+        keys = list(cells[0][0])
+        for key in keys:
+            table.add_column(key.split(".")[-1], justify="right")
+        table.add_column("method", no_wrap=True)
+        table.add_column("tuned on")
+        for heading in ("model MB", "mean bits", *(name for name, _ in _rates(every)), "clients"):
+            table.add_column(heading, justify="right")
+        for settings, rows, _ in cells:
+            lines = _lines(rows)
+            clients = len({row.client for row in rows})
+            for i, (line, found) in enumerate(lines.items()):
+                values = [_plain(settings[key]) if i == 0 else "" for key in keys]
+                table.add_row(*values, *_cells(line, found, every, clients))
+        console.print(table)
+        console.print(_legend(every))
+    else:
+        console.print("No client finished, so there is no table.")
+    for settings, rows, failures in cells:
+        if failures:
+            console.print(Text(", ".join(f"{k}={_plain(v)}" for k, v in settings.items())))
+            _print_failures({row.client for row in rows}, failures, console)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _lines(rows: Sequence[Row]) -> dict[Line, list[Row]]:
     """Return the rows of each line of the table, what others are compared with first."""
     first = ("fp32", "uniform")
@@ -71,16 +111,24 @@ def _summary(lines: dict[Line, list[Row]], clients: int) -> Table:
     for heading in ("model MB", "mean bits", *(name for name, _ in _rates(every)), "clients"):
         table.add_column(heading, justify="right")
     for (method, source), rows in lines.items():
-        done = len({row.client for row in rows})
-        table.add_row(
-            Text(method),
-            source,
-            _span([row.file_bytes / _MB for row in rows], digits=1),
-            _span([row.mean_bits for row in rows], digits=2),
-            *(rate(rows) for _, rate in _rates(every)),
-            str(done) if done == clients else f"{done} of {clients}",
-        )
+        table.add_row(*_cells((method, source), rows, every, clients))
     return table
+
+
+def _cells(
+    line: Line, rows: Sequence[Row], every: Sequence[Row], clients: int
+) -> tuple[Text | str, ...]:
+    """Return what stands in one line of the table."""
+    method, source = line
+    done = len({row.client for row in rows})
+    return (
+        Text(method),
+        source,
+        _span([row.file_bytes / _MB for row in rows], digits=1),
+        _span([row.mean_bits for row in rows], digits=2),
+        *(rate(rows) for _, rate in _rates(every)),
+        str(done) if done == clients else f"{done} of {clients}",
+    )
 
 
 def _rates(rows: Iterable[Row]) -> list[tuple[str, Callable[[Sequence[Row]], str]]]:

@@ -12,7 +12,7 @@ from fedsim.errors import nearest
 from fedsim.scenario.schema import Scenario
 from fedsim.scenario.yamltree import Problem, Spot, find, plain, problem
 
-_BUDGET_SHAPES = ("one", "dealt round", "by client")
+BUDGET_SHAPES = ("one", "dealt round", "by client", "several", "by language")
 _ALLOWED = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -51,7 +51,7 @@ def _below(path: tuple[str | int, ...], above: tuple[str | int, ...]) -> bool:
 
 
 def _explain_one(details: Any, root: Node) -> Problem:
-    path = [part for part in details["loc"] if part not in _BUDGET_SHAPES]
+    path = [part for part in details["loc"] if part not in BUDGET_SHAPES]
     kind, context = details["type"], details.get("ctx", {})
     path += context.get("at", ())
     spot = find(root, path)

@@ -11,7 +11,9 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.paths import resolve
+from fedsim.registry import Registry
 from fedsim.scenario.explain import explain
+from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from fedsim.scenario.yamltree import (
     OVERRIDE,
@@ -38,7 +40,8 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     """Read a scenario file, with `key=value` overrides, as `--set` gives them, on top.
 
     An override's key is dotted, list items by index (`methods.0.calibration`); its value is YAML.
-    Paths in `model.id` and `corpus.path` come out absolute, see `fedsim.paths.resolve`.
+    Paths in `model.id`, `corpus.path` and `corpus.speakers` come out absolute, see
+    `fedsim.paths.resolve`.
 
     Raises:
         FedsimError: one line for each mistake: `file:line: `, the key, the value, what is allowed.
@@ -63,7 +66,34 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     if problems:
         problems.sort(key=lambda p: p.line)
         raise FedsimError("\n".join(str(p) for p in problems))
-    return _resolve_paths(scenario, root, path.parent)
+    scenario = _resolve_paths(scenario, root, path.parent)
+    _check_cells(scenario, place(find(root, ["matrix"]).key)[0])
+    return scenario
+
+
+def _check_cells(scenario: Scenario, where: str) -> None:
+    """Check every combination of a matrix, names of registries included."""
+    try:
+        for cell in expand(scenario) if scenario.matrix else ():
+            settings = cell.scenario
+            sensitivity = settings.quantization.sensitivity
+            known = _named(_REGISTRIES["quantization", "sensitivity"]).names()
+            _require("quantization.sensitivity", sensitivity, known)
+            for method in settings.methods:
+                _require(
+                    "methods.allocation",
+                    method.allocation,
+                    (FULL_PRECISION, *_named(_ALLOCATORS).names()),
+                )
+                for name in method.calibration:
+                    _require("methods.calibration", name, _named(_CALIBRATORS).names())
+    except FedsimError as error:
+        raise FedsimError(f"{where}: {error}") from None
+
+
+def _require(key: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise FedsimError(f"matrix: {key}: there is no {name!r}: {nearest(name, known)}")
 
 
 def dump_scenario(scenario: Scenario) -> str:
@@ -150,8 +180,7 @@ def _check_name(node: Node, key: str, registry: str, more: tuple[str, ...]) -> I
     name = plain(node)
     if not isinstance(name, str) or not name:
         return  # the schema says so
-    module, _, attribute = registry.partition(":")
-    known = getattr(import_module(module), attribute)
+    known = _named(registry)
     if name in more:
         return
     try:
@@ -159,6 +188,11 @@ def _check_name(node: Node, key: str, registry: str, more: tuple[str, ...]) -> I
     except FedsimError:
         hint = nearest(name, (*more, *known.names()))
         yield problem(node, f"{key}: there is no {known.family} {name!r}: {hint}")
+
+
+def _named(registry: str) -> Registry:
+    module, _, attribute = registry.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
@@ -174,11 +208,17 @@ def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
 
     model, corpus = scenario.model, scenario.corpus
     model = model.model_copy(update={"id": resolved(model.id, "model", "id")})
+    matrix = dict(scenario.matrix)
+    for key in matrix.keys() & {"model.id", "corpus.path"}:
+        matrix[key] = tuple(resolved(str(value), "matrix", key) for value in matrix[key])
     if corpus.path is not None:
         corpus = corpus.model_copy(update={"path": resolved(corpus.path, "corpus", "path")})
+    if corpus.speakers is not None:
+        listed = resolved(corpus.speakers, "corpus", "speakers")
+        corpus = corpus.model_copy(update={"speakers": listed})
     people = corpus.population
     if people is not None and people.sentences is not None:
         listed = resolved(people.sentences, "corpus", "population", "sentences")
         people = people.model_copy(update={"sentences": listed})
         corpus = corpus.model_copy(update={"population": people})
-    return scenario.model_copy(update={"model": model, "corpus": corpus})
+    return scenario.model_copy(update={"model": model, "corpus": corpus, "matrix": matrix})

@@ -53,6 +53,12 @@ def _budget_shape(value: Any) -> str:
     return "dealt round" if isinstance(value, list | tuple) else "one"
 
 
+def _config_shape(value: Any) -> str:
+    if isinstance(value, dict):
+        return "by language"
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
 def _problem(text: str, *at: str | int) -> PydanticCustomError:
     """Return an error whose place is `at` below the model that raises it."""
     return PydanticCustomError("scenario", "{text}", {"text": text, "at": at})
@@ -79,6 +85,12 @@ Budgets = Annotated[
     ]
     | Annotated[dict[str, Budget], Field(min_length=1), Tag("by client")],
     Discriminator(_budget_shape),
+]
+Configs = Annotated[
+    Annotated[Text, Tag("one")]
+    | Annotated[Texts, Field(min_length=1), Tag("several")]
+    | Annotated[dict[Text, Text], Field(min_length=1), Tag("by language")],
+    Discriminator(_config_shape),
 ]
 BitDepth = Annotated[int, Field(ge=2, le=16)]
 
@@ -145,10 +157,22 @@ class CorpusSettings(_Settings):
     population: PopulationSettings | None = Field(
         default=None, description="voices: the speakers, and what they say"
     )
-    config: str | None = Field(default=None, description="configuration of a hub data set")
+    config: Configs | None = Field(
+        default=None,
+        description="configuration of a hub data set: one, a list whose clips are put together, or"
+        " a mapping from language code to configuration",
+    )
     split: Text = Field(default="test", description="split of the data set")
     columns: dict[str, Text] = Field(
         default={}, description="our name of a column -> the data set's name of it"
+    )
+    speakers: Text | None = Field(
+        default=None,
+        description="file that tells each speaker's gender: CSV with the columns speaker and"
+        " gender, or LibriSpeech's SPEAKERS.TXT",
+    )
+    leave_out: Words = Field(
+        default=(), description="texts whose clips are left out, such as _silence_"
     )
     group_by: Literal["speaker", "gender", "language"] = Field(
         description="what makes one client: all clips of one speaker, gender or language"
@@ -172,12 +196,20 @@ class CorpusSettings(_Settings):
                 raise _problem(f"unknown column {name!r}: {nearest(name, COLUMN_NAMES)}", name)
         return columns
 
+    @field_validator("config")
+    @classmethod
+    def _check_config(cls, config: Any) -> Any:
+        if isinstance(config, tuple | dict):
+            _refuse_repeats(tuple(config.values() if isinstance(config, dict) else config))
+        return config
+
     @model_validator(mode="after")
     def _check_kind(self) -> CorpusSettings:
         if self.kind == "voices":
             if self.population is None:
                 raise _problem("voices need a population: say how many speakers", "population")
-            for key in ("path", "config", "split", "columns", "max_seconds", "convert"):
+            keys = ("path", "config", "split", "columns", "speakers", "leave_out")
+            for key in (*keys, "max_seconds", "convert"):
                 if getattr(self, key) != type(self).model_fields[key].get_default():
                     raise _problem(f"corpus kind 'voices' takes no {key}: leave it out", key)
         elif self.kind in ("folder", "hub"):
@@ -185,6 +217,11 @@ class CorpusSettings(_Settings):
                 raise _problem(f"corpus kind {self.kind!r} needs a path: add one", "path")
             if self.population is not None:
                 raise _problem("only corpus kind 'voices' takes a population", "population")
+        if self.kind == "folder" and self.config is not None:
+            raise _problem("corpus kind 'folder' takes no config: leave it out", "config")
+        if isinstance(self.config, dict) and "language" in self.columns:
+            text = "corpus.config says the language of each configuration: leave this column out"
+            raise _problem(text, "columns", "language")
         return self
 
 
@@ -193,6 +230,9 @@ class ClientSettings(_Settings):
 
     select: Texts | None = Field(
         default=None, min_length=1, description="keys of the clients; null is every group found"
+    )
+    min_clips: int = Field(
+        default=0, ge=0, description="leave out clients with fewer tuning and test clips together"
     )
     limit: int | None = Field(default=None, ge=1, description="take this many clients at most")
     budget_mb: Budgets = Field(
@@ -321,6 +361,27 @@ class Scenario(_Settings):
     ] = Field(min_length=1, description="the ways to make a client's model, compared")
     engine: EngineChoice = EngineChoice()
     save_models: bool = Field(default=False, description="keep each client's model file")
+    study: bool = Field(
+        default=False,
+        description="clients also send the error counts of each test clip, as no device would: for"
+        " comparisons clip by clip",
+    )
+
+    matrix: dict[str, Annotated[tuple[Any, ...], BeforeValidator(_as_tuple)]] = Field(
+        default={},
+        description="dotted key -> values: the scenario is run for every combination of them",
+    )
+
+    @field_validator("matrix")
+    @classmethod
+    def _check_matrix(cls, matrix: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in matrix.items():
+            if key.split(".")[0] in ("matrix", "name", "description", "engine", "save_models"):
+                raise _problem("no result depends on it: leave it out", key)
+            if not values:
+                raise _problem("lists nothing, so there would be nothing to run: add a value", key)
+            _refuse_repeats(values)
+        return matrix
 
     @model_validator(mode="after")
     def _check_methods(self) -> Scenario:

@@ -32,9 +32,9 @@ def load_model(
     """Load a pretrained model in float32, ready to be observed and quantized.
 
     `model` is a hub id, `bundled:NAME`, or a folder in the transformers layout (config.json,
-    safetensors, processor files), which is read through a memory map. `window_s` (1..30, Whisper only) shortens the
-    encoder's input; `keep` names layers to leave in full precision; `batch_size` is the most clips
-    in a batch.
+    safetensors, processor files), which is read through a memory map. `window_s` (1..30, Whisper
+    only) shortens the encoder's input; `keep` names layers to leave in full precision;
+    `batch_size` is the most clips in a batch.
 
     Raises `FedsimError` when there is no such model, its architecture is not known, a file is
     missing or damaged, or an option does not fit.

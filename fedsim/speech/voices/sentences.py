@@ -21,12 +21,6 @@ from fedsim.errors import FedsimError, nearest
 
 Role = Literal["training", "tuning", "test"]
 ROLES: tuple[Role, ...] = ("training",) * 6 + ("tuning",) * 2 + ("test",) * 2
-WORDS = tuple(
-    """backward bed bird cat dog down eight five follow forward four go happy house learn left
-    marvin nine no off on one right seven sheila six stop three tree two up visual wow yes
-    zero""".split()
-)
-"""The 35 words of Speech Commands v0.02 (Warden 2018), each a sentence of its own."""
 WORD_SECONDS = 1.0
 """A clip of one word lasts a second, as in Speech Commands."""
 _FOLDER = Path(__file__).with_name("sentences")
@@ -40,6 +34,8 @@ class Grammar:
 
     slots: dict[str, tuple[str, ...]]
     topics: dict[str, tuple[str, ...]]
+    words: tuple[str, ...] = ()
+    """Words that are said alone, in English only."""
 
 
 @cache
@@ -49,7 +45,12 @@ def grammar(language: str) -> Grammar:
     if not path.is_file():
         raise FedsimError(f"no voice speaks {language!r}: {nearest(language, languages())}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return Grammar(*({k: tuple(v) for k, v in content[p].items()} for p in ("slots", "topics")))
+    parts = ({k: tuple(v) for k, v in content[p].items()} for p in ("slots", "topics"))
+    return Grammar(*parts, tuple(content.get("words", ())))
+
+
+WORDS = grammar("en").words
+"""The 35 words of Speech Commands v0.02 (Warden 2018), each a sentence of its own."""
 
 
 @cache

@@ -1,0 +1,79 @@
+"""A matrix: one scenario that stands for every combination of some settings.
+
+matrix:
+  clients.budget_mb: [58, 60, 62]
+  quantization.sensitivity: [median, mean]
+
+makes six scenarios. Keys are dotted, list items by index, as in `--set`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedsim.errors import FedsimError
+from fedsim.scenario.explain import BUDGET_SHAPES
+from fedsim.scenario.schema import Scenario
+
+MAX_CELLS = 1_000
+"""More combinations than this are a mistake more often than a study."""
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """One combination: the settings that make it, and the scenario without a matrix."""
+
+    settings: dict[str, Any]
+    scenario: Scenario
+
+
+def expand(scenario: Scenario) -> tuple[MatrixCell, ...]:
+    """Return every combination, the last key varying fastest; one cell where there is no matrix.
+
+    Raises:
+        FedsimError: for a key that is no setting, a value that it cannot have, and more than
+            `MAX_CELLS` combinations.
+    """
+    matrix = scenario.matrix
+    cells = math.prod(len(values) for values in matrix.values())
+    if cells > MAX_CELLS:
+        raise FedsimError(
+            f"matrix: {' x '.join(str(len(v)) for v in matrix.values())} combinations are "
+            f"{cells:,}, and {MAX_CELLS:,} are the most: leave some values out"
+        )
+    plain = scenario.model_dump(exclude={"matrix"})
+    return tuple(
+        _cell(plain, dict(zip(matrix, values, strict=True))) for values in product(*matrix.values())
+    )
+
+
+def _cell(plain: dict[str, Any], settings: dict[str, Any]) -> MatrixCell:
+    data: Any = plain
+    for key, value in settings.items():
+        data = _changed(data, key.split("."), value, key)
+    try:
+        return MatrixCell(settings, Scenario.model_validate(data))
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        words = ", ".join(f"{k}={v!r}" for k, v in settings.items())
+        parts = (*mistake["loc"], *mistake.get("ctx", {}).get("at", ()))
+        where = ".".join(str(part) for part in parts if part not in BUDGET_SHAPES)
+        raise FedsimError(f"matrix: {words}: {where or 'the scenario'}: {mistake['msg']}") from None
+
+
+def _changed(data: Any, path: list[str], value: Any, key: str) -> Any:
+    """Return `data` with `value` at `path`; what is not on the path is shared, not copied."""
+    if not path:
+        return value
+    step, rest = path[0], path[1:]
+    if isinstance(data, dict) and (step in data or rest == []):
+        return {**data, step: _changed(data.get(step), rest, value, key)}
+    if isinstance(data, list | tuple) and step.isdigit() and int(step) < len(data):
+        i = int(step)
+        return (*data[:i], _changed(data[i], rest, value, key), *data[i + 1 :])
+    raise FedsimError(f"matrix: {key} is no setting of this scenario (stopped at {step!r})")

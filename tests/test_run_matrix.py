@@ -1,0 +1,211 @@
+"""A matrix of settings: the results of separate runs, and nothing computed twice. `study: true`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import toys
+
+import fedsim.run
+from fedsim.errors import FedsimError
+from fedsim.matrix import run_matrix
+from fedsim.results.folder import read_results
+from fedsim.results.ledger import Ledger
+from fedsim.run import run_scenario
+from fedsim.scenario import load_scenario
+from fedsim.scenario.matrix import expand
+
+METHODS = [
+    "fp32",
+    "uniform",
+    {"allocation": "myqasr", "tuned_on": ["own", "other"]},
+    {"allocation": "shuffled", "draws": 2},
+]
+MATRIX = {
+    "clients.budget_mb": [0.0334, 0.031],
+    "quantization.sensitivity": ["median", "std"],
+}
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory, model_folder):
+    home = tmp_path_factory.mktemp("matrix")
+    corpus = toys.write_corpus(home / "clips")
+    file = toys.write_scenario(
+        home / "toy.yaml",
+        model={"id": str(model_folder("ctc-group")), "batch_size": 4},
+        corpus={"path": str(corpus), "group_by": "speaker", "tuning_clips": 3, "test_clips": 3},
+        clients={"budget_mb": 0.03, "limit": 3},
+        methods=METHODS,
+        study=True,
+        matrix=MATRIX,
+    )
+    return load_scenario(file)
+
+
+@pytest.fixture(scope="module")
+def results(scenario, tmp_path_factory):
+    """The matrix once run; `computed` are the methods of each run that a grid was opened for."""
+    computed = []
+    opened = fedsim.run.open_grid
+
+    def spy(engine, app, clients, run_config, settings):
+        found = json.loads(run_config["scenario"])
+        computed.append([(m["allocation"], *m["tuned_on"]) for m in found["methods"]])
+        return opened(engine, app, clients, run_config, settings)
+
+    fedsim.run.open_grid = spy
+    try:
+        home = tmp_path_factory.mktemp("runs")
+        cells = run_matrix(scenario, home / "first")
+    finally:
+        fedsim.run.open_grid = opened
+    return home, cells, computed
+
+
+def test_every_combination_the_last_key_fastest(scenario, results):
+    _, cells, _ = results
+    expected = [
+        {"clients.budget_mb": b, "quantization.sensitivity": s}
+        for b in MATRIX["clients.budget_mb"]
+        for s in MATRIX["quantization.sensitivity"]
+    ]
+    assert [cell.settings for cell in cells] == expected
+    for cell in expand(scenario):
+        assert cell.scenario.clients.budget_mb == cell.settings["clients.budget_mb"]
+        assert cell.scenario.quantization.sensitivity == cell.settings["quantization.sensitivity"]
+        assert cell.scenario.matrix == {}
+        assert cell.scenario.corpus == scenario.corpus
+
+
+def test_only_what_depends_on_a_setting_is_computed_again(results):
+    _, _, computed = results
+    own, other = ("myqasr", "own"), ("myqasr", "other")
+    flat, random = ("uniform", "own"), ("shuffled", "own")
+    assert computed == [
+        [("fp32",), flat, own, other, random],  # everything
+        [own, other],  # another measure: plans that look at none stay
+        [flat, own, other, random],  # another budget: full precision stays
+        [own, other],
+    ]
+
+
+def test_each_combination_is_what_its_own_run_would_be(scenario, results, tmp_path):
+    _, cells, _ = results
+    for i, cell in enumerate(expand(scenario)):
+        alone = run_scenario(cell.scenario, tmp_path / str(i))
+        assert cells[i].result.rows == alone.rows
+        assert cells[i].result.rows == read_results(cells[i].result.folder.results)
+        ledgers = [Ledger(r.folder.ledger) for r in (alone, cells[i].result)]
+        assert list(ledgers[0].plans()) == list(ledgers[1].plans())
+        assert [s.client for s in ledgers[0].sensed()] == [s.client for s in ledgers[1].sensed()]
+        assert load_scenario(cells[i].result.folder.scenario) == cell.scenario
+
+
+def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(
+    scenario, results, monkeypatch
+):
+    home, cells, _ = results
+
+    def refuse(*_):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fedsim.run, "open_grid", refuse)
+        again = run_matrix(scenario, home / "again")
+    assert [c.result.rows for c in again] == [c.result.rows for c in cells]
+
+    wider = scenario.model_copy(
+        update={
+            "matrix": {"clients.budget_mb": (0.032, 0.031), "quantization.sensitivity": ("std",)}
+        }
+    )
+    found = run_matrix(wider, home / "wider")
+    assert found[1].result.rows == cells[3].result.rows
+    assert {row.budget_bytes for row in found[0].result.rows} == {int(0.032 * 2**20)}
+
+
+def test_another_seed_shares_nothing(scenario, results):
+    home, cells, _ = results
+    other = scenario.model_copy(update={"seed": 9, "matrix": {"clients.budget_mb": (0.031,)}})
+    (cell,) = run_matrix(other, home / "seed")
+    assert {r.client: r.plan_sha256 for r in cell.result.rows if "shuffled" in r.method} != {
+        r.client: r.plan_sha256 for r in cells[2].result.rows if "shuffled" in r.method
+    }
+
+
+def test_a_failed_client_is_tried_again(scenario, results, tmp_path, monkeypatch):
+    """A cell with a failure is not known to the next: its client may finish another time."""
+    one = scenario.model_copy(update={"matrix": {"seed": (4,)}})
+    short = one.model_copy(update={"corpus": one.corpus.model_copy(update={"test_clips": 99})})
+    (failed,) = run_matrix(short, tmp_path / "a")
+    assert len(failed.result.failures) == 3
+    (again,) = run_matrix(short, tmp_path / "b")
+    assert again.result.failures == failed.result.failures
+
+
+def test_clip_counts_add_up_to_the_rows(results):
+    """`study: true`: the counts of each clip, which the sums of a row must be."""
+    _, cells, _ = results
+    with Ledger(cells[0].result.folder.ledger) as ledger:
+        plans = {(p.client, p.method, p.tuned_on): p for p in ledger.plans()}
+        sent = {(r.stage, r.field): r.bytes for r in ledger.all_releases() if r.direction == "up"}
+    assert sent["evaluate", "clip_wrong"] > 0
+    rows = cells[0].result.rows
+    assert len(plans) == len(rows)
+    for row in rows:
+        plan = plans[row.client, row.method, row.tuned_on]
+        assert (sum(plan.wrong), sum(plan.of)) == (row.errors, row.words)
+        assert len(plan.wrong) == len(plan.of) == row.clips
+        assert bool(plan.bits) == (row.method != "fp32")
+
+
+def test_without_study_no_clip_counts_leave(scenario, tmp_path):
+    plain = replace_study(scenario)
+    result = run_scenario(plain, tmp_path / "run")
+    with Ledger(result.folder.ledger) as ledger:
+        assert all(p.wrong == () == p.of for p in ledger.plans())
+        sent = {r.field: r.bytes for r in ledger.all_releases() if r.direction == "up"}
+        assert (sent["clip_wrong"], sent["clip_of"]) == (0, 0)
+        assert all(len(s.sensitivity) > 1 for s in ledger.sensed())
+
+
+def replace_study(scenario):
+    return scenario.model_copy(update={"study": False, "matrix": {}})
+
+
+@pytest.mark.parametrize(
+    ("matrix", "sentence"),
+    [
+        ("{clients.budget_mb: []}", "lists nothing"),
+        ("{clients.budget_mb: [1, 1]}", "listed twice"),
+        ("{clients.budget: [1]}", r"clients.budget=1: clients.budget: "),
+        ("{clients.budget_mb: [-1]}", r"clients.budget_mb=-1: clients.budget_mb: "),
+        ("{methods.9.draws: [1]}", r"methods.9.draws is no setting .*'9'"),
+        ("{quantization.sensitivity: [medain]}", "did you mean 'median'"),
+        ("{methods.1.allocation: [unifrom]}", "did you mean 'uniform'"),
+        ("{methods.1.calibration: [[cosin]]}", "did you mean 'cosine'"),
+        ("{name: [a, b]}", "no result depends on it"),
+        ("{engine.threads: [1, 2]}", "no result depends on it"),
+        (f"{{seed: {list(range(1001))}}}", "combinations are 1,001, and 1,000 are the most"),
+    ],
+)
+def test_a_matrix_that_cannot_be_run(scenario, tmp_path, matrix, sentence):
+    file = tmp_path / "s.yaml"
+    file.write_text(scenario.model_copy(update={"matrix": {}}).to_yaml())
+    with pytest.raises(FedsimError, match=sentence) as error:
+        load_scenario(file, [f"matrix={matrix}"])
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_rows_are_told_apart_by_budget(results):
+    _, cells, _ = results
+    first, third = (
+        {replace(r, budget_bytes=0) for r in cells[i].result.rows if r.method == "fp32"}
+        for i in (0, 2)
+    )
+    assert first == third
+    assert {r.budget_bytes for r in cells[0].result.rows} == {int(0.0334 * 2**20)}
+    assert {r.budget_bytes for r in cells[2].result.rows} == {int(0.031 * 2**20)}
