@@ -19,6 +19,7 @@ import torch
 from benchmarks.real_keywords import real_keywords
 from fedsim.personal import personalize
 from fedsim.quant.allocation import MB
+from fedsim.quant.switch import switch_of
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, transcribe_clips
 from fedsim.speech.scoring import Errors, count_correct, count_errors, interval
@@ -35,16 +36,27 @@ def main(name: str, trained: Path) -> None:
     """Copy the checkpoint `name`, measure it and write its card."""
     target = BUNDLED / name
     shutil.copytree(trained / name / "model", target, dirs_exist_ok=True)
+    (target / "model.safetensors").chmod(0o644)
     log = torch.load(trained / name / "checkpoint.pt", weights_only=True)["log"]
     model = load_model(f"bundled:{name}")
     clips = heldout.sentences(CLIPS) if name == "ctc" else heldout.words(CLIPS)
     tested, tuning = clips[TUNING:], [clip for clip, _ in clips[:TUNING]]
     audio, texts = [clip for clip, _ in tested], [text for _, text in tested]
-    rows = [("float32", _size(target), *_score(model, texts, transcribe_clips(model, audio)))]
+    full = _score(model, texts, transcribe_clips(model, audio))
+    rows = [("float32", _size(model), _cell(full), "")]
     for bits in BIT_DEPTHS:
-        small = personalize(model, tuning, budget_mb=1000, allocation="uniform", bit_depths=(bits,))
-        row = _score(model, texts, small.transcribe(audio))
-        rows.append((f"{bits} bits", small.nbytes / MB, *row))
+        cells = []
+        for weights in ("per_channel", "per_tensor"):
+            small = personalize(
+                model,
+                tuning,
+                budget_mb=1000,
+                allocation="uniform",
+                bit_depths=(bits,),
+                weights=weights,
+            )
+            cells.append(_cell(_score(model, texts, small.transcribe(audio))))
+        rows.append((f"{bits} bits", small.nbytes / MB, *cells))
         print(rows[-1], flush=True)
     new = [
         i
@@ -61,8 +73,12 @@ def main(name: str, trained: Path) -> None:
     print((target / "README.md").read_text())
 
 
-def _size(folder: Path) -> float:
-    return (folder / "model.safetensors").stat().st_size / MB
+def _size(model: SpeechModel) -> float:
+    return switch_of(model).full_bytes() / MB
+
+
+def _cell(score: tuple[float, float, float]) -> str:
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*score)
 
 
 def _score(
@@ -110,13 +126,13 @@ _TEXTS = {
 def _card(
     name: str,
     log: list[dict[str, float]],
-    rows: list[tuple[str, float, float, float, float]],
+    rows: list[tuple[str, float, str, str]],
     facts: dict[str, Any],
 ) -> str:
     """Return the model card as Markdown."""
     text = _TEXTS[name]
     n, rate, low, high = facts["unheard"]
-    table = [f"| {b} | {mb:.2f} | {r:.1f} [{lo:.1f}, {hi:.1f}] |" for b, mb, r, lo, hi in rows]
+    table = [f"| {b} | {mb:.2f} | {channel} | {tensor} |" for b, mb, channel, tensor in rows]
     curve = [
         f"| {e['step']:,} | {e['loss']:.3f} | {100 * e['score']:.1f} | {e['seconds'] / 60:.0f} |"
         for e in log
@@ -131,11 +147,11 @@ def _card(
         "",
         f"{CLIPS - TUNING} clips of as many synthetic speakers, none heard in training, "
         + ("sentences none of which was. " if name == "ctc" else "20 or so of each word. ")
-        + f"Uniform bit depths, one scale a channel, activations of 8 bits, cosine calibration on "
+        + f"Uniform bit depths, activations of 8 bits, cosine calibration on "
         f"{TUNING} other clips. 95 % bootstrap intervals over clips.",
         "",
-        f"| weights | file MB | {text['score']} |",
-        "|---|---:|---:|",
+        f"| weights | file MB | {text['score']}, a scale a channel | a scale a tensor |",
+        "|---|---:|---:|---:|",
         *table,
         "",
         f"The synthesizer's voice variants that no training speaker has ({n} of the clips), in "
@@ -161,7 +177,7 @@ def _card(
             "Augmented with speed and pitch, equalization, echo, noise, telephone band and mu-law "
             f"codec. {text['recipe']} AdamW, {log[-1]['step']:,} steps, "
             f"{log[-1]['seconds'] / 60:.0f} minutes on one core of a server CPU with bfloat16 "
-            f"arithmetic. Repeat it with `python -m training.{name}`.",
+            f"arithmetic, beside other work. Repeat it with `python -m training.{name}`.",
             "",
             f"| step | loss | held-out {text['score']} | minutes |",
             "|---:|---:|---:|---:|",

@@ -28,7 +28,7 @@ from training.pool import Pool, open_pool
 SEED = 1
 CLIPS = 40_000
 BATCH = 32
-SCHEDULE = Schedule(steps=6000, peak=1.2e-3)
+SCHEDULE = Schedule(steps=5000, peak=1.2e-3)
 ALIGNED_STEPS = 300
 """First steps: one-word clips, each frame told its letter. CTC alone says nothing but blanks for
 thousands of steps before it finds its first letter."""

@@ -27,14 +27,14 @@ from training.pool import Pool, open_pool
 SEED = 2
 CLIPS = 40_000
 BATCH = 64
-SCHEDULE = Schedule(steps=4000, peak=1.0e-3)
+SCHEDULE = Schedule(steps=4000, peak=2.0e-3)
 CONFIG = Wav2Vec2ConformerConfig(
     vocab_size=len(WORDS),
-    hidden_size=128,
-    num_hidden_layers=5,
+    hidden_size=80,
+    num_hidden_layers=4,
     num_attention_heads=4,
-    intermediate_size=512,
-    conv_dim=(256, 128),
+    intermediate_size=320,
+    conv_dim=(128, 80),
     conv_kernel=(400, 3),
     conv_stride=(160, 2),
     conv_bias=True,
@@ -53,7 +53,7 @@ CONFIG = Wav2Vec2ConformerConfig(
     mask_time_prob=0.08,
     mask_time_length=5,
     mask_feature_prob=0.0,
-    classifier_proj_size=128,
+    classifier_proj_size=80,
     num_labels=len(WORDS),
     id2label=dict(enumerate(WORDS)),
     label2id={word: i for i, word in enumerate(WORDS)},
