@@ -25,7 +25,7 @@ from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer, needs
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.observe import observe
-from fedsim.quant.sensitivity import sense
+from fedsim.quant.sensitivity import quantiles, sense
 from fedsim.speech.corpus import (
     ClientData,
     Utterance,
@@ -72,12 +72,16 @@ class Device:
         if request.measure:
             batches = self._batches(self.data.key)
             values = tuple(sense(bench.model, batches, request.measure).tolist())
+        spread: tuple[float, ...] = ()
+        if request.quantiles:
+            spread = tuple(quantiles(bench.model, self._batches(self.data.key)).ravel().tolist())
         return m.Summary(
             client=self.data.key,
             budget_bytes=bench.budgets[self.data.key],
             bit_depths=bench.sizes.depths,
             clips=len(self.data.tuning),
             sensitivity=values,
+            quantiles=spread,
         )
 
     def personalize(self, delivery: m.Delivery) -> m.Receipt:

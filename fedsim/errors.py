@@ -11,6 +11,9 @@ import difflib
 from collections.abc import Iterable
 
 
+_LISTED = 40  # names in a hint
+
+
 class FedsimError(Exception):
     """A mistake that the user can mend; its text says what, where and how."""
 
@@ -34,4 +37,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "known: " + (", ".join(names) if names else "none")
+    shown = names[:_LISTED] + ([f"and {len(names) - _LISTED:,} more"] if names[_LISTED:] else [])
+    return "known: " + (", ".join(shown) if shown else "none")

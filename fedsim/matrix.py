@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim import progress
+from fedsim.engine import EngineSettings, kept_running
 from fedsim.results.folder import RunFolder, create_run, versions
 from fedsim.results.ledger import Ledger
 from fedsim.results.rows import Plan, Row
@@ -23,6 +24,7 @@ from fedsim.run import RunResult, collect, run_scenario
 from fedsim.scenario import client_budgets
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import FULL_PRECISION, MethodSettings, Scenario
+from fedsim.speech.corpus import open_clients
 from server.plan import NOBODY, SENSITIVITY_FREE, cells_of, sources
 
 INDEX = "matrix.json"
@@ -58,13 +60,20 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
     known = _found_beside(folder.path)
     index: list[dict[str, Any]] = []
     results = []
-    for number, cell in enumerate(cells, start=1):
-        place = folder.path / "cells" / f"{number:03d}"
-        progress.current().part(number, len(cells))
-        result, keys = _run_cell(cell.scenario, place, known)
-        results.append(CellResult(cell.settings, result))
-        index.append({"folder": f"cells/{number:03d}", "settings": cell.settings, "keys": keys})
-        (folder.path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    engine = scenario.engine
+    settings = EngineSettings(engine.workers, engine.threads, engine.address)
+    # Every corpus is opened first: a mistake in the last combination is told before the first runs.
+    clients = max(
+        len(open_clients(c.scenario.corpus, c.scenario.clients, c.scenario.seed)) for c in cells
+    )
+    with kept_running(engine.kind, clients, settings):
+        for number, cell in enumerate(cells, start=1):
+            name = f"cells/{number:03d}"
+            progress.current().part(number, len(cells))
+            result, keys = _run_cell(cell.scenario, folder.path / name, known)
+            results.append(CellResult(cell.settings, result))
+            index.append({"folder": name, "settings": cell.settings, "keys": keys})
+            (folder.path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return results
 
 
@@ -112,7 +121,9 @@ def _key(scenario: Scenario, method: MethodSettings) -> str:
     said["method"] = method.model_dump(mode="json")
     found = versions()
     said["versions"] = {name: found[name] for name in _RELEVANT_VERSIONS}
-    said["files"] = [_stamp(scenario.model.id), _stamp(scenario.corpus.path)]
+    corpus, people = scenario.corpus, scenario.corpus.population
+    places = (scenario.model.id, corpus.path, corpus.speakers, people.sentences if people else None)
+    said["files"] = [_stamp(place) for place in places]
     if method.allocation in (FULL_PRECISION, *SENSITIVITY_FREE):
         del said["quantization"]["sensitivity"]
     if method.allocation == FULL_PRECISION:
@@ -122,8 +133,8 @@ def _key(scenario: Scenario, method: MethodSettings) -> str:
 
 
 def _stamp(place: str | None) -> list[tuple[str, int, int]]:
-    """Return size and time of the files that tell whether a local folder has changed."""
-    files = [Path(place) / name for name in _DATA_FILES] if place else []
+    """Return size and time of the files that tell whether a local file or folder has changed."""
+    files = [Path(place), *(Path(place) / name for name in _DATA_FILES)] if place else []
     return [
         (file.name, (stat := os.stat(file)).st_size, stat.st_mtime_ns)
         for file in files

@@ -25,9 +25,14 @@ _MAIN = "message"
 
 @dataclass(frozen=True)
 class SenseRequest:
-    """Server to client: observe your clips. An empty `measure` asks for the profile alone."""
+    """Server to client: observe your clips. An empty `measure` asks for the profile alone.
+
+    `quantiles` asks for the distribution of each layer's output too: set only by a scenario that
+    says `study: true`, and written in the ledger as a release.
+    """
 
     measure: str
+    quantiles: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Summary:
 
     `budget_bytes` is the room for a model file, `bit_depths` what the runtime executes, `clips` how
     many clips were observed, `sensitivity` one value a layer (empty when none was asked for).
+    `quantiles` are those of every layer's output one after the other, when the server asked.
     """
 
     client: str
@@ -43,6 +49,7 @@ class Summary:
     bit_depths: tuple[int, ...]
     clips: int
     sensitivity: tuple[float, ...]
+    quantiles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

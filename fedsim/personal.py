@@ -126,7 +126,8 @@ def personalize(
         budget_mb: the largest model file, in MB (2^20 bytes); everything in the file counts.
         allocation: how layers get bits: myqasr, uniform, shuffled, reversed, linear.
         calibration: how activation ranges are set: cosine, minmax, hessian, none.
-        sensitivity: what ranks the layers: median, mean, max, abs-max, std, var.
+        sensitivity: what ranks the layers: median, mean, max, abs-max, std, var, normality, l1,
+            l2, frobenius, spectral, kl.
         order: which layers give up bits first, descending (largest sensitivity) or ascending.
         weights: per_channel or per_tensor (the paper) scales.
         activation_bits: bit depth of activations, 4 to 16.

@@ -70,7 +70,8 @@ class Study:
 
     def _sense(self, node_ids: list[int]) -> None:
         measure = self.scenario.quantization.sensitivity if needs_sensitivity(self.scenario) else ""
-        messages = (Outgoing(n, m.SENSE, m.SenseRequest(measure)) for n in node_ids)
+        request = m.SenseRequest(measure, self.scenario.study)
+        messages = (Outgoing(n, m.SENSE, request) for n in node_ids)
         for sent, reply in stream(self.grid, messages, deque()):
             summary = self._read(m.Summary, "sense", sent, reply)
             if summary is not None:
@@ -184,7 +185,8 @@ class Study:
             self._fail(client, "evaluate", reason)
             return
         self.ledger.releases(self.releases.pop(client, []))
-        sensed = Sensed(client, self.summaries[client].sensitivity)
+        summary = self.summaries[client]
+        sensed = Sensed(client, summary.sensitivity, summary.quantiles)
         self.ledger.finish_client(client, rows, _plans(sent, scores, rows), sensed)
 
 

@@ -166,6 +166,12 @@ def test_out_must_be_empty(runs, capsys):
         "run small.yaml --workers -1",
         "run small.yaml --frob",
         "validate small.yaml --set",
+        "voices --speakers 0",
+        "voices --clips -1",
+        "voices --first one",
+        "voices --languages",
+        "voices en",
+        "voices --export",
     ],
 )
 def test_wrong_usage(words, capsys):
@@ -223,8 +229,194 @@ def test_list_shows_scenarios_and_every_choice(capsys, folder):
     first = {line[0] for line in lines if line}
     assert {"fp32", "myqasr", "uniform", "shuffled", "reversed", "linear"} <= first
     assert {"none", "minmax", "cosine", "hessian", "median", "ray", "inprocess"} <= first
-    assert {"folder", "hub"} <= first
+    assert {"folder", "hub", "voices"} <= first
     assert all(len(line) > 1 for line in lines if line and "." not in line[0])  # each explained
+
+
+VOICES = """\
+name: voices
+model: {id: org/model}
+corpus:
+  kind: voices
+  group_by: speaker
+  tuning_clips: 2
+  test_clips: 3
+  population: {speakers: 50}
+clients: {budget_mb: 30}
+methods: [fp32]
+"""
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Whoever asks the synthesizer for anything fails."""
+
+    def synthesize(*_, **__):
+        raise AssertionError("a clip was rendered")
+
+    monkeypatch.setattr("fedsim.speech.voices.synthesize", synthesize)
+
+
+def test_voices_lists_speakers_and_how_they_speak(capsys, silent):
+    assert main(["voices", "--speakers", "3", "--first", "16"]) == 0
+    out, err = capsys.readouterr()
+    assert (err, "\x1b" in out) == ("", False)
+    head, *rows = [line.split() for line in out.splitlines()]
+    assert head[:4] == ["speaker", "gender", "accent", "variant"]
+    assert [row[0] for row in rows] == ["en-000016", "en-000017", "en-000018"]
+    from fedsim.speech.voices.speaker import speaker
+
+    for number, row in zip((16, 17, 18), rows, strict=True):
+        who = speaker("en", number)
+        assert row[1:6] == [who.gender, who.accent, who.variant, str(who.rate), str(who.pitch)]
+        assert [float(cell) for cell in row[6:]] == [
+            round(who.tract, 2),
+            round(who.reverberation_s, 2),
+            round(who.snr_db),
+            round(who.level_db),
+        ]
+
+
+def test_voices_lists_ten_unless_asked_otherwise(capsys, silent):
+    assert main(["voices"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 11
+    words = "voices --speakers 6 --languages fr en --genders male"
+    assert main(words.split()) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert {row[1] for row in rows} == {"male"}
+    assert [row[0][:2] for row in rows] == ["en"] * 3 + ["fr"] * 3
+
+
+def test_voices_exports_what_a_scenario_tests(capsys, folder):
+    """The test clips of a scenario with the same population and seed, to the sample."""
+    import numpy as np
+
+    from fedsim.scenario import load_scenario
+    from fedsim.speech.corpus import open_clients, read_utterance
+
+    words = "--speakers 2 --first 16 --clips 3 --seed 4 --export made"
+    assert main(["voices", *words.split()]) == 0
+    assert capsys.readouterr().out == "6 clips of 2 speakers in made\n"
+    people = "corpus.population={speakers: 2, first: 16}"
+    Path("voices.yaml").write_text(VOICES)
+    asked = load_scenario("voices.yaml", [people, "seed=4"])
+    made = load_scenario("small.yaml", ["corpus.path=./made", "corpus.test_clips=9"])
+    asked, made = (open_clients(s.corpus, s.clients, s.seed) for s in (asked, made))
+    assert list(asked) == list(made) == ["en-000016", "en-000017"]
+    for key in asked:
+        assert [c.text for c in made[key].test] == [c.text for c in asked[key].test]
+        for ours, theirs in zip(asked[key].test, made[key].test, strict=True):
+            assert theirs.key == f"{ours.key}.wav"
+            np.testing.assert_array_equal(read_utterance(theirs), read_utterance(ours))
+    assert main(["validate", "small.yaml", "--set", "corpus.path=./made"]) == 0
+    assert "ok: small: 2 clients" in capsys.readouterr().out
+
+
+def test_voices_exports_words_and_a_list(capsys):
+    words = "--speakers 1 --clips 1 --topics words --export words"
+    assert main(["voices", *words.split()]) == 0
+    assert capsys.readouterr().out == "1 clip of 1 speaker in words\n"
+    Path("said.txt").write_text("# ours\nopen the door\nclose the door\n")
+    words = "voices --speakers 2 --clips 1 --sentences said.txt --export mine"
+    assert main(words.split()) == 0
+    lines = Path("mine/metadata.csv").read_text().splitlines()
+    assert lines[0] == "file_name,text,speaker,gender,language"
+    assert [line.split(",")[1] in ("open the door", "close the door") for line in lines[1:]] == (
+        [True, True]
+    )
+
+
+def test_voices_does_not_write_over_anything(capsys, folder):
+    assert main(["voices", "--speakers", "1", "--clips", "1", "--export", "clips"]) == 1
+    assert capsys.readouterr() == ("", "error: clips is not empty; name a new folder\n")
+    assert not list(folder.rglob("en-*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--first -1", "--first: Input should be greater than or equal to 0, not -1"),
+        ("--languages xx", "no voice speaks 'xx': known: ca, de, en, fr, ja, ko, nl, pl, pt, ru"),
+        ("--languages en eng", "no voice speaks 'eng': did you mean 'en'?"),
+        ("--languages en en", "--languages: 'en' is listed twice: leave one out"),
+        ("--topics musik", "there is no topic 'musik': did you mean 'music'?"),
+        ("--topics music words", "--topics: words go alone: leave the other topics out"),
+        (
+            "--languages fr --topics words",
+            "the topic 'words' is English, and corpus.population.languages names 'fr'",
+        ),
+        (
+            "--first 999991",
+            "corpus.population: speakers from number 1,000,000 on were heard by the bundled models "
+            "in training; lower first or speakers",
+        ),
+        (
+            "--sentences empty.txt",
+            "sentence list empty.txt holds no text that could be spoken; write one sentence a line",
+        ),
+        (
+            "--sentences nowhere.txt",
+            "sentence list nowhere.txt cannot be read as UTF-8 text: [Errno 2] No such file or "
+            "directory: 'nowhere.txt'",
+        ),
+        (
+            "--sentences few.txt --clips 2",
+            "sentence list few.txt has 1 sentences for test (half of the list), and "
+            "corpus.test_clips asks for 2: add sentences or lower it",
+        ),
+        (
+            "--sentences few.txt --languages en fr",
+            "--languages: a sentence list is in one language: name one",
+        ),
+        ("--genders femal", "--genders: Input should be 'female' or 'male', not 'femal'"),
+        ("--seed -1", "--seed: Input should be greater than or equal to 0, not -1"),
+    ],
+)
+@pytest.mark.parametrize("export", ["", " --export new"])
+def test_voices_asked_for_what_there_is_not(words, sentence, export, capsys, folder):
+    Path("empty.txt").write_text("# nothing\n\n")
+    Path("few.txt").write_text("open the door\nclose the door\n")
+    assert main(["voices", *words.split(), *export.split()]) == 1
+    assert capsys.readouterr() == ("", f"error: {sentence}\n")
+
+
+def test_voices_that_cannot_say_a_text(capsys):
+    # Digits in a script of their own: alphanumeric, and no sound.
+    Path("unheard.txt").write_text("\U0001d7d9\n\U0001d7da\n")
+    words = "--speakers 1 --clips 1 --sentences unheard.txt --export new"
+    assert main(["voices", *words.split()]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: en-000000 cannot say '")
+    assert err.endswith("': the synthesizer stays silent\n")
+
+
+def test_voices_without_the_synthesizer(capsys, monkeypatch):
+    from fedsim.speech.voices.synthesizer import _library
+
+    Path("voices.yaml").write_text(VOICES)
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    _library.cache_clear()
+    for words in (["voices"], ["voices", "--export", "new"], ["validate", "voices.yaml"]):
+        assert main(words) == 1
+        assert capsys.readouterr() == (
+            "",
+            "error: corpus kind 'voices' needs the speech synthesizer: "
+            "pip install 'fedsim-speech[voices]'\n",
+        )
+    assert not Path("new").exists()
+
+
+def test_validate_a_population(capsys, silent):
+    Path("voices.yaml").write_text(VOICES)
+    assert main(["validate", "voices.yaml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["en-000000", "2", "3", "30.0"]
+    assert lines[40].split()[0] == "en-000039"
+    assert lines[41:] == ["... and 10 clients more", "ok: voices: 50 clients, 1 method"]
+    few = "corpus.population={speakers: 2, languages: [en, fr, de]}"
+    assert main(["validate", "voices.yaml", "--set", few, "corpus.group_by=language"]) == 0
+    assert "this client will fail: client 'de' has no tuning clips" in capsys.readouterr().out
 
 
 def test_fedsim_alone_prints_help(capsys):
@@ -233,10 +425,11 @@ def test_fedsim_alone_prints_help(capsys):
 
 
 def test_help_and_version(capsys):
-    for words in (["--help"], ["run", "--help"], ["validate", "--help"], ["list", "--help"]):
+    for verb in ("run", "validate", "list", "voices", None):
         with pytest.raises(SystemExit) as caught:
-            main(words)
+            main([verb, "--help"] if verb else ["--help"])
         assert caught.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: fedsim {verb or '[-h]'}")
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0

@@ -188,7 +188,8 @@ def test_there_is_no_field_for_audio_or_text():
     Texts are names: of a client, a measure, a candidate, a calibrator; the only bytes are hashes
     that the server sends down. Upwards go the client's key (which the server knows and compares),
     whole numbers, and floats: one sensitivity a layer, two ends of a range a layer and candidate,
-    two ends of an interval a candidate.
+    two ends of an interval a candidate; in a study, and not otherwise (tests/test_run_matrix.py),
+    33 quantiles a layer.
     """
     every = [leaf for kind in KINDS for leaf in leaves(kind)]
     assert {(k, n) for k, n, hint in every if hint is str} == NAMES
@@ -199,6 +200,7 @@ def test_there_is_no_field_for_audio_or_text():
     assert {n for _, n, hint in upwards if hint is str} == {"client"}
     assert {(k, n) for k, n, hint in upwards if hint == tuple[float, ...]} == {
         (m.Summary, "sensitivity"),
+        (m.Summary, "quantiles"),
         (m.Receipt, "ranges"),
         (m.Scores, "low"),
         (m.Scores, "high"),
@@ -208,13 +210,14 @@ def test_there_is_no_field_for_audio_or_text():
 
 
 def test_field_bytes_by_hand():
-    assert m.field_bytes(m.SenseRequest("median")) == {"measure": 6}
+    assert m.field_bytes(m.SenseRequest("median")) == {"measure": 6, "quantiles": 1}
     assert m.field_bytes(replace(SUMMARY, client="zoë")) == {
         "client": 4,  # UTF-8
         "budget_bytes": 8,
         "bit_depths": 16,
         "clips": 8,
         "sensitivity": 16,
+        "quantiles": 0,
     }
     assert m.field_bytes(m.Receipt("ann", (), ())) == {"client": 3, "file_bytes": 0, "ranges": 0}
     one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64

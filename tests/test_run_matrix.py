@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import toys
 
@@ -16,6 +17,9 @@ from fedsim.results.ledger import Ledger
 from fedsim.run import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.scenario.matrix import expand
+from fedsim.speech.corpus import open_clients, read_utterance
+from fedsim.speech.models.base import tuning_batches
+from fedsim.study import load_study_model
 
 METHODS = [
     "fp32",
@@ -153,6 +157,7 @@ def test_clip_counts_add_up_to_the_rows(results):
         plans = {(p.client, p.method, p.tuned_on): p for p in ledger.plans()}
         sent = {(r.stage, r.field): r.bytes for r in ledger.all_releases() if r.direction == "up"}
     assert sent["evaluate", "clip_wrong"] > 0
+    assert sent["sense", "quantiles"] > 0
     rows = cells[0].result.rows
     assert len(plans) == len(rows)
     for row in rows:
@@ -168,8 +173,33 @@ def test_without_study_no_clip_counts_leave(scenario, tmp_path):
     with Ledger(result.folder.ledger) as ledger:
         assert all(p.wrong == () == p.of for p in ledger.plans())
         sent = {r.field: r.bytes for r in ledger.all_releases() if r.direction == "up"}
-        assert (sent["clip_wrong"], sent["clip_of"]) == (0, 0)
-        assert all(len(s.sensitivity) > 1 for s in ledger.sensed())
+        assert (sent["clip_wrong"], sent["clip_of"], sent["quantiles"]) == (0, 0, 0)
+        assert all(len(s.sensitivity) > 1 and s.quantiles == () for s in ledger.sensed())
+
+
+def test_the_distribution_of_each_layers_output(scenario, results):
+    """A study keeps 33 quantiles a layer: ascending, and their middle is what numpy finds."""
+    _, cells, _ = results
+    with Ledger(cells[0].result.folder.ledger) as ledger:
+        sensed = {s.client: np.reshape(s.quantiles, (-1, 33)) for s in ledger.sensed()}
+    assert set(sensed) == {row.client for row in cells[0].result.rows}
+    model = load_study_model(scenario)
+    clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
+    seen = []
+    for key, found in sensed.items():
+        assert found.shape == (len(model.layers), 33)
+        assert (np.diff(found) >= 0).all()
+        outputs = []
+        module = dict(model.module.named_modules())[model.layers[0].name]
+        hook = module.register_forward_hook(lambda m, a, out, kept=outputs: kept.append(out))
+        clips = [read_utterance(u) for u in clients[key].tuning]
+        for batch in tuning_batches(model, clips, None):
+            model.forward(batch)
+        hook.remove()
+        flat = np.concatenate([out.detach().numpy().ravel() for out in outputs])
+        np.testing.assert_allclose(found[0, [0, 16, 32]], np.quantile(flat, [0, 0.5, 1]), rtol=1e-6)
+        seen.append(found)
+    assert not np.array_equal(seen[0], seen[1])
 
 
 def replace_study(scenario):

@@ -336,7 +336,14 @@ def test_releases(run):
     }
     assert up["ann"] == up["cyd"]
     expected = {
-        "sense": {"client": 3, "budget_bytes": 8, "bit_depths": 24, "clips": 8, "sensitivity": 16},
+        "sense": {
+            "client": 3,
+            "budget_bytes": 8,
+            "bit_depths": 24,
+            "clips": 8,
+            "sensitivity": 16,
+            "quantiles": 0,
+        },
         "personalize": {"client": 3, "file_bytes": 8, "ranges": 0},
         "evaluate": {
             **dict.fromkeys(

@@ -99,15 +99,15 @@ def _rate(errors: Errors, task: str) -> float:
 _TEXTS = {
     "ctc": {
         "title": "bundled:ctc: English voice commands to letters",
-        "what": "A small wav2vec 2.0 (`Wav2Vec2ForCTC`) that writes down English commands to a home "
-        "assistant: lights, timers, music, numbers, names. A vocabulary of some 230 words, 26 "
+        "what": "A small wav2vec 2.0 (`Wav2Vec2ForCTC`) that writes down English commands to a "
+        "home assistant: lights, timers, music, numbers, names. A vocabulary of some 230 words, 26 "
         "letters out, greedy decoding, no language model.",
         "data": "40,000 synthetic sentences and 40,000 single words",
         "recipe": "Batches of 32. In the first 300 steps each frame of one-word clips is told its "
         "letter; then CTC loss, until step 1,200 every other batch with single words.",
         "score": "WER %",
-        "limits": "It was trained on synthetic speech only and knows the words of its grammar only: "
-        "do not use it to transcribe people. It is there to be quantized, quickly and offline.",
+        "limits": "It was trained on synthetic speech only and knows the words of its grammar only:"
+        " do not use it to transcribe people. It is there to be quantized, quickly and offline.",
     },
     "keywords": {
         "title": "bundled:keywords: the 35 words of Speech Commands",
@@ -172,7 +172,7 @@ def _card(
             "",
             "## Training",
             "",
-            f"{text['data']}, each of a speaker of its own (fedsim's corpus `voices`, speakers from "
+            f"{text['data']}, each of a speaker of its own (corpus `voices`, speakers from "
             'number 1,000,000 on, sentences whose role is "training"), spoken by eSpeak NG. '
             "Augmented with speed and pitch, equalization, echo, noise, telephone band and mu-law "
             f"codec. {text['recipe']} AdamW, {log[-1]['step']:,} steps, "

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Check a scenario without running it: every key and value, then open its corpus and list the clients
-with the number of their clips and their budgets. The last line begins with "ok" if all is well."""
+with the number of their clips and their budgets. With --deep also load the model and the clips of
+one client, and check that budgets, audio, texts or classes, and languages fit the model; nothing is
+quantized. The last line begins with "ok" if all is well."""
 
 
 _SHOWN = 40  # clients listed: more tell nobody anything
@@ -31,6 +33,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     add_scenario(validate, nargs="?")
+    validate.add_argument(
+        "--deep", action="store_true", help="also load the model and one client's clips"
+    )
     validate.add_argument(
         "--schema", action="store_true", help="print the JSON Schema of scenario files, for editors"
     )
@@ -69,6 +74,11 @@ def _validate(options: argparse.Namespace) -> int:
             require_clips(client, scenario.corpus)
         except FedsimError as error:
             print(f"this client will fail: {error}")
+    if options.deep:
+        from fedsim.preflight import preflight
+
+        for line in preflight(scenario, clients):
+            print(line, flush=True)
     counts = f"{count(len(clients), 'client')}, {count(len(scenario.methods), 'method')}"
     print(f"ok: {scenario.name}: {counts}")
     return 0

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 List the synthetic speakers of a population and the way each speaks. With --export, write their
-clips as 16 kHz WAV files with a metadata.csv: a folder that corpus kind "folder", and
-datasets.load_dataset("audiofolder", data_dir=DIR), can read. The clips are the test clips of a
+clips as 16 kHz WAV files with a metadata.csv: an AudioFolder, which corpus kind "folder" reads
+(and datasets.load_dataset("audiofolder", ...), where torchcodec is installed). The clips are the test clips of a
 scenario with the same population and seed."""
 
 
@@ -53,6 +53,8 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def _voices(options: argparse.Namespace) -> int:
+    if options.seed < 0:
+        raise FedsimError(f"--seed: Input should be greater than or equal to 0, not {options.seed}")
     corpus = _corpus(options)
 
     from fedsim.speech.voices.population import open_population
@@ -91,7 +93,9 @@ def _corpus(options: argparse.Namespace) -> CorpusSettings:
             }
         )
     except ValidationError as error:
-        raise FedsimError("\n".join(_sentence(e, people) for e in error.errors())) from None
+        # pydantic counts only the good items, and so calls a list of bad ones too short as well
+        mistakes = [e for e in error.errors() if e["type"] != "too_short"] or error.errors()
+        raise FedsimError("\n".join(_sentence(e, people) for e in mistakes)) from None
 
 
 def _sentence(mistake: ErrorDetails, people: Mapping[str, object]) -> str:

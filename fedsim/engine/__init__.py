@@ -6,8 +6,8 @@ Importing this package is cheap: Flower, Ray and torch are imported when an engi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from fedsim.engine.settings import EngineSettings
@@ -16,7 +16,7 @@ from fedsim.registry import Registry
 if TYPE_CHECKING:
     from fedsim.engine.grid import ClientGrid
 
-__all__ = ["ENGINES", "EngineSettings", "open_grid"]
+__all__ = ["ENGINES", "EngineSettings", "kept_running", "open_grid"]
 
 RunConfig = Mapping[str, str | int | float | bool]
 Engine = Callable[
@@ -46,6 +46,22 @@ def _ray(
     from fedsim.engine.ray_grid import open_ray
 
     return open_ray(app, clients, run_config, settings)
+
+
+@contextmanager
+def kept_running(engine_name: str, clients: int, settings: EngineSettings) -> Iterator[None]:
+    """Keep what an engine starts first (Ray itself) running over several grids, one after another.
+
+    Starting it takes seconds, which runs with many combinations of settings pay once.
+    """
+    if engine_name != "ray":
+        yield
+        return
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    from fedsim.engine.ray_cluster import connected
+
+    with connected(settings, clients):
+        yield
 
 
 def open_grid(

@@ -5,23 +5,34 @@ observed in the same pass. A layer keeps a jittered, evenly spread sample of its
 (one from each stretch of equal length), at most `CAPACITY` of them however much audio there is:
 memory is flat and the cost small against the forward. With fewer elements than that the statistics
 are exact.
+
+What replaces the median in the ablations is a measure too: other statistics of that sample, and the
+distances between a layer's output and what it answers with its own weight rounded
+(`quant/distances.py`). None is turned round: whatever its meaning, the layer where a measure is
+largest gives up its bit first under `descending`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
+from fedsim.quant.distances import TINY, Gauge, Pairs, Spectrum, Sums
+from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch, Quantizable, frame_axis
 from fedsim.quant.sample import Sample, masked_extremes, spread
 from fedsim.registry import Registry
 
 CAPACITY = 1 << 19
 """Elements that a layer keeps at most (float32: 2 MiB a layer)."""
+
+QUANTILES = tuple(np.linspace(0, 1, 33).tolist())
+"""Of a layer's output, where a study asks for its distribution."""
 
 Measure = Callable[["Observed"], float]
 MEASURES: Registry[Measure] = Registry("sensitivity")
@@ -30,11 +41,13 @@ MEASURES: Registry[Measure] = Registry("sensitivity")
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen of one layer's output: a sample (n,) float32, and the exact extremes."""
+    """What was seen of one layer's output: a sample (n,) float32, the exact extremes, and what a
+    rounded weight changes; of the last two only what the measure needs."""
 
     sample: np.ndarray
     low: float
     high: float
+    change: Gauge | None = None
 
 
 @MEASURES.register("median")
@@ -76,26 +89,107 @@ def variance(seen: Observed) -> float:
     return float(seen.sample.var(dtype=np.float64))
 
 
+@MEASURES.register("normality")
+def normality(seen: Observed) -> float:
+    """Distance of the output's distribution from a normal one (Lilliefors' statistic, 0 to 1).
+
+    sup_x |F(x) - Phi((x - m) / s)|: F the empirical distribution of the sample, m and s its mean
+    and standard deviation, Phi the standard normal distribution (H. W. Lilliefors, J. Am. Stat.
+    Assoc. 62, 1967). 0 is normal; it depends on neither scale nor offset, and unlike a test
+    statistic does not grow with the number of elements. A constant output is 1/2 away.
+    """
+    x = np.sort(seen.sample).astype(np.float64)
+    z = (x - x.mean()) / max(x.std(), TINY)
+    phi = torch.special.ndtr(torch.from_numpy(z)).numpy()
+    steps = np.arange(len(x) + 1) / len(x)
+    return float(max((steps[1:] - phi).max(), (phi - steps[:-1]).max()))
+
+
+@MEASURES.register("l1")
+def l1(seen: Observed) -> float:
+    """Mean |D|, D the change of the output by a weight of 4 bits.
+
+    sum |D| / (F N) over F frames of N channels, D = Y_q - Y (`quant/distances.py`). Exact, as are
+    l2, frobenius and spectral.
+    """
+    assert isinstance(seen.change, Sums)
+    return seen.change.l1()
+
+
+@MEASURES.register("l2")
+def l2(seen: Observed) -> float:
+    """Mean length of a frame of D, the change of the output by a weight of 4 bits.
+
+    sum_t ||D_t||_2 / F, D_t the row of frame t.
+    """
+    assert isinstance(seen.change, Sums)
+    return seen.change.l2()
+
+
+@MEASURES.register("frobenius")
+def frobenius(seen: Observed) -> float:
+    """Relative change of the output by a weight of 4 bits: ||D||_F / ||Y||_F, over all frames."""
+    assert isinstance(seen.change, Sums)
+    return seen.change.frobenius()
+
+
+@MEASURES.register("spectral")
+def spectral(seen: Observed) -> float:
+    """Relative change of the output by a weight of 4 bits: ||D||_2 / ||Y||_2, over all frames.
+
+    ||M||_2 is the largest singular value of the matrix (F, N), from its Gram matrix.
+    """
+    assert isinstance(seen.change, Spectrum)
+    return seen.change.ratio()
+
+
+@MEASURES.register("kl")
+def kullback_leibler(seen: Observed) -> float:
+    """KL divergence (nats) of the output's histogram with a weight of 4 bits from that in full.
+
+    KL(P || Q) = sum_i P_i ln(P_i / Q_i), P of Y and Q of Y_q: 64 bins over the exact range of Y,
+    half a count added to each (`Pairs.divergence`). From a sample of at most `CAPACITY` elements;
+    exact below.
+    """
+    assert isinstance(seen.change, Pairs)
+    return seen.change.divergence()
+
+
 NEEDS_EXTREMES = {"max", "abs-max"}
-"""Measures of the exact extremes, which cost a look at every element; others need the sample
-alone."""
+"""Measures of the exact extremes, which cost a look at every element."""
+NEEDS_CHANGE: dict[str, type[Gauge]] = {
+    "l1": Sums,
+    "l2": Sums,
+    "frobenius": Sums,
+    "spectral": Spectrum,
+    "kl": Pairs,
+}
+"""Measures of what a rounded weight changes -> what gathers it, at the cost of one more evaluation
+of each layer. Others need the sample alone."""
 
 
 class _Watcher:
     """Forward hooks on every layer; a context manager, so hooks never outlive an error."""
 
-    def __init__(self, model: Quantizable, capacity: int, extremes: bool) -> None:
+    def __init__(self, model: Quantizable, capacity: int, measure: str) -> None:
         modules = dict(model.module.named_modules())
         self.layers = {modules[layer.name]: layer for layer in model.layers}
         self.samples = {layer.name: Sample(capacity) for layer in model.layers}
         self.extremes: dict[str, tuple[float, float]] = {}
-        self.want_extremes = extremes
+        self.want_extremes = measure in NEEDS_EXTREMES
+        self.changes: dict[str, Gauge] = {}
+        if measure in NEEDS_CHANGE:
+            gauge = NEEDS_CHANGE[measure]
+            self.changes = {a.name: gauge(a.kind, m, capacity) for m, a in self.layers.items()}
         self.batch: Batch | None = None
         self.places: dict[tuple, torch.Tensor] = {}
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> _Watcher:
         self.handles = [m.register_forward_hook(self._see) for m in self.layers]
+        if self.changes:
+            hook = self._compare
+            self.handles += [m.register_forward_hook(hook, with_kwargs=True) for m in self.layers]
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -106,10 +200,19 @@ class _Watcher:
         self.batch = batch
         self.places = {}
 
+    def _frames(self, layer: Layer) -> torch.Tensor | None:
+        assert self.batch is not None
+        return self.batch.speech.get(layer.name, self.batch.frames_out.get(layer.name))
+
+    def _compare(
+        self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], out: torch.Tensor
+    ) -> None:
+        layer = self.layers[module]
+        self.changes[layer.name].see(args, kwargs, out, self._frames(layer))
+
     def _see(self, module: torch.nn.Module, args: tuple, out: torch.Tensor) -> None:
         layer = self.layers[module]
-        assert self.batch is not None
-        frames = self.batch.speech.get(layer.name, self.batch.frames_out.get(layer.name))
+        frames = self._frames(layer)
         conv = layer.kind == "conv1d"
         if self.want_extremes:
             low, high = masked_extremes(out, frames, frame_axis(layer.kind))
@@ -144,6 +247,34 @@ def _places(
     return clip * (per_frame * length) + local
 
 
+def _watch(model: Quantizable, batches: Iterable[Batch], capacity: int, measure: str) -> _Watcher:
+    """Return what every layer kept of one forward pass; each has seen something."""
+    with _Watcher(model, capacity, measure) as watcher:
+        for batch in batches:
+            watcher.start(batch)
+            model.forward(batch)
+    for name, kept in watcher.samples.items():
+        if not len(kept.values):
+            raise FedsimError(
+                f"layer {name!r} saw no audio: it is not part of the forward pass; add it to "
+                f"model.keep, or give at least one clip"
+            )
+    return watcher
+
+
+@torch.inference_mode()
+def quantiles(
+    model: Quantizable, batches: Iterable[Batch], *, capacity: int = CAPACITY
+) -> np.ndarray:
+    """Return the distribution of each layer's output: its `QUANTILES`, float64 (L, Q).
+
+    For histograms of a study (the paper's Fig. 2), in one forward pass as `sense`.
+    """
+    watcher = _watch(model, batches, capacity, "")
+    kept = [watcher.samples[layer.name].values for layer in model.layers]
+    return np.stack([np.quantile(values.astype(np.float64), QUANTILES) for values in kept])
+
+
 @torch.inference_mode()
 def sense(
     model: Quantizable,
@@ -158,23 +289,15 @@ def sense(
     pass never reaches, or that answers NaN, is a `FedsimError` that names it.
     """
     reduce = MEASURES[measure]
-    with _Watcher(model, capacity, measure in NEEDS_EXTREMES) as watcher:
-        for batch in batches:
-            watcher.start(batch)
-            model.forward(batch)
+    watcher = _watch(model, batches, capacity, measure)
     values = []
     for layer in model.layers:
         kept = watcher.samples[layer.name]
-        if not len(kept.values):
-            raise FedsimError(
-                f"layer {layer.name!r} saw no audio: it is not part of the forward pass; add it to "
-                f"model.keep, or give at least one clip"
-            )
         low, high = watcher.extremes.get(layer.name, (0.0, 0.0))
         # A median of the rest would look sound: one bad clip among good ones must not hide.
         # The sum is finite unless an element is not (or the elements near float32's end).
         if np.isfinite(kept.values.sum()):
-            value = reduce(Observed(kept.values, low, high))
+            value = reduce(Observed(kept.values, low, high, watcher.changes.get(layer.name)))
         else:
             value = float(kept.values[np.abs(kept.values).argmax()])
         if not np.isfinite(value):

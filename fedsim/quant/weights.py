@@ -62,6 +62,25 @@ def quantize_weight(weight: torch.Tensor, bits: int, granularity: str) -> Packed
 
     Raises `FedsimError` when the weight holds a NaN or an infinity.
     """
+    rounded, scales = _codes(weight, bits, granularity)
+    codes = rounded.to(torch.int32) + (1 << (bits - 1))
+    return PackedWeight(
+        tuple(weight.shape), bits, pack(codes.numpy(), bits), scales.numpy().astype("<f4")
+    )
+
+
+def round_weight(weight: torch.Tensor, bits: int, granularity: str) -> torch.Tensor:
+    """Return W' = S q of `weight`, float32: what unpacking its packed form would give, without
+    packing it.
+
+    Raises `FedsimError` when the weight holds a NaN or an infinity.
+    """
+    codes, scales = _codes(weight, bits, granularity)
+    return codes.mul_(scales.reshape(-1, *[1] * (weight.ndim - 1)))
+
+
+def _codes(weight: torch.Tensor, bits: int, granularity: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return q (float32, a new tensor of the weight's shape) and S (float32, (N,) or (1,))."""
     weight = weight.detach().float()
     top = GRANULARITIES[granularity](weight)
     if not bool(torch.isfinite(top).all()):
@@ -71,10 +90,7 @@ def quantize_weight(weight: torch.Tensor, bits: int, granularity: str) -> Packed
     # zero.
     scales = torch.where(top / limit > 0, top / limit, torch.ones_like(top))
     per_row = scales.reshape(-1, *[1] * (weight.ndim - 1))
-    codes = torch.clamp(torch.round(weight / per_row), -limit, limit).to(torch.int32) + (limit + 1)
-    return PackedWeight(
-        tuple(weight.shape), bits, pack(codes.numpy(), bits), scales.numpy().astype("<f4")
-    )
+    return torch.div(weight, per_row).round_().clamp_(-limit, limit), scales
 
 
 def dequantize_weight(packed: PackedWeight) -> torch.Tensor:

@@ -32,7 +32,8 @@ _SCHEMA = (
     "CREATE TABLE plans (client TEXT NOT NULL, method TEXT NOT NULL, tuned_on TEXT NOT NULL,"
     " bits BLOB NOT NULL, wrong BLOB NOT NULL, of BLOB NOT NULL,"
     " PRIMARY KEY (client, method, tuned_on)) WITHOUT ROWID",
-    "CREATE TABLE sensed (client TEXT PRIMARY KEY, sensitivity BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE sensed (client TEXT PRIMARY KEY, sensitivity BLOB NOT NULL,"
+    " quantiles BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE failures (client TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,"
     " PRIMARY KEY (client, stage, reason)) WITHOUT ROWID",
     "CREATE TABLE releases (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
@@ -134,8 +135,10 @@ class Ledger:
                 ],
             )
             if sensed is not None:
-                values = np.asarray(sensed.sensitivity, "<f8").tobytes()
-                db.execute("INSERT OR REPLACE INTO sensed VALUES (?, ?)", (client, values))
+                values = [
+                    np.asarray(v, "<f8").tobytes() for v in (sensed.sensitivity, sensed.quantiles)
+                ]
+                db.execute("INSERT OR REPLACE INTO sensed VALUES (?, ?, ?)", (client, *values))
             db.execute("INSERT OR REPLACE INTO clients (client) VALUES (?)", (client,))
 
     def fail_client(self, client: str, stage: str, reason: str) -> None:
@@ -181,8 +184,9 @@ class Ledger:
 
     def sensed(self) -> Iterator[Sensed]:
         """Yield what each client sensed, sorted by client."""
-        for client, values in self._read("SELECT client, sensitivity FROM sensed ORDER BY 1"):
-            yield Sensed(client, tuple(np.frombuffer(values, "<f8").tolist()))
+        query = "SELECT client, sensitivity, quantiles FROM sensed ORDER BY client"
+        for client, *values in self._read(query):
+            yield Sensed(client, *(tuple(np.frombuffer(v, "<f8").tolist()) for v in values))
 
     def failures(self) -> list[Failure]:
         """Return every failure, sorted by client and stage."""

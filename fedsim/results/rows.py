@@ -68,10 +68,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sensed:
-    """What one client said of its clips: one sensitivity a layer."""
+    """What one client said of its clips: one sensitivity a layer.
+
+    `quantiles` are those of every layer's output one after the other
+    (`fedsim.quant.sensitivity.QUANTILES` of each); empty unless the scenario says `study: true`.
+    """
 
     client: str
     sensitivity: tuple[float, ...]
+    quantiles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -132,7 +132,14 @@ def _about(path: Sequence[str | int]) -> str:
 
 def _literals(path: Sequence[str | int]) -> list[str]:
     field = _last_field(path)
-    return [str(name) for name in get_args(field.annotation)] if field else []
+    return _choices(field.annotation) if field else []
+
+
+def _choices(annotation: Any) -> list[str]:
+    """Return the words of the first Literal inside a type."""
+    if get_origin(annotation) is Literal:
+        return [str(name) for name in get_args(annotation)]
+    return next((found for part in get_args(annotation) if (found := _choices(part))), [])
 
 
 def _guess(spot: Spot, path: Sequence[str | int]) -> str:

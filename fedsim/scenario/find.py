@@ -19,8 +19,8 @@ def find_scenario(name_or_path: str | Path) -> Path:
     if path.is_file():
         return path
     known = _known_scenarios()
-    name = path.name.removesuffix(path.suffix) if path.suffix in _ENDINGS else path.name
-    if path.parent == Path() and name in known:
+    name = path.with_suffix("").as_posix() if path.suffix in _ENDINGS else path.as_posix()
+    if name in known:
         return known[name]
     if path.is_dir():
         raise FedsimError(f"{path}: this is a folder: name the YAML file in it")
@@ -35,11 +35,14 @@ def list_scenarios() -> list[tuple[str, str]]:
 
 
 def _known_scenarios() -> dict[str, Path]:
-    """Return name -> file. A file in the working folder hides one of ours with the same name."""
+    """Return name -> file, such as `quickstart` or `paper/gender`.
+
+    A file in the working folder hides one of ours with the same name.
+    """
     package = Path(__file__).parent.parent
     known: dict[str, Path] = {}
     for folder in (Path("scenarios"), package / "scenarios", package.parent / "scenarios"):
-        for path in sorted(folder.glob("*")):
+        for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
             if path.suffix in _ENDINGS and path.is_file():
-                known.setdefault(path.stem, path)
+                known.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
     return known

@@ -19,6 +19,7 @@ import numpy as np
 from fedsim.errors import AudioError, FedsimError, nearest
 from fedsim.registry import Registry
 from fedsim.speech.audio import clip_seconds, read_clip
+from fedsim.speech.speakers import fill_genders
 
 if TYPE_CHECKING:
     from fedsim.scenario.schema import ClientSettings, CorpusSettings
@@ -65,6 +66,9 @@ class Clients(Mapping[str, ClientData]):
             raise KeyError(key)
         return self._make(key)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 
@@ -91,7 +95,9 @@ def open_folder(corpus: CorpusSettings, seed: int) -> Clients:
 @CORPORA.register("hub")
 def open_hub(corpus: CorpusSettings, seed: int) -> Clients:
     """A data set that `datasets.load_dataset` finds: a hub id, or a folder of parquet files."""
-    return _grouped(_read_hub(corpus), corpus, seed)
+    from fedsim.speech.hub import read_hub
+
+    return _grouped(read_hub(corpus), corpus, seed)
 
 
 @CORPORA.register("voices")
@@ -134,48 +140,13 @@ def _read_folder(corpus: CorpusSettings) -> list[Utterance]:
     return utterances
 
 
-def _read_hub(corpus: CorpusSettings) -> list[Utterance]:
-    """Return every utterance of a data set, in its order."""
-    import datasets
-
-    datasets.utils.logging.disable_progress_bar()
-    try:
-        table = datasets.load_dataset(corpus.path, corpus.config, split=corpus.split)
-    except Exception as error:  # each data set script and builder raises its own
-        raise FedsimError(
-            f"data set {corpus.path!r} cannot be loaded: {str(error).strip().splitlines()[0]}; "
-            f"check corpus.path, corpus.config, corpus.split and the network"
-        ) from error
-    names = _columns(corpus, table.column_names, {}, f"data set {corpus.path!r}")
-    table = table.cast_column(names["audio"], datasets.Audio(decode=False))
-    values: dict[str, Sequence[Any]] = {}
-    for field in names.keys() - {"audio"}:
-        feature = table.features[names[field]]
-        values[field] = [_cell(feature, value) for value in table[names[field]]]
-    audio = table.select_columns([names["audio"]])
-    if names["audio"] != "audio":
-        audio = audio.rename_column(names["audio"], "audio")
-    return [
-        Utterance(f"{i:07d}", (audio, i), **{f: v[i] for f, v in values.items()})
-        for i in range(len(table))
-    ]
-
-
-def _cell(feature: Any, value: Any) -> str | None:
-    """Return a cell as text: a class by its name; None where there is no class (-1) or no text."""
-    if value is None:
-        return None
-    if hasattr(feature, "int2str"):
-        return feature.int2str(value) if value >= 0 else None
-    return str(value).strip() or None
-
-
 def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> Clients:
     """Return the clients of a scenario, by key in sorted order: groups of the corpus, each split.
 
-    `clients` has `select` (keys, or None for all) and `limit`. A client with too few clips keeps
-    what it has: `require_clips` says so when it takes part. Raises `FedsimError` for a corpus that
-    cannot be grouped, and for a selected client that it does not hold.
+    `clients` has `select` (keys, or None for all), `min_clips` and `limit`. A client with too few
+    clips keeps what it has: `require_clips` says so when it takes part. Raises `FedsimError` for a
+    corpus that cannot be grouped, for a selected client that it does not hold, and when nobody has
+    `min_clips`.
     """
     found = CORPORA[corpus.kind](corpus, seed)
     keys = list(found)
@@ -187,20 +158,37 @@ def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> 
                     f"{nearest(key, found)}"
                 )
         keys = sorted(clients.select)
+    if clients.min_clips:
+        keys = [k for k in keys if _clips(found[k]) >= clients.min_clips]
+        if not keys:
+            raise FedsimError(
+                f"no {corpus.group_by} has the {clients.min_clips} clips of clients.min_clips, of "
+                f"which corpus.tuning_clips and corpus.test_clips take "
+                f"{corpus.tuning_clips + corpus.test_clips} at most; lower clients.min_clips"
+            )
     return found.restrict(keys[: clients.limit])
+
+
+def _clips(client: ClientData) -> int:
+    return len(client.tuning) + len(client.test)
 
 
 def _grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> Clients:
     """Return one client for each value of what the corpus is grouped by."""
+    utterances = [u for u in utterances if u.text not in corpus.leave_out]
+    if corpus.speakers is not None:
+        utterances = fill_genders(utterances, corpus.speakers)
     groups: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         value = getattr(utterance, corpus.group_by)
         if value is not None:
             groups[value].append(utterance)
     if not groups:
+        listed = "give corpus.speakers, " if corpus.group_by == "gender" else ""
         raise FedsimError(
             f"corpus {corpus.path} names no {corpus.group_by} of any clip; add a column "
-            f"{corpus.group_by!r}, map one under corpus.columns, or choose another corpus.group_by"
+            f"{corpus.group_by!r}, map one under corpus.columns, {listed}or choose another "
+            f"corpus.group_by"
         )
     return Clients(sorted(groups), lambda key: _split(corpus, key, groups[key], seed))
 
@@ -232,7 +220,7 @@ def client_rng(seed: int, client: str, purpose: str) -> np.random.Generator:
 def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
     """Raise `FedsimError` when a client has no tuning clips, no test clips or a test clip no
     text."""
-    total = len(client.tuning) + len(client.test)
+    total = _clips(client)
     if not client.tuning or not client.test:
         which = "tuning" if not client.tuning else "test"
         raise FedsimError(

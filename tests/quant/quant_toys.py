@@ -112,6 +112,17 @@ class Tied(nn.Module):
         return self.head(torch.tanh(self.mid(self.table(x))))
 
 
+class Named(nn.Module):
+    """Calls its layer by keyword."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(input=x)
+
+
 def n_hooks(module: nn.Module) -> int:
     return sum(
         len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from math import erf
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from torch import nn
 
 from fedsim.errors import FedsimError
 from fedsim.quant.model import Batch
-from fedsim.quant.sensitivity import CAPACITY, MEASURES, sense
+from fedsim.quant.sensitivity import CAPACITY, MEASURES, NEEDS_CHANGE, sense
+
+
+def lilliefors(y: np.ndarray) -> float:
+    """Both sides of every step of the empirical distribution, against the error function."""
+    ranked = np.sort(y, axis=None)
+    upto, below = (np.searchsorted(ranked, ranked, s) / y.size for s in ("right", "left"))
+    phi = np.array([(1 + erf(z / 2**0.5)) / 2 for z in (ranked - y.mean()) / y.std()])
+    return max(np.abs(upto - phi).max(), np.abs(below - phi).max())
+
 
 EXACT = {
     "median": lambda y: np.median(np.abs(y)),
@@ -20,7 +30,9 @@ EXACT = {
     "abs-max": lambda y: np.max(np.abs(y)),
     "std": np.std,
     "var": np.var,
+    "normality": lilliefors,
 }
+"""Measures of the output alone; those of what a rounded weight changes: test_quant_distances.py."""
 LENGTHS = [61, 90, 47, 33, 80]
 
 
@@ -44,7 +56,7 @@ def exact(toy: Toy, batches: list[Batch], measure: str) -> list[float]:
 
 
 def test_every_measure_is_known():
-    assert MEASURES.names() == sorted(EXACT)
+    assert MEASURES.names() == sorted([*EXACT, *NEEDS_CHANGE])
     assert all(text.endswith(".") for text in MEASURES.describe().values())
 
 

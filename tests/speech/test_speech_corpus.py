@@ -19,12 +19,15 @@ from fedsim.scenario.schema import ClientSettings, CorpusSettings
 from fedsim.speech.corpus import (
     CORPORA,
     ClientData,
+    Clients,
     Utterance,
+    _read_folder,
     client_rng,
     open_clients,
     read_utterance,
     require_clips,
 )
+from fedsim.speech.hub import read_hub
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def settings(path, **options) -> CorpusSettings:
 
 def utterances(path, **options):
     corpus = settings(path, **options)
-    return CORPORA[corpus.kind](corpus)
+    return {"folder": _read_folder, "hub": read_hub}[corpus.kind](corpus)
 
 
 def clients(path, seed=0, select=None, limit=None, **options):
@@ -405,6 +408,35 @@ def test_an_unreadable_clip_of_a_data_set_is_named(unlabelled):
     found = utterances(unlabelled, kind="hub")
     with pytest.raises(AudioError, match=r"audio file 0000000 cannot be read"):
         read_utterance(found[0])
+
+
+def test_clients_are_made_when_they_are_asked_for():
+    made = []
+
+    def make(key):
+        made.append(key)
+        return ClientData(key, (), ())
+
+    found = Clients(["b", "a", "c"], make)
+    assert (list(found), len(found), made) == (["b", "a", "c"], 3, [])
+    assert (found["a"].key, made) == ("a", ["a"])
+    few = found.restrict(["c", "b"])
+    assert (list(few), len(few), made) == (["c", "b"], 2, ["a"])
+    assert [c.key for c in few.values()] == ["c", "b"]
+    for clients_of, missing in ((found, "d"), (few, "a")):
+        assert missing not in clients_of
+        with pytest.raises(KeyError):
+            clients_of[missing]
+    assert made == ["a", "c", "b"]
+
+
+def test_a_corpus_is_its_clients_in_sorted_order(folder):
+    """What a corpus of another package has to give as well: see `CORPORA`."""
+    root = folder(listing(["cyd", "ann", "bob"], 4))
+    found = CORPORA["folder"](settings(root, test_clips=2, tuning_clips=2), 3)
+    assert list(found) == ["ann", "bob", "cyd"]
+    assert found["bob"] == clients(root, seed=3, test_clips=2, tuning_clips=2)["bob"]
+    assert found["bob"] == found["bob"]
 
 
 def test_an_unknown_kind_of_corpus(tmp_path):

@@ -1,7 +1,8 @@
 """A population of speakers who do not exist: synthetic voices, as many as a study asks for.
 
 `speaker(language, number)` is who, `Take` is what was said and which time, and `render` is the
-clip: the same samples on any machine, in any process, whatever was rendered before.
+clip: the same samples in any process, whatever was rendered before. Another kind of processor may
+round a few samples to the next of the 16-bit steps; who speaks and what is said never differ.
 """
 
 from __future__ import annotations

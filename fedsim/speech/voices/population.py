@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,9 @@ def _identities(people: PopulationSettings) -> Iterator[tuple[str, int]]:
 def _number(people: PopulationSettings, i: int) -> int:
     """Return the number of speaker `i`, or of the pair it is taken from if one gender is asked."""
     place = i // len(people.languages)
-    return people.first + place * (1 if len(people.genders) == len(GENDERS) else 2)
+    if len(people.genders) == len(GENDERS):
+        return people.first + place
+    return people.first + people.first % 2 + 2 * place  # of each whole pair one
 
 
 def _gendered(people: PopulationSettings, language: str, number: int) -> int:
@@ -167,8 +169,14 @@ def _listed(path: Path, role: Role, n: int, rng: np.random.Generator, seed: int)
     return [half[i] for i in rng.permutation(len(half))[:n]]
 
 
-@cache
 def _halves(path: Path, seed: int) -> tuple[list[str], list[str]]:
+    changed = path.stat().st_mtime_ns if path.exists() else 0
+    return _split_list(path, changed, seed)
+
+
+@lru_cache(maxsize=4)
+def _split_list(path: Path, changed: int, seed: int) -> tuple[list[str], list[str]]:
+    """Return the two halves of a list; `changed` is its time, so that an edited list is read."""
     sentences = read_sentences(path)
     order = np.random.default_rng([seed, len(sentences)]).permutation(len(sentences))
     middle = len(sentences) // 2

@@ -18,12 +18,14 @@ import numpy as np
 import yaml
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.speech.scoring import normalize
 
 Role = Literal["training", "tuning", "test"]
 ROLES: tuple[Role, ...] = ("training",) * 6 + ("tuning",) * 2 + ("test",) * 2
 WORD_SECONDS = 1.0
 """A clip of one word lasts a second, as in Speech Commands."""
 _FOLDER = Path(__file__).with_name("sentences")
+_BRACKETS = re.compile(r"[()\[\]<>]")
 _SLOT = re.compile(r"\{(\w+)\}")
 _TRIES = 200
 
@@ -45,8 +47,8 @@ def grammar(language: str) -> Grammar:
     if not path.is_file():
         raise FedsimError(f"no voice speaks {language!r}: {nearest(language, languages())}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    parts = ({k: tuple(v) for k, v in content[p].items()} for p in ("slots", "topics"))
-    return Grammar(*parts, tuple(content.get("words", ())))
+    slots, topics = ({k: tuple(v) for k, v in content[p].items()} for p in ("slots", "topics"))
+    return Grammar(slots, topics, tuple(content.get("words", ())))
 
 
 WORDS = grammar("en").words
@@ -101,19 +103,24 @@ def _fill(template: str, spoken: Grammar, rng: np.random.Generator) -> str:
 
 
 def read_sentences(path: Path) -> list[str]:
-    """Return the distinct sentences of a text file, one a line; blank lines and `#` lines are left
-    out.
+    """Return the sentences of a text file, one a line; blank lines and `#` lines are left out.
+
+    Of lines that differ in capitals and punctuation only, which sound alike, the first is kept.
 
     Raises `FedsimError` when it cannot be read or holds nothing that could be spoken.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FedsimError(f"sentence list {path} cannot be read as UTF-8 text: {error}") from error
-    texts = [line.strip() for line in lines]
-    spoken = [t for t in texts if not t.startswith("#") and any(c.isalnum() for c in t)]
+    # Scoring leaves out what stands in brackets; without them it is a text like any other.
+    texts = [" ".join(_BRACKETS.sub(" ", line).split()) for line in lines]
+    spoken = [t for t in texts if not t.startswith("#") and any(c.isalnum() for c in normalize(t))]
     if not spoken:
         raise FedsimError(
             f"sentence list {path} holds no text that could be spoken; write one sentence a line"
         )
-    return list(dict.fromkeys(spoken))
+    heard: dict[str, str] = {}
+    for text in spoken:
+        heard.setdefault(normalize(text), text)
+    return list(heard.values())

@@ -1,0 +1,217 @@
+"""What rounding a layer's own weight changes in its output, gathered while the clips pass.
+
+Y (F, N) is a layer's output at the F frames that count, Y_q what it answers to the very same input
+when its weight is rounded to `BITS` bits, one scale per output channel; D = Y_q - Y. Biases,
+activations and all other layers stay in full precision, so Y_q costs one more evaluation of the
+layer, in the pass that gives Y. A rounded weight lives as long as one call of its layer.
+
+A class here gathers of one layer what one kind of measure needs; memory does not grow with the
+audio. Every clip is taken by itself, in float64 where sums run over frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedsim.quant.model import frame_axis
+from fedsim.quant.sample import Sample, spread
+from fedsim.quant.weights import round_weight
+
+BITS = 4
+"""Depth to which a layer's weight is rounded. It is a probe, the same for every budget."""
+GRANULARITY = "per_channel"
+BINS = 64
+"""Bins of the histograms that `Pairs.divergence` compares."""
+TINY = 1e-30
+"""What a ratio is divided by at least."""
+
+
+def rounded_weight(module: nn.Module) -> torch.Tensor:
+    """Return the weight of `module` as Y_q has it."""
+    assert isinstance(module.weight, torch.Tensor)
+    return round_weight(module.weight, BITS, GRANULARITY)
+
+
+def rounded_output(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    """Return Y_q: what `module` answers with its weight rounded; its hooks are not called."""
+    # An attribute of the instance is found before a parameter or buffer of that name.
+    vars(module)["weight"] = rounded_weight(module)
+    try:
+        return module.forward(*args, **kwargs)
+    finally:
+        del vars(module)["weight"]
+
+
+def clip_rows(kind: str, x: torch.Tensor, frames: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """Yield of each clip the frames that count (n, channels); what has no frames is one clip."""
+    if x.ndim != 3:
+        yield x.reshape(-1, x.shape[-1])
+        return
+    if frame_axis(kind) == 2:
+        x = x.transpose(1, 2)
+    counts = [x.shape[1]] * len(x) if frames is None else frames.tolist()
+    for clip, n in zip(x, counts, strict=True):
+        if n:
+            yield clip[:n]
+
+
+class Gauge:
+    """Gathers of one layer what a kind of measure needs."""
+
+    def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
+        self.kind, self.module, self.capacity = kind, module, capacity
+
+    def see(
+        self, args: tuple, kwargs: dict[str, Any], out: torch.Tensor, frames: torch.Tensor | None
+    ) -> None:
+        """Take in one call of the layer; of each clip the first `frames` count (None: all)."""
+        answer = rounded_output(self.module, args, kwargs)
+        both = zip(
+            clip_rows(self.kind, out, frames), clip_rows(self.kind, answer, frames), strict=True
+        )
+        for y, y_q in both:
+            self.add(y, y_q)
+
+    def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
+        """Take in the frames (n, N) of one clip."""
+        raise NotImplementedError
+
+
+class Sums(Gauge):
+    """Sums over all elements and frames: exact."""
+
+    def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
+        super().__init__(kind, module, capacity)
+        self.elements = self.frames = 0
+        self.absolute = self.lengths = self.squares = self.squares_of_y = 0.0
+
+    def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
+        """Take in the frames (n, N) of one clip."""
+        d = y_q - y
+        lengths = torch.linalg.vector_norm(d, dim=1).double()
+        self.elements += d.numel()
+        self.frames += len(d)
+        self.absolute += float(d.abs().sum(dtype=torch.float64))
+        self.lengths += float(lengths.sum())
+        self.squares += float(lengths.square().sum())
+        self.squares_of_y += float(torch.linalg.vector_norm(y, dim=1).double().square().sum())
+
+    def l1(self) -> float:
+        """Return sum |D| / (F N)."""
+        return self.absolute / self.elements
+
+    def l2(self) -> float:
+        """Return sum_t ||D_t||_2 / F."""
+        return self.lengths / self.frames
+
+    def frobenius(self) -> float:
+        """Return ||D||_F / ||Y||_F."""
+        return (self.squares / max(self.squares_of_y, TINY)) ** 0.5
+
+
+class Spectrum(Gauge):
+    """Gram matrices, from which the largest singular values of D and Y follow: exact.
+
+    Either D^T D and Y^T Y (N x N), or, for a linear layer where it is smaller, X^T X of its input
+    X (F, K), to which a one is appended for the bias. D = X (W_q - W)^T and Y = X W^T are matrix
+    products, so that one matrix serves both, and Y_q is not computed: a vocabulary head of 51,865
+    outputs and 512 inputs keeps 512 x 512 numbers (float32). Of a linear layer no more is kept than
+    about twice the bytes of its weight, of a convolution or a table 8 N^2 bytes.
+    """
+
+    def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
+        super().__init__(kind, module, capacity)
+        self.grams: list[torch.Tensor] = []
+        self.from_input = False
+        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+            width = module.in_features + (module.bias is not None)
+            self.from_input = width**2 <= 2 * module.out_features**2
+
+    def see(
+        self, args: tuple, kwargs: dict[str, Any], out: torch.Tensor, frames: torch.Tensor | None
+    ) -> None:
+        """Take in one call of the layer; of each clip the first `frames` count (None: all)."""
+        if not self.from_input:
+            super().see(args, kwargs, out, frames)
+            return
+        x = args[0] if args else kwargs["input"]
+        for rows in clip_rows(self.kind, x, frames):
+            self._gather(rows if self.module.bias is None else F.pad(rows, (0, 1), value=1.0))
+
+    def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
+        """Take in the frames (n, N) of one clip."""
+        self._gather(y, y_q - y)
+
+    def _gather(self, *matrices: torch.Tensor) -> None:
+        if not self.grams:
+            self.grams = [m.new_zeros(m.shape[1], m.shape[1]) for m in matrices]
+        for gram, m in zip(self.grams, matrices, strict=True):
+            gram.addmm_(m.T, m)
+
+    def ratio(self) -> float:
+        """Return s(D) / s(Y), s the largest singular value."""
+        if not all(bool(torch.isfinite(gram.sum())) for gram in self.grams):
+            return float("nan")
+        if self.from_input:
+            bias, weight = self.module.bias, self.module.weight
+            assert isinstance(weight, torch.Tensor)
+            d = rounded_weight(self.module) - weight
+            y = weight
+            if isinstance(bias, torch.Tensor):
+                d, y = F.pad(d, (0, 1)), torch.cat([y, bias[:, None]], dim=1)
+            values, vectors = torch.linalg.eigh(self.grams[0].double())
+            root = vectors * values.clamp_min(0).sqrt()  # root root^T = X^T X
+            of_y, of_d = (root.T @ (m.T @ m).double() @ root for m in (y, d))
+        else:
+            of_y, of_d = (gram.double() for gram in self.grams)
+        top_y, top_d = (max(float(torch.linalg.eigvalsh(m)[-1]), 0.0) for m in (of_y, of_d))
+        return (top_d / max(top_y, TINY)) ** 0.5
+
+
+class Pairs(Gauge):
+    """An evenly spread sample of elements of Y, those of Y_q at the same places, and the exact
+    extremes of Y."""
+
+    def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
+        super().__init__(kind, module, capacity)
+        self.y, self.y_q = Sample(capacity), Sample(capacity)
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
+        """Take in the frames (n, N) of one clip."""
+        low, high = (float(end) for end in torch.aminmax(y))
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)  # NaN stays
+        for sample, values in ((self.y, y), (self.y_q, y_q)):
+            keep = sample.room_for(values.numel())
+            places = torch.from_numpy(spread(values.numel(), keep))
+            sample.add(values.reshape(-1).index_select(0, places).numpy())
+
+    def divergence(self) -> float:
+        """Return KL(P || Q) in nats, P and Q the histograms of Y and Y_q.
+
+        `BINS` centres lie evenly from the least to the greatest element of Y; what of Y_q lies
+        outside counts at the nearest end. An element is shared between the two centres beside it,
+        in proportion to its nearness, so that the last digit of a value never moves it from bin to
+        bin. With counts c of n elements a bin has the probability (c + 1/2) / (n + BINS/2). Where P
+        and Q are alike, chance alone makes them diverge by some 10/n to 25/n.
+        """
+        p, q = self._histogram(self.y.values), self._histogram(self.y_q.values)
+        return float((p * np.log(p / q)).sum())
+
+    def _histogram(self, values: np.ndarray) -> np.ndarray:
+        span = self.high - self.low
+        if not (np.isfinite(span) and np.isfinite(values.sum())):
+            return np.full(BINS, np.nan)
+        at = (values.astype(np.float64) - self.low) * ((BINS - 1) / max(span, TINY))
+        np.clip(at, 0, BINS - 1, out=at)
+        left = np.minimum(at.astype(np.int64), BINS - 2)
+        right_share = at - left
+        counts = np.bincount(left, 1 - right_share, BINS)
+        counts += np.bincount(left + 1, right_share, BINS)
+        return (counts + 0.5) / (len(values) + 0.5 * BINS)

@@ -1,0 +1,25 @@
+"""Figures: each function takes a table, as `fedsim.report.tables` makes it, and returns a chart.
+
+Colours are told apart by colour-blind readers, marks and dashes without any colour.
+"""
+
+from fedsim.report.figures.curves import error_by_setting, error_by_size
+from fedsim.report.figures.layers import (
+    activations_by_group,
+    bits_by_layer,
+    gain_by_seconds,
+    sensitivity_by_layer,
+)
+from fedsim.report.figures.people import error_by_client, error_by_method, transfer
+
+__all__ = [
+    "activations_by_group",
+    "bits_by_layer",
+    "error_by_client",
+    "error_by_method",
+    "error_by_setting",
+    "error_by_size",
+    "gain_by_seconds",
+    "sensitivity_by_layer",
+    "transfer",
+]

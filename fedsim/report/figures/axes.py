@@ -1,0 +1,73 @@
+"""What the axes and tips of several figures have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from fedsim.report.lines import Kind
+from fedsim.report.tables import Table
+
+_LOG_ABOVE = 150  # a WER of so many percent, with others far below it, needs a logarithmic axis
+_TIPS = {
+    "line": ("line:N", "method"),
+    "test": ("test:N", "tested on"),
+    "tuned": ("tuned:N", "tuned on"),
+    "mb": ("mb:Q", "MB"),
+    "bits": ("bits:Q", "mean bits"),
+    "x": ("x:Q", "value"),
+    "rate": ("rate:Q", "%"),
+    "low": ("low:Q", "from %"),
+    "high": ("high:Q", "to %"),
+    "clients": ("clients:Q", "clients"),
+    "change": ("change:Q", "against own, points"),
+    "q25": ("q25:Q", "lower quarter %"),
+    "median": ("median:Q", "median %"),
+    "q75": ("q75:Q", "upper quarter %"),
+}
+
+
+def rate_title(kind: Kind) -> str:
+    """Return the title of an axis of rates."""
+    return "word error rate (WER), %" if kind == "WER" else "accuracy, % of clips"
+
+
+def what(kind: Kind) -> str:
+    """Return what is measured, as the first words of a title."""
+    return "Word errors" if kind == "WER" else "Accuracy"
+
+
+def rate_look(table: Table, kind: Kind) -> dict[str, Any]:
+    """Return title, scale and axis of rates, which show small ones beside huge ones.
+
+    A word error rate may exceed 100 % many times: the scale is then logarithmic.
+    """
+    rates = [row["rate"] for row in table]
+    least = min((rate for rate in rates if rate > 0), default=0.0)
+    if not max(rates) > _LOG_ABOVE or not max(rates) > 5 * least > 0:
+        return {
+            "title": rate_title(kind),
+            "scale": alt.Scale(zero=False, nice=True),
+            "axis": alt.Axis(tickCount=6),
+        }
+    most = max(row.get("high") or row["rate"] for row in table)
+    marks = [m * 10**k for k in range(-1, 5) for m in (1, 2, 5)]
+    return {
+        "title": f"{rate_title(kind)} (logarithmic)",
+        "scale": alt.Scale(type="log", domain=[least / 2, most], nice=False, clamp=True),
+        "axis": alt.Axis(values=[m for m in marks if least / 2 <= m <= most], format="~g"),
+    }
+
+
+def name_axis(limit: int = 320) -> alt.Axis:
+    """Return an axis of names, each at most so many pixels long."""
+    return alt.Axis(labelLimit=limit, ticks=False, domain=False, labelPadding=8)
+
+
+def tips_of(*columns: str) -> list[alt.Tooltip]:
+    """Return what a mark says under the pointer."""
+    return [
+        alt.Tooltip(field, title=title, format=".4~g" if field.endswith("Q") else "")
+        for field, title in (_TIPS[column] for column in columns)
+    ]

@@ -1,0 +1,123 @@
+"""Rates side by side: of methods, of clients, and of models tuned on each other's clips."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from fedsim.report.figures.axes import name_axis, rate_look, tips_of, what
+from fedsim.report.lines import Kind
+from fedsim.report.style import GREY, WIDTH, AnyChart, data, finished, names_of
+from fedsim.report.tables import NO_CALIBRATION, Table
+
+_SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+~g')"
+
+
+def error_by_method(table: Table, kind: Kind) -> AnyChart:
+    """Draw one rate a line, as a point with its interval.
+
+    Args:
+        table: columns line, rate, low, high; see `tables.method_rows`.
+        kind: what the rate is.
+    """
+    y = alt.Y("line:N", sort=None, title=None, axis=name_axis())
+    base = alt.Chart(data(table)).encode(y=y)
+    known = base.transform_filter("isValid(datum.low)")
+    low = alt.X("low:Q", **rate_look(table, kind))
+    chart = alt.layer(
+        known.mark_rule(strokeWidth=2, color=GREY).encode(x=low, x2="high:Q"),
+        base.mark_point(filled=True, size=80, opacity=1, color="#0072B2").encode(
+            x=alt.X("rate:Q"), tooltip=tips_of("line", "rate", "low", "high")
+        ),
+    ).properties(width=WIDTH, height=26 * len(names_of(table)))
+    return finished(chart, f"{what(kind)} of each method", "Lines: 95 % interval.")
+
+
+def error_by_client(table: Table, kind: Kind) -> AnyChart:
+    """Draw how clients spread: a circle for each rate, its area the number of clients that have it.
+
+    Args:
+        table: columns line, rate, clients, q25, median, q75; see `tables.client_rates`.
+        kind: what the rate is.
+    """
+    y = alt.Y("line:N", sort=None, title=None, axis=name_axis())
+    base = alt.Chart(data(table)).encode(y=y)
+    once = base.transform_aggregate(groupby=["line", "q25", "median", "q75"])
+    most = max((row["clients"] for row in table), default=1)
+    area = alt.Scale(domain=[0, most], range=[0, min(600, 60 * most)])
+    chart = alt.layer(
+        once.mark_bar(color=GREY, opacity=0.25, height=16).encode(
+            x=alt.X("q25:Q", **rate_look(table, kind)),
+            x2="q75:Q",
+        ),
+        base.mark_circle(color="#0072B2", opacity=0.55, stroke="#0072B2").encode(
+            x="rate:Q",
+            size=alt.Size("clients:Q", scale=area, legend=None),
+            tooltip=tips_of("line", "rate", "clients"),
+        ),
+        once.mark_tick(color="#D55E00", thickness=3, size=22).encode(
+            x="median:Q", tooltip=tips_of("line", "q25", "median", "q75")
+        ),
+    ).properties(width=WIDTH, height=34 * len(names_of(table)))
+    return finished(
+        chart,
+        "How clients differ",
+        "A circle: clients with this rate, more clients a larger one. Bar: the middle half of the"
+        " clients. Tick: the median.",
+    )
+
+
+def transfer(table: Table, kind: Kind, method: str) -> AnyChart:
+    """Draw the matrix of who tested a model against whose clips it was tuned on.
+
+    Args:
+        table: columns test, tuned, rate, low, high, change; see `tables.transfer_matrix`.
+        kind: what the rate is.
+        method: how the models were made.
+    """
+    people = sorted({row["test"] for row in table})
+    columns = sorted({row["tuned"] for row in table} - {NO_CALIBRATION})
+    columns += [NO_CALIBRATION] * any(row["tuned"] == NO_CALIBRATION for row in table)
+    most = max((abs(r["change"] or 0) for r in table if r["tuned"] != NO_CALIBRATION), default=0)
+    most = most or 1.0
+    worse_first = kind == "accuracy"  # orange is worse than the client's own model
+    scale = alt.Scale(
+        domain=[-most, 0, most],
+        range=["#E08214", "#F7F7F7", "#5AA3D0"]
+        if worse_first
+        else ["#5AA3D0", "#F7F7F7", "#E08214"],
+        clamp=True,
+    )
+    base = alt.Chart(data(table)).encode(
+        x=alt.X(
+            "tuned:N",
+            sort=columns,
+            title="tuned on the clips of",
+            scale=alt.Scale(paddingInner=0.04, paddingOuter=0.02),
+            axis=alt.Axis(orient="top", labelAngle=-40, labelLimit=110, ticks=False, domain=False),
+        ),
+        y=alt.Y(
+            "test:N",
+            sort=people,
+            title="tested on",
+            scale=alt.Scale(paddingInner=0.06, paddingOuter=0.03),
+            axis=name_axis(130),
+        ),
+    )
+    title = f"{'WER' if kind == 'WER' else 'Accuracy'} against the client's own model, points"
+    cells = base.mark_rect().encode(
+        color=alt.Color("change:Q", scale=scale, legend=alt.Legend(title=title, labelExpr=_SIGNED)),
+        tooltip=tips_of("test", "tuned", "rate", "low", "high", "change"),
+    )
+    own = base.transform_filter("datum.test === datum.tuned").mark_rect(
+        fill=None, stroke="#666", strokeWidth=2
+    )
+    numbers = base.mark_text(fontSize=12, color="#111").encode(
+        text=alt.Text("rate:Q", format=".1f")
+    )
+    width = max(WIDTH, 52 * len(columns))
+    return finished(
+        alt.layer(cells, own, numbers).properties(width=width, height=34 * len(people)),
+        f"Whose clips a model is tuned on, and who uses it ({method})",
+        f"Numbers: {'WER' if kind == 'WER' else 'accuracy'} in %. Framed: tuned on own clips."
+        " Orange is worse than that, blue better.",
+    )

@@ -1,0 +1,112 @@
+"""Which figures a report shows: those that its data make worth a look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim.report import figures, layertables, tables
+from fedsim.report.lines import Kind, kind_of, lines_of
+from fedsim.report.runs import BUDGET, TUNING_CLIPS, Part
+from fedsim.report.style import AnyChart
+
+_MANY_CLIENTS = 8  # from here on, their spread is worth a figure of its own
+_MOST_LINES = 40
+_MOST_IN_MATRIX = 30
+_MOST_MATRICES = 4
+_CELL = 56  # pixels that a number in a matrix needs
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its file name, what its title cannot say, and how narrow it may get."""
+
+    name: str
+    chart: AnyChart
+    note: str = ""
+    min_width: int = 0
+    """In pixels; a reader with less scrolls the figure."""
+
+
+def figures_of(parts: Sequence[Part]) -> list[Figure]:
+    """Return the figures for all parts; what differs in kind, words or clips, is drawn apart."""
+    found: list[Figure] = []
+    of_kind: dict[Kind, list[Part]] = {}
+    for part in parts:
+        if part.rows:
+            of_kind.setdefault(kind_of(part.rows), []).append(part)
+    for kind, group in of_kind.items():
+        suffix = f"_{kind.lower()}" if len(of_kind) > 1 else ""
+        found += [
+            Figure(figure.name + suffix, figure.chart, figure.note, figure.min_width)
+            for figure in [*_rates(group, kind), *_transfers(group, kind), *_costs(group)]
+        ]
+    return [*found, *_layers([part for part in parts if part.rows])]
+
+
+def _rates(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
+    sizes = tables.size_points(parts)
+    swept = len({row["budget"] for row in sizes if not row["full"]}) > 1
+    if swept:
+        mixed = any(len({row.budget_bytes for row in part.rows}) > 1 for part in parts)
+        note = "Clients have different budgets: each point is another group of clients."
+        yield Figure("error_by_size", figures.error_by_size(sizes, kind), note if mixed else "")
+    clips = {part.settings.get(TUNING_CLIPS) for part in parts}
+    if len(clips) > 1 and None not in clips:
+        points = tables.setting_points(parts, TUNING_CLIPS)
+        title = "number of unlabelled tuning clips"
+        yield Figure("error_by_clips", figures.error_by_setting(points, kind, title))
+    lines = [line for part in parts for line in lines_of(part)]
+    others = {key for part in parts for key in part.settings} - {BUDGET, TUNING_CLIPS}
+    if 1 < len(lines) <= _MOST_LINES and (len(parts) == 1 or others):
+        table = tables.method_rows(parts)
+        yield Figure("error_by_method", figures.error_by_method(table, kind), "", _room(table))
+    if len(lines) <= _MOST_LINES and any(len(part.clients) >= _MANY_CLIENTS for part in parts):
+        table = tables.client_rates(parts)
+        yield Figure("error_by_client", figures.error_by_client(table, kind), "", _room(table))
+
+
+def _room(table: tables.Table) -> int:
+    """Return the pixels that the names of lines need, and something to see beside them."""
+    return 6 * max(len(row["line"]) for row in table) + 200
+
+
+def _transfers(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
+    number = 0
+    for part in parts:
+        if len(part.clients) > _MOST_IN_MATRIX:
+            continue
+        for method in dict.fromkeys(line.method for line in lines_of(part)):
+            table = tables.transfer_matrix(part, method)
+            if table and number < _MOST_MATRICES:
+                number += 1
+                chart = figures.transfer(table, kind, method)
+                columns = len({row["tuned"] for row in table})
+                note = f"Settings: {part.label}." if part.settings else ""
+                yield Figure(f"transfer_{number}", chart, note, 150 + _CELL * columns)
+
+
+def _costs(parts: Sequence[Part]) -> Iterator[Figure]:
+    """Yield what calibrations cost, if timing.json says how long each takes a client."""
+    seconds: Any = next((s for p in parts if (s := p.timing.get("calibration_seconds"))), {})
+    table = tables.calibration_costs(parts, seconds)
+    if table:
+        yield Figure("gain_by_seconds", figures.gain_by_seconds(table))
+
+
+def _layers(parts: Sequence[Part]) -> Iterator[Figure]:
+    method, depths = layertables.bits_table(parts)
+    if depths:
+        models = sum(1 for row in depths if row["layer"] == 1)
+        note = f"An even choice of {models} models." if models == layertables.MOST_MODELS else ""
+        yield Figure("bits_by_layer", figures.bits_by_layer(depths, method), note, 480)
+    sensed = layertables.sensitivity_table(parts)
+    if sensed:
+        measures = {part.scenario.quantization.sensitivity for part in parts if part.sensed}
+        chart = figures.sensitivity_by_layer(sensed, ", ".join(sorted(measures)))
+        yield Figure("sensitivity_by_layer", chart, "", 480)
+    shown, spread = layertables.activation_quantiles(parts)
+    if spread:
+        note = "Some layers, evenly from input to output."
+        yield Figure("activations", figures.activations_by_group(spread, shown), note)

@@ -1,0 +1,251 @@
+"""The tables of the HTML report: heads, and cells that know how they sort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim.report.findings import Compared, points
+from fedsim.report.lines import (
+    MB,
+    Kind,
+    Line,
+    Rate,
+    kinds_of,
+    measure,
+    number,
+    size_digits,
+    source_of,
+    span,
+)
+from fedsim.report.runs import RUN, Part, Run, differences, heading, plain_value
+from fedsim.results.rows import Row
+from fedsim.scenario.schema import FULL_PRECISION
+
+MOST_ROWS = 1_000
+"""Lines of the table by client; all of them are in results.parquet."""
+_INTERVAL = "95 % interval"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what it shows, and the number that it sorts by, or None to sort by the text."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class HtmlTable:
+    """Heads, whether each column holds numbers, and rows of cells."""
+
+    heads: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def results_table(lines: Sequence[Line]) -> HtmlTable:
+    """Return one row a line: the table that a run prints, with intervals."""
+    keys = setting_keys(line.part for line in lines)
+    kinds = kinds_of(lines)
+    heads = [*map(heading, keys), "method", "tuned on", "model MB", "mean bits"]
+    heads += [*_rate_heads(kinds), "clients"]
+    digits = _digits(lines)
+    return _table(
+        heads,
+        [
+            [
+                *_settings(line.part, keys),
+                Cell(line.method),
+                Cell(line.source),
+                Cell(span(line.megabytes, digits), max(line.megabytes)),
+                Cell(span(line.mean_bits, 2), max(line.mean_bits)),
+                *_rate_cells(line.rate, kinds),
+                _clients_cell(line),
+            ]
+            for line in lines
+        ],
+    )
+
+
+def clients_table(lines: Sequence[Line]) -> HtmlTable:
+    """Return one row a client, method and source, `MOST_ROWS` at most."""
+    keys = setting_keys(line.part for line in lines)
+    kinds = kinds_of(lines)
+    heads = [*map(heading, keys), "client", "budget MB", "method", "tuned on", "model MB"]
+    heads += ["mean bits", *_rate_heads(kinds), "errors", "of"]
+    digits = _digits(lines)
+    rows = [(line.part, row) for line in lines for row in line.rows]
+    rows.sort(key=lambda found: (found[1].client, found[0].label))
+    return _table(
+        heads,
+        [
+            [
+                *_settings(part, keys),
+                Cell(row.client),
+                _number(row.budget_bytes / MB, digits),
+                Cell(row.method),
+                Cell("own" if source_of(row) == "own" else row.tuned_on),
+                _number(row.file_bytes / MB, digits),
+                _number(row.mean_bits, 2),
+                *_rate_cells(measure(part, [row]), kinds),
+                *_counts(row),
+            ]
+            for part, row in rows[:MOST_ROWS]
+        ],
+    )
+
+
+def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
+    """Return one row a comparison: the difference, its interval and the verdict."""
+    several = any(c.settings for c in compared)
+    heads = [*(["settings"] if several else []), "first", "second", "difference, points"]
+    heads += [_INTERVAL, "the first is", "more clips"]
+    rows = []
+    for c in compared:
+        low, high, more = c.result.low, c.result.high, c.result.more_clips
+        known = low == low  # NaN: one clip has no interval
+        rows.append(
+            [
+                *([Cell(c.settings)] if several else []),
+                *map(Cell, c.names()),
+                Cell(points(c.result.difference), c.result.difference),
+                Cell(f"[{points(low)}, {points(high)}]" if known else "-", low if known else None),
+                Cell(c.result.verdict),
+                Cell("-" if more is None else f"{float(f'{more:.1e}'):,.0f}", float(more or 0)),
+            ]
+        )
+    return _table(heads, rows)
+
+
+def fleet_table(parts: Sequence[Part]) -> HtmlTable:
+    """Return one row a client of each run: its budgets, the sizes of its models, its test clips."""
+    of_client: dict[tuple[str, str], list[Row]] = {}
+    failed = set()
+    for part in parts:
+        run = str(part.settings.get(RUN, ""))
+        for failure in part.failures:
+            failed.add((run, failure.client))
+            of_client.setdefault((run, failure.client), [])
+        for row in part.rows:
+            of_client.setdefault((run, row.client), []).append(row)
+    several = any(run for run, _ in of_client)
+    rows = []
+    for (run, client), found in sorted(of_client.items()):
+        small = [row.file_bytes / MB for row in found if row.allocation != FULL_PRECISION]
+        budgets = [row.budget_bytes / MB for row in found]
+        digits = size_digits(small)
+        state = "failed" if not found else "in part" if (run, client) in failed else "finished"
+        cells = [Cell(client), _span(budgets, digits), _span(small, digits)]
+        cells += [_span([float(row.clips) for row in found], 0), Cell(state)]
+        rows.append([Cell(run), *cells] if several else cells)
+    heads = ["client", "budget MB", "compressed model MB", "test clips", "state"]
+    return _table([RUN, *heads] if several else heads, rows)
+
+
+def releases_table(parts: Sequence[Part]) -> HtmlTable:
+    """Return one row for each thing that left devices: how many devices, and how many bytes."""
+    sizes: dict[tuple[str, str], list[int]] = {}
+    clients: dict[tuple[str, str], set[str]] = {}
+    for part in parts:
+        for release in part.releases:
+            if release.direction == "up" and release.bytes:
+                key = (release.stage, release.field)
+                sizes.setdefault(key, []).append(release.bytes)
+                clients.setdefault(key, set()).add(release.client)
+    heads = ["what", "when", "clients", "bytes each time", "bytes in all"]
+    return _table(
+        heads,
+        [
+            [
+                Cell(field.replace("_", " ")),
+                Cell(stage),
+                Cell(f"{len(clients[stage, field]):,}", len(clients[stage, field])),
+                Cell(_bytes_span(found), max(found)),
+                Cell(f"{sum(found):,}", sum(found)),
+            ]
+            for (stage, field), found in sizes.items()
+        ],
+    )
+
+
+def differences_table(runs: Sequence[Run]) -> HtmlTable:
+    """Return one row for each setting in which runs differ."""
+    found = {k: v for k, v in differences(runs).items() if k not in ("name", "description")}
+    rows = [[Cell(key), *(Cell(_setting(v)) for v in values)] for key, values in found.items()]
+    return _table(["setting", *(run.name for run in runs)], rows)
+
+
+def setting_keys(parts: Iterable[Part]) -> list[str]:
+    """Return the settings that tell parts from each other, in order."""
+    return list(dict.fromkeys(key for part in parts for key in part.settings))
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> HtmlTable:
+    numeric = tuple(
+        any(row[i].value is not None for row in rows)
+        and all(row[i].value is not None or row[i].text in ("-", "") for row in rows)
+        for i in range(len(heads))
+    )
+    return HtmlTable(tuple(heads), numeric, tuple(tuple(row) for row in rows))
+
+
+def _rate_heads(kinds: Sequence[Kind]) -> list[str]:
+    return [head for kind in kinds for head in (f"{kind} %", _INTERVAL)]
+
+
+def _rate_cells(rate: Rate, kinds: Sequence[Kind]) -> list[Cell]:
+    cells: list[Cell] = []
+    for kind in kinds:
+        if kind != rate.kind:
+            cells += [Cell("-"), Cell("-")]
+        else:
+            cells += [_number(rate.value), Cell(rate.interval().strip() or "-", rate.low)]
+    return cells
+
+
+def _settings(part: Part, keys: Sequence[str]) -> list[Cell]:
+    values = [part.settings.get(key) for key in keys]
+    return [
+        Cell(plain_value(v), v if isinstance(v, int | float) else None)
+        if v is not None
+        else Cell("-")
+        for v in values
+    ]
+
+
+def _clients_cell(line: Line) -> Cell:
+    done, every = len({row.client for row in line.rows}), len(line.part.clients)
+    return Cell(f"{done:,}" if done == every else f"{done:,} of {every:,}", done)
+
+
+def _counts(row: Row) -> list[Cell]:
+    if row.words is not None:
+        wrong, of = row.errors or 0, row.words
+    else:
+        wrong, of = row.clips - (row.correct or 0), row.clips
+    return [Cell(f"{wrong:,}", wrong), Cell(f"{of:,}", of)]
+
+
+def _number(value: float | None, digits: int = 1) -> Cell:
+    return Cell(number(value, digits), value)
+
+
+def _span(values: Sequence[float], digits: int = 1) -> Cell:
+    return Cell(span(values, digits), max(values)) if values else Cell("-")
+
+
+def _digits(lines: Iterable[Line]) -> int:
+    return size_digits(
+        x for line in lines if line.allocation != FULL_PRECISION for x in line.megabytes
+    )
+
+
+def _bytes_span(values: Sequence[int]) -> str:
+    least, most = f"{min(values):,}", f"{max(values):,}"
+    return least if least == most else f"{least}–{most}"
+
+
+def _setting(value: Any) -> str:
+    return plain_value(value) or "-"

@@ -1,0 +1,208 @@
+"""The HTML report: one file that holds its data, its figures and the scripts that draw them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedsim.errors import FedsimError
+from fedsim.report import htmltables
+from fedsim.report.findings import Compared, answers, comparisons, headline
+from fedsim.report.gallery import Figure, figures_of
+from fedsim.report.lines import MB, Line, kinds_of, lines_of, size_digits, span
+from fedsim.report.runs import Part, Run, read_runs
+from fedsim.report.style import save
+from fedsim.scenario.schema import FULL_PRECISION
+
+_HERE = Path(__file__).parent
+_BY_CHANCE = 10  # so many comparisons or more need a word on chance
+_OPEN_ROWS = 30  # longer tables are folded
+_WORDS = {
+    "fp32": "the full-precision model, for comparison",
+    "uniform": "every layer has the same number of bits",
+    "myqasr": "layers give up bits by what they say of the user's clips, until the model fits",
+    "shuffled": "as many bits as myqasr gives, but to random layers",
+    "reversed": "myqasr's order of layers, turned round",
+    "linear": "bits in proportion to what each layer says of the user's clips",
+    "none": "activation ranges from noise: no clip of any user is used",
+    "minmax": "activation ranges as wide as the clips need",
+    "cosine": "activation ranges that keep each layer's output in its direction",
+    "hessian": "activation ranges that change the model's answer least",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written: the report, and the files of its figures if they were asked for."""
+
+    path: Path
+    figures: tuple[Path, ...]
+    gaps: tuple[str, ...]
+    """What is missing of the runs; empty if all finished."""
+
+
+def write_report(
+    paths: Sequence[Path], out: Path | None = None, figures: Path | None = None
+) -> Report:
+    """Write the report of one or more run folders.
+
+    Args:
+        paths: run folders; several are reported side by side.
+        out: the file; None is `report.html` in the run folder, or here if there are several.
+        figures: a folder for each figure as HTML, SVG and PNG, or None.
+
+    Raises:
+        FedsimError: if a folder is no run folder, nothing finished, or a file cannot be written.
+    """
+    runs = read_runs(paths)
+    drawn = figures_of([part for run in runs for part in run.parts])
+    file = out or (runs[0].path if len(runs) == 1 else Path()) / "report.html"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(render(runs, drawn), encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FedsimError(f"{file}: the report cannot be written here: {reason}") from error
+    saved = [path for f in drawn for path in save(f.chart, figures / f.name)] if figures else []
+    return Report(file, tuple(saved), tuple(gap for _, gap in _gaps(runs)))
+
+
+def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
+    """Return the report as HTML. The same runs give the same text."""
+    import vl_convert
+
+    bundle: Any = (
+        vl_convert.javascript_bundle
+    )  # its stub asks for an argument that it can go without
+    parts = [part for run in runs for part in run.parts]
+    lines = [line for part in parts for line in lines_of(part)]
+    compared = [found for part in parts for found in comparisons(lines_of(part))]
+    page = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html")
+    clients = htmltables.clients_table(lines)
+    fleet = htmltables.fleet_table(parts)
+    return page.render(
+        title=" and ".join(dict.fromkeys(run.name for run in runs)),
+        asked=[(run.name, run.scenario.description.strip()) for run in runs],
+        gaps=_gaps(runs),
+        facts=_facts(runs, lines),
+        headline=[sentence for run in runs for sentence in _headline(run, len(runs) > 1)],
+        answers=answers(compared),
+        notes=_notes(parts, compared),
+        figures=[_embedded(figure) for figure in figures],
+        results=htmltables.results_table(lines),
+        clients=clients,
+        all_rows=sum(len(part.rows) for part in parts),
+        compared=htmltables.comparisons_table(compared),
+        fleet=fleet,
+        open_rows=_OPEN_ROWS,
+        failures=[(part.label, f) for part in parts for f in part.failures],
+        releases=htmltables.releases_table(parts),
+        differences=htmltables.differences_table(runs) if len(runs) > 1 else None,
+        words=_words(lines),
+        runs=[(run, _commands(run), _versions(run)) for run in runs],
+        css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        js=Markup((_HERE / "report.js").read_text(encoding="utf-8")),
+        vega=Markup(bundle()),
+    )
+
+
+def _gaps(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    several = len(runs) > 1
+    return [(run.name if several else "", gap) for run in runs for gap in run.gaps]
+
+
+def _headline(run: Run, named: bool) -> list[str]:
+    lines = [line for part in run.parts for line in lines_of(part)]
+    said = [s for kind in kinds_of(lines) for s in headline(_of_kind(lines, kind))]
+    return [f"{run.name}: {sentence}" for sentence in said] if named else said
+
+
+def _facts(runs: Sequence[Run], lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Return a few numbers with their names, for the eye."""
+    parts = [part for run in runs for part in run.parts]
+    rows = [row for line in lines for row in line.rows]
+    clients = [float(len({c for part in run.parts for c in part.clients})) for run in runs]
+    full = [x for line in lines if line.allocation == FULL_PRECISION for x in line.megabytes]
+    small = [x for line in lines if line.allocation != FULL_PRECISION for x in line.megabytes]
+    facts = [("clients", span(clients, 0))]
+    budgets = [row.budget_bytes / MB for row in rows]
+    for name, sizes in (("budgets", budgets), ("full precision", full), ("compressed", small)):
+        if sizes:
+            facts.append((f"{name}, MB", span(sizes, size_digits(sizes))))
+    facts.append(("test clips a client", span([float(row.clips) for row in rows], 0)))
+    seconds = sum(float(part.timing.get("seconds", 0)) for part in parts)
+    if seconds:
+        facts.append(("time it took", _duration(seconds)))
+    return facts
+
+
+def _notes(parts: Sequence[Part], compared: Sequence[Compared]) -> list[str]:
+    notes = []
+    if not all(any(plan.of for plan in part.plans) for part in parts if part.rows):
+        notes.append(
+            "The clients kept no counts of single clips, so intervals are known for each client"
+            " only, and methods are not compared. For both, say study: true in the scenario and"
+            " run it again."
+        )
+    if len(compared) >= _BY_CHANCE:
+        chance = len(compared) / 20
+        notes.append(
+            f"There are {len(compared)} comparisons. Even if no two models differed, about"
+            f" {chance:.0f} of so many would look different by chance."
+        )
+    return notes
+
+
+def _embedded(figure: Figure) -> dict[str, Any]:
+    """Return a figure for the page: its title as text, its width that of its place."""
+    spec = figure.chart.to_dict()
+    title = spec.pop("title")
+    if "width" in spec:
+        spec["width"] = "container"
+        spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    return {
+        "name": figure.name,
+        "title": title["text"],
+        "reading": " ".join(filter(None, (title.get("subtitle", ""), figure.note))),
+        "spec": spec,
+        "min_width": figure.min_width,
+    }
+
+
+def _commands(run: Run) -> list[str]:
+    places = {"run": run.path / "scenario.yaml", "report": run.path}
+    return [f"fedsim {verb} {shlex.quote(str(place))}" for verb, place in places.items()]
+
+
+def _versions(run: Run) -> dict[str, str]:
+    return dict(next((part.versions for part in run.parts if part.versions), {}))
+
+
+def _words(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Return the words of the method names that the report can explain."""
+    used = {word for line in lines for word in (line.allocation, line.calibration)}
+    return [(word, meaning) for word, meaning in _WORDS.items() if word in used]
+
+
+def _of_kind(lines: Sequence[Line], kind: str) -> list[Line]:
+    return [line for line in lines if line.rate.kind == kind]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

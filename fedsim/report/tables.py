@@ -1,0 +1,197 @@
+"""The data of the figures: plain tables, made from parts, that say what each mark stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedsim.report.lines import MB, NOBODY, OWN, lines_of, measure, source_of
+from fedsim.report.runs import BUDGET, RUN, Part, settings_label
+from fedsim.results.rows import Row
+from fedsim.scenario.schema import FULL_PRECISION
+
+Table = list[dict[str, Any]]
+"""Rows of one figure: column -> text, number or None."""
+
+NO_CALIBRATION = "no calibration"
+_COVERED = 0.6  # share of a tune-by-test matrix that must be there
+
+
+def size_points(parts: Sequence[Part]) -> Table:
+    """Return one row for each budget of each line: mean model MB, mean bits, rate and interval.
+
+    In a sweep the points of a line are the same clients at several budgets; in a mixed fleet they
+    are different clients.
+    """
+    made: Table = []
+    for part, rest in _besides(parts, BUDGET):
+        for line in lines_of(part):
+            for rows in _by_budget(line.rows).values():
+                rate = measure(part, rows)
+                if rate.value is None:
+                    continue
+                made.append(
+                    {
+                        "line": joined(rest, line.name),
+                        "full": line.allocation == FULL_PRECISION,
+                        "budget": round(rows[0].budget_bytes / MB, 4),
+                        "mb": round(float(np.mean([r.file_bytes for r in rows])) / MB, 4),
+                        "bits": round(float(np.mean([r.mean_bits for r in rows])), 4),
+                        "clients": len({row.client for row in rows}),
+                        **_rate(rate),
+                    }
+                )
+    return made
+
+
+def setting_points(parts: Sequence[Part], key: str) -> Table:
+    """Return one row for each line and each value of a setting that is a number."""
+    return [
+        {
+            "line": joined(rest, line.name),
+            "full": line.allocation == FULL_PRECISION,
+            "x": part.settings[key],
+            **_rate(line.rate),
+        }
+        for part, rest in _besides(parts, key)
+        for line in lines_of(part)
+        if line.rate.value is not None
+    ]
+
+
+def method_rows(parts: Sequence[Part]) -> Table:
+    """Return one row for each line: its rate and interval."""
+    return [
+        {"line": joined(part.label, line.name), **_rate(line.rate)}
+        for part in parts
+        for line in lines_of(part)
+        if line.rate.value is not None
+    ]
+
+
+def transfer_matrix(part: Part, method: str) -> Table:
+    """Return one row for each client that tested a model and each client it was tuned on.
+
+    `change` is the rate less that of the client's own model. The column `no calibration` holds the
+    model that was tuned on nobody's clips, or else the method's own plan without calibration.
+    Empty unless most pairs were tested.
+    """
+    rows = [row for row in part.rows if row.method == method and source_of(row) != NOBODY]
+    people = sorted({r.client for r in rows} | {r.tuned_on for r in rows})
+    if len(people) < 2 or len(rows) < _COVERED * len(people) ** 2:
+        return []
+    own = {row.client: measure(part, [row]).value for row in rows if source_of(row) == OWN}
+    return [
+        _matrix_cell(part, row, column, own.get(row.client))
+        for row, column in [
+            *((row, row.tuned_on) for row in rows),
+            *((row, NO_CALIBRATION) for row in _uncalibrated(part, method)),
+        ]
+    ]
+
+
+def client_rates(parts: Sequence[Part]) -> Table:
+    """Return, for each line, how many clients have which rate, and the quartiles of the clients."""
+    made: Table = []
+    for part in parts:
+        for line in lines_of(part):
+            of_client: dict[str, list[Row]] = {}
+            for row in line.rows:
+                of_client.setdefault(row.client, []).append(row)
+            rates = [_value(rows) for rows in of_client.values()]
+            known = [round(rate, 2) for rate in rates if rate is not None]
+            if not known:
+                continue
+            low, middle, high = (round(float(q), 4) for q in np.quantile(known, [0.25, 0.5, 0.75]))
+            made += [
+                {
+                    "line": joined(part.label, line.name),
+                    "rate": rate,
+                    "clients": known.count(rate),
+                    "q25": low,
+                    "median": middle,
+                    "q75": high,
+                }
+                for rate in sorted(set(known))
+            ]
+    return made
+
+
+def calibration_costs(parts: Sequence[Part], seconds: Mapping[str, float]) -> Table:
+    """Return what each calibration costs and gains against `none`, for the same allocation.
+
+    Args:
+        parts: the results.
+        seconds: of a client, by calibration.
+    """
+    made: Table = []
+    for part in parts:
+        lines = [line for line in lines_of(part) if line.source in (OWN, NOBODY)]
+        base = {x.allocation: x.rate.value for x in lines if x.calibration == "none"}
+        for line in lines:
+            before, after = base.get(line.allocation), line.rate.value
+            if line.calibration in seconds and before is not None and after is not None:
+                gain = before - after if line.rate.kind == "WER" else after - before
+                made.append(
+                    {
+                        "line": joined(part.label, line.allocation),
+                        "calibration": line.calibration,
+                        "seconds": seconds[line.calibration],
+                        "gain": round(gain, 4),
+                    }
+                )
+    return made
+
+
+def _rate(rate: Any) -> dict[str, float | None]:
+    values = {"rate": rate.value, "low": rate.low, "high": rate.high}
+    return {k: None if v is None else round(v, 4) for k, v in values.items()}
+
+
+def _value(rows: Sequence[Row]) -> float | None:
+    """Return the rate of rows without its interval, in percent."""
+    words, errors = sum(r.words or 0 for r in rows), sum(r.errors or 0 for r in rows)
+    if words:
+        return 100 * errors / words
+    counted = [r for r in rows if r.correct is not None and r.clips]
+    clips = sum(r.clips for r in counted)
+    return 100 * sum(r.correct or 0 for r in counted) / clips if clips else None
+
+
+def _besides(parts: Sequence[Part], key: str) -> Iterable[tuple[Part, str]]:
+    """Yield each part with its settings in words, but for `key` and what then tells nothing."""
+    rest = [{k: v for k, v in part.settings.items() if k not in (key, RUN)} for part in parts]
+    places = [(str(part.settings.get(key)), str(r)) for part, r in zip(parts, rest, strict=True)]
+    if len(set(places)) < len(places):  # two runs with the same settings
+        rest = [{k: v for k, v in part.settings.items() if k != key} for part in parts]
+    for part, settings in zip(parts, rest, strict=True):
+        yield part, settings_label(settings)
+
+
+def _by_budget(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    found: dict[int, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.budget_bytes):
+        found.setdefault(row.budget_bytes, []).append(row)
+    return found
+
+
+def joined(*words: str) -> str:
+    """Return words with dots between, those that say nothing left out."""
+    return " · ".join(word for word in words if word)
+
+
+def _matrix_cell(part: Part, row: Row, column: str, own: float | None) -> dict[str, Any]:
+    rate = measure(part, [row])
+    change = None if rate.value is None or own is None else round(rate.value - own, 4)
+    return {"test": row.client, "tuned": column, **_rate(rate), "change": change}
+
+
+def _uncalibrated(part: Part, method: str) -> list[Row]:
+    nobody = [r for r in part.rows if r.tuned_on == NOBODY and r.method != FULL_PRECISION]
+    if nobody:
+        chosen = min((r.method for r in nobody), key=lambda m: (not m.startswith("uniform"), m))
+        return [row for row in nobody if row.method == chosen]
+    name = f"{method.rsplit('/', 1)[0]}/none"
+    return [r for r in part.rows if r.method == name != method and source_of(r) == OWN]

@@ -1,0 +1,92 @@
+"""Who speaks: the gender of each speaker, from a file beside a corpus that does not say it.
+
+A CSV file has the columns speaker and gender. LibriSpeech's own SPEAKERS.TXT, which lies in each of
+its archives (openslr.org/12), is read as it is: lines of `ID | SEX | SUBSET | MINUTES | NAME`, and
+comments that begin with a semicolon.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fedsim.errors import FedsimError
+
+if TYPE_CHECKING:
+    from fedsim.speech.corpus import Utterance
+
+COLUMNS = ("speaker", "gender")
+_WORDS = {"f": "female", "m": "male"}
+
+
+def fill_genders(utterances: Sequence[Utterance], path: str) -> list[Utterance]:
+    """Return the utterances, those of unknown gender with the one that the file has for the
+    speaker.
+
+    Raises `FedsimError` when the file cannot be read, when no utterance names its speaker, and for
+    a speaker that it does not list.
+    """
+    known = read_genders(path)
+    if utterances and all(u.speaker is None for u in utterances):
+        raise FedsimError(
+            "corpus.speakers lists speakers, but the corpus names none: map its column of speakers "
+            "under corpus.columns.speaker"
+        )
+    filled = []
+    for u in utterances:
+        if u.gender is None and u.speaker is not None:
+            if u.speaker not in known:
+                raise FedsimError(
+                    f"{path} lists no speaker {u.speaker!r}, who speaks in the corpus; add a line, "
+                    f"or give the whole list as corpus.speakers"
+                )
+            u = replace(u, gender=known[u.speaker])
+        filled.append(u)
+    return filled
+
+
+def read_genders(path: str) -> dict[str, str]:
+    """Return speaker -> gender ("female" and "male" also where the file says F and M)."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        raise FedsimError(f"corpus.speakers: there is no file {path}: check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FedsimError(f"corpus.speakers: {path} cannot be read as UTF-8: {error}") from error
+    first = next((line for line in lines if line.strip() and not line.startswith(";")), "")
+    pairs = _piped(lines, path) if "|" in first else _table(lines, path)
+    genders: dict[str, str] = {}
+    for line, speaker, word in pairs:
+        gender = _WORDS.get(word.lower(), word.lower())
+        if not speaker or not gender:
+            raise FedsimError(f"{path}:{line}: the line has no {COLUMNS[bool(speaker)]}")
+        if genders.setdefault(speaker, gender) != gender:
+            raise FedsimError(
+                f"{path}:{line}: speaker {speaker!r} is {gender} here and {genders[speaker]} above"
+            )
+    return genders
+
+
+def _piped(lines: Iterable[str], path: str) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith(";"):
+            continue
+        speaker, *rest = (part.strip() for part in line.split("|"))
+        if not rest:
+            raise FedsimError(f"{path}:{number}: {line!r} is no line of ID | SEX | SUBSET")
+        yield number, speaker, rest[0]
+
+
+def _table(lines: Iterable[str], path: str) -> Iterator[tuple[int, str, str]]:
+    reader = csv.DictReader(lines)
+    found = list(reader.fieldnames or ())
+    if not set(COLUMNS) <= set(found):
+        raise FedsimError(
+            f"{path} has the columns {', '.join(found) or 'none'}; expected {', '.join(COLUMNS)}"
+        )
+    for row in reader:
+        speaker, gender = ((row[column] or "").strip() for column in COLUMNS)
+        yield reader.line_num, speaker, gender

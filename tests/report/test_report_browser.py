@@ -1,0 +1,124 @@
+"""The report in a real browser: no errors, no network, all figures, tables that sort."""
+
+import json
+import shutil
+
+import pytest
+from report_toys import clips_study, model, scenario, words_study, write_matrix, write_run
+
+from fedsim.report.page import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver")
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+DRAWN = "return [...document.querySelectorAll('.chart')].map(c => !!c.querySelector('svg'))"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Reports with every figure that a report draws, by name."""
+    home = tmp_path_factory.mktemp("reports")
+    cells = [(30.0, words_study(30.0, 29.5, worse=2)), (40.0, words_study())]
+    sweep = write_matrix(home / "sweep", "clients.budget_mb", cells)
+    studies = [(2, words_study(worse=2)), (8, words_study())]
+    clips = write_matrix(home / "clips", "corpus.tuning_clips", studies)
+    many = [model(f"client {i}", "uniform/none", "-", [i % 2, 1, 0]) for i in range(12)]
+    said = scenario("a_very_long_name_" * 5, description="<b>words</b> " * 30)
+    wide = write_run(home / "wide", [*clips_study(), *many], said=said)
+    quantiles = tuple(float(i) for i in range(4 * 33))
+    layers = write_run(home / "layers", words_study(), quantiles=quantiles)
+    made = {"sweep": [sweep], "clips": [clips], "wide": [wide], "several": [sweep, wide]}
+    made["layers"] = [layers]
+    return {
+        name: write_report(paths, home / f"{name}.html").path.as_uri()
+        for name, paths in made.items()
+    }
+
+
+def open_page(browser, address, width=1280, scheme="light"):
+    """Open a page at a width and wait for its figures."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get_log("browser"), browser.get_log("performance")
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(address)
+    WebDriverWait(browser, 60).until(lambda b: all(b.execute_script(DRAWN)))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["sweep", "clips", "wide", "several", "layers"])
+def test_a_report_is_drawn_whole_and_fits(browser, reports, name, width):
+    open_page(browser, reports[name], width)
+    drawn = browser.execute_script(DRAWN)
+    expected = {"sweep": 5, "clips": 5, "wide": 5, "several": 9, "layers": 5}
+    assert len(drawn) == expected[name]
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    nothing = "return [...document.querySelectorAll('.chart svg')].filter(s => s.clientWidth < 200)"
+    assert browser.execute_script(nothing) == []
+    assert "NaN" not in browser.execute_script("return document.querySelector('main').innerHTML")
+
+
+def test_a_report_asks_the_network_for_nothing(browser, reports):
+    open_page(browser, reports["sweep"])
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        e["params"]["request"]["url"] for e in events if e["method"].endswith("requestWillBeSent")
+    ]
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_figures_follow_the_colours_of_the_page(browser, reports):
+    for scheme, paper in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(23, 24, 27)")):
+        open_page(browser, reports["sweep"], scheme=scheme)
+        back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert back == paper
+        label = "return document.querySelector('.chart .role-axis-label text').getAttribute('fill')"
+        assert browser.execute_script(label) == {"light": "#5c5f66", "dark": "#a3a7b0"}[scheme]
+
+
+def test_a_click_on_a_head_sorts(browser, reports):
+    open_page(browser, reports["sweep"])
+    table = browser.find_element("css selector", "#results table")
+    heads = table.find_elements("css selector", "th")
+
+    def column(i):
+        return [row.find_elements("css selector", "td")[i].text for row in rows()]
+
+    def rows():
+        return table.find_elements("css selector", "tbody tr")
+
+    at = [head.text for head in heads].index("WER %")
+    before = [float(x) for x in column(at)]
+    assert before != sorted(before)
+    heads[at].find_element("css selector", "button").click()
+    assert [float(x) for x in column(at)] == sorted(before)
+    assert heads[at].get_attribute("aria-sort") == "ascending"
+    heads[at].find_element("css selector", "button").click()
+    assert [float(x) for x in column(at)] == sorted(before, reverse=True)
+    assert heads[at].get_attribute("aria-sort") == "descending"
+    heads[1].find_element("css selector", "button").click()
+    assert column(1) == sorted(column(1))
+    assert heads[at].get_attribute("aria-sort") == "none"

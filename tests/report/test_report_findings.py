@@ -1,0 +1,137 @@
+"""What a report says was found: verdicts, intervals, and nothing where nothing is known."""
+
+from report_toys import clips_study, model, words_study, write_matrix, write_run
+
+from fedsim.report import findings
+from fedsim.report.findings import CALIBRATION, COST, LAYERS, ORDER, OWN_CLIPS
+from fedsim.report.lines import Rate, lines_of, size_digits, span
+from fedsim.report.runs import read_runs
+
+
+def lines_in(path):
+    return [line for run in read_runs([path]) for part in run.parts for line in lines_of(part)]
+
+
+def compared_in(path):
+    return findings.comparisons(lines_in(path))
+
+
+def asked(compared):
+    return {(c.question, *c.names()): c for c in compared}
+
+
+def test_questions_and_verdicts_of_word_errors(tmp_path):
+    found = asked(compared_in(write_run(tmp_path / "run", words_study())))
+    assert list(found) == [
+        (OWN_CLIPS, "myqasr/cosine", "myqasr/cosine, others' clips"),
+        (LAYERS, "myqasr/cosine", "uniform/cosine"),
+        (COST, "myqasr/cosine", "full precision"),
+    ]
+    layers = found[LAYERS, "myqasr/cosine", "uniform/cosine"].result
+    assert (layers.difference, layers.verdict) == (-0.4, "better")
+    own = found[OWN_CLIPS, "myqasr/cosine", "myqasr/cosine, others' clips"]
+    assert own.result.difference == 0
+    assert own.sentence().startswith(
+        "myqasr/cosine tuned on own clips and myqasr/cosine tuned on others' clips cannot be told"
+    )
+
+
+def test_a_greater_accuracy_is_a_positive_difference(tmp_path):
+    found = asked(compared_in(write_run(tmp_path / "run", clips_study())))
+    own = found[OWN_CLIPS, "myqasr/cosine", "myqasr/cosine, others' clips"].result
+    # 10 of 12 clips right with own models; 16 of 24 with those of the two others.
+    assert round(own.difference, 4) == round(10 / 12 - 16 / 24, 4)
+    assert own.low <= own.difference <= own.high
+
+
+def test_controls_and_calibrations(tmp_path):
+    models = [
+        model("a", method, "-" if method == "uniform/none" else "a", counts, [10] * 4)
+        for method, counts in {
+            "myqasr/minmax": [4, 4, 4, 4],
+            "myqasr/cosine": [2, 2, 2, 2],
+            "shuffled/cosine": [8, 8, 8, 8],
+            "reversed/minmax": [4, 4, 4, 4],
+            "uniform/none": [9, 9, 9, 9],
+            "uniform/cosine": [6, 6, 6, 6],
+        }.items()
+    ]
+    found = asked(compared_in(write_run(tmp_path / "run", models)))
+    assert [(question, *names) for question, *names in found] == [
+        (LAYERS, "myqasr/cosine", "uniform/cosine"),
+        (ORDER, "myqasr/cosine", "shuffled/cosine"),
+        (ORDER, "myqasr/minmax", "reversed/minmax"),
+        (CALIBRATION, "uniform/cosine", "uniform/none, no clips"),
+        (CALIBRATION, "myqasr/cosine", "myqasr/minmax"),
+    ]
+
+
+def test_nothing_is_compared_without_counts_of_clips(tmp_path):
+    models = [model("a", m, "a", [1, 2], [9, 9], study=False) for m in ("uniform/x", "myqasr/x")]
+    path = write_run(tmp_path / "run", models)
+    assert compared_in(path) == []
+    (line, _) = lines_in(path)
+    assert (line.rate.low, line.rate.high) == (100 * line.rows[0].low, 100 * line.rows[0].high)
+
+
+def test_clients_that_only_one_side_has_are_left_out(tmp_path):
+    models = [m for m in words_study() if (m[0].client, m[0].method) != ("bob", "fp32")]
+    found = asked(compared_in(write_run(tmp_path / "run", models)))
+    # of ann alone: 8 of 40 words against 2 of 40
+    assert round(found[COST, "myqasr/cosine", "full precision"].result.difference, 4) == 0.15
+
+
+def test_few_answers_are_sentences_and_many_are_counted(tmp_path):
+    (answer,) = [
+        said
+        for question, said in findings.answers(
+            compared_in(write_run(tmp_path / "run", words_study()))
+        )
+        if question == LAYERS
+    ]
+    assert answer == [
+        "myqasr/cosine is better than uniform/cosine by 40.0 points of WER"
+        " (95 % interval 40.0 to 40.0)."
+    ]
+    cells = [(float(n), words_study(float(n))) for n in (30, 35, 40, 45)]
+    run = read_runs([write_matrix(tmp_path / "matrix", "clients.budget_mb", cells)])[0]
+    compared = [c for part in run.parts for c in findings.comparisons(lines_of(part))]
+    assert dict(findings.answers(compared)) == {
+        OWN_CLIPS: ["In none of 4 comparisons could own clips be told apart from others' clips."],
+        LAYERS: [
+            "A depth for each layer came out better than one depth for all in 4 of 4 comparisons."
+        ],
+        COST: ["The compressed model came out worse than full precision in 4 of 4 comparisons."],
+    }
+    assert compared[0].sentence().startswith("30 MB: myqasr/cosine")
+
+
+def test_the_headline_names_full_precision_and_the_best(tmp_path):
+    first, second = findings.headline(lines_in(write_run(tmp_path / "run", words_study())))
+    assert first.startswith("Full precision (275.0 MB): WER 3.8 % (95 % interval ")
+    assert second.startswith(
+        "The lowest WER of 3 compressed models: WER 20.0 % (95 % interval 20.0"
+    )
+    assert second.endswith(", myqasr/cosine tuned on own clips, 39.5 MB.")
+
+
+def test_lines_in_words(tmp_path):
+    lines = lines_in(write_run(tmp_path / "run", clips_study()))
+    assert [(line.name, line.phrase) for line in lines] == [
+        ("uniform/none, no clips", "uniform/none tuned on no clips"),
+        ("myqasr/cosine, own clips", "myqasr/cosine tuned on own clips"),
+        ("myqasr/cosine, others' clips", "myqasr/cosine tuned on others' clips"),
+    ]
+
+
+def test_an_accuracy_has_an_interval_within_its_bounds(tmp_path):
+    for line in lines_in(write_run(tmp_path / "run", clips_study())):
+        assert 0 <= line.rate.low <= line.rate.value <= line.rate.high <= 100
+
+
+def test_numbers_in_words():
+    assert Rate("WER", 12.34, 8.0, 17.06).text() == "12.3 [8.0, 17.1]"
+    assert Rate("WER", None, None, None).text() == "-"
+    assert [findings.points(x) for x in (0.0123, -0.004, -0.0001)] == ["+1.2", "−0.4", "0.0"]
+    assert (span([1.0, 1.04]), span([1.0, 2.5])) == ("1.0", "1.0–2.5")
+    assert (size_digits([275.0, 1.0]), size_digits([9.9]), size_digits([])) == (1, 2, 2)

@@ -1,0 +1,198 @@
+"""The HTML report: it holds every number, escapes every name, and says what is partial."""
+
+import html
+import io
+import json
+import re
+
+import pytest
+from report_toys import clips_study, model, scenario, words_study, write_matrix, write_run
+from rich.console import Console
+
+from fedsim.cli import main
+from fedsim.errors import FedsimError
+from fedsim.report.page import write_report
+from fedsim.results.ledger import Ledger
+from fedsim.results.table import print_table
+
+HOSTILE = """</script><script>alert("x")</script> & 'quoted' {{ 7 * 7 }}"""
+
+
+def page_of(*paths, **more):
+    return write_report(paths, **more).path.read_text()
+
+
+def tables_in(page):
+    """Every table as rows of the texts of its cells."""
+    found = []
+    for table in re.findall(r"<table.*?</table>", without_scripts(page), flags=re.S):
+        rows = re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)
+        cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, flags=re.S) for row in rows]
+        found.append([[html.unescape(re.sub(r"<.*?>", "", c)) for c in row] for row in cells])
+    return found
+
+
+def without_scripts(page):
+    return re.sub(r"<script.*?</script>", "", page, flags=re.S)
+
+
+def test_every_number_that_a_run_prints_is_in_the_report(tmp_path):
+    path = write_run(tmp_path / "run", words_study())
+    page = without_scripts(page_of(path))
+    out = io.StringIO()
+    with Ledger(path / "ledger.sqlite") as ledger:
+        print_table(ledger.rows(), [], Console(file=out, width=200))
+    printed = set(re.findall(r"\d+\.\d+", out.getvalue()))
+    assert len(printed) > 8
+    assert printed <= set(re.findall(r"\d+\.\d+", page))
+
+
+def test_the_tables(tmp_path):
+    results, comparisons, clients, fleet, releases, _ = tables_in(
+        page_of(write_run(tmp_path / "run", words_study()))
+    )
+    assert results[0] == [
+        *("method", "tuned on", "model MB", "mean bits", "WER %", "95 % interval", "clients"),
+    ]
+    uniform = ["uniform/cosine", "own", "38.5", "5.00", "60.0", "[60.0, 60.0]", "2"]
+    assert results[2] == uniform
+    assert [row[0] for row in results[1:]] == [
+        *("fp32", "uniform/cosine", "myqasr/cosine", "myqasr/cosine"),
+    ]
+    assert comparisons[2][:3] == ["myqasr/cosine", "uniform/cosine", "−40.0"]
+    assert comparisons[2][4:] == ["better", "-"]
+    assert clients[0][-2:] == ["errors", "of"]
+    ann = ["ann", "40.0", "myqasr/cosine", "bob", "39.5", "5.00", "22.5"]
+    assert next(row for row in clients if row[:4] == ann[:4])[:7] == ann
+    assert fleet[1:] == [
+        ["ann", "40.0", "38.5–39.5", "4", "finished"],
+        ["bob", "40.0", "38.5–39.5", "4", "finished"],
+    ]
+    assert releases[1] == ["sensitivity", "sense", "2", "32", "64"]
+
+
+def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):
+    said = scenario("my_study", description="Do small models\nhear well?")
+    path = write_run(tmp_path / "a run", words_study(), said=said)
+    page = html.unescape(without_scripts(page_of(path)))
+    for text in (
+        "<h1>my_study</h1>",
+        "Do small models\nhear well?",
+        "The lowest WER of 3 compressed models: WER 20.0 %",
+        "Does it help to tune on a user's own clips?",
+        f"fedsim run '{path}/scenario.yaml'",
+        "name: my_study",
+        "1 min 2 s",  # 61.5 s, rounded
+        json.loads((path / "versions.json").read_text())["torch"],
+    ):
+        assert text in page
+    assert "These results are partial" not in page
+    assert "study: true in the scenario" not in page
+
+
+def test_small_models_have_a_decimal_more(tmp_path):
+    models = [model("a", "uniform/none", "-", [1, 0], budget=0.75, mb=0.742)]
+    page = page_of(write_run(tmp_path / "run", models, sensed=False))
+    assert tables_in(page)[0][1][2] == "0.74"
+
+
+def test_hostile_names_are_text(tmp_path):
+    name = f"eve {HOSTILE}"
+    models = [
+        model(name, "uniform/cosine", name, [1, 2], [9, 9]),
+        model(name, "myqasr/cosine", name, [1, 2], [9, 9]),
+    ]
+    said = scenario(description=HOSTILE)
+    failures = [(f"joe {HOSTILE}", "sense", HOSTILE)]
+    path = write_run(tmp_path / "run", models, said=said, failures=failures)
+    page = page_of(path)
+    assert page.count("<script") == page.count("</script>")
+    assert "alert(" in page
+    assert '<script>alert("x")' not in page
+    assert html.unescape(without_scripts(page)).count(f"eve {HOSTILE}") == 3
+    for spec in re.findall(r'<script type="application/json".*?>(.*?)</script>', page, flags=re.S):
+        assert "$schema" in json.loads(spec)
+
+
+def test_without_counts_of_clips_the_report_says_how_to_get_them(tmp_path):
+    models = [model(c, "uniform/none", "-", [1, 2], [9, 9], study=False) for c in "ab"]
+    page = page_of(write_run(tmp_path / "run", models, sensed=False))
+    assert "say study: true in the scenario" in page
+    results, clients, *_ = tables_in(page)
+    assert results[1][4:6] == ["16.7", "-"]
+    assert clients[1][6:8] == ["16.7", "[6.7, 26.7]"]
+
+
+def test_partial_results_are_shown_as_such(tmp_path):
+    failures = [("eve", "sense", "client 'eve': no clips.")]
+    path = write_run(tmp_path / "run", words_study(), failures=failures, ended=False)
+    made = write_report([path])
+    page = html.unescape(made.path.read_text())
+    assert made.gaps == (
+        "The run has not ended, or was cut off; 2 clients finished so far.",
+        "1 client failed.",
+    )
+    assert "These results are partial." in page
+    assert "<b>eve</b> (sense): client 'eve': no clips." in page
+    fleet = next(t for t in tables_in(page) if t[0][0] == "client" and "state" in t[0])
+    assert fleet[-1] == ["eve", "-", "-", "-", "failed"]
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    one = write_run(tmp_path / "one", words_study(30.0), said=scenario(clients={"budget_mb": 30.0}))
+    two = write_run(tmp_path / "two", clips_study())
+    page = page_of(one, two, out=tmp_path / "both.html")
+    results = tables_in(page)[0]
+    assert results[0][:2] == ["run", "budget MB"]
+    assert results[0][-5:] == ["WER %", "95 % interval", "accuracy %", "95 % interval", "clients"]
+    assert {row[0] for row in results[1:]} == {"toy one", "toy two"}
+    assert ["clients.budget_mb", "30", "40"] in [row for t in tables_in(page) for row in t]
+    names = re.findall(r'<div class="chart" id="(\w+)"', page)
+    assert "error_by_method_wer" in names
+    assert "error_by_method_accuracy" in names
+    assert len(names) == len(set(names))
+
+
+def test_a_matrix_has_a_column_for_each_setting(tmp_path):
+    cells = [(30.0, words_study(30.0)), (40.0, words_study())]
+    path = write_matrix(tmp_path / "run", "clients.budget_mb", cells)
+    results = tables_in(page_of(path))[0]
+    assert [row[0] for row in results] == ["budget MB", *["30"] * 4, *["40"] * 4]
+
+
+def test_one_run_gives_one_report(tmp_path):
+    path = write_run(tmp_path / "run", clips_study())
+    assert page_of(path, out=tmp_path / "a.html") == page_of(path, out=tmp_path / "b.html")
+
+
+def test_long_tables_are_cut_and_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedsim.report.htmltables.MOST_ROWS", 3)
+    page = page_of(write_run(tmp_path / "run", words_study()))
+    assert "The first 3 of 8 lines; results.parquet in the run folder holds all." in page
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "run", clips_study(), failures=[("eve", "sense", "gone.")])
+    assert main(["report", "run"]) == 0
+    assert (run / "report.html").is_file()
+    out, err = capsys.readouterr()
+    assert out == f"report: {tmp_path / 'run/report.html'}\n"
+    assert err == "partial: 1 client failed.\n"
+    two = write_run(tmp_path / "two", words_study())
+    assert main(["report", "run", str(two), "--figures", "drawn"]) == 0
+    assert (tmp_path / "report.html").is_file()
+    drawn = sorted(p.name for p in (tmp_path / "drawn").iterdir())
+    assert "transfer_1_accuracy.svg" in drawn
+    assert f"figures: {len(drawn)} files in {tmp_path / 'drawn'}" in capsys.readouterr().out
+
+
+def test_the_command_explains_what_it_cannot_do(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "nowhere")]) == 1
+    assert "there is no such folder" in capsys.readouterr().err
+    run = write_run(tmp_path / "run", clips_study())
+    (tmp_path / "file").write_text("")
+    assert main(["report", str(run), "--out", str(tmp_path / "file/x.html")]) == 1
+    assert "the report cannot be written here" in capsys.readouterr().err
+    with pytest.raises(FedsimError, match="no client finished"):
+        write_report([write_run(tmp_path / "empty", [])])

@@ -1,0 +1,793 @@
+"""The corpus `voices`: who a scenario's clients are, what they say, and what nobody may."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.errors import FedsimError
+from fedsim.scenario import load_scenario
+from fedsim.scenario.matrix import expand
+from fedsim.scenario.schema import TOPICS, ClientSettings, CorpusSettings
+from fedsim.speech import voices
+from fedsim.speech.corpus import (
+    ClientData,
+    Clients,
+    Utterance,
+    open_clients,
+    read_utterance,
+    require_clips,
+)
+from fedsim.speech.voices import Take, render
+from fedsim.speech.voices.export import export_clips
+from fedsim.speech.voices.sentences import WORD_SECONDS, WORDS, grammar, role_of
+from fedsim.speech.voices.speaker import FIRST_TRAINING_SPEAKER, UNHEARD_VARIANTS, speaker
+from fedsim.speech.voices.synthesizer import _library
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+
+PUBLISHED = [
+    ("en-000017/tuning-0000", "skip the next ninety rock music", 0),
+    ("en-000017/tuning-0001", "please take the medicine before nine o clock", 1),
+    ("en-000017/test-0000", "lock the curtain in the office", 1000000),
+    ("en-000017/test-0001", "play some country tracks in the hall", 1000001),
+]
+
+
+def corpus(group_by="speaker", tuning=4, test=6, **people) -> CorpusSettings:
+    return CorpusSettings.model_validate(
+        {
+            "kind": "voices",
+            "group_by": group_by,
+            "tuning_clips": tuning,
+            "test_clips": test,
+            "population": {"speakers": 6, **people},
+        }
+    )
+
+
+def clients(found: CorpusSettings, seed=0, select=None, limit=None) -> Clients:
+    return open_clients(found, ClientSettings(budget_mb=1, select=select, limit=limit), seed)
+
+
+def takes(found: Clients, part: str | None = None) -> list[Take]:
+    """Return every take of all clients, or those of one part ("tuning" or "test")."""
+    parts = [part] if part else ["tuning", "test"]
+    return [clip.source for c in found.values() for p in parts for clip in getattr(c, p)]
+
+
+@pytest.fixture
+def listed(tmp_path):
+    def write(*lines: str) -> str:
+        path = tmp_path / f"said{len(list(tmp_path.iterdir()))}.txt"
+        path.write_text("\n".join(lines), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Whoever asks the synthesizer for anything fails."""
+
+    def synthesize(*_, **__):
+        raise AssertionError("a clip was rendered")
+
+    monkeypatch.setattr(voices, "synthesize", synthesize)
+
+
+# --- who the clients are
+
+
+def test_one_client_a_speaker():
+    settings = corpus(speakers=3, first=16)
+    found = clients(settings)
+    assert list(found) == ["en-000016", "en-000017", "en-000018"]
+    for number, (key, client) in zip((16, 17, 18), found.items(), strict=True):
+        who = speaker("en", number)
+        assert (client.key, client.language) == (key, "en")
+        assert (len(client.tuning), len(client.test)) == (4, 6)
+        for clip in client.tuning + client.test:
+            assert clip.source.speaker == who
+            assert (clip.speaker, clip.gender, clip.language) == (key, who.gender, "en")
+        assert {clip.text for clip in client.tuning} == {None}  # no label that could be read
+        assert [clip.text for clip in client.test] == [clip.source.text for clip in client.test]
+        require_clips(client, settings)
+    keys = [clip.key for c in found.values() for clip in c.tuning + c.test]
+    assert len(set(keys)) == 30
+
+
+@pytest.mark.parametrize("first", [0, 1000, 999_000])
+@pytest.mark.parametrize("languages", [["en"], ["en", "fr"], ["ru", "en", "ja"]])
+def test_languages_and_genders_are_balanced(first, languages):
+    found = clients(corpus(speakers=40 * len(languages), first=first, languages=languages))
+    people = {(who.language, who.number): who for who in (t.speaker for t in takes(found))}
+    assert len(people) == len(found) == 40 * len(languages)
+    counted = Counter((who.language, who.gender) for who in people.values())
+    assert counted == {(lang, g): 20 for lang in languages for g in ("female", "male")}
+    assert {n for _, n in people} == set(range(first, first + 40))
+    assert list(found) == sorted(found)
+
+
+@pytest.mark.parametrize("gender", ["female", "male"])
+@pytest.mark.parametrize("first", [0, 500])
+def test_one_gender_only(gender, first):
+    found = clients(corpus(speakers=30, first=first, genders=[gender], languages=["en", "nl"]))
+    people = {(t.speaker.language, t.speaker.number): t.speaker.gender for t in takes(found)}
+    assert len(people) == len(found) == 30
+    assert set(people.values()) == {gender}
+    assert Counter(language for language, _ in people) == {"en": 15, "nl": 15}
+    assert all(first <= number < first + 30 for _, number in people)
+
+
+def test_women_and_men_alone_are_those_of_both():
+    both, women, men = (
+        set(clients(corpus(speakers=n, genders=g)))
+        for n, g in ((20, ["female", "male"]), (10, ["female"]), (10, ["male"]))
+    )
+    assert not women & men
+    assert women | men == both
+
+
+@pytest.mark.parametrize("speakers", [4, 12, 60])
+def test_groups_of_a_gender(speakers):
+    found = clients(corpus("gender", tuning=4, test=10, speakers=speakers))
+    assert list(found) == ["female", "male"]
+    for gender, client in found.items():
+        assert {clip.gender for clip in client.tuning + client.test} == {gender}
+        assert client.language == "en"
+        said = Counter(clip.speaker for clip in client.test)
+        assert len(said) == min(10, speakers // 2)  # as many people as can be
+        assert max(said.values()) - min(said.values()) <= 1
+        assert len({clip.key for clip in client.tuning + client.test}) == 14
+
+
+def test_groups_of_a_language():
+    found = clients(corpus("language", speakers=30, languages=["pl", "de", "en"]))
+    assert list(found) == ["de", "en", "pl"]
+    for language, client in found.items():
+        clips = client.tuning + client.test
+        assert {clip.language for clip in clips} == {language} == {client.language}
+        assert len({clip.speaker for clip in client.test}) == 6
+    mixed = clients(corpus("gender", speakers=8, languages=["de", "en"]))["male"]
+    assert mixed.language is None
+    assert {clip.language for clip in mixed.test} == {"de", "en"}
+
+
+def test_a_group_without_speakers_is_told_so():
+    settings = corpus("language", speakers=1, languages=["de", "en"])
+    found = clients(settings)
+    require_clips(found["de"], settings)
+    with pytest.raises(FedsimError, match="client 'en' has no tuning clips"):
+        require_clips(found["en"], settings)
+
+
+# --- what they say
+
+
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from(["speaker", "gender", "language"]),
+    st.lists(st.sampled_from(["en", "fr", "ja", "ru"]), min_size=1, max_size=3, unique=True),
+    st.lists(st.sampled_from(TOPICS), min_size=1, unique=True),
+)
+@settings(deadline=None, max_examples=40)
+def test_no_test_sentence_is_ever_tuned_on(seed, group_by, languages, topics):
+    """Not by another client, and not in a run with another seed either: see the roles."""
+    settings = corpus(group_by, first=seed % 1000, languages=languages, topics=topics)
+    found = clients(settings, seed)
+    tuning, test = ({t.text for t in takes(found, part)} for part in ("tuning", "test"))
+    assert tuning
+    assert test
+    assert not tuning & test
+    assert {role_of(text) for text in tuning} == {"tuning"}
+    assert {role_of(text) for text in test} == {"test"}
+
+
+LIST = [f"sentence number {i}" for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def sentence_list(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("list") / "said.txt"
+    path.write_text("\n".join([*LIST, "", "# no sentence", *LIST[:5]]))
+    return str(path)
+
+
+@given(st.integers(0, 2**32), st.sampled_from(["speaker", "gender", "language"]))
+@settings(deadline=None, max_examples=40)
+def test_a_list_is_cut_in_halves_for_all_clients(sentence_list, seed, group_by):
+    found = clients(corpus(group_by, tuning=7, test=9, sentences=sentence_list), seed)
+    tuning, test = ({t.text for t in takes(found, part)} for part in ("tuning", "test"))
+    assert len(tuning) >= 7
+    assert len(test) >= 9
+    assert not tuning & test
+    assert tuning | test <= set(LIST)
+    for client in found.values():
+        assert len({clip.source.text for clip in client.test}) == 9  # none twice
+        assert len({clip.source.text for clip in client.tuning}) == 7
+
+
+def test_another_seed_cuts_a_list_elsewhere(sentence_list):
+    cut = [
+        {t.text for t in takes(clients(corpus(test=12, sentences=sentence_list), seed), "test")}
+        for seed in range(4)
+    ]
+    assert len({frozenset(half) for half in cut}) > 1
+    assert all(len(half) == 12 for half in cut)
+
+
+@given(st.integers(0, 2**32), st.sampled_from(["speaker", "gender"]))
+@settings(deadline=None, max_examples=20)
+def test_no_word_is_heard_in_the_same_take_twice(seed, group_by):
+    """Words cannot be held out; how each was said can."""
+    found = clients(corpus(group_by, tuning=40, test=80, topics="words"), seed)
+    said = takes(found)
+    assert len({(t.speaker.key, t.text, t.number) for t in said}) == len(said)
+    assert {t.text for t in said} == set(WORDS)
+    assert {t.seconds for t in said} == {WORD_SECONDS}
+    for client in found.values():
+        for part, times in ((client.tuning, {1, 2}), (client.test, {2, 3})):
+            assert set(Counter(clip.source.text for clip in part).values()) == times
+        assert sorted(clip.source.text for clip in client.test[:35]) == sorted(WORDS)
+
+
+def test_words_are_recorded_for_a_second():
+    client = clients(corpus(speakers=1, tuning=1, test=2, topics="words"))["en-000000"]
+    for clip in client.test:
+        assert len(read_utterance(clip)) == 16_000
+
+
+def test_clips_differ_from_client_to_client_and_from_seed_to_seed():
+    drawn = {
+        (seed, key): tuple(clip.text for clip in client.test)
+        for seed in (0, 1)
+        for key, client in clients(corpus(speakers=8), seed).items()
+    }
+    assert len(set(drawn.values())) == 16
+
+
+def test_the_population_is_the_published_one():
+    """Results that were written down stay comparable: the draw must not change unnoticed."""
+    client = clients(corpus(tuning=2, test=2, speakers=18), 7)["en-000017"]
+    found = [(clip.key, clip.source.text, clip.source.number) for clip in client.tuning]
+    found += [(clip.key, clip.source.text, clip.source.number) for clip in client.test]
+    assert found == PUBLISHED
+
+
+# --- a client depends on nobody else
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"speakers": 12},
+        {"speakers": 200},
+        {"first": 10, "speakers": 3},
+        {"speakers": 40, "languages": ["fr", "en"]},
+    ],
+)
+def test_a_speaker_says_the_same_whoever_else_there_is(change):
+    base = clients(corpus(speakers=20, first=0))["en-000011"]
+    assert clients(corpus(**{"first": 0, **change}))["en-000011"] == base
+    assert clients(corpus(speakers=20), select=("en-000011",))["en-000011"] == base
+    assert clients(corpus(speakers=20), limit=12)["en-000011"] == base
+    assert clients(corpus(speakers=20), seed=1)["en-000011"] != base
+
+
+def test_one_gender_alone_says_what_it_says_among_both():
+    who = speaker("en", 5)
+    alone = clients(corpus(speakers=10, genders=[who.gender]))[who.key]
+    assert alone == clients(corpus(speakers=10))[who.key]
+
+
+def test_a_group_does_not_depend_on_the_other_groups():
+    settings = corpus("language", speakers=20, languages=["de", "en"])
+    both = clients(settings)
+    assert clients(settings, select=("en",))["en"] == both["en"]
+    assert clients(settings, limit=1)["de"] == both["de"]
+    assert clients(corpus("language", speakers=10, languages=["en"]))["en"] == both["en"]
+    wider = corpus("language", speakers=60, languages=["de", "en", "fr"])
+    assert clients(wider)["en"] == both["en"]  # it had people enough
+
+
+@pytest.mark.parametrize("group_by", ["speaker", "gender"])
+def test_more_clips_leave_the_others_as_they_were(group_by):
+    key = {"speaker": "en-000003", "gender": "male"}[group_by]
+    few = clients(corpus(group_by, tuning=3, test=5, speakers=40))[key]
+    many = clients(corpus(group_by, tuning=8, test=12, speakers=40))[key]
+    assert many.tuning[:3] == few.tuning
+    assert many.test[:5] == few.test
+
+
+def test_asking_twice_gives_the_same():
+    found = clients(corpus(speakers=30))
+    backwards = {key: found[key] for key in list(found)[::-1]}
+    assert backwards == dict(found)
+
+
+def test_select_and_limit():
+    settings = corpus(speakers=30)
+    assert list(clients(settings, limit=3)) == ["en-000000", "en-000001", "en-000002"]
+    picked = clients(settings, select=("en-000009", "en-000004"))
+    assert list(picked) == ["en-000004", "en-000009"]
+    with pytest.raises(FedsimError, match=r"no such speaker: did you mean 'en-000029'\?"):
+        clients(settings, select=("en-000291",))
+
+
+# --- thousands of clients
+
+
+@pytest.mark.parametrize("group_by", ["speaker", "gender", "language"])
+def test_ten_thousand_speakers_open_at_once(group_by, silent):
+    speaker.cache_clear()
+    began = time.process_time()
+    found = clients(corpus(group_by, speakers=10_000, languages=["en", "fr"]))
+    assert time.process_time() - began < 1
+    assert len(found) == (10_000 if group_by == "speaker" else 2)
+    assert speaker.cache_info().misses == 0  # nobody was made
+    client = found[list(found)[-1]]
+    assert len(client.test) == 6
+    assert speaker.cache_info().misses < 100
+    with pytest.raises(AssertionError, match="a clip was rendered"):
+        read_utterance(client.test[0])
+
+
+def test_ten_thousand_of_one_gender(silent):
+    found = clients(corpus(speakers=10_000, genders=["male"]))
+    assert len(found) == len(set(found)) == 10_000
+    assert max(found) in ("en-019998", "en-019999")
+
+
+def test_selected_clients_are_not_made_when_a_corpus_is_opened(silent):
+    speaker.cache_clear()
+    clients(corpus(speakers=200), select=tuple(f"en-{n:06d}" for n in range(100)))
+    assert speaker.cache_info().misses == 0
+
+
+def test_an_unknown_client_of_thousands_is_one_short_sentence():
+    with pytest.raises(FedsimError, match=r"clients\.select names 'zoe'") as caught:
+        clients(corpus(speakers=10_000), select=("zoe",))
+    assert len(str(caught.value)) < 1000
+
+
+# --- what was heard in training
+
+
+@cache
+def _taught() -> re.Pattern:
+    """Return what matches every sentence that the English grammar can make."""
+    spoken = grammar("en")
+    words = {k: "|".join(map(re.escape, v)) for k, v in spoken.slots.items()}
+    made = [
+        re.sub(r"\{(\w+)\}", lambda slot: f"(?:{words[slot[1]]})", template)
+        for templates in spoken.topics.values()
+        for template in templates
+    ]
+    return re.compile("|".join(made))
+
+
+def heard_in_training(found: Clients) -> list[Take]:
+    """Return the takes whose speaker, or whose sentence, a bundled model may know."""
+    return [
+        take
+        for take in takes(found)
+        if take.speaker.number >= FIRST_TRAINING_SPEAKER
+        or (
+            take.text not in WORDS  # these everybody knows: it is the speakers that are new
+            and role_of(take.text) == "training"
+            and _taught().fullmatch(take.text)
+        )
+    ]
+
+
+def cells_of(path: Path) -> list[Clients]:
+    """Return the clients of a scenario file of kind voices, for each combination of its matrix."""
+    scenario = load_scenario(path, ["model.id=org/model"])  # a model need not be there to speak
+    cells = {
+        (cell.scenario.corpus.model_dump_json(), cell.scenario.seed): cell.scenario
+        for cell in expand(scenario)
+    }
+    return [open_clients(cell.corpus, cell.clients, cell.seed) for cell in cells.values()]
+
+
+def is_of_voices(path: Path) -> bool:
+    return bool(re.search(r"kind[\"']?:\s*[\"']?voices", path.read_text(encoding="utf-8")))
+
+
+FILES = sorted(SCENARIOS.rglob("*.yaml"))
+OURS = [path for path in FILES if is_of_voices(path)]
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_no_scenario_tests_on_what_was_trained_on(path):
+    assert cells_of(path)
+    for found in cells_of(path):
+        assert min(len(part) for c in found.values() for part in (c.tuning, c.test)) > 0
+        assert heard_in_training(found) == []
+        tuning, test = ({t.text for t in takes(found, part)} for part in ("tuning", "test"))
+        assert not (tuning & test) - set(WORDS)
+        said = takes(found)
+        assert len({(t.speaker.key, t.text, t.number) for t in said}) == len(said)
+
+
+def test_no_scenario_of_voices_is_overlooked():
+    """Nor would the test above be left without a scenario when the folder moves."""
+    assert FILES
+    corpora = {path: yaml.safe_load(path.read_text(encoding="utf-8"))["corpus"] for path in FILES}
+    assert [path for path, found in corpora.items() if found.get("kind") == "voices"] == OURS
+    assert [path for path, found in corpora.items() if "population" in found] == OURS
+
+
+SCENARIO = """\
+name: small
+model: {id: org/model}
+corpus:
+  kind: voices
+  group_by: speaker
+  tuning_clips: 8
+  test_clips: 12
+  population:
+    speakers: 40
+    first: 999960
+clients: {budget_mb: 30}
+methods: [fp32]
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    """Return a function that writes SCENARIO with one line replaced, and gives its path."""
+
+    def write(old: str = "", new: str = "") -> Path:
+        assert old in SCENARIO
+        (tmp_path / "small.yaml").write_text(SCENARIO.replace(old, new) if old else SCENARIO)
+        return tmp_path / "small.yaml"
+
+    return write
+
+
+def test_the_last_speakers_that_a_scenario_may_use(scenario):
+    (found,) = cells_of(scenario())
+    assert list(found)[-1] == "en-999999"
+    assert len(takes(found)) == 800
+    assert heard_in_training(found) == []
+
+
+def test_each_cell_of_a_matrix_is_looked_at(scenario):
+    matrix = (
+        "methods: [fp32]\nmatrix: {corpus.population.first: [0, 10], clients.budget_mb: [1, 2]}"
+    )
+    cells = cells_of(scenario("methods: [fp32]", matrix))
+    assert [next(iter(found)) for found in cells] == ["en-000000", "en-000010"]
+    matrix = "methods: [fp32]\nmatrix: {corpus.population.first: [0, 999961]}"
+    with pytest.raises(FedsimError, match="were heard by the bundled models in training"):
+        cells_of(scenario("methods: [fp32]", matrix))
+
+
+def test_a_scenario_that_says_training_sentences_would_be_found(scenario, tmp_path):
+    """The check above must be able to fail."""
+    sentences = [take.text for take in training_takes("sentences", 0)][:40]
+    (tmp_path / "said.txt").write_text("\n".join(sentences))
+    (found,) = cells_of(scenario("first: 999960", "sentences: said.txt"))
+    assert len(heard_in_training(found)) == len(takes(found)) == 800
+    take = Take(speaker("en", FIRST_TRAINING_SPEAKER), "yes")
+    clip = Utterance("en-1000000/test-0000", take, take.text)
+    trained = Clients(["en-1000000"], lambda key: ClientData(key, (), (clip,)))
+    assert heard_in_training(trained) == [take]
+
+
+def training_takes(kind: str, start: int):
+    from training.pool import _takes
+
+    return _takes(kind, start)
+
+
+@pytest.mark.parametrize("kind", ["sentences", "words"])
+@pytest.mark.parametrize("start", [0, 500, 30_000])
+def test_training_takes_are_disjoint_from_what_a_scenario_can_have(kind, start):
+    trained = list(training_takes(kind, start))
+    assert len(trained) == 500
+    people = [take.speaker for take in trained]
+    assert len({who.key for who in people}) == 500  # each a speaker of its own
+    assert min(who.number for who in people) >= FIRST_TRAINING_SPEAKER + start
+    assert not {who.variant for who in people} & UNHEARD_VARIANTS
+    texts = {take.text for take in trained}
+    if kind == "words":
+        assert texts == set(WORDS)
+    else:
+        assert {role_of(text) for text in texts} == {"training"}
+        assert all(_taught().fullmatch(text) for text in texts)
+        clips = clients(corpus("gender", tuning=200, test=200, speakers=400), start)
+        assert not texts & {take.text for take in takes(clips)}
+
+
+@pytest.mark.parametrize(
+    ("people", "fails"),
+    [
+        ({"first": 999_999, "speakers": 1}, False),
+        ({"first": 999_999, "speakers": 2}, True),
+        ({"first": 1_000_000, "speakers": 1}, True),
+        ({"first": 999_990, "speakers": 20, "languages": ["en", "fr"]}, False),
+        ({"first": 999_990, "speakers": 21, "languages": ["en", "fr"]}, True),
+        ({"first": 999_990, "speakers": 5, "genders": ["male"]}, False),
+        ({"first": 999_990, "speakers": 6, "genders": ["male"]}, True),
+        ({"first": 999_999, "speakers": 1, "genders": ["female"]}, False),
+        ({"first": 10**15, "speakers": 1}, True),
+    ],
+)
+@pytest.mark.parametrize("group_by", ["speaker", "gender", "language"])
+def test_speakers_that_were_heard_in_training_are_refused(group_by, people, fails):
+    settings = corpus(group_by, **people)
+    if not fails:
+        assert max(t.speaker.number for t in takes(clients(settings))) < FIRST_TRAINING_SPEAKER
+        return
+    with pytest.raises(FedsimError) as caught:
+        clients(settings)
+    assert str(caught.value) == (
+        "corpus.population: speakers from number 1,000,000 on were heard by the bundled models in "
+        "training; lower first or speakers"
+    )
+
+
+# --- export
+
+
+@pytest.mark.parametrize("extra", [{}, {"topics": "words"}, {"languages": ["ja", "en"]}])
+def test_exported_clips_come_back_as_they_were(tmp_path, extra):
+    found = clients(corpus(speakers=4, tuning=1, test=3, **extra), 5)
+    assert export_clips(found, tmp_path / "new" / "clips") == 12
+    there = tmp_path / "new" / "clips"
+    folder = CorpusSettings(path=str(there), group_by="speaker", tuning_clips=1, test_clips=99)
+    read = clients(folder)
+    assert list(read) == list(found)
+    for key, client in found.items():
+        assert [clip.key for clip in read[key].test] == [f"{clip.key}.wav" for clip in client.test]
+        for ours, theirs in zip(client.test, read[key].test, strict=True):
+            np.testing.assert_array_equal(read_utterance(theirs), render(ours.source))
+            for name in ("text", "speaker", "gender", "language"):
+                assert getattr(theirs, name) == getattr(ours, name)
+    wavs = sorted(there.rglob("*.wav"))
+    assert len(wavs) == 12
+    assert {soundfile.info(path).subtype for path in wavs} == {"PCM_16"}
+    assert {soundfile.info(path).samplerate for path in wavs} == {16_000}
+
+
+def test_exported_texts_are_quoted_where_they_must_be(tmp_path, listed):
+    lines = ['well, "yes"', "no; no", "Ça va?", "it's, so, so", "a 'b' c", "über, alles"]
+    found = clients(corpus(speakers=1, tuning=1, test=3, sentences=listed(*lines)))
+    export_clips(found, tmp_path / "clips")
+    folder = CorpusSettings(path=str(tmp_path / "clips"), group_by="speaker", test_clips=99)
+    (read,) = clients(folder).values()
+    (client,) = found.values()
+    assert [clip.text for clip in read.test] == [clip.text for clip in client.test]
+
+
+def test_an_export_keeps_what_is_there(tmp_path, silent):
+    found = clients(corpus(speakers=1))
+    (tmp_path / "mine.txt").write_text("kept")
+    for path in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(FedsimError) as caught:
+            export_clips(found, path)
+        assert str(caught.value) == f"{path} is not empty; name a new folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+
+def test_an_export_into_an_empty_folder(tmp_path):
+    assert export_clips(clients(corpus(speakers=1, test=1)), tmp_path) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["en-000000", "metadata.csv"]
+
+
+def test_an_export_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FedsimError, match=r"clips cannot be written to \S+/file/clips: ") as caught:
+        export_clips(clients(corpus(speakers=1)), tmp_path / "file" / "clips")
+    assert "\n" not in str(caught.value)
+
+
+# --- bad input
+
+
+def one_sentence(found: CorpusSettings) -> str:
+    """Return what is wrong with a corpus, found when it is opened or a client is made."""
+    with pytest.raises(FedsimError) as caught:
+        takes(clients(found))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_synthesizer_is_not_installed(monkeypatch):
+    _library.cache_clear()
+    with monkeypatch.context() as gone:
+        gone.setitem(sys.modules, "espeakng_loader", None)
+        assert one_sentence(corpus(speakers=1)) == (
+            "corpus kind 'voices' needs the speech synthesizer: pip install 'fedsim-speech[voices]'"
+        )
+    assert len(clients(corpus(speakers=1))) == 1  # what failed is not remembered
+
+
+def test_an_unknown_language():
+    assert one_sentence(corpus(languages=["en", "eng"])) == (
+        "no voice speaks 'eng': did you mean 'en'?"
+    )
+    for group_by in ("speaker", "gender", "language"):
+        assert one_sentence(corpus(group_by, languages=["xx"])).startswith(
+            "no voice speaks 'xx': known: ca, de, en,"
+        )
+
+
+@pytest.mark.parametrize("language", ["../sentences/en", "EN", "en ", "en.yaml", "/etc"])
+def test_a_language_is_no_path(language):
+    assert one_sentence(corpus(languages=[language])).startswith(f"no voice speaks {language!r}: ")
+
+
+def test_an_unknown_topic():
+    assert one_sentence(corpus(topics=["musik"])) == (
+        "there is no topic 'musik': did you mean 'music'?"
+    )
+
+
+@pytest.mark.parametrize("languages", [["fr"], ["en", "ja"]])
+def test_words_are_english(languages):
+    assert one_sentence(corpus(topics="words", languages=languages)) == (
+        f"the topic 'words' is English, and corpus.population.languages names {languages[-1]!r}"
+    )
+
+
+def test_a_list_without_text_or_that_is_not_there(listed, tmp_path):
+    path = listed("# nothing", "...", "")
+    assert one_sentence(corpus(sentences=path)) == (
+        f"sentence list {path} holds no text that could be spoken; write one sentence a line"
+    )
+    missing = str(tmp_path / "nowhere.txt")
+    assert one_sentence(corpus(sentences=missing)).startswith(
+        f"sentence list {missing} cannot be read as UTF-8 text: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "part", "has", "asks"),
+    [(11, "test", 6, 7), (9, "tuning", 4, 5), (1, "tuning", 0, 5), (2, "tuning", 1, 5)],
+)
+def test_a_list_that_is_too_short(listed, lines, part, has, asks):
+    path = listed(*(f"line {i}" for i in range(lines)))
+    counts = {"tuning": 5, "test": 5} | {part: asks}
+    assert one_sentence(corpus(**counts, sentences=path)) == (
+        f"sentence list {path} has {has} sentences for {part} (half of the list), and "
+        f"corpus.{part}_clips asks for {asks}: add sentences or lower it"
+    )
+
+
+def test_a_list_that_is_just_long_enough(listed):
+    found = clients(corpus(tuning=5, test=5, sentences=listed(*(f"line {i}" for i in range(10)))))
+    assert len(takes(found)) == 60
+
+
+def test_a_list_that_was_changed_is_read_anew(tmp_path):
+    path = tmp_path / "said.txt"
+    for changed, word in enumerate(("line", "row")):
+        path.write_text("\n".join(f"{word} {i}" for i in range(10)))
+        os.utime(path, (changed, changed))  # a clock too coarse to tell them apart is none of ours
+        found = clients(corpus(tuning=5, test=5, sentences=str(path)))
+        assert {take.text.split()[0] for take in takes(found)} == {word}
+
+
+def test_a_sentence_in_other_capitals_is_the_same_sentence(listed):
+    """Else a client is tested on what it was tuned on."""
+    lines = [text for i in range(10) for text in (f"line {i}", f"Line {i}!")]
+    found = clients(corpus(tuning=5, test=5, sentences=listed(*lines)))
+    tuning, test = (
+        {t.text.lower().strip("!") for t in takes(found, part)} for part in ("tuning", "test")
+    )
+    assert not tuning & test
+
+
+# --- bad input in a scenario file: a line, a key, what to do
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("first: 999960", "first: -1", "10: corpus.population.first is -1: must be at least 0"),
+        ("speakers: 40", "speakers: 0", "9: corpus.population.speakers is 0: must be at least 1"),
+        ("speakers: 40", "speakers: some", "9: corpus.population.speakers is 'some': must be a "),
+        ("first: 999960", "frist: 1", "10: unknown key 'frist' in corpus.population: did you mean"),
+        (
+            "kind: voices",
+            "path: .",
+            "8: corpus.population: only corpus kind 'voices' takes a population",
+        ),
+        (
+            "kind: voices",
+            "kind: voices\n  path: x",
+            "5: corpus.path: corpus kind 'voices' takes no path: leave it out",
+        ),
+        (
+            "kind: voices",
+            "kind: voices\n  max_seconds: 3",
+            "5: corpus.max_seconds: corpus kind 'voices' takes no max_seconds: leave it out",
+        ),
+        (
+            "kind: voices",
+            "kind: voices\n  convert: true",
+            "5: corpus.convert: corpus kind 'voices' takes no convert: leave it out",
+        ),
+        (
+            "population:\n    speakers: 40\n    first: 999960",
+            "split: test",
+            "3: corpus: voices need a population: say how many speakers",
+        ),
+        (
+            "first: 999960",
+            "topics: [music, words]",
+            "10: corpus.population.topics: words go alone: leave the other topics out",
+        ),
+        (
+            "first: 999960",
+            "languages: [en, fr, en]",
+            "10: corpus.population.languages.2: 'en' is listed twice: leave one out",
+        ),
+        (
+            "first: 999960",
+            "languages: []",
+            "10: corpus.population.languages is an empty list: must not be empty",
+        ),
+        (
+            "first: 999960",
+            "genders: [femal]",
+            "10: corpus.population.genders.0 is 'femal': must be female or male; did you mean",
+        ),
+        (
+            "first: 999960",
+            "sentences: x.txt\n    languages: [en, fr]",
+            "11: corpus.population.languages: a sentence list is in one language: name one",
+        ),
+    ],
+)
+def test_a_mistake_in_a_scenario_is_one_line(scenario, old, new, sentence):
+    path = scenario(old, new)
+    with pytest.raises(FedsimError) as caught:
+        load_scenario(path)
+    assert str(caught.value).startswith(f"{path}:{sentence}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_needs_a_path(scenario):
+    path = scenario("kind: voices", "kind: folder")
+    with pytest.raises(FedsimError, match=r"corpus kind 'folder' needs a path: add one"):
+        load_scenario(path)
+
+
+def test_a_scenario_of_voices_loads_and_comes_back(scenario, tmp_path):
+    loaded = load_scenario(scenario(), ["corpus.population.topics=words", "seed=3"])
+    people = loaded.corpus.population
+    assert people is not None
+    assert (people.speakers, people.first, people.topics) == (40, 999960, ("words",))
+    assert (people.languages, people.genders) == (("en",), ("female", "male"))
+    again = tmp_path / "again.yaml"
+    again.write_text(loaded.to_yaml())
+    assert load_scenario(again) == loaded
+
+
+def test_a_sentence_list_lies_beside_its_scenario(scenario, tmp_path, monkeypatch):
+    (tmp_path / "said.txt").write_text("\n".join(LIST))
+    path = scenario("first: 999960", "sentences: said.txt")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = load_scenario(path)
+    assert loaded.corpus.population is not None
+    assert loaded.corpus.population.sentences == str(tmp_path / "said.txt")
+    assert {t.text for t in takes(clients(loaded.corpus))} <= set(LIST)

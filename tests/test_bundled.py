@@ -1,0 +1,101 @@
+"""The bundled models: what their cards say, measured again on speakers they never heard."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from training import heldout
+
+import fedsim
+from fedsim.errors import FedsimError
+from fedsim.paths import bundled_folder, bundled_names, resolve
+from fedsim.speech.models import load_model
+from fedsim.speech.models.base import transcribe_clips
+from fedsim.speech.scoring import count_correct, count_errors
+from fedsim.speech.voices.speaker import FIRST_TRAINING_SPEAKER
+
+NAMES = ["bundled:ctc", "bundled:keywords"]
+SMALL = 10 * 2**20
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def bundled(request):
+    return load_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def tested(bundled):
+    """(clips, texts) of speakers and sentences that were never heard in training."""
+    pairs = heldout.words(210) if bundled.task == "classify" else heldout.sentences(120)
+    return [clip for clip, _ in pairs], [text for _, text in pairs]
+
+
+def wrong(model, texts, hypotheses):
+    """Share of words, or of clips, that are wrong."""
+    if model.task == "classify":
+        return 1 - count_correct(texts, hypotheses).correct / len(texts)
+    found = count_errors(texts, hypotheses)
+    return found.errors / found.words
+
+
+def test_the_score(bundled, tested):
+    """At most 10 % of words wrong, or 5 % of the keywords."""
+    clips, texts = tested
+    most = 0.05 if bundled.task == "classify" else 0.10
+    assert wrong(bundled, texts, transcribe_clips(bundled, clips)) <= most
+
+
+def test_bits_cost_what_the_card_says(bundled, tested):
+    """Eight bits cost nothing, four a little, two everything: a plan matters."""
+    clips, texts = tested
+    tuning, clips, texts = clips[:16], clips[16:76], texts[16:76]
+    full = wrong(bundled, texts, transcribe_clips(bundled, clips))
+    rates = {}
+    for bits in (8, 2):
+        small = fedsim.personalize(
+            bundled, tuning, budget_mb=100, allocation="uniform", bit_depths=(bits,)
+        )
+        rates[bits] = wrong(bundled, texts, small.transcribe(clips))
+    assert rates[8] <= full + 0.02
+    assert rates[2] > full + 0.3
+
+
+def test_the_files(bundled):
+    folder = bundled_folder(bundled.id)
+    assert sum(p.numel() for p in bundled.module.parameters()) <= 5_000_000
+    file = folder / "model.safetensors"
+    assert file.stat().st_size <= SMALL
+    with safe_open(file, "pt") as tensors:
+        assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"F16"}  # noqa: SIM118
+    card = (folder / "README.md").read_text()
+    for heading in ("## Scores", "## Training", "## Limits"):
+        assert heading in card
+    assert "synthetic" in card
+    assert re.search(r"\d,\d{3} steps, \d+ minutes", card)
+
+
+def test_the_names():
+    assert bundled_names() == NAMES
+    assert resolve("bundled:ctc", Path("/anywhere")) == "bundled:ctc"
+    with pytest.raises(FedsimError, match=r"'bundled:ct' does not come with fedsim: did you mean"):
+        resolve("bundled:ct", Path())
+    with pytest.raises(FedsimError, match=r"'bundled:\.\./ctc' does not come with fedsim"):
+        load_model("bundled:../ctc")
+
+
+def test_held_out_speakers_are_not_those_of_training():
+    assert heldout.FIRST_SPEAKER + 10_000 < FIRST_TRAINING_SPEAKER
+
+
+def test_a_model_file_of_a_bundled_model_is_read_back(tmp_path):
+    """Its id means the same on every machine: no path is written into the file."""
+    model = load_model("bundled:keywords")
+    clips = [clip for clip, _ in heldout.words(6)]
+    small = fedsim.personalize(model, clips, budget_mb=0.5)
+    path = tmp_path / "me.safetensors"
+    assert small.save(path) == small.nbytes == path.stat().st_size
+    assert b"bundled:keywords" in path.read_bytes()[:4096]
+    assert fedsim.load_personalized(path).transcribe(clips) == small.transcribe(clips)
