@@ -69,7 +69,8 @@ def test_the_files(bundled):
     file = folder / "model.safetensors"
     assert file.stat().st_size <= SMALL
     with safe_open(file, "pt") as tensors:
-        assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"F16"}  # noqa: SIM118
+        kinds = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    assert kinds - {"I64"} == {"F16"}  # batch norm counts its batches in whole numbers
     card = (folder / "README.md").read_text()
     for heading in ("## Scores", "## Training", "## Limits"):
         assert heading in card

@@ -3,96 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import lcm
 
 import numpy as np
 
-from fedsim.report.lines import (
-    NOBODY,
-    OTHER,
-    OWN,
-    Kind,
-    Line,
-    by_key,
-    clip_counts,
-    number,
-    size_digits,
-    span,
-)
+from fedsim.report.lines import Kind, Line, clip_counts, number, size_digits, span
+from fedsim.report.questions import Pair, Question, pairs_of
+from fedsim.report.runs import Part
 from fedsim.results.statistics import ClipCounts, Comparison, compare
 from fedsim.scenario.schema import FULL_PRECISION
 
-_PLAIN = (FULL_PRECISION, "uniform")
-_CONTROLS = ("shuffled", "reversed")
-_NO_CALIBRATION = "none"
 _MOST_SENTENCES = 3  # for each question; more are in the table of comparisons
-
-OWN_CLIPS = "Does it help to tune on a user's own clips?"
-LAYERS = "Does a bit depth for each layer beat one depth for all?"
-ORDER = "Does it matter which layers keep more bits?"
-CALIBRATION = "Does it matter how activation ranges are set?"
-COST = "What does the small size cost?"
-QUESTIONS = (OWN_CLIPS, LAYERS, ORDER, CALIBRATION, COST)
-_SIDES = {
-    OWN_CLIPS: ("own clips", "others' clips"),
-    LAYERS: ("a depth for each layer", "one depth for all"),
-    ORDER: ("the method's order", "a random or reversed one"),
-    CALIBRATION: ("the more careful way", "the plainer one"),
-    COST: ("the compressed model", "full precision"),
-}
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Two lines of one part, and how they differ."""
+    """A pair of models, and how they differ on the same clips."""
 
-    question: str
-    settings: str
-    first: Line
-    second: Line
+    pair: Pair
     kind: Kind
     result: Comparison
     """In the sense of `kind`: a greater accuracy is a positive difference."""
 
     def sentence(self) -> str:
         """Return the finding as one sentence."""
-        said = self.result.sentence(*self.names(spoken=True), self.kind)
-        return f"{self.settings}: {said}." if self.settings else f"{said}."
-
-    def names(self, spoken: bool = False) -> tuple[str, str]:
-        """Return the two models' names; of own clips no word is said where they do not differ."""
-        same = self.first.method == self.second.method and spoken
-        first, second = (
-            line.method if line.source == OWN and not same else line.phrase if spoken else line.name
-            for line in (self.first, self.second)
-        )
-        return first, second
+        said = self.result.sentence(*self.pair.spoken, self.kind)
+        return f"{self.pair.settings}: {said}." if self.pair.settings else f"{said}."
 
 
-def comparisons(lines: Sequence[Line]) -> list[Compared]:
-    """Return the comparisons that answer the questions, for one part; none without clip counts."""
-    return [
-        found
-        for question, first, second in _pairs(lines)
-        if (found := _compared(question, first, second)) is not None
-    ]
+def comparisons(parts: Sequence[Part]) -> list[Compared]:
+    """Return the comparisons that answer the questions; none without the counts of clips."""
+    return [found for pair in pairs_of(parts) if (found := _compared(pair)) is not None]
 
 
 def answers(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     """Return each question that was asked with its answer in sentences."""
-    found = []
-    for question in QUESTIONS:
-        asked = [c for c in compared if c.question == question]
-        if not asked:
-            continue
-        if len(asked) <= _MOST_SENTENCES:
-            said = [c.sentence() for c in asked]
-        else:
-            said = [_tally(Counter(str(c.result.verdict) for c in asked), len(asked), question)]
-        found.append((question, said))
-    return found
+    asked: dict[Question, list[Compared]] = {}
+    for found in compared:
+        asked.setdefault(found.pair.question, []).append(found)
+    return [
+        (
+            question.text,
+            [c.sentence() for c in found]
+            if len(found) <= _MOST_SENTENCES
+            else [_tally(question, Counter(str(c.result.verdict) for c in found))],
+        )
+        for question, found in asked.items()
+    ]
 
 
 def headline(lines: Sequence[Line]) -> list[str]:
@@ -103,14 +62,17 @@ def headline(lines: Sequence[Line]) -> list[str]:
     said = []
     if full and all(line.rate == full[0].rate for line in full):
         size = span(full[0].megabytes, size_digits(full[0].megabytes))
-        said.append(f"Full precision ({size} MB): {_rate_words(full[0])}.")
+        kind = full[0].rate.kind
+        said.append(f"Full precision ({size} MB): {kind} {_rate_words(full[0])}.")
     if rest:
         best = min(rest, key=_badness)
-        least = "lowest WER" if best.rate.kind == "WER" else "highest accuracy"
-        which = f"The {least} of {len(rest)} compressed models" if len(rest) > 1 else "Compressed"
+        kind = best.rate.kind
+        least = "lowest WER" if kind == "WER" else "highest accuracy"
+        which = f"The {least} of {len(rest)} compressed models: "
+        which = which if len(rest) > 1 else f"The compressed model: {kind} "
         where = f", {best.part.label_but_budget}" if best.part.label_but_budget else ""
         size = span(best.megabytes, size_digits(best.megabytes))
-        said.append(f"{which}: {_rate_words(best)}, {best.phrase}, {size} MB{where}.")
+        said.append(f"{which}{_rate_words(best)}, {best.phrase}, {size} MB{where}.")
     return said
 
 
@@ -122,7 +84,7 @@ def points(value: float) -> str:
 
 def _rate_words(line: Line) -> str:
     rate = line.rate
-    said = f"{rate.kind} {number(rate.value)} %"
+    said = f"{number(rate.value)} %"
     if rate.low is None or rate.high is None:
         return said
     return f"{said} (95 % interval {rate.low:.1f} to {rate.high:.1f})"
@@ -133,9 +95,9 @@ def _badness(line: Line) -> float:
     return value if line.rate.kind == "WER" else -value
 
 
-def _tally(tally: Counter[str], total: int, question: str) -> str:
+def _tally(question: Question, tally: Counter[str]) -> str:
     """Return how often which verdict came out, as one sentence."""
-    first, second = _SIDES[question]
+    first, second, total = question.first, question.second, tally.total()
     words = [word for word in ("better", "worse") if tally[word]]
     if not words:
         return f"In none of {total} comparisons could {first} be told apart from {second}."
@@ -145,51 +107,15 @@ def _tally(tally: Counter[str], total: int, question: str) -> str:
     return f"{said}; {open_} could not be decided." if open_ else f"{said}."
 
 
-def _pairs(lines: Sequence[Line]) -> Iterator[tuple[str, Line, Line]]:
-    """Yield pairs of lines of one part that are worth comparing, and what each would answer."""
-    known = by_key(lines)
-    own = [line for line in lines if line.source == OWN]
-    planned = [line for line in own if line.allocation not in (*_PLAIN, *_CONTROLS)]
-    for line in own:
-        if (line.method, OTHER) in known:
-            yield OWN_CLIPS, line, known[line.method, OTHER]
-    for line in planned:
-        for other in own:
-            if other.calibration == line.calibration:
-                if other.allocation == "uniform":
-                    yield LAYERS, line, other
-                elif other.allocation in _CONTROLS:
-                    yield ORDER, line, other
-    yield from _calibrations([x for x in lines if x.source in (OWN, NOBODY)])
-    for line in planned:
-        if (FULL_PRECISION, NOBODY) in known:
-            yield COST, line, known[FULL_PRECISION, NOBODY]
-
-
-def _calibrations(lines: Sequence[Line]) -> Iterator[tuple[str, Line, Line]]:
-    """Yield each calibration with the plainest one of the same allocation."""
-    groups: dict[str, list[Line]] = {}
-    for line in lines:
-        if line.allocation != FULL_PRECISION and line.allocation not in _CONTROLS:
-            groups.setdefault(line.method.rsplit("/", 1)[0], []).append(line)
-    for group in groups.values():
-        base = min(
-            group, key=lambda x: (x.calibration != _NO_CALIBRATION, x.calibration != "minmax")
-        )
-        for line in group:
-            if line is not base:
-                yield CALIBRATION, line, base
-
-
-def _compared(question: str, first: Line, second: Line) -> Compared | None:
-    counts = _matched(clip_counts(first.part, first.rows), clip_counts(second.part, second.rows))
+def _compared(pair: Pair) -> Compared | None:
+    counts = _matched(*(clip_counts(line.part, line.rows) for line in (pair.first, pair.second)))
     if counts is None:
         return None
     found = compare(*counts, np.random.default_rng(0))
-    kind = first.rate.kind
+    kind = pair.first.rate.kind
     if kind == "accuracy":  # errors were compared: what is less of these is more of accuracy
         found = replace(found, difference=-found.difference, low=-found.high, high=-found.low)
-    return Compared(question, first.part.label, first, second, kind, found)
+    return Compared(pair, kind, found)
 
 
 def _matched(

@@ -8,11 +8,12 @@ from typing import Any
 
 from fedsim.report import figures, layertables, tables
 from fedsim.report.lines import Kind, kind_of, lines_of
-from fedsim.report.runs import BUDGET, TUNING_CLIPS, Part
-from fedsim.report.style import AnyChart
+from fedsim.report.runs import BUDGET, TUNING_CLIPS, Part, heading
+from fedsim.report.style import AnyChart, names_of
 
 _MANY_CLIENTS = 8  # from here on, their spread is worth a figure of its own
-_MOST_LINES = 40
+_MOST_LINES = 60
+_MOST_CURVES = 14
 _MOST_IN_MATRIX = 30
 _MOST_MATRICES = 4
 _CELL = 56  # pixels that a number in a matrix needs
@@ -47,24 +48,37 @@ def figures_of(parts: Sequence[Part]) -> list[Figure]:
 
 def _rates(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
     sizes = tables.size_points(parts)
-    swept = len({row["budget"] for row in sizes if not row["full"]}) > 1
-    if swept:
+    if _varies(sizes, "budget"):
         mixed = any(len({row.budget_bytes for row in part.rows}) > 1 for part in parts)
-        note = "Clients have different budgets: each point is another group of clients."
-        yield Figure("error_by_size", figures.error_by_size(sizes, kind), note if mixed else "")
-    clips = {part.settings.get(TUNING_CLIPS) for part in parts}
-    if len(clips) > 1 and None not in clips:
-        points = tables.setting_points(parts, TUNING_CLIPS)
-        title = "number of unlabelled tuning clips"
-        yield Figure("error_by_clips", figures.error_by_setting(points, kind, title))
-    lines = [line for part in parts for line in lines_of(part)]
-    others = {key for part in parts for key in part.settings} - {BUDGET, TUNING_CLIPS}
-    if 1 < len(lines) <= _MOST_LINES and (len(parts) == 1 or others):
-        table = tables.method_rows(parts)
-        yield Figure("error_by_method", figures.error_by_method(table, kind), "", _room(table))
-    if len(lines) <= _MOST_LINES and any(len(part.clients) >= _MANY_CLIENTS for part in parts):
+        yield Figure("error_by_size", figures.error_by_size(sizes, kind, mixed))
+    keys = list(dict.fromkeys(key for part in parts for key in part.settings))
+    numbers = [key for key in keys if key != BUDGET and _is_number(parts, key)]
+    for key in numbers:
+        points = tables.setting_points(parts, key)
+        if _varies(points, "x"):
+            title = "number of unlabelled tuning clips" if key == TUNING_CLIPS else heading(key)
+            chart = figures.error_by_setting(points, kind, title)
+            yield Figure(f"error_by_{heading(key).replace(' ', '_')}", chart)
+    methods = tables.method_rows(parts)
+    if 1 < len(methods) <= _MOST_LINES and (len(parts) == 1 or {*keys} - {BUDGET, *numbers}):
+        chart = figures.error_by_method(methods, kind)
+        yield Figure("error_by_method", chart, "", _room(methods))
+    if any(len(part.clients) >= _MANY_CLIENTS for part in parts):
         table = tables.client_rates(parts)
-        yield Figure("error_by_client", figures.error_by_client(table, kind), "", _room(table))
+        if table and len(names_of(table)) <= _MOST_LINES:
+            chart = figures.error_by_client(table, kind)
+            yield Figure("error_by_client", chart, "", _room(table))
+
+
+def _varies(table: tables.Table, column: str) -> bool:
+    """Return whether there are curves to draw, and not too many: compressed models only."""
+    rows = [row for row in table if not row["full"]]
+    return len({row[column] for row in rows}) > 1 and len(names_of(rows)) <= _MOST_CURVES
+
+
+def _is_number(parts: Sequence[Part], key: str) -> bool:
+    values = [part.settings.get(key) for part in parts]
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 def _room(table: tables.Table) -> int:

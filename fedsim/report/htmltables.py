@@ -9,10 +9,9 @@ from typing import Any
 from fedsim.report.findings import Compared, points
 from fedsim.report.lines import (
     MB,
-    Kind,
+    OWN,
     Line,
     Rate,
-    kinds_of,
     measure,
     number,
     size_digits,
@@ -48,12 +47,11 @@ class HtmlTable:
 def results_table(lines: Sequence[Line]) -> HtmlTable:
     """Return one row a line: the table that a run prints, with intervals."""
     keys = setting_keys(line.part for line in lines)
-    kinds = kinds_of(lines)
-    heads = [*map(heading, keys), "method", "tuned on", "model MB", "mean bits"]
-    heads += [*_rate_heads(kinds), "clients"]
     digits = _digits(lines)
+    rate_heads, rates = _rate_columns([line.rate for line in lines])
+    heads = [*map(heading, keys), "method", "tuned on", "model MB", "mean bits"]
     return _table(
-        heads,
+        [*heads, *rate_heads, "clients"],
         [
             [
                 *_settings(line.part, keys),
@@ -61,10 +59,10 @@ def results_table(lines: Sequence[Line]) -> HtmlTable:
                 Cell(line.source),
                 Cell(span(line.megabytes, digits), max(line.megabytes)),
                 Cell(span(line.mean_bits, 2), max(line.mean_bits)),
-                *_rate_cells(line.rate, kinds),
+                *rate,
                 _clients_cell(line),
             ]
-            for line in lines
+            for line, rate in zip(lines, rates, strict=True)
         ],
     )
 
@@ -72,34 +70,33 @@ def results_table(lines: Sequence[Line]) -> HtmlTable:
 def clients_table(lines: Sequence[Line]) -> HtmlTable:
     """Return one row a client, method and source, `MOST_ROWS` at most."""
     keys = setting_keys(line.part for line in lines)
-    kinds = kinds_of(lines)
-    heads = [*map(heading, keys), "client", "budget MB", "method", "tuned on", "model MB"]
-    heads += ["mean bits", *_rate_heads(kinds), "errors", "of"]
     digits = _digits(lines)
     rows = [(line.part, row) for line in lines for row in line.rows]
-    rows.sort(key=lambda found: (found[1].client, found[0].label))
+    rows = sorted(rows, key=lambda found: (found[1].client, found[0].label))[:MOST_ROWS]
+    rate_heads, rates = _rate_columns([measure(part, [row]) for part, row in rows])
+    heads = [*map(heading, keys), "client", "budget MB", "method", "tuned on", "model MB"]
     return _table(
-        heads,
+        [*heads, "mean bits", *rate_heads, "errors", "of"],
         [
             [
                 *_settings(part, keys),
                 Cell(row.client),
                 _number(row.budget_bytes / MB, digits),
                 Cell(row.method),
-                Cell("own" if source_of(row) == "own" else row.tuned_on),
+                Cell("own" if source_of(row) == OWN else row.tuned_on),
                 _number(row.file_bytes / MB, digits),
                 _number(row.mean_bits, 2),
-                *_rate_cells(measure(part, [row]), kinds),
+                *rate,
                 *_counts(row),
             ]
-            for part, row in rows[:MOST_ROWS]
+            for (part, row), rate in zip(rows, rates, strict=True)
         ],
     )
 
 
 def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
     """Return one row a comparison: the difference, its interval and the verdict."""
-    several = any(c.settings for c in compared)
+    several = any(c.pair.settings for c in compared)
     heads = [*(["settings"] if several else []), "first", "second", "difference, points"]
     heads += [_INTERVAL, "the first is", "more clips"]
     rows = []
@@ -108,8 +105,8 @@ def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
         known = low == low  # NaN: one clip has no interval
         rows.append(
             [
-                *([Cell(c.settings)] if several else []),
-                *map(Cell, c.names()),
+                *([Cell(c.pair.settings)] if several else []),
+                *map(Cell, c.pair.names),
                 Cell(points(c.result.difference), c.result.difference),
                 Cell(f"[{points(low)}, {points(high)}]" if known else "-", low if known else None),
                 Cell(c.result.verdict),
@@ -191,18 +188,20 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> HtmlTable:
     return HtmlTable(tuple(heads), numeric, tuple(tuple(row) for row in rows))
 
 
-def _rate_heads(kinds: Sequence[Kind]) -> list[str]:
-    return [head for kind in kinds for head in (f"{kind} %", _INTERVAL)]
-
-
-def _rate_cells(rate: Rate, kinds: Sequence[Kind]) -> list[Cell]:
-    cells: list[Cell] = []
-    for kind in kinds:
-        if kind != rate.kind:
-            cells += [Cell("-"), Cell("-")]
-        else:
-            cells += [_number(rate.value), Cell(rate.interval().strip() or "-", rate.low)]
-    return cells
+def _rate_columns(rates: Sequence[Rate]) -> tuple[list[str], list[list[Cell]]]:
+    """Return heads and cells of rates: a column a kind, and one of intervals if any is known."""
+    heads: list[str] = []
+    cells: list[list[Cell]] = [[] for _ in rates]
+    for kind in dict.fromkeys(rate.kind for rate in rates):
+        known = any(rate.low is not None for rate in rates if rate.kind == kind)
+        heads += [f"{kind} %", _INTERVAL] if known else [f"{kind} %"]
+        for row, rate in zip(cells, rates, strict=True):
+            own = rate.kind == kind
+            row.append(_number(rate.value if own else None))
+            if known:
+                said = rate.interval().strip() if own else ""
+                row.append(Cell(said or "-", rate.low if own else None))
+    return heads, cells
 
 
 def _settings(part: Part, keys: Sequence[str]) -> list[Cell]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -206,8 +206,3 @@ def _rank(allocation: str) -> int:
 def kinds_of(lines: Iterable[Line]) -> list[Kind]:
     """Return what the lines measure, without repeats."""
     return list(dict.fromkeys(kind_of(line.rows) for line in lines))
-
-
-def by_key(lines: Iterable[Line]) -> Mapping[tuple[str, str], Line]:
-    """Return lines of one part by method and source."""
-    return {(line.method, line.source): line for line in lines}

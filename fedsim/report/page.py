@@ -82,7 +82,7 @@ def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
     )  # its stub asks for an argument that it can go without
     parts = [part for run in runs for part in run.parts]
     lines = [line for part in parts for line in lines_of(part)]
-    compared = [found for part in parts for found in comparisons(lines_of(part))]
+    compared = comparisons(parts)
     page = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -94,7 +94,7 @@ def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
     fleet = htmltables.fleet_table(parts)
     return page.render(
         title=" and ".join(dict.fromkeys(run.name for run in runs)),
-        asked=[(run.name, run.scenario.description.strip()) for run in runs],
+        asked=[(run.name, *_paragraphs(run.scenario.description)) for run in runs],
         gaps=_gaps(runs),
         facts=_facts(runs, lines),
         headline=[sentence for run in runs for sentence in _headline(run, len(runs) > 1)],
@@ -121,6 +121,12 @@ def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
 def _gaps(runs: Sequence[Run]) -> list[tuple[str, str]]:
     several = len(runs) > 1
     return [(run.name if several else "", gap) for run in runs for gap in run.gaps]
+
+
+def _paragraphs(description: str) -> tuple[str, str]:
+    """Return the first line of a description, and the others as one paragraph."""
+    first, _, rest = description.strip().partition("\n")
+    return first, " ".join(rest.split())
 
 
 def _headline(run: Run, named: bool) -> list[str]:

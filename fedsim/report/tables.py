@@ -62,13 +62,14 @@ def setting_points(parts: Sequence[Part], key: str) -> Table:
 
 
 def method_rows(parts: Sequence[Part]) -> Table:
-    """Return one row for each line: its rate and interval."""
-    return [
-        {"line": joined(part.label, line.name), **_rate(line.rate)}
-        for part in parts
-        for line in lines_of(part)
-        if line.rate.value is not None
-    ]
+    """Return one row for each line: its rate and interval; of full precision once, if it is one."""
+    lines = [x for part in parts for x in lines_of(part) if x.rate.value is not None]
+    full = [line for line in lines if line.allocation == FULL_PRECISION]
+    made: Table = []
+    if full and all(line.rate == full[0].rate for line in full):
+        made.append({"line": full[0].name, **_rate(full[0].rate)})
+        lines = [line for line in lines if line.allocation != FULL_PRECISION]
+    return [*made, *({"line": joined(x.part.label, x.name), **_rate(x.rate)} for x in lines)]
 
 
 def transfer_matrix(part: Part, method: str) -> Table:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from report_toys import clips_study, model, words_study, write_matrix, write_run
@@ -80,7 +81,33 @@ def test_huge_word_errors_have_a_logarithmic_axis(tmp_path):
 def test_numbers_of_tuning_clips_are_drawn(tmp_path):
     cells = [(2, words_study(worse=2)), (8, words_study())]
     parts = parts_of(write_matrix(tmp_path / "run", TUNING_CLIPS, cells))
-    assert names(parts)[0] == "error_by_clips"
+    assert names(parts)[0] == "error_by_tuning_clips"
+
+
+def test_numbers_are_drawn_as_curves_and_words_as_lines(tmp_path):
+    cells = [(4, words_study(worse=2)), (8, words_study())]
+    bits = write_matrix(tmp_path / "bits", "quantization.activation_bits", cells)
+    assert names(parts_of(bits))[:2] == ["error_by_activation_bits", "transfer_1"]
+    cells = [("median", words_study()), ("mean", words_study(worse=2))]
+    parts = parts_of(write_matrix(tmp_path / "words", "quantization.sensitivity", cells))
+    assert names(parts)[:2] == ["error_by_method", "transfer_1"]
+    assert [row["line"] for row in tables.method_rows(parts)][:2] == [
+        "full precision",
+        "sensitivity median · uniform/cosine, own clips",
+    ]
+
+
+def test_full_precision_alone_is_no_figure(tmp_path):
+    cells = [(n, [model("a", "fp32", "-", [1], [9])]) for n in (2, 8)]
+    parts = parts_of(write_matrix(tmp_path / "run", TUNING_CLIPS, cells))
+    assert names(parts) == ["sensitivity_by_layer"]
+
+
+def test_clips_without_words_are_no_figure(tmp_path):
+    models = [model("a", m, "a", [0], [1]) for m in ("uniform/x", "myqasr/x")]
+    empty = [(replace(row, words=0, wer=None), replace(p, of=(), wrong=())) for row, p in models]
+    parts = parts_of(write_run(tmp_path / "run", empty, sensed=False))
+    assert names(parts) == ["bits_by_layer"]
 
 
 def test_one_budget_is_drawn_by_method_and_by_whose_clips(tmp_path):

@@ -1,10 +1,12 @@
 """What a report says was found: verdicts, intervals, and nothing where nothing is known."""
 
+from dataclasses import replace
+
 from report_toys import clips_study, model, words_study, write_matrix, write_run
 
 from fedsim.report import findings
-from fedsim.report.findings import CALIBRATION, COST, LAYERS, ORDER, OWN_CLIPS
 from fedsim.report.lines import Rate, lines_of, size_digits, span
+from fedsim.report.questions import CALIBRATION, COST, LAYERS, ORDER, OWN_CLIPS, WAY
 from fedsim.report.runs import read_runs
 
 
@@ -13,11 +15,11 @@ def lines_in(path):
 
 
 def compared_in(path):
-    return findings.comparisons(lines_in(path))
+    return findings.comparisons(read_runs([path])[0].parts)
 
 
 def asked(compared):
-    return {(c.question, *c.names()): c for c in compared}
+    return {(c.pair.question, *c.pair.names): c for c in compared}
 
 
 def test_questions_and_verdicts_of_word_errors(tmp_path):
@@ -52,6 +54,7 @@ def test_controls_and_calibrations(tmp_path):
             "myqasr/cosine": [2, 2, 2, 2],
             "shuffled/cosine": [8, 8, 8, 8],
             "reversed/minmax": [4, 4, 4, 4],
+            "linear/minmax": [3, 3, 3, 3],
             "uniform/none": [9, 9, 9, 9],
             "uniform/cosine": [6, 6, 6, 6],
         }.items()
@@ -61,6 +64,7 @@ def test_controls_and_calibrations(tmp_path):
         (LAYERS, "myqasr/cosine", "uniform/cosine"),
         (ORDER, "myqasr/cosine", "shuffled/cosine"),
         (ORDER, "myqasr/minmax", "reversed/minmax"),
+        (WAY, "myqasr/minmax", "linear/minmax"),
         (CALIBRATION, "uniform/cosine", "uniform/none, no clips"),
         (CALIBRATION, "myqasr/cosine", "myqasr/minmax"),
     ]
@@ -82,36 +86,59 @@ def test_clients_that_only_one_side_has_are_left_out(tmp_path):
 
 
 def test_few_answers_are_sentences_and_many_are_counted(tmp_path):
-    (answer,) = [
-        said
-        for question, said in findings.answers(
-            compared_in(write_run(tmp_path / "run", words_study()))
-        )
-        if question == LAYERS
-    ]
-    assert answer == [
+    answers = dict(findings.answers(compared_in(write_run(tmp_path / "run", words_study()))))
+    assert answers[LAYERS.text] == [
         "myqasr/cosine is better than uniform/cosine by 40.0 points of WER"
         " (95 % interval 40.0 to 40.0)."
     ]
     cells = [(float(n), words_study(float(n))) for n in (30, 35, 40, 45)]
-    run = read_runs([write_matrix(tmp_path / "matrix", "clients.budget_mb", cells)])[0]
-    compared = [c for part in run.parts for c in findings.comparisons(lines_of(part))]
+    compared = compared_in(write_matrix(tmp_path / "matrix", "clients.budget_mb", cells))
     assert dict(findings.answers(compared)) == {
-        OWN_CLIPS: ["In none of 4 comparisons could own clips be told apart from others' clips."],
-        LAYERS: [
+        OWN_CLIPS.text: [
+            "In none of 4 comparisons could own clips be told apart from the clips of others."
+        ],
+        LAYERS.text: [
             "A depth for each layer came out better than one depth for all in 4 of 4 comparisons."
         ],
-        COST: ["The compressed model came out worse than full precision in 4 of 4 comparisons."],
+        COST.text: [
+            "The compressed model came out worse than full precision in 4 of 4 comparisons."
+        ],
     }
     assert compared[0].sentence().startswith("30 MB: myqasr/cosine")
+
+
+def test_values_of_a_setting_are_held_against_the_first(tmp_path):
+    cells = [(bits, words_study(worse=worse)) for bits, worse in ((4, 2), (6, 1), (8, 0))]
+    compared = compared_in(write_matrix(tmp_path / "run", "quantization.activation_bits", cells))
+    found = [c for c in compared if "activation bits" in c.pair.question.text]
+    assert [(c.pair.names, round(c.result.difference, 4)) for c in found] == [
+        (("myqasr/cosine, activation bits 6", "myqasr/cosine, activation bits 4"), -0.1),
+        (("myqasr/cosine, activation bits 8", "myqasr/cosine, activation bits 4"), -0.2),
+    ]
+    said = found[1].sentence()
+    bits = "myqasr/cosine with activation bits"
+    assert said.startswith(f"{bits} 8 is better than {bits} 4 by 20.0 points of WER")
+
+
+def test_seeds_test_other_clips_and_are_not_compared(tmp_path):
+    cells = [(1, words_study()), (2, words_study(worse=2))]
+    compared = compared_in(write_matrix(tmp_path / "run", "seed", cells))
+    assert {c.pair.settings for c in compared} == {"seed 1", "seed 2"}
+
+
+def test_an_ascending_order_is_a_control(tmp_path):
+    models = [
+        model("a", "myqasr/cosine", "a", [2, 2], [10, 10]),
+        model("a", "myqasr-asc/cosine", "a", [4, 4], [10, 10]),
+    ]
+    models[1] = (replace(models[1][0], allocation="myqasr"), models[1][1])
+    assert [key[0] for key in asked(compared_in(write_run(tmp_path / "run", models)))] == [ORDER]
 
 
 def test_the_headline_names_full_precision_and_the_best(tmp_path):
     first, second = findings.headline(lines_in(write_run(tmp_path / "run", words_study())))
     assert first.startswith("Full precision (275.0 MB): WER 3.8 % (95 % interval ")
-    assert second.startswith(
-        "The lowest WER of 3 compressed models: WER 20.0 % (95 % interval 20.0"
-    )
+    assert second.startswith("The lowest WER of 3 compressed models: 20.0 % (95 % interval 20.0")
     assert second.endswith(", myqasr/cosine tuned on own clips, 39.5 MB.")
 
 

@@ -72,13 +72,14 @@ def test_the_tables(tmp_path):
 
 
 def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):
-    said = scenario("my_study", description="Do small models\nhear well?")
+    said = scenario("my_study", description="Do small models hear well?\nA line,\nand another.\n")
     path = write_run(tmp_path / "a run", words_study(), said=said)
     page = html.unescape(without_scripts(page_of(path)))
     for text in (
         "<h1>my_study</h1>",
-        "Do small models\nhear well?",
-        "The lowest WER of 3 compressed models: WER 20.0 %",
+        '<p class="lead">Do small models hear well?</p>',
+        '<p class="more">A line, and another.</p>',
+        "The lowest WER of 3 compressed models: 20.0 %",
         "Does it help to tune on a user's own clips?",
         f"fedsim run '{path}/scenario.yaml'",
         "name: my_study",
@@ -119,7 +120,8 @@ def test_without_counts_of_clips_the_report_says_how_to_get_them(tmp_path):
     page = page_of(write_run(tmp_path / "run", models, sensed=False))
     assert "say study: true in the scenario" in page
     results, clients, *_ = tables_in(page)
-    assert results[1][4:6] == ["16.7", "-"]
+    assert results[0][4:] == ["WER %", "clients"]  # no column of intervals that nobody knows
+    assert results[1][4:] == ["16.7", "2"]
     assert clients[1][6:8] == ["16.7", "[6.7, 26.7]"]
 
 

@@ -18,12 +18,13 @@ _MOST_BANDS = 3  # more would hide each other: intervals are then thin lines, si
 _APART = 4  # pixels between these
 
 
-def error_by_size(table: Table, kind: Kind) -> AnyChart:
+def error_by_size(table: Table, kind: Kind, mixed: bool = False) -> AnyChart:
     """Draw the rate against the size of the model, with mean bits on a second axis above.
 
     Args:
         table: columns line, full, mb, bits, rate, low, high, budget; see `tables.size_points`.
         kind: what the rate is.
+        mixed: whether each size is of other clients: lines then only lead the eye.
     """
     lines = [row for row in table if not row["full"]]
     sizes = {b: [r["mb"] for r in lines if r["budget"] == b] for b in {r["budget"] for r in lines}}
@@ -33,12 +34,12 @@ def error_by_size(table: Table, kind: Kind) -> AnyChart:
         if row["full"] and row["budget"] in sizes
     ]
     x = alt.X("mb:Q", title=_SIZE, axis=alt.Axis(tickCount=8), scale=_inside())
-    curves = _curves(lines, full, x, rate_look(table, kind))
+    curves = _curves(lines, full, x, rate_look(table, kind), mixed)
     chart = alt.layer(alt.layer(*curves), _bits_axis(lines)).resolve_axis(x="independent")
     return finished(
         chart.properties(width=WIDTH, height=_HEIGHT),
         f"{what(kind)} against model size",
-        _reading(lines, full),
+        _reading(lines, full, mixed),
     )
 
 
@@ -66,14 +67,17 @@ def error_by_setting(table: Table, kind: Kind, title: str) -> AnyChart:
     )
 
 
-def _curves(lines: Table, full: Table, x: alt.X, look: dict[str, Any]) -> list[alt.Chart]:
+def _curves(
+    lines: Table, full: Table, x: alt.X, look: dict[str, Any], mixed: bool = False
+) -> list[alt.Chart]:
     """Return full precision, then intervals, where they are known, and lines with points."""
     y, low = alt.Y("rate:Q", **look), alt.Y("low:Q", **look)
     names = names_of(lines)
     tips = tips_of("line", *[k for k in ("mb", "bits", "x", "clients") if k in lines[0]], "rate")
     tips += tips_of("low", "high")
     layers = _full_precision(full, x, y)
-    few = len(names) <= _MOST_BANDS
+    few = len(names) <= _MOST_BANDS and not mixed
+    lead: dict[str, Any] = {"strokeWidth": 1, "opacity": 0.5} if mixed else {"strokeWidth": 2}
     for i, name in enumerate(names):
         table = [row for row in lines if row["line"] == name]
         known = [row for row in table if row["low"] is not None]
@@ -85,7 +89,7 @@ def _curves(lines: Table, full: Table, x: alt.X, look: dict[str, Any]) -> list[a
             )
         line = alt.Chart(data(table)).encode(x=x, y=y, color=colour(names))
         layers += [
-            line.mark_line(strokeWidth=2, xOffset=shift).encode(strokeDash=dash(names)),
+            line.mark_line(xOffset=shift, **lead).encode(strokeDash=dash(names)),
             line.mark_point(filled=True, size=70, opacity=1, xOffset=shift).encode(
                 shape=shape(names), tooltip=tips
             ),
@@ -103,15 +107,19 @@ def _full_precision(full: Table, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     return [line.encode(x=x, y=y, detail="line:N", tooltip=tips)] if full else []
 
 
-def _reading(lines: Table, full: Table) -> str:
+def _reading(lines: Table, full: Table, mixed: bool = False) -> str:
     """Return how to read the curves."""
-    if all(row["low"] is None for row in lines):
-        said = "No intervals are known."
-    elif len(names_of(lines)) <= _MOST_BANDS:
-        said = "Bands: 95 % interval."
-    else:
-        said = "Upright lines: 95 % interval; points of one size stand side by side."
-    return f"{said} Dashed grey: full precision." if full else said
+    upright = len(names_of(lines)) > _MOST_BANDS or mixed
+    said = []
+    if any(row["low"] is not None for row in lines):
+        said.append("Upright lines: 95 % interval." if upright else "Bands: 95 % interval.")
+    if upright:
+        said.append("Points of one size stand side by side.")
+    if mixed:
+        said.append("Each size is another group of clients, so lines only lead the eye.")
+    if full:
+        said.append("Dashed grey: full precision.")
+    return " ".join(said)
 
 
 def _inside() -> alt.Scale:

@@ -12,6 +12,7 @@ from fedsim.report.tables import Table
 
 _HEIGHT = 300
 _BINS = 32
+_MANY_QUANTILES = 20
 
 
 def bits_by_layer(table: Table, method: str) -> AnyChart:
@@ -135,16 +136,17 @@ def activations_by_group(table: Table, layers: Sequence[str] | None = None) -> A
             strokeDash=dash(groups),
         )
         .properties(width=180, height=120)
-        .facet(alt.Facet("layer:N", title=None, sort=chosen), columns=3)
+        .facet(alt.Facet("layer:N", title=None, sort=chosen), columns=3, align="all")
         .resolve_scale(x="independent", y="independent")
     )
-    return finished(curves, "How the layers answer each group of users")
+    return finished(curves, "How the layers answer different users")
 
 
 def _densities(table: Table) -> Table:
     """Return histograms: `density` holds from `value` to the next one. A layer's groups share bins.
 
-    Between two quantiles activations are taken to lie evenly.
+    Between two quantiles activations are taken to lie evenly. Of many quantiles, the outermost are
+    left out: what lies beyond the next ones would take all the room.
     """
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in sorted(table, key=lambda row: row["q"]):
@@ -152,7 +154,8 @@ def _densities(table: Table) -> Table:
         groups.setdefault(row["group"], []).append((row["value"], row["q"]))
     made: Table = []
     for layer, groups in curves.items():
-        ends = [value for curve in groups.values() for value, _ in (curve[0], curve[-1])]
+        least = 0 if min(map(len, groups.values())) < _MANY_QUANTILES else 1
+        ends = [c[i][0] for c in groups.values() for i in (least, -1 - least)]
         edges = np.linspace(min(ends), max(ends), _BINS + 1)
         for group, curve in groups.items():
             values, shares = zip(*curve, strict=True)
@@ -170,4 +173,5 @@ def _layer_axis(table: Table, field: str) -> alt.X:
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if last <= 14 * s)
     marks = [1, *range(step, last + 1, step)] if step > 1 else list(range(1, last + 1))
     axis = alt.Axis(values=marks, labelAngle=0, format="d", grid=False, ticks=False)
-    return alt.X(field, title="layer, from input to output", axis=axis)
+    scale = alt.Scale(nice=False, padding=8) if field.endswith("Q") else alt.Undefined
+    return alt.X(field, title="layer, from input to output", axis=axis, scale=scale)

@@ -6,7 +6,7 @@ import altair as alt
 
 from fedsim.report.figures.axes import name_axis, rate_look, tips_of, what
 from fedsim.report.lines import Kind
-from fedsim.report.style import GREY, WIDTH, AnyChart, data, finished, names_of
+from fedsim.report.style import COLOURS, GREY, WIDTH, AnyChart, data, finished, names_of
 from fedsim.report.tables import NO_CALIBRATION, Table
 
 _SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+~g')"
@@ -21,15 +21,18 @@ def error_by_method(table: Table, kind: Kind) -> AnyChart:
     """
     y = alt.Y("line:N", sort=None, title=None, axis=name_axis())
     base = alt.Chart(data(table)).encode(y=y)
-    known = base.transform_filter("isValid(datum.low)")
+    points = base.mark_point(filled=True, size=80, opacity=1, color=COLOURS[0]).encode(
+        x=alt.X("rate:Q", **rate_look(table, kind)), tooltip=tips_of("line", "rate", "low", "high")
+    )
+    known = [row for row in table if row["low"] is not None]
+    bounds = alt.Chart(data(known)).encode(y=y).mark_rule(strokeWidth=2, color=GREY)
     low = alt.X("low:Q", **rate_look(table, kind))
-    chart = alt.layer(
-        known.mark_rule(strokeWidth=2, color=GREY).encode(x=low, x2="high:Q"),
-        base.mark_point(filled=True, size=80, opacity=1, color="#0072B2").encode(
-            x=alt.X("rate:Q"), tooltip=tips_of("line", "rate", "low", "high")
-        ),
-    ).properties(width=WIDTH, height=26 * len(names_of(table)))
-    return finished(chart, f"{what(kind)} of each method", "Lines: 95 % interval.")
+    chart = alt.layer(*([bounds.encode(x=low, x2="high:Q")] if known else []), points)
+    return finished(
+        chart.properties(width=WIDTH, height=26 * len(names_of(table))),
+        f"{what(kind)} of each method",
+        "Lines: 95 % interval." if known else "",
+    )
 
 
 def error_by_client(table: Table, kind: Kind) -> AnyChart:
@@ -49,12 +52,12 @@ def error_by_client(table: Table, kind: Kind) -> AnyChart:
             x=alt.X("q25:Q", **rate_look(table, kind)),
             x2="q75:Q",
         ),
-        base.mark_circle(color="#0072B2", opacity=0.55, stroke="#0072B2").encode(
+        base.mark_circle(color=COLOURS[0], opacity=0.55, stroke=COLOURS[0]).encode(
             x="rate:Q",
             size=alt.Size("clients:Q", scale=area, legend=None),
             tooltip=tips_of("line", "rate", "clients"),
         ),
-        once.mark_tick(color="#D55E00", thickness=3, size=22).encode(
+        once.mark_tick(color=COLOURS[1], thickness=3, size=22).encode(
             x="median:Q", tooltip=tips_of("line", "q25", "median", "q75")
         ),
     ).properties(width=WIDTH, height=34 * len(names_of(table)))
