@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from training import heldout
 
 import fedsim
 from fedsim.errors import FedsimError
@@ -16,6 +15,7 @@ from fedsim.speech.models import load_model
 from fedsim.speech.models.base import transcribe_clips
 from fedsim.speech.scoring import count_correct, count_errors
 from fedsim.speech.voices.speaker import FIRST_TRAINING_SPEAKER
+from training import heldout
 
 NAMES = ["bundled:ctc", "bundled:keywords"]
 SMALL = 10 * 2**20

@@ -122,5 +122,5 @@ def _layers(parts: Sequence[Part]) -> Iterator[Figure]:
         yield Figure("sensitivity_by_layer", chart, "", 480)
     shown, spread = layertables.activation_quantiles(parts)
     if spread:
-        note = "Some layers, evenly from input to output."
+        note = "Some layers, evenly from input to output; outermost values are left out."
         yield Figure("activations", figures.activations_by_group(spread, shown), note)

@@ -48,6 +48,11 @@ def reports(tmp_path_factory):
     layers = write_run(home / "layers", words_study(), quantiles=quantiles)
     made = {"sweep": [sweep], "clips": [clips], "wide": [wide], "several": [sweep, wide]}
     made["layers"] = [layers]
+    fleet = [
+        model(f"client {i}", "uniform/cosine", f"client {i}", [i], [9], 30.0 + i % 3, study=False)
+        for i in range(6)
+    ]
+    made["fleet"] = [write_run(home / "fleet", fleet, ended=False)]
     return {
         name: write_report(paths, home / f"{name}.html").path.as_uri()
         for name, paths in made.items()
@@ -68,11 +73,11 @@ def open_page(browser, address, width=1280, scheme="light"):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["sweep", "clips", "wide", "several", "layers"])
+@pytest.mark.parametrize("name", ["sweep", "clips", "wide", "several", "layers", "fleet"])
 def test_a_report_is_drawn_whole_and_fits(browser, reports, name, width):
     open_page(browser, reports[name], width)
     drawn = browser.execute_script(DRAWN)
-    expected = {"sweep": 5, "clips": 5, "wide": 5, "several": 9, "layers": 5}
+    expected = {"sweep": 5, "clips": 5, "wide": 5, "several": 9, "layers": 5, "fleet": 2}
     assert len(drawn) == expected[name]
     assert browser.get_log("browser") == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -66,6 +66,19 @@ def test_many_lines_have_upright_intervals(tmp_path):
     assert rules == [-6.0, -2.0, 2.0, 6.0]
 
 
+def test_in_a_mixed_fleet_lines_only_lead_the_eye(tmp_path):
+    models = [
+        model(c, "uniform/cosine", c, [1, 3], [9, 9], mb) for c, mb in (("a", 30.0), ("b", 40.0))
+    ]
+    figure = figures_of(parts_of(write_run(tmp_path / "run", models)))[0]
+    spec = figure.chart.to_dict()
+    marks = {x["mark"]["type"]: x["mark"] for x in layers(spec)}
+    assert marks["line"]["opacity"] == 0.5
+    assert "rule" in marks
+    assert "area" not in marks
+    assert "another group of clients" in spec["title"]["subtitle"]
+
+
 def test_huge_word_errors_have_a_logarithmic_axis(tmp_path):
     cells = [
         (mb, [model("a", "uniform/minmax", "a", [wrong, 2], [10, 10], mb, mb)])

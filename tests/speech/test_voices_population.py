@@ -524,7 +524,9 @@ def test_training_takes_are_disjoint_from_what_a_scenario_can_have(kind, start):
         ({"first": 999_990, "speakers": 21, "languages": ["en", "fr"]}, True),
         ({"first": 999_990, "speakers": 5, "genders": ["male"]}, False),
         ({"first": 999_990, "speakers": 6, "genders": ["male"]}, True),
-        ({"first": 999_999, "speakers": 1, "genders": ["female"]}, False),
+        ({"first": 999_998, "speakers": 1, "genders": ["female"]}, False),
+        # The pair that 999,999 belongs to began before it: the next whole one is training's.
+        ({"first": 999_999, "speakers": 1, "genders": ["female"]}, True),
         ({"first": 10**15, "speakers": 1}, True),
     ],
 )

@@ -114,8 +114,9 @@ def read_sentences(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise FedsimError(f"sentence list {path} cannot be read as UTF-8 text: {error}") from error
     # Scoring leaves out what stands in brackets; without them it is a text like any other.
-    texts = [" ".join(_BRACKETS.sub(" ", line).split()) for line in lines]
-    spoken = [t for t in texts if not t.startswith("#") and any(c.isalnum() for c in normalize(t))]
+    said = [line for line in lines if not line.strip().startswith("#")]
+    texts = [" ".join(_BRACKETS.sub(" ", line).split()) for line in said]
+    spoken = [text for text in texts if any(c.isalnum() for c in normalize(text))]
     if not spoken:
         raise FedsimError(
             f"sentence list {path} holds no text that could be spoken; write one sentence a line"
