@@ -2,10 +2,10 @@
 
     python -m benchmarks.plan_stability [--model bundled:ctc] [--speakers 8] [--clips 16]
 
-Each speaker's clips are resampled 20 times (bootstrap over clips) and planned anew. Prints, for some
-mean bit depths, the share of layers whose depth a resample of the same speaker changes, and the
-share that differs between two speakers: only what is beyond the first is personal. And Spearman's
-rank correlation of the sensitivities, of the same two kinds of pairs.
+Each speaker's clips are resampled 20 times (bootstrap over clips) and planned anew. Prints, for
+some mean bit depths, the share of layers whose depth a resample of the same speaker changes, and
+the share that differs between two speakers: only what is beyond the first is personal. And
+Spearman's rank correlation of the sensitivities, of the same two kinds of pairs.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m benchmarks.real_keywords [MODEL]            (default bundled:keywords)
 
-The ten digits and "no", as the voice of Asterisk's prompts says them (asterisk-core-sounds-en-g722).
-One speaker and eleven clips: a sign, not a measurement.
+The ten digits and "no", as the voice of Asterisk's prompts says them
+(asterisk-core-sounds-en-g722). One speaker and eleven clips: a sign, not a measurement.
 """
 
 from __future__ import annotations

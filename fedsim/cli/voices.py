@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 List the synthetic speakers of a population and the way each speaks. With --export, write their
 clips as 16 kHz WAV files with a metadata.csv: an AudioFolder, which corpus kind "folder" reads
-(and datasets.load_dataset("audiofolder", ...), where torchcodec is installed). The clips are the test clips of a
-scenario with the same population and seed."""
+(and datasets.load_dataset("audiofolder", ...), where torchcodec is installed). The clips are the
+test clips of a scenario with the same population and seed."""
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
