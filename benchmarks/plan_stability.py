@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from fedsim.quant import modelfile
-from fedsim.quant.allocation import MB, smallest
+from fedsim.quant.allocation import MB, allocate, smallest
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import Manifest
-from fedsim.quant.stability import Stability, plan_stability
+from fedsim.quant.stability import resampled_sensitivity
 from fedsim.quant.switch import switch_of
 from fedsim.results.statistics import flip_share, rank_correlation
 from fedsim.scenario.schema import TOPICS
@@ -62,30 +62,35 @@ def main() -> None:
     print(
         f"{RESAMPLES} resamples, {len(model.layers)} layers, smallest {smallest(sizes) / MB:.2f} MB"
     )
-    print("bits  model MB  layers changed by: resampling  another speaker   rank correlation: both")
+    found = [_sensed(model, clips, k) for k, clips in enumerate(spoken)]
+    pairs = list(combinations([own for own, _ in found], 2))
+    ranks = np.mean([rank_correlation(drawn, own) for own, drawn in found])
+    across = np.mean([rank_correlation(a[None], b) for a, b in pairs])
+    print(f"rank correlation: {ranks:.3f} with a resample, {across:.3f} with another speaker")
+    print("bits  model MB  layers changed by a resample  by another speaker")
     for bits in MEAN_BITS:
         budget = sizes.fixed_bytes + int(weights * bits / 8)
-        found = [_stability(model, clips, sizes, budget, k) for k, clips in enumerate(spoken)]
-        within = np.mean([flip_share(s.resampled_bits, s.bits) for s in found])
-        ranks = np.mean([rank_correlation(s.resampled_sensitivity, s.sensitivity) for s in found])
-        pairs = list(combinations(found, 2))
-        between = np.mean([flip_share(a.bits[None], b.bits) for a, b in pairs])
-        across = np.mean([rank_correlation(a.sensitivity[None], b.sensitivity) for a, b in pairs])
+
+        def plan(values: np.ndarray, budget: int = budget) -> np.ndarray:
+            return np.array(allocate("myqasr", values, sizes, budget))
+
+        within = [flip_share(np.stack([plan(v) for v in drawn]), plan(own)) for own, drawn in found]
+        between = [flip_share(plan(a)[None], plan(b)) for a, b in pairs]
         print(
-            f"{bits:4}  {budget / MB:8.2f}  {100 * within:28.1f} %  {100 * between:14.1f} %"
-            f"   {ranks:16.3f}  {across:.3f}",
+            f"{bits:4}  {budget / MB:8.2f}  {100 * np.mean(within):26.1f} %"
+            f"  {100 * np.mean(between):16.1f} %",
             flush=True,
         )
 
 
-def _stability(
-    model: SpeechModel, clips: list[np.ndarray], sizes: modelfile.Sizes, budget: int, seed: int
-) -> Stability:
+def _sensed(
+    model: SpeechModel, clips: list[np.ndarray], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     def batches_of(places: np.ndarray) -> list[Batch]:
         return list(tuning_batches(model, [clips[i] for i in places], None))
 
     rng = np.random.default_rng(seed)
-    return plan_stability(model, batches_of, len(clips), sizes, budget, rng, resamples=RESAMPLES)
+    return resampled_sensitivity(model, batches_of, len(clips), rng, resamples=RESAMPLES)
 
 
 if __name__ == "__main__":

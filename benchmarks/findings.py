@@ -1,0 +1,42 @@
+"""What a run found, as Markdown for docs/results: sentences, and a table with intervals.
+
+    python -m benchmarks.findings RUN_FOLDER...
+
+The same numbers as `fedsim report` shows, over all clients together; benchmarks.markdown gives
+them by client.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fedsim.report.findings import answers, comparisons, headline
+from fedsim.report.lines import lines_of, span
+from fedsim.report.runs import heading, plain_value, read_runs
+
+
+def main() -> None:
+    """Print one section for each run folder."""
+    for run in read_runs([Path(name) for name in sys.argv[1:]]):
+        lines = [line for part in run.parts for line in lines_of(part)]
+        kind = lines[0].rate.kind
+        for sentence in headline(lines):
+            print(f"- {sentence}")
+        for question, found in answers(comparisons(run.parts)):
+            print(f"- *{question}* {' '.join(found)}")
+        keys = sorted({key for part in run.parts for key in part.settings})
+        heads = [*(heading(key) for key in keys), "method", "model MB", "mean bits", f"{kind} %"]
+        print("\n| " + " | ".join(heads) + " |")
+        print("|---" * len(heads) + "|")
+        for line in lines:
+            settings = [plain_value(line.part.settings.get(key, "")) for key in keys]
+            sizes = [span(line.megabytes, 2), span(line.mean_bits, 2)]
+            print("| " + " | ".join([*settings, line.name, *sizes, line.rate.text()]) + " |")
+        seconds = sum(part.timing.get("seconds", 0) for part in run.parts)
+        versions = ", ".join(f"{k} {v}" for k, v in run.parts[0].versions.items())
+        print(f"\n{seconds / 60:.1f} minutes. Versions: {versions}\n")
+
+
+if __name__ == "__main__":
+    main()
