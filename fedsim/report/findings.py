@@ -111,7 +111,8 @@ def _compared(pair: Pair) -> Compared | None:
     counts = _matched(*(clip_counts(line.part, line.rows) for line in (pair.first, pair.second)))
     if counts is None:
         return None
-    found = compare(*counts, np.random.default_rng(0))
+    sample = pair.first.part.clients_are_a_sample
+    found = compare(*counts, np.random.default_rng(0), over_clients=sample)
     kind = pair.first.rate.kind
     if kind == "accuracy":  # errors were compared: what is less of these is more of accuracy
         found = replace(found, difference=-found.difference, low=-found.high, high=-found.low)

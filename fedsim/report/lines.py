@@ -173,7 +173,8 @@ def _bounds(part: Part, rows: Sequence[Row]) -> tuple[float | None, float | None
     """Return the interval of the error rate, as fractions."""
     counts = clip_counts(part, rows)
     if counts:
-        found = rate(list(counts.values()), np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        found = rate(list(counts.values()), rng, over_clients=part.clients_are_a_sample)
         return _known(found.low), _known(found.high)
     if len(rows) == 1:
         low, high = rows[0].low, rows[0].high

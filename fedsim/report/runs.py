@@ -53,6 +53,11 @@ class Part:
         """The clients that finished, sorted."""
         return tuple(sorted({row.client for row in self.rows}))
 
+    @property
+    def clients_are_a_sample(self) -> bool:
+        """Whether others might have taken part: speakers are, genders and languages are all."""
+        return self.scenario.corpus.group_by == "speaker"
+
     @cached_property
     def plan_of(self) -> Mapping[tuple[str, str, str], Plan]:
         """The plans by client, method and `tuned_on`."""

@@ -12,6 +12,9 @@ clips. The wider of the two intervals is given.
 - Clips are a floor: without it, few clients that happen to have one rate would have an interval of
   no width.
 
+Where clients are no sample of others (the two genders, the five languages of a study),
+`over_clients` is False: what is left to chance is the clips.
+
 Percentiles over n clients or clips are too narrow where n is small. Their distances from the rate
 are therefore multiplied by sqrt(n / (n - 1)) * t / 1.96, with t the 97.5 % point of Student's
 distribution with n - 1 degrees of freedom: the correction of Hesterberg 2015, "What Teachers Should
@@ -111,13 +114,18 @@ class Comparison:
 
 
 def rate(
-    counts: Sequence[ClipCounts], rng: np.random.Generator, *, resamples: int = RESAMPLES
+    counts: Sequence[ClipCounts],
+    rng: np.random.Generator,
+    *,
+    over_clients: bool = True,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """Return the corpus rate of all clients' clips and its 95 % interval.
 
     Args:
         counts: of each client, in any order; a client without clips is as good as absent.
         rng: the only source of chance: generators of one state give one interval.
+        over_clients: whether the clients are a sample, and others might have been drawn.
         resamples: how many at each level.
 
     Raises:
@@ -125,7 +133,7 @@ def rate(
     """
     clients = _by_client(counts)
     wrong, of = [c.wrong for c in clients], [c.of for c in clients]
-    found = _interval(wrong, of, rng, resamples)
+    found = _interval(wrong, of, rng, resamples, over_clients)
     return Interval(found.value, max(found.low, 0.0), found.high)
 
 
@@ -134,6 +142,7 @@ def compare(
     second: Sequence[ClipCounts],
     rng: np.random.Generator,
     *,
+    over_clients: bool = True,
     resamples: int = RESAMPLES,
 ) -> Comparison:
     """Return the difference of two models' rates on the same clips, and whether it is one.
@@ -154,6 +163,7 @@ def compare(
         first: counts of one model for each client.
         second: of the other, for the same clients and the same clips in the same order.
         rng: the only source of chance: generators of one state give one result.
+        over_clients: whether the clients are a sample, and others might have been drawn.
         resamples: how many at each level.
 
     Raises:
@@ -161,7 +171,7 @@ def compare(
     """
     pairs = _pairs(first, second)
     less = [one.wrong - two.wrong for one, two in pairs]
-    found = _interval(less, [one.of for one, _ in pairs], rng, resamples)
+    found = _interval(less, [one.of for one, _ in pairs], rng, resamples, over_clients)
     verdict: Verdict = "not distinguishable"
     if found.high < 0:
         verdict = "better"
@@ -202,14 +212,18 @@ def rank_correlation(sensitivities: np.ndarray, base: np.ndarray) -> float:
 
 
 def _interval(
-    wrong: Sequence[np.ndarray], of: Sequence[np.ndarray], rng: np.random.Generator, resamples: int
+    wrong: Sequence[np.ndarray],
+    of: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    resamples: int,
+    over_clients: bool,
 ) -> Interval:
     """Return sum(wrong) / sum(of) and its interval; one pair of arrays (clips,) a client."""
     words = sum(int(counted.sum()) for counted in of)
     if words == 0:
         return Interval(math.nan, math.nan, math.nan)
     levels = [(np.concatenate(wrong), np.concatenate(of))]
-    if len(of) > 1:
+    if len(of) > 1 and over_clients:
         top, bottom = (np.array([clips.sum() for clips in part]) for part in (wrong, of))
         levels.append((top, bottom))
     bounds = [_bounds(*level, rng, resamples) for level in levels if len(level[0]) > 1]

@@ -369,3 +369,17 @@ def test_plans_of_other_layers_are_refused(measure):
     for rows, base in (((3, 4), (3,)), ((4,), (4,)), ((0, 4), (4,)), ((3, 4), (3, 4))):
         with pytest.raises(ValueError, match="are not"):
             measure(np.ones(rows), np.ones(base))
+
+
+def test_clients_that_are_no_sample_leave_the_clips_to_chance():
+    """Two genders are all there are: their clips together are one sample."""
+    rng = np.random.default_rng(1)
+    wrong, of = rng.integers(0, 3, 60), rng.integers(3, 8, 60)
+    halves = [ClipCounts("f", wrong[:30], of[:30]), ClipCounts("m", wrong[30:], of[30:])]
+    whole = [ClipCounts("all", wrong, of)]
+    fixed = rate(halves, np.random.default_rng(0), over_clients=False)
+    assert fixed == rate(whole, np.random.default_rng(0))
+    sampled = rate(halves, np.random.default_rng(0))
+    assert sampled.high - sampled.low > fixed.high - fixed.low
+    better = [ClipCounts(c.client, np.maximum(c.wrong - 1, 0), c.of) for c in halves]
+    assert compare(better, halves, np.random.default_rng(0), over_clients=False).verdict == "better"
