@@ -143,7 +143,7 @@ def write_fleurs(folder: Path, each: int = 5) -> Path:
                 {
                     "id": 1500 + i,
                     "num_samples": round(seconds * toys.RATE),
-                    "path": f"/root/.cache/{name}",
+                    "path": f"/home/user/.cache/{name}",
                     "audio": audio(seconds, 10 * place + i, name),
                     "transcription": f"{language.lower()} {i}",
                     "raw_transcription": f"{language}, {i}.",
