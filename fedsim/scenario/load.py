@@ -73,20 +73,18 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
 
 def _check_cells(scenario: Scenario, where: str) -> None:
     """Check every combination of a matrix, names of registries included."""
+    if not scenario.matrix:
+        return
+    measures = _named(_REGISTRIES["quantization", "sensitivity"]).names()
+    allocations = (FULL_PRECISION, *_named(_ALLOCATORS).names())
+    calibrations = _named(_CALIBRATORS).names()
     try:
-        for cell in expand(scenario) if scenario.matrix else ():
-            settings = cell.scenario
-            sensitivity = settings.quantization.sensitivity
-            known = _named(_REGISTRIES["quantization", "sensitivity"]).names()
-            _require("quantization.sensitivity", sensitivity, known)
-            for method in settings.methods:
-                _require(
-                    "methods.allocation",
-                    method.allocation,
-                    (FULL_PRECISION, *_named(_ALLOCATORS).names()),
-                )
+        for cell in expand(scenario):
+            _require("quantization.sensitivity", cell.scenario.quantization.sensitivity, measures)
+            for method in cell.scenario.methods:
+                _require("methods.allocation", method.allocation, allocations)
                 for name in method.calibration:
-                    _require("methods.calibration", name, _named(_CALIBRATORS).names())
+                    _require("methods.calibration", name, calibrations)
     except FedsimError as error:
         raise FedsimError(f"{where}: {error}") from None
 
