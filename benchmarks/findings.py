@@ -1,4 +1,4 @@
-"""What a run found, as Markdown for docs/results: sentences, and a table with intervals.
+"""What a run found, as Markdown for docs/results: sentences, rates and comparisons with intervals.
 
     python -m benchmarks.findings RUN_FOLDER...
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fedsim.report.findings import answers, comparisons, headline
+from fedsim.report.findings import answers, comparisons, headline, points
 from fedsim.report.lines import lines_of, span
 from fedsim.report.runs import heading, plain_value, read_runs
 
@@ -33,6 +33,14 @@ def main() -> None:
             settings = [plain_value(line.part.settings.get(key, "")) for key in keys]
             sizes = [span(line.megabytes, 2), span(line.mean_bits, 2)]
             print("| " + " | ".join([*settings, line.name, *sizes, line.rate.text()]) + " |")
+        print("\n| settings | compared | difference, points | verdict |\n|---|---|---|---|")
+        for found in comparisons(run.parts):
+            first, second = found.pair.spoken
+            low, high = points(found.result.low), points(found.result.high)
+            print(
+                f"| {found.pair.settings} | {first} against {second} | "
+                f"{points(found.result.difference)} [{low}, {high}] | {found.result.verdict} |"
+            )
         seconds = sum(part.timing.get("seconds", 0) for part in run.parts)
         versions = ", ".join(f"{k} {v}" for k, v in run.parts[0].versions.items())
         print(f"\n{seconds / 60:.1f} minutes. Versions: {versions}\n")

@@ -88,15 +88,16 @@ def _within(lines: Sequence[Line], settings: str) -> Iterator[Pair]:
 
 
 def _calibrations(lines: Sequence[Line]) -> Iterator[tuple[Line, Line]]:
-    """Yield each calibration with the plainest one of the same allocation."""
+    """Yield each calibration with those of the same allocation that are plainer: none, min-max."""
     groups: dict[str, list[Line]] = {}
     for line in lines:
         if line.allocation != FULL_PRECISION and not _is_control(line):
             groups.setdefault(line.method.rsplit("/", 1)[0], []).append(line)
-    plainest = (_NO_CALIBRATION, "minmax")
     for group in groups.values():
-        base = min(group, key=lambda x: [x.calibration != word for word in plainest])
-        yield from ((line, base) for line in group if line is not base)
+        plain = {x.calibration: x for x in group}
+        bases = [plain[word] for word in (_NO_CALIBRATION, "minmax") if word in plain]
+        for place, base in enumerate(bases):
+            yield from ((line, base) for line in group if line not in bases[: place + 1])
 
 
 def _is_control(line: Line) -> bool:

@@ -55,8 +55,10 @@ class Part:
 
     @property
     def clients_are_a_sample(self) -> bool:
-        """Whether others might have taken part: speakers are, genders and languages are all."""
-        return self.scenario.corpus.group_by == "speaker"
+        """Whether others might have taken part: speakers are a sample, unless they were chosen by
+        name; genders and languages are all there are."""
+        scenario = self.scenario
+        return scenario.corpus.group_by == "speaker" and scenario.clients.select is None
 
     @cached_property
     def plan_of(self) -> Mapping[tuple[str, str, str], Plan]:

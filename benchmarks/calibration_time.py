@@ -1,0 +1,105 @@
+"""What each calibration costs a device, to be seen beside what it gains.
+
+    python -m benchmarks.calibration_time RUN_FOLDER
+
+RUN_FOLDER is a finished run, or a matrix of runs. Prints the seconds that each calibration of its
+scenario takes a client (median over up to 8 clients, one thread) and the ratio to full precision
+transcribing the same clips; then writes the seconds into timing.json, from which
+`fedsim report RUN_FOLDER` draws gain against seconds. `none` is counted as the others are, though
+its clips are public and a server could do it once for all.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer, needs
+from fedsim.quant.observe import observe
+from fedsim.quant.switch import switch_of
+from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.report.runs import read_runs
+from fedsim.results.folder import RunFolder
+from fedsim.scenario.schema import Scenario
+from fedsim.speech.corpus import open_clients, read_utterance
+from fedsim.speech.models.base import (
+    SpeechModel,
+    own_tokens,
+    public_clips,
+    transcribe_clips,
+    tuning_batches,
+)
+from fedsim.study import load_study_model
+
+MOST_CLIENTS = 8
+BITS = 5  # of the weights while a range is searched for; the time hardly depends on it
+
+
+def seconds_of(
+    model: SpeechModel, scenario: Scenario, clips: list, language: str | None, calibration: str
+) -> float:
+    """Return the seconds of one calibration: one observing pass, then a range for each layer."""
+    clips = public_clips() if calibration in NO_USER_DATA else clips
+    tokens = own_tokens(model, clips, language)  # not counted: sensing has them already
+    full, granularity = switch_of(model).full_weights(), scenario.quantization.weights
+    rounded = {
+        layer.name: dequantize_weight(quantize_weight(full[layer.name], BITS, granularity))
+        for layer in model.layers
+    }
+    modules = dict(model.module.named_modules())
+    start = time.perf_counter()
+    seen = observe(model, tuning_batches(model, clips, tokens, language), **needs({calibration}))
+    for layer in model.layers:
+        if layer.name in seen:
+            calibrate_layer(
+                calibration,
+                layer,
+                modules[layer.name],
+                seen[layer.name],
+                rounded[layer.name],
+                scenario.quantization.activation_bits,
+            )
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the seconds and write them beside the run's own."""
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    (run,) = read_runs([place])
+    scenario = run.parts[0].scenario
+    names = sorted({c for method in scenario.methods for c in method.calibration})
+    model = load_study_model(scenario)
+    clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
+    forward: list[float] = []
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for key in list(clients)[:MOST_CLIENTS]:
+        data = clients[key]
+        clips = [read_utterance(u, convert=scenario.corpus.convert) for u in data.tuning]
+        transcribe_clips(model, clips[:1], data.language)  # warm
+        start = time.perf_counter()
+        transcribe_clips(model, clips, data.language)
+        forward.append(time.perf_counter() - start)
+        for name in names:
+            taken[name].append(seconds_of(model, scenario, clips, data.language, name))
+    base = statistics.median(forward)
+    seconds = {name: statistics.median(values) for name, values in taken.items()}
+    print(f"{len(forward)} clients, {scenario.corpus.tuning_clips} clips each; ", end="")
+    print(f"full precision transcribes them in {base:.2f} s")
+    for name, value in seconds.items():
+        print(f"{name:8} {value:6.2f} s a client, {value / base:.2f} x that")
+    for part in run.parts:
+        timing = RunFolder(part.path).timing
+        said = dict(part.timing) | {
+            "calibration_seconds": {k: round(v, 4) for k, v in seconds.items()}
+        }
+        timing.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
