@@ -17,7 +17,7 @@ from typing import Any
 
 from fedsim import progress
 from fedsim.engine import EngineSettings, kept_running
-from fedsim.results.folder import RunFolder, create_run, versions
+from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, create_run, versions
 from fedsim.results.ledger import Ledger
 from fedsim.results.rows import Plan, Row
 from fedsim.run import RunResult, collect, run_scenario
@@ -29,7 +29,6 @@ from server.plan import NOBODY, SENSITIVITY_FREE, cells_of, sources
 
 INDEX = "matrix.json"
 _DATA_FILES = ("metadata.csv", "model.safetensors", "config.json")
-_RELEVANT_VERSIONS = ("fedsim", "torch", "transformers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _key(scenario: Scenario, method: MethodSettings) -> str:
     said["engine"] = {"threads": said["engine"]["threads"]}
     said["method"] = method.model_dump(mode="json")
     found = versions()
-    said["versions"] = {name: found[name] for name in _RELEVANT_VERSIONS}
+    said["versions"] = {name: found[name] for name in RELEVANT_VERSIONS}
     corpus, people = scenario.corpus, scenario.corpus.population
     places = (scenario.model.id, corpus.path, corpus.speakers, people.sentences if people else None)
     said["files"] = [_stamp(place) for place in places]

@@ -2,13 +2,15 @@
 
 Each is a frozen dataclass of numbers, names and bit depths: there is no field in which audio, text
 or an activation could travel. `to_record` and `from_record` carry them in Flower's RecordDict;
-anything missing, extra or of another type is refused.
+anything missing, extra or of another type is refused, and so is a message of another version of
+this protocol.
 """
 
 from __future__ import annotations
 
+import json
 import types
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fedsim.errors import FedsimError
@@ -20,7 +22,15 @@ SENSE = "query.sense"
 PERSONALIZE = "train.personalize"
 EVALUATE = "evaluate.candidates"
 
+PROTOCOL = 1
+"""Version of the messages; client and server must speak the same."""
+
 _MAIN = "message"
+_VERSION = "protocol"
+
+
+class VersionError(FedsimError):
+    """A message of another version of the protocol."""
 
 
 @dataclass(frozen=True)
@@ -143,17 +153,20 @@ def to_record(message: Message) -> RecordDict:
     from flwr.app import ConfigRecord, RecordDict
 
     flat, nested = _split(message)
-    records = {_MAIN: ConfigRecord(_values(flat))}
+    records = {_MAIN: ConfigRecord({_VERSION: PROTOCOL} | _values(flat))}
     for index, candidate in enumerate(nested):
         records[f"candidate.{index:06d}"] = ConfigRecord(_values(_split(candidate)[0]))
     return RecordDict(records)  # type: ignore[arg-type]
 
 
 def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
-    """Return the message of type `kind` in a record; raise `FedsimError` naming the sender if
-    malformed.
+    """Return the message of type `kind` in a record.
 
     The check is strict: exactly the fields of the type, each of its type.
+
+    Raises:
+        VersionError: if it is of another version of the protocol; names the sender.
+        FedsimError: if it is malformed; names the sender.
     """
     configs = dict(record.config_records)  # each look at the attribute copies all of them
     names = sorted(configs)
@@ -165,6 +178,16 @@ def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
             f"{sorted(record) or 'nothing'}"
         )
     values: dict[str, Any] = dict(configs[_MAIN])
+    version = values.pop(_VERSION, None)
+    if type(version) is not int:
+        raise FedsimError(
+            f"the message from {sender} is no {kind.__name__}: field {_VERSION!r} is missing"
+        )
+    if version != PROTOCOL:
+        raise VersionError(
+            f"the message from {sender} is of version {version!r:.20} of the protocol, and "
+            f"{PROTOCOL} is understood here: run the same version of fedsim on both sides"
+        )
     hints = get_type_hints(kind)
     if "candidates" in hints:
         values["candidates"] = tuple(
@@ -173,6 +196,17 @@ def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
     elif candidates:
         raise FedsimError(f"the message from {sender} is no {kind.__name__}: it holds candidates")
     return _build(kind, values, sender)
+
+
+def to_text(message: Message) -> str:
+    """Return a message without candidates as one line of JSON, for the ledger to keep."""
+    return json.dumps(asdict(message))
+
+
+def from_text(kind: type[M], text: str) -> M:
+    """Return the message of type `kind` that `to_text` wrote."""
+    values = json.loads(text).items()
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values})
 
 
 def field_bytes(message: Message) -> dict[str, int]:

@@ -65,7 +65,7 @@ class Progress:
 
     def title(self) -> str:
         """Return the stage and its number among all stages."""
-        if self._stage not in self._stages:
+        if self._stage not in self._stages or len(self._stages) == 1:
             return self._part + self._stage
         return (
             f"{self._part}{self._stage} ({self._stages.index(self._stage) + 1}/{len(self._stages)})"

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from fedsim import progress
 from fedsim.engine import EngineSettings, open_grid
-from fedsim.results.folder import RunFolder, create_run, write_results
+from fedsim.errors import FedsimError
+from fedsim.results.folder import RunFolder, create_run, locked, open_run, write_results
 from fedsim.results.ledger import Failure, Ledger
 from fedsim.results.rows import Row
 from fedsim.scenario.clients import check_sources, client_budgets
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.schema import EngineChoice, Scenario
 
 CLIENT_APP = "clients.app:app"
 
@@ -34,25 +35,55 @@ class RunResult:
 def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
     """Run a scenario and write its run folder (`out`, or a new one under `runs/`).
 
-    What finished before an error or an interruption is in the ledger and in `results.parquet`.
-    Raises `FedsimError` for what no client could mend: corpus, model, engine, folder.
+    What finished before an error or an interruption is in the ledger and in `results.parquet`;
+    `resume_run` goes on from there. Raises `FedsimError` for what no client could mend: corpus,
+    model, engine, folder.
     """
-    from flwr.app import Context, RecordDict
+    clients = _clients_of(scenario)
+    return _run(create_run(out, scenario), scenario, clients)
 
+
+def resume_run(path: Path, engine: EngineChoice | None = None) -> RunResult:
+    """Go on with a run that was cut off, and return what it would have returned.
+
+    Clients that finished are not computed again; those that failed are tried again. `engine`
+    replaces the scenario's. Raises `FedsimError` as `run_scenario` does, and for a folder that is
+    no run's or belongs to a run that is going on.
+    """
+    from fedsim.scenario.load import load_scenario
+
+    folder = open_run(path)
+    scenario = load_scenario(folder.scenario)
+    if engine is not None:
+        scenario = scenario.model_copy(update={"engine": engine})
+    return _run(folder, scenario, _clients_of(scenario))
+
+
+def _clients_of(scenario: Scenario) -> list[str]:
+    """Return the keys of the scenario's clients, checked against what it says of them."""
     from fedsim.speech.corpus import open_clients
-    from server.app import app as server_app
-    from server.study import stages
 
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
     check_sources(scenario, clients)
     client_budgets(scenario.clients, clients)
-    folder = create_run(out, scenario)
+    return clients
+
+
+def _run(folder: RunFolder, scenario: Scenario, clients: list[str]) -> RunResult:
+    """Run what the ledger of a folder does not hold yet."""
+    from flwr.app import Context, RecordDict
+
+    from server.app import app as server_app
+    from server.study import stages
+
     shown = progress.current()
     shown.start(len(clients), stages(scenario))
     shown.stage("starting workers", len(clients))
     engine, began, clock = scenario.engine, datetime.now(UTC), time.monotonic()
     settings = EngineSettings(engine.workers, engine.threads, engine.address)
-    with _bank(folder.path) as bank:
+    with locked(folder), _bank(folder.path) as bank:
+        with Ledger(folder.ledger) as ledger:
+            ledger.begin_again()
         run_config: dict[str, str | int | float | bool] = {
             "scenario": scenario.model_dump_json(),
             "run-dir": str(folder.path),
@@ -72,6 +103,7 @@ def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
                 "engine": engine.kind,
                 "workers": engine.workers,
                 "threads": engine.threads,
+                "clients": len(clients),
             }
             folder.timing.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     return result
@@ -89,7 +121,10 @@ def collect(folder: RunFolder, scenario: Scenario) -> RunResult:
 def _bank(run_dir: Path) -> Iterator[Path]:
     """The folder of packed layers, which workers read; it goes when the run ends."""
     folder = run_dir / "bank"
-    folder.mkdir()
+    try:
+        folder.mkdir(exist_ok=True)  # one that a killed run left holds the same bytes
+    except OSError as error:
+        raise FedsimError(f"{folder}: the run cannot be written here: {error.strerror}") from error
     try:
         yield folder
     finally:

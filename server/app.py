@@ -9,6 +9,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedsim.engine.faulty import FaultyGrid
 from fedsim.quant import modelfile
 from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.switch import switch_of
@@ -44,4 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     bank = LayerBank(switch.full_weights(), model.layers, granularity, store)
     with Ledger(RunFolder(run_dir).ledger) as ledger:
         names = dict(getattr(grid, "client_names", {}))
-        Study(grid, scenario, Planner(scenario, sizes, bank), ledger, names).run()
+        study = Study(grid, scenario, Planner(scenario, sizes, bank), ledger, names)
+        if scenario.faults:
+            study.grid = FaultyGrid(grid, scenario, study.note)
+        study.run()

@@ -1,13 +1,16 @@
-"""One study from the server's side: three exchanges with every client, and a ledger."""
+"""One study from the server's side: exchanges with every client, and a ledger.
+
+A client is sensed, personalized and tested in one go: what its worker has of it is still at hand,
+and nothing of it stays here afterwards. Where clients test each other's models (`tuned_on: other`),
+each stage is finished for all before the next one begins; what they answered is kept in the ledger,
+so that a run that is resumed does not ask again.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -15,20 +18,18 @@ from flwr.serverapp import Grid
 from fedsim import messages as m
 from fedsim import progress
 from fedsim.errors import FedsimError
-from fedsim.quant.allocation import mean_bits
-from fedsim.results.ledger import Ledger, Release
-from fedsim.results.rows import Plan, Row, Sensed
+from fedsim.results.ledger import Event, Ledger, Log, Outcome, Release
+from fedsim.results.rows import Sensed
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from server.exchange import Outgoing, stream
-from server.plan import NOBODY, Planner, all_cells, needs_others, needs_sensitivity
-
-T = TypeVar("T", m.Summary, m.Receipt, m.Scores)
-FULL_BITS = 32.0
+from server.plan import Planner, all_cells, needs_others, needs_sensitivity
+from server.replies import STAGES, NoAnswer, Refused, Untrusted, read_reply
+from server.rows import result_rows, tested_plans
 
 
 def stages(scenario: Scenario) -> tuple[str, ...]:
     """Return the stages that a run of the scenario shows."""
-    return ("sense", "personalize", "evaluate") if needs_others(scenario) else ("sense", "evaluate")
+    return ("sense", "personalize", "evaluate") if needs_others(scenario) else ("personalize",)
 
 
 @dataclass
@@ -44,82 +45,128 @@ class Study:
     nodes: dict[str, int] = field(default_factory=dict)
     """Client key -> node id, of the clients that answered."""
     summaries: dict[str, m.Summary] = field(default_factory=dict)
+    """Of the clients under way, or of all where clients test each other's models."""
     ranges: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """Client -> cell label -> activation ranges, where others test the client's models."""
-    releases: dict[str, list[Release]] = field(default_factory=dict)
-    """What clients under way have sent and been sent; written when they finish or fail."""
-    failed: set[str] = field(default_factory=set)
+    logs: defaultdict[str, Log] = field(default_factory=lambda: defaultdict(Log))
+    """What is to be written of clients under way, with the next thing that they finish."""
+    ended: set[str] = field(default_factory=set)
+    """Clients that finished or failed."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether clients test each other's models."""
+        return needs_others(self.scenario)
 
     def run(self) -> None:
         """Run every stage; return when each client is finished or failed."""
-        node_ids = list(self.grid.get_node_ids())
-        shared = needs_others(self.scenario)
-        shown = progress.current()
-        shown.stage("sense", len(node_ids))
-        self._sense(node_ids)
-        if shared:
-            # Nobody can test another's model before that one is calibrated: finish the stage first.
-            shown.stage("personalize", len(self._active()))
-            self._personalize_all()
-        shown.stage("evaluate", len(self._active()))
-        # Without sharing, a client is tested as soon as it is personalized: its clips are at hand.
-        self._evaluate_all(deliver=not shared and bool(all_cells(self.scenario)))
+        self.ended = self.ledger.finished()
+        nodes = list(self.grid.get_node_ids())
+        if self.shared:
+            self._recall()
+            fresh = [n for n in nodes if self.names.get(n) not in self.summaries]
+            self._stage("sense", len(fresh), self._sense_requests(fresh))
+            # Nobody can test another's model before that one is calibrated.
+            waiting = [c for c in self._active() if c not in self.ranges]
+            self._stage("personalize", len(waiting), self._each(waiting, self._delivery))
+            waiting = self._active()
+            self._stage("evaluate", len(waiting), self._each(waiting, self._evaluation))
+        else:
+            fresh = [n for n in nodes if self.names.get(n) not in self.ended]
+            self._stage("personalize", len(fresh), self._sense_requests(fresh))
 
     def _active(self) -> list[str]:
-        return sorted(self.summaries.keys() - self.failed)
+        return sorted(self.summaries.keys() - self.ended)
 
-    def _sense(self, node_ids: list[int]) -> None:
+    def _recall(self) -> None:
+        """Take up again what clients had answered before the run was cut off."""
+        nodes = {client: node for node, client in self.names.items()}
+        for text in self.ledger.kept("sense"):
+            summary = m.from_text(m.Summary, text)
+            if summary.client in nodes:  # else it says again who it is
+                self.summaries[summary.client] = summary
+                self.nodes[summary.client] = nodes[summary.client]
+        for text in self.ledger.kept("personalize"):
+            receipt = m.from_text(m.Receipt, text)
+            if receipt.client in self.summaries:
+                self._keep_ranges(receipt)
+
+    def _stage(self, name: str, clients: int, first: Iterable[Outgoing]) -> None:
+        """Send, and handle what comes back, until nobody has anything under way."""
+        progress.current().stage(name, clients)
+        follow_ups: deque[Outgoing] = deque()
+        for sent, reply, fresh in stream(self.grid, first, follow_ups):
+            if fresh:
+                follow_ups.extend(self._handle(sent, reply))
+            else:
+                self._note(sent, "second reply", "ignored")
+        for client in list(self.logs):  # of second replies to clients that had ended
+            self.ledger.write(self.logs.pop(client))
+
+    def _handle(self, sent: Outgoing, reply: Message) -> Iterable[Outgoing]:
+        """Take a reply in; return what is to be sent because of it."""
+        retries = self.scenario.retries
+        try:
+            answer = read_reply(sent, reply, self._client(sent.node), self.names, self.planner)
+        except NoAnswer as error:
+            if sent.attempt < retries.attempts:
+                return [self._again(sent, "no answer", str(error))]
+            text = f"{error} (attempt {sent.attempt} of {retries.attempts}, the last)"
+            return self._fail(sent, text, "dropped")
+        except Untrusted as error:
+            return self._fail(sent, str(error), "quarantined")
+        except Refused as error:
+            strikes = sent.strikes + 1
+            if strikes < retries.quarantine_after and sent.attempt < retries.attempts:
+                return [replace(self._again(sent, "refused", str(error)), strikes=strikes)]
+            return self._fail(sent, str(error), "quarantined")
+        except FedsimError as error:
+            return self._fail(sent, str(error), "failed")
+        return self._take(sent, answer)
+
+    def _take(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> Iterable[Outgoing]:
+        """Go on with a client that answered as it should."""
+        client = answer.client
+        if isinstance(answer, m.Summary):
+            self.names[sent.node], self.nodes[client] = client, sent.node
+            if client in self.ended:  # of a Grid that tells no names: it had finished before
+                progress.current().advance()
+                return []
+        self._log_releases(sent, answer)
+        if isinstance(answer, m.Scores):
+            self._finish(sent, answer)
+            return []
+        if self.shared:
+            self.ledger.keep(client, STAGES[sent.kind], m.to_text(answer), self.logs.pop(client))
+            if isinstance(answer, m.Summary):
+                self.summaries[client] = answer
+            else:
+                self._keep_ranges(answer)
+            progress.current().advance()
+            return []
+        if isinstance(answer, m.Summary):
+            self.summaries[client] = answer
+            make = self._delivery if all_cells(self.scenario) else self._evaluation
+            return self._each([client], make)
+        assert isinstance(sent.message, m.Delivery)  # what it was sent is what it tests
+        return [self._evaluation_of(client, sent.message.candidates)]
+
+    def _sense_requests(self, nodes: Iterable[int]) -> Iterator[Outgoing]:
         measure = self.scenario.quantization.sensitivity if needs_sensitivity(self.scenario) else ""
         request = m.SenseRequest(measure, self.scenario.study)
-        messages = (Outgoing(n, m.SENSE, request) for n in node_ids)
-        for sent, reply in stream(self.grid, messages, deque()):
-            summary = self._read(m.Summary, "sense", sent, reply)
-            if summary is not None:
-                self.summaries[summary.client] = summary
-                self.nodes[summary.client] = sent.node
-                self.names[sent.node] = summary.client
-            progress.current().advance()
+        return (Outgoing(node, m.SENSE, request) for node in nodes)
 
-    def _personalize_all(self) -> None:
-        for sent, reply in stream(self.grid, self._each(self._delivery), deque()):
-            receipt = self._read(m.Receipt, "personalize", sent, reply)
-            if receipt is not None:
-                self._keep_ranges(receipt)
-            progress.current().advance()
-
-    def _evaluate_all(self, *, deliver: bool) -> None:
-        follow_ups: deque[Outgoing] = deque()
-        first = self._each(self._delivery if deliver else self._evaluation)
-        for sent, reply in stream(self.grid, first, follow_ups):
-            if isinstance(sent.message, m.Evaluation):
-                scores = self._read(m.Scores, "evaluate", sent, reply)
-                if scores is not None:
-                    self._finish(sent.message, scores)
-                progress.current().advance()
-                continue
-            receipt = self._read(m.Receipt, "personalize", sent, reply)
-            if receipt is None:
-                progress.current().advance()
-            else:
-                follow_ups.extend(self._planned(receipt.client, self._evaluation))
-
-    def _each(self, make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
-        """Yield what `make` makes for every client still in the study, one when there is room."""
-        for client in self._active():
-            yield from self._planned(client, make)
-
-    def _planned(self, client: str, make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
-        """Yield what `make` makes for a client; one that cannot be planned for has failed."""
-        try:
-            yield make(client)
-        except FedsimError as error:
-            self._fail(client, "plan", str(error))
-            progress.current().advance()
+    def _each(self, clients: Iterable[str], make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
+        """Yield what `make` makes for each client; one that cannot be planned for has failed."""
+        for client in clients:
+            try:
+                yield make(client)
+            except FedsimError as error:
+                self._end(client, "plan", str(error), "failed")
 
     def _delivery(self, client: str) -> Outgoing:
         candidates = self.planner.own(self.summaries[client])
-        message = m.Delivery(needs_others(self.scenario), candidates)
-        return Outgoing(self.nodes[client], m.PERSONALIZE, message)
+        return Outgoing(self.nodes[client], m.PERSONALIZE, m.Delivery(self.shared, candidates))
 
     def _evaluation(self, client: str) -> Outgoing:
         candidates, lost = self.planner.tested(
@@ -127,141 +174,70 @@ class Study:
         )
         if lost:
             self.ledger.fail_client(client, "plan", lost)
+        return self._evaluation_of(client, candidates)
+
+    def _evaluation_of(self, client: str, candidates: tuple[m.Candidate, ...]) -> Outgoing:
         full = any(method.allocation == FULL_PRECISION for method in self.scenario.methods)
         message = m.Evaluation(full, candidates, self.scenario.study)
         return Outgoing(self.nodes[client], m.EVALUATE, message)
 
     def _keep_ranges(self, receipt: m.Receipt) -> None:
-        cells = all_cells(self.scenario)
         width = 2 * len(self.planner.bank.layers)
-        if len(receipt.ranges) != width * len(cells):
-            reason = f"client {receipt.client!r} sent {len(receipt.ranges)} numbers for the ranges"
-            expected = f"{len(cells)} models of {width // 2} layers"
-            self._fail(receipt.client, "personalize", f"{reason} of {expected}")
-            return
         self.ranges[receipt.client] = {
-            cell.label: receipt.ranges[i * width : (i + 1) * width] for i, cell in enumerate(cells)
+            cell.label: receipt.ranges[i * width : (i + 1) * width]
+            for i, cell in enumerate(all_cells(self.scenario))
         }
 
-    def _read(self, kind: type[T], stage: str, sent: Outgoing, reply: Message) -> T | None:
-        """Return a reply as its type; a client that sent an error or nonsense has failed."""
-        client = self.names.get(sent.node, f"node {sent.node}")
-        if reply.has_error():
-            self._fail(client, stage, reply.error.reason or "the client failed without a reason")
-            return None
-        try:
-            message = m.from_record(kind, reply.content, f"client {client!r}")
-        except FedsimError as error:
-            self._fail(client, stage, str(error))
-            return None
-        if message.client != self.names.get(sent.node, message.client):
-            reason = f"client {client!r} answered in the name of {message.client!r:.60}"
-            self._fail(client, stage, f"{reason}; look at the app that it runs")
-            return None
-        down, up = m.field_bytes(sent.message), m.field_bytes(message)
-        log = self.releases.setdefault(message.client, [])
-        log += [Release(message.client, stage, "down", k, n) for k, n in down.items()]
-        log += [Release(message.client, stage, "up", k, n) for k, n in up.items()]
-        if isinstance(message, m.Receipt) and isinstance(sent.message, m.Delivery):
+    def _log_releases(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> None:
+        client, stage = answer.client, STAGES[sent.kind]
+        down, up = m.field_bytes(sent.message), m.field_bytes(answer)
+        log = self.logs[client].releases
+        log += [Release(client, stage, "down", k, n) for k, n in down.items()]
+        log += [Release(client, stage, "up", k, n) for k, n in up.items()]
+        if isinstance(answer, m.Receipt) and isinstance(sent.message, m.Delivery):
             # The blobs of a model: as many bytes as its file, though workers read them from disk.
-            sizes = zip(sent.message.candidates, message.file_bytes, strict=False)
-            log += [Release(message.client, stage, "down", f"model {c.name}", n) for c, n in sizes]
-        return message
+            sizes = zip(sent.message.candidates, answer.file_bytes, strict=True)
+            log += [Release(client, stage, "down", f"model {c.name}", n) for c, n in sizes]
 
-    def _fail(self, client: str, stage: str, reason: str) -> None:
-        self.failed.add(client)
-        self.ledger.releases(self.releases.pop(client, []))
-        self.ledger.fail_client(client, stage, reason)
-        progress.current().fail()
-
-    def _finish(self, sent: m.Evaluation, scores: m.Scores) -> None:
+    def _finish(self, sent: Outgoing, scores: m.Scores) -> None:
+        assert isinstance(sent.message, m.Evaluation)
         client = scores.client
-        try:
-            rows = result_rows(sent, scores, self.summaries[client].budget_bytes, self.planner)
-            if len(scores.clip_wrong) != sent.clip_counts * scores.clips * len(rows):
-                raise IndexError("counts of some clips are missing")
-        except (IndexError, KeyError) as error:
-            reason = f"client {client!r} sent scores that do not fit the request: {error}"
-            self._fail(client, "evaluate", reason)
-            return
-        self.ledger.releases(self.releases.pop(client, []))
-        summary = self.summaries[client]
+        summary = self.summaries[client] if self.shared else self.summaries.pop(client)
+        rows = result_rows(sent.message, scores, summary.budget_bytes, self.planner)
         sensed = Sensed(client, summary.sensitivity, summary.quantiles)
-        self.ledger.finish_client(client, rows, _plans(sent, scores, rows), sensed)
+        plans = tested_plans(sent.message, scores, rows)
+        self.ledger.finish_client(client, rows, plans, sensed, self.logs.pop(client))
+        self.ended.add(client)
+        progress.current().advance()
 
+    def note(self, client: str, stage: str, attempt: int, event: str, detail: str) -> None:
+        """Have a line written about what happened on the way, with the client's next result."""
+        self.logs[client].events.append(Event(client, stage, attempt, event, detail))
 
-def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Planner) -> list[Row]:
-    """Return one row per model that a client tested."""
-    n_weights = [layer.n_weights for layer in planner.bank.layers]
-    allocations = {cell.label: cell.allocation for cell in all_cells(planner.scenario)}
-    full: list[m.Candidate | None] = [None] if sent.full_precision else []
-    rows = []
-    for index, tested in enumerate([*full, *sent.candidates]):
-        made: dict[str, Any] = (
-            {
-                "method": FULL_PRECISION,
-                "allocation": FULL_PRECISION,
-                "calibration": NOBODY,
-                "tuned_on": NOBODY,
-                "mean_bits": FULL_BITS,
-                "plan_sha256": "",
-            }
-            if tested is None
-            else {
-                "method": tested.name,
-                "allocation": allocations[tested.name],
-                "calibration": tested.calibration,
-                "tuned_on": tested.tuned_on,
-                "mean_bits": mean_bits(tested.bits, n_weights),
-                "plan_sha256": hashlib.sha256(bytes(tested.bits)).hexdigest(),
-            }
-        )
-        rows.append(
-            Row(
-                client=scores.client,
-                budget_bytes=budget,
-                file_bytes=scores.file_bytes[index],
-                clips=scores.clips,
-                **made,
-                **_counts(scores, index),
-            )
-        )
-    return rows
+    def _client(self, node: int) -> str:
+        return self.names.get(node, f"node {node}")
 
+    def _note(self, sent: Outgoing, event: str, detail: str) -> None:
+        self.note(self._client(sent.node), STAGES[sent.kind], sent.attempt, event, detail)
 
-def _plans(sent: m.Evaluation, scores: m.Scores, rows: list[Row]) -> list[Plan]:
-    """Return the plan of each row; `rows` are in the order tested."""
-    bits = [()] * sent.full_precision + [c.bits for c in sent.candidates]
-    n = scores.clips if sent.clip_counts else 0
-    return [
-        Plan(
-            row.client,
-            row.method,
-            row.tuned_on,
-            depths,
-            scores.clip_wrong[i * n : (i + 1) * n],
-            scores.clip_of[i * n : (i + 1) * n],
-        )
-        for i, (row, depths) in enumerate(zip(rows, bits, strict=True))
-    ]
+    def _again(self, sent: Outgoing, event: str, reason: str) -> Outgoing:
+        """Return the message once more. Waiting before it is a matter of the virtual clock."""
+        pause = self.scenario.retries.pause_s(sent.attempt)
+        self._note(sent, event, f"{reason}; sent again after {pause:g} s")
+        return replace(sent, attempt=sent.attempt + 1)
 
+    def _fail(self, sent: Outgoing, reason: str, outcome: Outcome) -> Iterable[Outgoing]:
+        client, stage = self._client(sent.node), STAGES[sent.kind]
+        if outcome != "failed":
+            self._note(sent, outcome, reason)
+        self._end(client, stage, reason, outcome)
+        return []
 
-def _counts(scores: m.Scores, index: int) -> dict[str, Any]:
-    """Return the counts and rates of one model; those of the other task are None."""
-    names = ("errors", "words", "char_errors", "chars", "correct")
-    counts = {n: getattr(scores, n)[index] if getattr(scores, n) else None for n in names}
-    return counts | {
-        "low": _finite(scores.low[index]),
-        "high": _finite(scores.high[index]),
-        "wer": _rate(counts["errors"], counts["words"]),
-        "cer": _rate(counts["char_errors"], counts["chars"]),
-        "accuracy": _rate(counts["correct"], scores.clips),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _rate(count: int | None, total: int | None) -> float | None:
-    return count / total if count is not None and total else None
+    def _end(self, client: str, stage: str, reason: str, outcome: Outcome) -> None:
+        """Write that a client could not go on."""
+        self.ledger.fail_client(client, stage, reason, outcome, self.logs.pop(client, None))
+        self.ended.add(client)
+        if not self.shared:
+            self.summaries.pop(client, None)
+        progress.current().fail()
+        progress.current().advance()

@@ -232,7 +232,7 @@ def test_the_run_folder(study):
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
         *("scenario.yaml", "versions.json", "layers.json", "timing.json"),
-        *("ledger.sqlite", "results.parquet", "models"),
+        *("ledger.sqlite", "results.parquet", "models", ".lock"),
     }
     assert read_results(folder.results) == study.result.rows
     assert load_scenario(folder.scenario) == study.scenario

@@ -33,7 +33,7 @@ class ScriptedGrid:
 
     def __init__(self, answer, names=NODES, delay=0):
         self.answer, self.names, self.delay = answer, names, delay
-        self.sent, self.most = [], 0
+        self.sent, self.answered, self.most = [], [], 0
         self.waiting: dict[str, Message] = {}
 
     def get_node_ids(self):
@@ -55,9 +55,10 @@ class ScriptedGrid:
         if self.delay:
             self.delay -= 1
             return []
-        message_id = list(message_ids)[-1]  # the latest first: no order may be relied on
+        message_id = next(iter(message_ids))
         message = self.waiting.pop(message_id)
         client = self.names[message.metadata.dst_node_id]
+        self.answered.append((client, message.metadata.message_type))
         found = self.answer(client, message.metadata.message_type, message.content)
         if isinstance(found, str):
             return [Message(Error(2, found), reply_to=message)]
@@ -131,26 +132,29 @@ def but(client, kind, answer):
     return answer_
 
 
-def test_without_sharing_a_client_is_tested_as_soon_as_it_is_personalized(run):
+def test_without_sharing_each_client_goes_through_in_one_go(run):
     grid, rows, failures, _ = run(OWN)
     assert failures == []
-    assert [kind for _, kind in grid.sent[:6]] == [m.SENSE] * 3 + [m.PERSONALIZE] * 3
-    assert sorted(grid.sent[6:]) == [(key, m.EVALUATE) for key in NODES.values()]
+    stages_of = {key: [k for who, k in grid.sent if who == key] for key in NODES.values()}
+    order = [m.SENSE, m.PERSONALIZE, m.EVALUATE]
+    assert stages_of == dict.fromkeys(NODES.values(), order)
     assert [(r.client, r.method, r.tuned_on) for r in rows] == [
         (key, method, source)
         for key in NODES.values()
         for method, source in (("fp32", "-"), ("myqasr/minmax", key))
     ]
-    assert stages(scenario(*OWN)) == ("sense", "evaluate")
+    assert stages(scenario(*OWN)) == ("personalize",)
 
 
-def test_a_finished_client_is_tested_before_the_next_is_personalized(run, monkeypatch):
-    monkeypatch.setattr(exchange, "WINDOW", 1)
-    grid, _, _, _ = run(OWN)
-    kinds = [(m.PERSONALIZE, m.EVALUATE)] * 3
-    assert grid.sent[3:] == [
-        (key, k) for key, pair in zip(NODES.values(), kinds, strict=True) for k in pair
-    ]
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_client_that_has_begun_is_finished_before_the_next_is_sensed(run, monkeypatch, window):
+    """With `window` messages under way, the latest is answered first by this Grid."""
+    monkeypatch.setattr(exchange, "WINDOW", window)
+    grid, _, _, _ = run(OWN, names={i: f"c{i}" for i in range(10, 19)})
+    answered = grid.answered
+    for key in grid.names.values():
+        places = [i for i, (who, _) in enumerate(answered) if who == key]
+        assert places == list(range(places[0], places[0] + 3))
 
 
 def test_with_sharing_everybody_is_personalized_first(run):
@@ -202,7 +206,7 @@ def test_a_grid_that_is_slow(run):
         (
             m.PERSONALIZE,
             "personalize",
-            RecordDict({"message": ConfigRecord({"client": "bob"})}),
+            RecordDict({"message": ConfigRecord({"protocol": m.PROTOCOL, "client": "bob"})}),
             "the message from client 'bob' is no Receipt: field",
         ),
         (
@@ -225,15 +229,15 @@ def test_a_grid_that_is_slow(run):
         ),
         (
             m.SENSE,
-            "plan",
+            "sense",
             m.Summary("bob", 300, DEPTHS, 4, (1.0,)),
-            "client 'bob': a sensitivity summary of 1 values came for a model of 2 layers",
+            "client 'bob' sent a sensitivity summary of 1 values for a model of 2 layers",
         ),
         (
             m.SENSE,
-            "plan",
+            "sense",
             m.Summary("bob", 300, DEPTHS, 4, (1.0, float("inf"))),
-            "client 'bob': the sensitivity of layer 1 is inf: it must be finite",
+            "client 'bob' sent inf as the sensitivity of layer 1: it must be finite",
         ),
         (
             m.SENSE,
@@ -257,7 +261,7 @@ def test_a_reply_that_ends_a_clients_part(run, kind, stage, answer, sentence):
     assert len(reason) < 300
     assert [r.client for r in rows] == ["ann", "ann", "cyd", "cyd"]
     assert rows == [r for r in run(OWN)[1] if r.client != "bob"]
-    at = [k for who, k in grid.sent if who == "bob"]
+    at = list(dict.fromkeys(k for who, k in grid.sent if who == "bob"))
     reached = {"sense": 1, "plan": 1, "personalize": 2, "evaluate": 3}[stage]
     assert at == [m.SENSE, m.PERSONALIZE, m.EVALUATE][:reached]
 
@@ -370,7 +374,8 @@ def stream_all(n, follow=None):
     grid = ScriptedGrid(good, {i + 100: f"c{i}" for i in range(n + 500)})
     follow_ups: deque = deque()
     found = []
-    for sent, reply in stream(grid, iter(outgoing(n)), follow_ups):
+    for sent, reply, fresh in stream(grid, iter(outgoing(n)), follow_ups):
+        assert fresh
         assert m.from_record(m.Summary, reply.content, "x").client == grid.names[sent.node]
         found.append(sent)
         if follow:
@@ -409,3 +414,12 @@ def test_a_stream_is_read_as_there_is_room():
     grid = ScriptedGrid(good, {i + 100: f"c{i}" for i in range(1000)})
     for number, _ in enumerate(stream(grid, messages(), deque()), start=1):
         assert len(read) <= number + exchange.WINDOW
+
+
+def test_second_replies_are_told_from_first_ones(run):
+    """A duplicate, and an answer that comes after its request was given up."""
+    grid = ScriptedGrid(good, {100: "c0", 101: "c1"})
+    pull = grid.pull_messages
+    grid.pull_messages = lambda ids: [r for r in pull(ids) for _ in range(2)]
+    found = [(out.node, fresh) for out, _, fresh in stream(grid, outgoing(2), deque())]
+    assert sorted(found) == [(100, False), (100, True), (101, False), (101, True)]

@@ -32,7 +32,13 @@ def add(verbs: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_scenario(run)
+    add_scenario(run, nargs="?")
+    run.add_argument(
+        "--resume",
+        metavar="DIR",
+        type=Path,
+        help="go on with the run in this folder, which was cut off, in place of SCENARIO",
+    )
     run.add_argument("--engine", metavar="NAME", help="ray or inprocess; see fedsim list")
     run.add_argument("--workers", metavar="N", type=positive, help="number of worker processes")
     run.add_argument(
@@ -48,9 +54,8 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    scenario = _with_engine(
-        chosen_scenario(options), options
-    )  # first, so that mistakes are told at once
+    # First, so that mistakes are told at once.
+    scenario = _with_engine(_scenario_of(options), options)
 
     from rich.console import Console
 
@@ -59,19 +64,24 @@ def _run(options: argparse.Namespace) -> int:
     from fedsim.results.table import print_matrix, print_table
     from fedsim.run import run_scenario
 
-    out = options.out or new_run_path(scenario.name)
+    out = options.resume or options.out or new_run_path(scenario.name)
     try:
         with progress.show(Console(stderr=True)):
             if scenario.matrix:
                 from fedsim.matrix import run_matrix
 
                 cells = run_matrix(scenario, out)
+            elif options.resume:
+                from fedsim.run import resume_run
+
+                result = resume_run(out, scenario.engine)
             else:
                 result = run_scenario(scenario, out)
     except KeyboardInterrupt:
         ledgers = sorted(out.rglob("ledger.sqlite"))
         kept = f"the clients that finished are in {ledgers[-1]}" if ledgers else "nothing is kept"
-        print(f"interrupted: {kept}", file=sys.stderr)
+        again = f"; fedsim run --resume {out} goes on" if ledgers and not scenario.matrix else ""
+        print(f"interrupted: {kept}{again}", file=sys.stderr)
         return 130
     finally:
         _remove_if_empty(out)
@@ -87,6 +97,31 @@ def _run(options: argparse.Namespace) -> int:
     print(f"run folder: {out.absolute()}")
     every = [c.result for c in cells] if scenario.matrix else [result]
     return 0 if any(r.rows for r in every) or not any(r.failures for r in every) else 1
+
+
+def _scenario_of(options: argparse.Namespace) -> Scenario:
+    """Return the scenario that is named, or that of the run to be resumed."""
+    from fedsim.errors import FedsimError
+
+    if (options.scenario is None) == (options.resume is None):
+        raise FedsimError("name a scenario to run, or a run folder with --resume: one of the two")
+    if options.resume is None:
+        return chosen_scenario(options)
+    if options.set or options.out or options.threads:
+        raise FedsimError(
+            "--resume goes on with a run as it was begun: leave out --set, --out and --threads, "
+            "on which results or their place depend"
+        )
+    from fedsim.results.folder import open_run
+    from fedsim.scenario import load_scenario
+
+    scenario = load_scenario(open_run(options.resume).scenario)
+    if scenario.matrix:
+        raise FedsimError(
+            f"{options.resume}: this is a matrix of runs: run its scenario again with --out beside "
+            f"it, and what finished is taken over"
+        )
+    return scenario
 
 
 def _with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:

@@ -26,6 +26,13 @@ from fedsim.engine.nodes import Node
 
 CLIENT_RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CLIENT_CRASHED = ErrorCode.CLIENT_APP_CRASHED
+NO_REPLY = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+LOST = (
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    ErrorCode.NODE_UNAVAILABLE,
+)
+"""Codes of a message, a reply or a client that is not to be had now: trying again may help."""
 RUN_ID = 1  # one run per grid; fixed, because the id travels in every message and is counted
 
 

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 
 from fedsim.engine.flower_internals import (
     CLIENT_RAISED,
+    NO_REPLY,
     error_reply,
     new_context,
     pack,
@@ -41,7 +42,8 @@ def handle(app: ClientApp, message: Message, context: Context) -> Message:
     """Return the client's reply to `message`; a client that fails replies with an error.
 
     The reason is one line: the text of a `FedsimError` as it is, any other exception with the
-    client's key and the message type. One client's failure never ends a run.
+    client's key and the message type. Out of memory counts as no answer, so that the server tries
+    again: another time there may be room. One client's failure never ends a run.
     """
     client = context.node_config["client"]
     where = f"client {client!r} failed in {message.metadata.message_type}"
@@ -49,6 +51,8 @@ def handle(app: ClientApp, message: Message, context: Context) -> Message:
         reply = app(message, context)
     except FedsimError as error:
         return error_reply(message, CLIENT_RAISED, str(error))
+    except MemoryError:
+        return error_reply(message, NO_REPLY, f"{where}: it ran out of memory")
     except (Exception, SystemExit) as error:
         return error_reply(message, CLIENT_RAISED, f"{where}: {type(error).__name__}: {error}")
     if not isinstance(reply, Message):

@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -86,6 +87,62 @@ def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
     except OSError as error:
         raise _unwritable(error, out or Path("runs")) from error
     return folder
+
+
+RELEVANT_VERSIONS = ("fedsim", "torch", "transformers", "numpy")
+"""Packages of which another version may give other results."""
+
+
+def open_run(path: Path) -> RunFolder:
+    """Return the folder of a run that was begun, to go on with it.
+
+    Raises:
+        FedsimError: if it is no run folder, or was begun with other versions: the results of both
+            would not be those of one run.
+    """
+    folder = RunFolder(path.expanduser().absolute())
+    if not folder.scenario.is_file() or not folder.versions.is_file():
+        raise FedsimError(
+            f"{path}: this is no run folder, there is no scenario.yaml and versions.json in it: "
+            f"name the folder that the run printed"
+        )
+    try:
+        begun = json.loads(folder.versions.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FedsimError(f"{folder.versions} is damaged ({error}): begin a new run") from error
+    here = versions()
+    for name in RELEVANT_VERSIONS:
+        if begun.get(name) != here[name]:
+            raise FedsimError(
+                f"{path}: the run was begun with {name} {begun.get(name)}, and here is "
+                f"{here[name]}: install that version, or begin a new run"
+            )
+    return folder
+
+
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Keep a run folder to this process while open; the lock ends with the process, however.
+
+    Raises:
+        FedsimError: if another process works in it, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FedsimError(
+            f"{folder.path}: another process is running in this folder: wait until it has ended, "
+            f"or name another --out folder"
+        ) from None
+    except OSError as error:
+        raise _unwritable(error, folder.path) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def new_run_path(name: str) -> Path:

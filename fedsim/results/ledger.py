@@ -1,26 +1,29 @@
 """The ledger of a run: an SQLite file that holds all that finished, whatever happens to the run.
 
 One transaction a client: a client is in the ledger whole or not at all, also after kill -9 or a
-power cut (write-ahead log, synchronous FULL).
+power cut. What a client that is not finished has reached is kept too, where doing it again would
+cost the others' time (`keep`).
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fedsim.errors import FedsimError
 from fedsim.results.rows import COLUMNS, Plan, Row, Sensed, sort_rows
+from fedsim.results.sqlite import connect, explained, transaction
 
-VERSION = 2
-_BUSY_SECONDS = 5.0
+if TYPE_CHECKING:
+    import sqlite3
+
+VERSION = 3
 _SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL"}
 _ROW_NAMES = ", ".join(c.name for c in COLUMNS)
 _ROW_COLUMNS = ", ".join(
@@ -34,13 +37,23 @@ _SCHEMA = (
     " PRIMARY KEY (client, method, tuned_on)) WITHOUT ROWID",
     "CREATE TABLE sensed (client TEXT PRIMARY KEY, sensitivity BLOB NOT NULL,"
     " quantiles BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE kept (client TEXT NOT NULL, stage TEXT NOT NULL, reply TEXT NOT NULL,"
+    " PRIMARY KEY (client, stage)) WITHOUT ROWID",
     "CREATE TABLE failures (client TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,"
-    " PRIMARY KEY (client, stage, reason)) WITHOUT ROWID",
+    " outcome TEXT NOT NULL, PRIMARY KEY (client, stage, reason)) WITHOUT ROWID",
+    "CREATE TABLE events (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
+    " attempt INTEGER NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL)",
     "CREATE TABLE releases (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
     " direction TEXT NOT NULL CHECK (direction IN ('up', 'down')), field TEXT NOT NULL,"
     " bytes INTEGER NOT NULL CHECK (bytes >= 0), epsilon REAL)",
+    "CREATE INDEX events_of ON events (client)",
+    "CREATE INDEX releases_of ON releases (client)",
     f"PRAGMA user_version = {VERSION}",
 )
+
+Outcome = Literal["failed", "dropped", "quarantined"]
+"""How a client that did not finish ended: by an error of its own, by silence beyond all retries, or
+by messages that no honest client sends."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,20 @@ class Failure:
     stage: str
     reason: str
     """One sentence."""
+    outcome: Outcome = "failed"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that went wrong on the way and was handled: a message lost, a reply refused."""
+
+    client: str
+    stage: str
+    attempt: int
+    """1 for the first message of the stage to the client."""
+    event: str
+    """In a word or two: `no answer`, `refused`, `late reply`, ..."""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +94,16 @@ class Release:
     """What it cost in differential privacy; None if no noise was added."""
 
 
-_RELEASE_NAMES = ", ".join(field.name for field in fields(Release))
+@dataclass
+class Log:
+    """What is to be written of a client together with the next thing that it finishes."""
+
+    releases: list[Release] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+_RELEASE_NAMES = ", ".join(f.name for f in fields(Release))
+_EVENT_NAMES = ", ".join(f.name for f in fields(Event))
 
 
 class Ledger:
@@ -81,13 +117,10 @@ class Ledger:
         """
         self.path = Path(path)
         self._lock = threading.RLock()
-        with self._explained():
-            self._db = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+        with explained(self.path, "ledger"):
+            self._db = connect(self.path)
         try:
-            with self._explained():
-                self._set_up()
+            self._set_up()
         except FedsimError:
             self._db.close()
             raise
@@ -108,6 +141,7 @@ class Ledger:
         rows: Sequence[Row],
         plans: Sequence[Plan] = (),
         sensed: Sensed | None = None,
+        log: Log | None = None,
     ) -> None:
         """Write all results of a client in one transaction, in place of any it had.
 
@@ -139,36 +173,51 @@ class Ledger:
                     np.asarray(v, "<f8").tobytes() for v in (sensed.sensitivity, sensed.quantiles)
                 ]
                 db.execute("INSERT OR REPLACE INTO sensed VALUES (?, ?, ?)", (client, *values))
+            _write_log(db, log)
             db.execute("INSERT OR REPLACE INTO clients (client) VALUES (?)", (client,))
 
-    def fail_client(self, client: str, stage: str, reason: str) -> None:
-        """Write that a client failed at a stage, and why; what it finished before is kept."""
+    def keep(self, client: str, stage: str, reply: str, log: Log | None = None) -> None:
+        """Write what a client that is not finished yet answered at a stage, as text."""
         with self._transaction() as db:
-            db.execute(
-                "INSERT OR IGNORE INTO failures (client, stage, reason) VALUES (?, ?, ?)",
-                (client, stage, reason),
-            )
+            db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (client, stage, reply))
+            _write_log(db, log)
 
-    def release(
+    def fail_client(
         self,
         client: str,
         stage: str,
-        direction: Literal["up", "down"],
-        field: str,
-        bytes: int,
-        epsilon: float | None = None,
+        reason: str,
+        outcome: Outcome = "failed",
+        log: Log | None = None,
     ) -> None:
-        """Write one thing that left a device or came to it."""
-        self.releases([Release(client, stage, direction, field, bytes, epsilon)])
-
-    def releases(self, releases: Sequence[Release]) -> None:
-        """Write several releases in one transaction."""
-        places = ", ".join("?" for _ in fields(Release))
+        """Write that a client failed at a stage, and why; what it finished before is kept."""
         with self._transaction() as db:
-            db.executemany(
-                f"INSERT INTO releases ({_RELEASE_NAMES}) VALUES ({places})",
-                [astuple(release) for release in releases],
+            db.execute(
+                "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)",
+                (client, stage, reason, outcome),
             )
+            _write_log(db, log)
+
+    def write(self, log: Log) -> None:
+        """Write releases and events in one transaction."""
+        with self._transaction() as db:
+            _write_log(db, log)
+
+    def begin_again(self) -> None:
+        """Forget what is to be done anew when a run is resumed.
+
+        That is every client that failed, with its results if it has some (a model of another's was
+        missing), and what was written of clients of which nothing is kept.
+        """
+        with self._transaction() as db:
+            for table in ("clients", "results", "plans", "sensed", "kept"):
+                db.execute(f"DELETE FROM {table} WHERE client IN (SELECT client FROM failures)")
+            db.execute("DELETE FROM failures")
+            for table in ("releases", "events"):
+                db.execute(
+                    f"DELETE FROM {table} WHERE client NOT IN (SELECT client FROM clients) AND"
+                    " (client, stage) NOT IN (SELECT client, stage FROM kept)"
+                )
 
     def rows(self) -> list[Row]:
         """Return every result, sorted by client, method and `tuned_on`."""
@@ -188,10 +237,20 @@ class Ledger:
         for client, *values in self._read(query):
             yield Sensed(client, *(tuple(np.frombuffer(v, "<f8").tolist()) for v in values))
 
+    def kept(self, stage: str) -> Iterator[str]:
+        """Yield what `keep` wrote at a stage, sorted by client."""
+        for (reply,) in self._read("SELECT reply FROM kept WHERE stage = ? ORDER BY client", stage):
+            yield reply
+
     def failures(self) -> list[Failure]:
         """Return every failure, sorted by client and stage."""
-        found = self._read("SELECT client, stage, reason FROM failures")
+        found = self._read("SELECT client, stage, reason, outcome FROM failures")
         return [Failure(*values) for values in sorted(found)]
+
+    def events(self) -> list[Event]:
+        """Return every event, sorted by client; a client's in the order they happened."""
+        found = self._read(f"SELECT {_EVENT_NAMES} FROM events ORDER BY client, id")
+        return [Event(*values) for values in found]
 
     def all_releases(self) -> list[Release]:
         """Return every release in the order they were written."""
@@ -203,8 +262,6 @@ class Ledger:
         return {client for (client,) in self._read("SELECT client FROM clients")}
 
     def _set_up(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
         with self._transaction() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -217,28 +274,29 @@ class Ledger:
                     f" {version}, {VERSION} is read): start a run in another folder"
                 )
 
-    def _read(self, query: str) -> list[tuple]:
-        with self._lock, self._explained():
-            return self._db.execute(query).fetchall()
+    def _read(self, query: str, *values: str) -> list[tuple]:
+        with self._lock, explained(self.path, "ledger"):
+            return self._db.execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._lock, explained(self.path, "ledger"), transaction(self._db) as db:
+            yield db
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise FedsimError(f"{self.path}: {_explain(error)}") from error
+
+def _write_log(db: sqlite3.Connection, log: Log | None) -> None:
+    if log is None:
+        return
+    places = ", ".join("?" for _ in fields(Release))
+    db.executemany(
+        f"INSERT INTO releases ({_RELEASE_NAMES}) VALUES ({places})",
+        [astuple(release) for release in log.releases],
+    )
+    places = ", ".join("?" for _ in fields(Event))
+    db.executemany(
+        f"INSERT INTO events ({_EVENT_NAMES}) VALUES ({places})",
+        [astuple(event) for event in log.events],
+    )
 
 
 def _pack(counts: Sequence[int]) -> bytes:
@@ -247,23 +305,3 @@ def _pack(counts: Sequence[int]) -> bytes:
 
 def _unpack(data: bytes) -> tuple[int, ...]:
     return tuple(np.frombuffer(data, "<i4").tolist())
-
-
-def _explain(error: sqlite3.DatabaseError) -> str:
-    code = getattr(error, "sqlite_errorname", "")
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return (
-            f"the ledger was locked by another process for {_BUSY_SECONDS:g} s:"
-            " end that process, or name another --out folder"
-        )
-    if code.startswith(("SQLITE_READONLY", "SQLITE_PERM")):
-        return "the ledger cannot be written: allow writing to the file and its folder"
-    if code.startswith("SQLITE_FULL"):
-        return "the disk is full: what was written is kept; free some space"
-    if code.startswith("SQLITE_CANTOPEN"):
-        return "the ledger cannot be opened: check that its folder exists and may be written"
-    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return "this is no ledger, or a damaged one: restore it, or name another --out folder"
-    if code.startswith("SQLITE_IOERR"):
-        return f"the disk cannot be read or written ({error}): check the disk and its free space"
-    return f"the ledger cannot be used: {error}"

@@ -322,6 +322,61 @@ class MethodSettings(_Settings):
                 yield self.allocation, calibration, source, self.order
 
 
+class FaultSettings(_Settings):
+    """Something that goes wrong on the way, drawn for each message; see fedsim/fleet/faults.py."""
+
+    kind: Literal[
+        "drop_before",
+        "drop_after",
+        "delay",
+        "crash",
+        "out_of_memory",
+        "corrupt",
+        "duplicate",
+        "late",
+        "wrong_version",
+    ] = Field(description="what goes wrong")
+    share: float = Field(gt=0, le=1, description="probability that it does")
+    stage: Literal["sense", "personalize", "evaluate"] | None = Field(
+        default=None, description="messages of this stage only; null is any"
+    )
+    per: Literal["message", "client"] = Field(
+        default="message",
+        description="drawn anew for every attempt, or once for a client: then it always happens",
+    )
+    seconds: Annotated[tuple[float, float], BeforeValidator(_as_tuple)] | None = Field(
+        default=None, description="delay: the least and the longest, in seconds of the fleet"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> FaultSettings:
+        if (self.kind == "delay") != (self.seconds is not None):
+            text = "delay needs it, other faults take none: such as seconds: [5, 60]"
+            raise _problem(text, "seconds")
+        if self.seconds is not None and not 0 <= self.seconds[0] <= self.seconds[1]:
+            raise _problem("goes from the least to the longest, both 0 or more", "seconds")
+        return self
+
+
+class RetrySettings(_Settings):
+    """What the server does about a client that does not answer, or not as it should."""
+
+    attempts: int = Field(default=3, ge=1, description="times that a message is sent at most")
+    timeout_s: float = Field(
+        default=600, gt=0, description="seconds of the fleet without an answer until the next"
+    )
+    backoff_s: float = Field(
+        default=30, ge=0, description="pause before the second attempt; each further one doubles it"
+    )
+    quarantine_after: int = Field(
+        default=2, ge=1, description="unreadable replies to one message until the client is left"
+    )
+
+    def pause_s(self, attempt: int) -> float:
+        """Return the pause after an attempt without success, in seconds."""
+        return self.backoff_s * 2 ** (attempt - 1)
+
+
 class EngineChoice(_Settings):
     """What carries messages to the clients. No result depends on it, but for `threads`."""
 
@@ -359,6 +414,10 @@ class Scenario(_Settings):
         ],
         BeforeValidator(_as_tuple),
     ] = Field(min_length=1, description="the ways to make a client's model, compared")
+    faults: Annotated[tuple[FaultSettings, ...], BeforeValidator(_as_tuple)] = Field(
+        default=(), description="what goes wrong, and how often; of several the first that hits"
+    )
+    retries: RetrySettings = RetrySettings()
     engine: EngineChoice = EngineChoice()
     save_models: bool = Field(default=False, description="keep each client's model file")
     study: bool = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from fedsim.results.folder import create_run, write_results
-from fedsim.results.ledger import Ledger
+from fedsim.results.ledger import Ledger, Log, Release
 from fedsim.results.rows import Plan, Row, Sensed
 from fedsim.scenario.schema import Scenario
 
@@ -73,12 +73,13 @@ def write_run(path, models, *, failures=(), ended=True, sensed=True, said=None, 
     with Ledger(folder.ledger) as ledger:
         for i, client in enumerate(clients):
             own = [(row, plan) for row, plan in models if row.client == client]
-            ledger.release(client, "sense", "up", "sensitivity", 8 * len(LAYERS))
+            sent = Release(client, "sense", "up", "sensitivity", 8 * len(LAYERS))
             ledger.finish_client(
                 client,
                 [row for row, _ in own],
                 [plan for _, plan in own],
                 Sensed(client, (0.5 + i, 2.0, 0.125, 1.0), quantiles) if sensed else None,
+                Log([sent]),
             )
         for failure in failures:
             ledger.fail_client(*failure)

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 
 from fedsim.errors import FedsimError
-from fedsim.results import ledger as ledger_module
-from fedsim.results.ledger import Failure, Ledger, Release
+from fedsim.results import sqlite
+from fedsim.results.ledger import Event, Failure, Ledger, Log, Release
 from fedsim.results.rows import Row
 
 ROW = Row(
@@ -36,6 +36,8 @@ ROW = Row(
     accuracy=None,
     plan_sha256="ab" * 32,
 )
+
+EVENT = Event("done", "sense", 1, "no answer", "the request was lost")
 
 
 @pytest.fixture
@@ -85,15 +87,61 @@ def test_failures_and_releases(ledger):
         Failure("en", "personalize", "because"),
     ]
     assert ledger.rows() == [ROW]
-    ledger.release("en", "sense", "up", "medians", 352, epsilon=1.5)
+    medians = Release("en", "sense", "up", "medians", 352, 1.5)
     many = [Release("de", "personalize", "down", "plan", 44), Release("de", "x", "up", "y", 0)]
-    ledger.releases(many)
-    assert ledger.all_releases() == [Release("en", "sense", "up", "medians", 352, 1.5), *many]
+    ledger.write(Log([medians]))
+    ledger.write(Log(many))
+    assert ledger.all_releases() == [medians, *many]
+
+
+def test_a_log_is_written_with_what_it_belongs_to_or_not_at_all(ledger):
+    sent = Release("en", "sense", "up", "medians", 352)
+    lost = Event("en", "sense", 1, "no answer", "the request was lost; sent again after 30 s")
+    ledger.finish_client("en", [ROW], log=Log([sent], [lost]))
+    assert (ledger.all_releases(), ledger.events()) == ([sent], [lost])
+    bad = replace(ROW, client="de", clips=None)
+    with pytest.raises(FedsimError, match="NOT NULL"):
+        ledger.finish_client("de", [bad], log=Log([sent], [lost]))
+    ledger.fail_client("de", "sense", "no answer", "dropped", Log([], [replace(lost, attempt=2)]))
+    assert (len(ledger.all_releases()), [e.attempt for e in ledger.events()]) == (1, [1, 2])
+    assert ledger.failures() == [Failure("de", "sense", "no answer", "dropped")]
+
+
+def test_what_is_kept_of_a_client_that_is_not_finished(ledger):
+    for key in ("b", "a"):
+        ledger.keep(key, "sense", f"summary of {key}", Log([Release(key, "sense", "up", "x", 8)]))
+    ledger.keep("a", "personalize", "receipt of a")
+    ledger.keep("a", "sense", "again")
+    assert list(ledger.kept("sense")) == ["again", "summary of b"]
+    assert list(ledger.kept("personalize")) == ["receipt of a"]
+    assert ledger.finished() == set()
+
+
+def test_what_is_begun_again_when_a_run_is_resumed(ledger):
+    """done: finished. half: sensed. gone: was under way. lost: failed, one: finished in part."""
+    log = {key: Log([Release(key, "sense", "up", "x", 8)]) for key in ("half", "lost", "one")}
+    ledger.keep("half", "sense", "summary", log["half"])
+    ledger.write(Log([Release("half", "evaluate", "down", "y", 8)]))
+    ledger.finish_client("done", [replace(ROW, client="done")], log=Log([], [EVENT]))
+    ledger.write(Log([Release("gone", "sense", "up", "x", 8)], [replace(EVENT, client="gone")]))
+    ledger.keep("lost", "sense", "summary", log["lost"])
+    ledger.fail_client("lost", "personalize", "died")
+    ledger.fail_client("one", "plan", "a model of lost is missing")
+    ledger.finish_client("one", [replace(ROW, client="one")], log=log["one"])
+    ledger.begin_again()
+    assert ledger.finished() == {"done"}
+    assert [row.client for row in ledger.rows()] == ["done"]
+    assert ledger.failures() == []
+    assert list(ledger.kept("sense")) == ["summary"]
+    assert ledger.all_releases() == log["half"].releases
+    assert [event.client for event in ledger.events()] == ["done"]
+    ledger.begin_again()  # a second time changes nothing
+    assert (ledger.finished(), ledger.all_releases()) == ({"done"}, log["half"].releases)
 
 
 def test_several_releases_are_written_all_or_none(ledger):
     with pytest.raises(FedsimError, match="CHECK"):
-        ledger.releases([Release("en", "a", "up", "b", 1), Release("en", "a", "aside", "b", 1)])
+        ledger.write(Log([Release("en", "a", "up", "b", 1), Release("en", "a", "aside", "b", 1)]))
     assert ledger.all_releases() == []
 
 
@@ -171,7 +219,7 @@ def test_a_transaction_that_did_not_commit_is_not_seen(tmp_path):
 
 def test_a_locked_ledger(tmp_path, monkeypatch):
     path = tmp_path / "ledger.sqlite"
-    monkeypatch.setattr(ledger_module, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     with Ledger(path) as ledger:
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")

@@ -1,0 +1,75 @@
+"""Declared faults: which of a scenario's `faults` hits which message.
+
+A fault is drawn for the attempt of a stage of a client, from the scenario's seed: the same on any
+engine, in any order, and after a resume.
+
+drop_before      the request is lost; the client does nothing
+drop_after       the client answers, and the answer is lost
+delay            the answer takes longer; beyond `retries.timeout_s` it is late
+crash            the client dies over the request
+out_of_memory    the client runs out of memory over the request
+corrupt          the answer arrives damaged
+duplicate        the answer arrives twice
+late             the answer arrives after the server has given up this attempt
+wrong_version    the client speaks another version of the protocol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedsim.speech.corpus import client_rng
+
+if TYPE_CHECKING:
+    from fedsim.scenario.schema import FaultSettings
+
+UNANSWERED = {
+    "drop_before": "the request was lost",
+    "crash": "the client crashed",
+    "out_of_memory": "the client ran out of memory",
+    "drop_after": "the answer was lost",
+    "late": "no answer in time",
+}
+"""Faults after which the server has no answer, and what it is told."""
+IDLE = ("drop_before", "crash", "out_of_memory")
+"""Faults with which the client's work is not done."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that hits one attempt; `seconds` is how much later the answer comes."""
+
+    kind: str
+    seconds: float = 0.0
+
+
+def drawn_fault(
+    faults: Sequence[FaultSettings],
+    seed: int,
+    client: str,
+    stage: str,
+    attempt: int,
+    timeout_s: float,
+) -> Fault | None:
+    """Return the fault of one attempt (1 is the first), or None.
+
+    Of several that would hit, the first that is declared does. A delay beyond `timeout_s` is
+    returned as `late`.
+    """
+    if not faults:
+        return None
+    rng = client_rng(seed, client, f"fault-{stage}-{attempt}")
+    for place, fault in enumerate(faults):
+        chance, length = rng.random(2)
+        if fault.per == "client":
+            chance = client_rng(seed, client, f"fault-{place}").random()
+        if chance >= fault.share or fault.stage not in (None, stage):
+            continue
+        if fault.seconds is None:
+            return Fault(fault.kind)
+        low, high = fault.seconds
+        seconds = low + (high - low) * float(length)
+        return Fault("delay" if seconds <= timeout_s else "late", seconds)
+    return None

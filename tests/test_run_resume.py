@@ -1,0 +1,184 @@
+"""A run that is cut off and resumed gives the table of one that was not, whenever it is cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedsim.cli import main
+from fedsim.errors import FedsimError
+from fedsim.results.ledger import Ledger
+from fedsim.run import resume_run, run_scenario
+from fedsim.scenario import load_scenario
+from server.study import Study
+
+PLAIN = "methods=[fp32, uniform, {allocation: myqasr, calibration: minmax}]"
+SHARED = "methods=[fp32, {allocation: myqasr, calibration: minmax, tuned_on: [own, other]}]"
+FAULTS = "faults=[{kind: drop_before, share: 0.3}, {kind: corrupt, share: 0.3}]"
+
+
+class PowerCutError(BaseException):
+    """Nothing in a run catches it."""
+
+
+@pytest.fixture
+def chosen(study):
+    def chosen_(*overrides):
+        fixed = ["engine.kind=inprocess", "save_models=false", "corpus.test_clips=2"]
+        return load_scenario(study.file, [*fixed, *overrides])
+
+    return chosen_
+
+
+def contents(folder):
+    with Ledger(folder.ledger) as ledger:
+        return (
+            folder.results.read_bytes(),
+            ledger.failures(),
+            sorted(map(repr, ledger.all_releases())),
+            ledger.events(),
+            ledger.finished(),
+        )
+
+
+@pytest.mark.parametrize("methods", [PLAIN, SHARED])
+@pytest.mark.parametrize("faults", ["faults=[]", FAULTS])
+def test_cut_off_after_any_message(chosen, tmp_path, monkeypatch, methods, faults):
+    scenario = chosen(methods, faults)
+    whole = run_scenario(scenario, tmp_path / "whole")
+    handle = Study._handle
+    handled = 0
+
+    def count(self, sent, reply):
+        nonlocal handled
+        handled += 1
+        if handled > limit:
+            raise PowerCutError
+        return handle(self, sent, reply)
+
+    monkeypatch.setattr(Study, "_handle", count)
+    limit = 10**6
+    run_scenario(scenario, tmp_path / "counted")
+    messages = handled
+    for limit in sorted(random.Random(0).sample(range(messages), min(messages, 6))):
+        place, handled = tmp_path / str(limit), 0
+        with pytest.raises(PowerCutError):
+            run_scenario(scenario, place)
+        with Ledger(place / "ledger.sqlite") as ledger:
+            finished = len(ledger.finished())
+        handled, before, limit = 0, limit, 10**6
+        resumed = resume_run(place)
+        assert contents(resumed.folder) == contents(whole.folder)
+        if finished:  # what was finished was not asked for again
+            assert handled < messages
+        assert before < messages
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_at_a_random_moment(chosen, tmp_path, seed):
+    """kill -9 of the driver of a real run, on Ray, then resume: the same bytes."""
+    scenario = chosen(SHARED if seed % 2 else PLAIN, FAULTS, "engine.kind=ray", "engine.workers=2")
+    file = tmp_path / "scenario.yaml"
+    file.write_text(scenario.to_yaml(), encoding="utf-8")
+    whole = run_scenario(
+        scenario.model_copy(
+            update={"engine": scenario.engine.model_copy(update={"kind": "inprocess"})}
+        ),
+        tmp_path / "whole",
+    )
+    place = tmp_path / "cut"
+    command = [sys.executable, "-m", "fedsim", "run", str(file), "--out", str(place)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while child.poll() is None and not (place / "ledger.sqlite").is_file():
+        time.sleep(0.05)
+    time.sleep(random.Random(seed).random() * 12)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    result = resume_run(place)
+    assert contents(result.folder)[0] == contents(whole.folder)[0]
+    assert result.failures == whole.failures
+
+
+def test_resuming_a_run_that_has_ended_changes_nothing(chosen, tmp_path, monkeypatch):
+    scenario = chosen(PLAIN)
+    whole = run_scenario(scenario, tmp_path / "run")
+    before = contents(whole.folder)
+    monkeypatch.setattr(Study, "_handle", lambda *_: pytest.fail("a client was asked again"))
+    assert resume_run(tmp_path / "run").rows == whole.rows
+    assert contents(whole.folder) == before
+
+
+def test_from_the_command_line(chosen, tmp_path, capsys):
+    whole = run_scenario(chosen(PLAIN), tmp_path / "run")
+    table = whole.folder.results.read_bytes()
+    with Ledger(whole.folder.ledger) as ledger, ledger._transaction() as db:
+        db.execute("DELETE FROM clients WHERE client = 'bob'")
+        db.execute("DELETE FROM results WHERE client = 'bob'")
+    whole.folder.results.unlink()
+    assert main(["run", "--resume", str(tmp_path / "run"), "--engine", "inprocess"]) == 0
+    assert whole.folder.results.read_bytes() == table
+    assert "bob" in capsys.readouterr().out
+    for wrong, sentence in (
+        (["run"], "name a scenario to run, or a run folder"),
+        (["run", "quickstart", "--resume", "x"], "one of the two"),
+        (["run", "--resume", str(tmp_path / "run"), "--threads", "2"], "as it was begun"),
+        (["run", "--resume", str(tmp_path / "no")], "this is no run folder"),
+    ):
+        assert main(wrong) == 1
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_folder_has_one_run_at_a_time(chosen, tmp_path):
+    place = tmp_path / "run"
+    run_scenario(chosen("methods=[fp32]"), place)
+    hold = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); "
+        "lock.acquire(); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(place / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout.readline()
+        with pytest.raises(FedsimError, match="another process is running in this folder"):
+            resume_run(place)
+        other.kill()
+    resume_run(place)  # the lock went with its process
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda run: (run / "scenario.yaml").unlink(), "this is no run folder"),
+        (lambda run: (run / "versions.json").write_text("{"), "versions.json is damaged"),
+        (
+            lambda run: (run / "versions.json").write_text(
+                json.dumps({**json.loads((run / "versions.json").read_text()), "torch": "1.0"})
+            ),
+            "begun with torch 1.0, and here is",
+        ),
+    ],
+)
+def test_what_cannot_be_resumed(chosen, tmp_path, spoil, sentence):
+    run_scenario(chosen("methods=[fp32]"), tmp_path / "run")
+    spoil(tmp_path / "run")
+    with pytest.raises(FedsimError, match=sentence):
+        resume_run(tmp_path / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(chosen, tmp_path):
+    run_scenario(chosen("methods=[fp32]"), tmp_path / "run")
+    Path(tmp_path / "run").chmod(0o500)
+    with pytest.raises(FedsimError, match="cannot be written"):
+        resume_run(tmp_path / "run")
