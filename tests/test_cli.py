@@ -135,7 +135,8 @@ def test_ctrl_c_says_what_is_kept(runs, capsys):
     runs[1]["raises"] = KeyboardInterrupt()
     assert main(["run", "small.yaml", "--out", "here"]) == 130
     assert capsys.readouterr().err == (
-        "interrupted: the clients that finished are in here/ledger.sqlite\n"
+        "interrupted: the clients that finished are in here/ledger.sqlite; "
+        "fedsim run --resume here goes on\n"
     )
 
 

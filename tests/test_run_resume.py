@@ -127,9 +127,11 @@ def test_from_the_command_line(chosen, tmp_path, capsys):
     assert main(["run", "--resume", str(tmp_path / "run"), "--engine", "inprocess"]) == 0
     assert whole.folder.results.read_bytes() == table
     assert "bob" in capsys.readouterr().out
+    for wrong in (["run"], ["run", "quickstart", "--resume", "x"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(wrong)
+        assert "one of the two" in capsys.readouterr().err
     for wrong, sentence in (
-        (["run"], "name a scenario to run, or a run folder"),
-        (["run", "quickstart", "--resume", "x"], "one of the two"),
         (["run", "--resume", str(tmp_path / "run"), "--threads", "2"], "as it was begun"),
         (["run", "--resume", str(tmp_path / "no")], "this is no run folder"),
     ):

@@ -50,7 +50,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         type=Path,
         help="the run folder, empty or new (default: runs/<scenario>/<UTC time>)",
     )
-    run.set_defaults(verb=_run)
+    run.set_defaults(verb=_run, wrong_usage=run.error)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -104,7 +104,7 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
     from fedsim.errors import FedsimError
 
     if (options.scenario is None) == (options.resume is None):
-        raise FedsimError("name a scenario to run, or a run folder with --resume: one of the two")
+        options.wrong_usage("name a SCENARIO to run, or a run folder with --resume: one of the two")
     if options.resume is None:
         return chosen_scenario(options)
     if options.set or options.out or options.threads:
