@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SENSE = "query.sense"
 PERSONALIZE = "train.personalize"
 EVALUATE = "evaluate.candidates"
+STAGES = {SENSE: "sense", PERSONALIZE: "personalize", EVALUATE: "evaluate"}
+"""Message type -> what a ledger and a scenario call the stage."""
 
 PROTOCOL = 1
 """Version of the messages; client and server must speak the same."""

@@ -14,7 +14,6 @@ from fedsim.quant.sensitivity import QUANTILES
 from server.exchange import Outgoing
 from server.plan import Planner
 
-STAGES = {m.SENSE: "sense", m.PERSONALIZE: "personalize", m.EVALUATE: "evaluate"}
 _REPLIES: dict[str, type[m.Summary | m.Receipt | m.Scores]] = {
     m.SENSE: m.Summary,
     m.PERSONALIZE: m.Receipt,

@@ -23,7 +23,7 @@ from fedsim.results.rows import Sensed
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from server.exchange import Outgoing, stream
 from server.plan import Planner, all_cells, needs_others, needs_sensitivity
-from server.replies import STAGES, NoAnswer, Refused, Untrusted, read_reply
+from server.replies import NoAnswer, Refused, Untrusted, read_reply
 from server.rows import result_rows, tested_plans
 
 
@@ -137,7 +137,7 @@ class Study:
             self._finish(sent, answer)
             return []
         if self.shared:
-            self.ledger.keep(client, STAGES[sent.kind], m.to_text(answer), self.logs.pop(client))
+            self.ledger.keep(client, m.STAGES[sent.kind], m.to_text(answer), self.logs.pop(client))
             if isinstance(answer, m.Summary):
                 self.summaries[client] = answer
             else:
@@ -189,7 +189,7 @@ class Study:
         }
 
     def _log_releases(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> None:
-        client, stage = answer.client, STAGES[sent.kind]
+        client, stage = answer.client, m.STAGES[sent.kind]
         down, up = m.field_bytes(sent.message), m.field_bytes(answer)
         log = self.logs[client].releases
         log += [Release(client, stage, "down", k, n) for k, n in down.items()]
@@ -218,7 +218,7 @@ class Study:
         return self.names.get(node, f"node {node}")
 
     def _note(self, sent: Outgoing, event: str, detail: str) -> None:
-        self.note(self._client(sent.node), STAGES[sent.kind], sent.attempt, event, detail)
+        self.note(self._client(sent.node), m.STAGES[sent.kind], sent.attempt, event, detail)
 
     def _again(self, sent: Outgoing, event: str, reason: str) -> Outgoing:
         """Return the message once more. Waiting before it is a matter of the virtual clock."""
@@ -227,7 +227,7 @@ class Study:
         return replace(sent, attempt=sent.attempt + 1)
 
     def _fail(self, sent: Outgoing, reason: str, outcome: Outcome) -> Iterable[Outgoing]:
-        client, stage = self._client(sent.node), STAGES[sent.kind]
+        client, stage = self._client(sent.node), m.STAGES[sent.kind]
         if outcome != "failed":
             self._note(sent, outcome, reason)
         self._end(client, stage, reason, outcome)

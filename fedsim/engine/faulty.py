@@ -20,7 +20,6 @@ from fedsim.fleet.faults import IDLE, UNANSWERED, Fault, drawn_fault
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.corpus import client_rng
 
-STAGES = {m.SENSE: "sense", m.PERSONALIZE: "personalize", m.EVALUATE: "evaluate"}
 Note = Callable[[str, str, int, str, str], None]
 """f(client, stage, attempt, event, detail): write a line about a declared fault."""
 
@@ -137,7 +136,7 @@ class FaultyGrid(Grid):
         data = message.metadata
         return (
             self._grid.client_names[data.dst_node_id],
-            STAGES[data.message_type],
+            m.STAGES[data.message_type],
             int(data.group_id or 1),
         )
 
