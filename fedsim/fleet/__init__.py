@@ -1,0 +1,26 @@
+"""Fleets: what devices clients have, and how long a round takes on them by a virtual clock.
+
+The clock itself is `fedsim.fleet.clock`, which imports simpy.
+"""
+
+from fedsim.fleet.devices import DeviceClass, DeviceProfile, load_catalogue
+from fedsim.fleet.sampling import FleetSettings, fleet_of, read_fleet
+from fedsim.fleet.timeline import ClassTimes, ServerTotals, Timeline, summarize
+from fedsim.fleet.work import Attempt, ClientWork, ServerClock, StageWork
+
+__all__ = [
+    "Attempt",
+    "ClassTimes",
+    "ClientWork",
+    "DeviceClass",
+    "DeviceProfile",
+    "FleetSettings",
+    "ServerClock",
+    "ServerTotals",
+    "StageWork",
+    "Timeline",
+    "fleet_of",
+    "load_catalogue",
+    "read_fleet",
+    "summarize",
+]

@@ -1,0 +1,234 @@
+"""Devices from a table, one row each: measured ones, or those of another study.
+
+A CSV or Parquet file with a header. A row's `device` names the class that fills what the row does
+not say; without one a row says everything.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import FedsimError, nearest
+from fedsim.fleet.devices import (
+    DEPTHS,
+    FULL,
+    DeviceClass,
+    DeviceProfile,
+    check_depths,
+    check_number,
+    scale,
+)
+from fedsim.fleet.sampling import vary
+from fedsim.fleet.windows import read_hours
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A table of devices; `clients` are their keys, or empty where it has no such column."""
+
+    path: str
+    clients: tuple[str, ...]
+    profiles: tuple[DeviceProfile, ...]
+
+
+def read_trace(path: Path, catalogue: Mapping[str, DeviceClass]) -> Trace:
+    """Return the devices of a CSV or Parquet file.
+
+    Columns are among `client`, `device`, the fields of `DeviceProfile` and the factors `speed`,
+    `link` and `battery`. `bit_depths` is as `4 8`; `available` as `22-7 12-13` or `always`;
+    `macs_per_s` and `joules_per_gmac` as `8:4e9 32:1e9`; one number is the speed in full precision,
+    to which the class's speeds are scaled, or the energy at every depth. An empty cell is one that
+    the row does not say.
+
+    Raises:
+        FedsimError: `file:line: column: ` and what is wrong with a cell; or the file cannot be
+            read, has no row or a column of no known name, lists a client twice, or has a row that
+            neither names a class nor says everything.
+    """
+    rows = list((_parquet if path.suffix == ".parquet" else _csv)(path))
+    if not rows:
+        raise FedsimError(f"trace {path} has no rows: add one for each device")
+    names = list(rows[0][1])
+    for name in names:
+        if name not in _CELLS:
+            raise FedsimError(f"trace {path}: unknown column {name!r}: {nearest(name, _CELLS)}")
+    clients: dict[str, None] = {}
+    profiles = []
+    for line, cells in rows:
+        where = f"{path}:{line}"
+        values = dict(_values(cells, where))
+        if "client" in names:
+            client = values.pop("client", None)
+            if client is None:
+                raise FedsimError(f"{where}: client: the cell is empty: name the client")
+            if client in clients:
+                raise FedsimError(f"{where}: client {client!r} is listed twice: remove one")
+            clients[client] = None
+        profiles.append(_profile(values, catalogue, where))
+    return Trace(str(path), tuple(clients), tuple(profiles))
+
+
+def deal(trace: Trace, keys: Sequence[str]) -> dict[str, DeviceProfile]:
+    """Return client key -> its device: by key, or else rows dealt round to `keys` in their order.
+
+    Raises:
+        FedsimError: for a client that the trace does not list.
+    """
+    if not trace.clients:
+        return {key: trace.profiles[i % len(trace.profiles)] for i, key in enumerate(keys)}
+    listed = dict(zip(trace.clients, trace.profiles, strict=True))
+    for key in keys:
+        if key not in listed:
+            hint = nearest(key, listed)
+            raise FedsimError(f"trace {trace.path} has no row for client {key!r}: {hint}")
+    return {key: listed[key] for key in keys}
+
+
+def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                if None in row or None in row.values():
+                    raise FedsimError(
+                        f"{path}:{reader.line_num}: it has not the {len(reader.fieldnames or ())} "
+                        f"cells of the header: add or remove commas"
+                    )
+                yield reader.line_num, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FedsimError(f"trace {path} cannot be read as UTF-8 CSV: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise FedsimError(f"trace {path} cannot be read as Parquet: {error}") from error
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+def _values(cells: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    for name, cell in cells.items():
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            continue
+        try:
+            yield name, _CELLS[name](cell)
+        except FedsimError as error:
+            raise FedsimError(f"{where}: {name}: {error}") from None
+
+
+def _profile(
+    values: dict[str, Any], catalogue: Mapping[str, DeviceClass], where: str
+) -> DeviceProfile:
+    names = [f.name for f in fields(DeviceProfile)]
+    said = {name: values[name] for name in names if name in values}
+    if said.get("device") in catalogue:
+        typical = catalogue[said["device"]].profile
+        if isinstance(said.get("macs_per_s"), float):
+            speed = said["macs_per_s"] / typical.macs_per_s[FULL]
+            said["macs_per_s"] = scale(typical, speed=speed).macs_per_s
+        said = {**{name: getattr(typical, name) for name in names}, **said}
+    else:
+        _check_complete(said, catalogue, where)
+        said.setdefault("device", "-")
+    if isinstance(said["joules_per_gmac"], float):
+        said["joules_per_gmac"] = dict.fromkeys(said["macs_per_s"], said["joules_per_gmac"])
+    profile = DeviceProfile(**said)
+    try:
+        return vary(profile, {k: values[k] for k in ("speed", "link", "battery") if k in values})
+    except FedsimError as error:
+        raise FedsimError(f"{where}: {error}") from None
+
+
+def _check_complete(
+    said: Mapping[str, Any], catalogue: Mapping[str, DeviceClass], where: str
+) -> None:
+    """Raise `FedsimError` for a row that no class fills and that does not say everything."""
+    missing = [f.name for f in fields(DeviceProfile) if f.name not in said and f.name != "device"]
+    if missing and "device" in said:
+        hint = nearest(said["device"], catalogue)
+        raise FedsimError(f"{where}: device: there is no class {said['device']!r}: {hint}")
+    if missing:
+        raise FedsimError(f"{where}: the row says no {missing[0]}: add it, or a device class")
+    if isinstance(said["macs_per_s"], float):
+        raise FedsimError(
+            f"{where}: macs_per_s: one number needs a device class to scale: add one, or a speed "
+            f"for each bit depth such as 8:4e9 32:1e9"
+        )
+
+
+def _text(cell: Any) -> str:
+    return str(cell).strip()
+
+
+def _positive(cell: Any) -> float:
+    return check_number(_parsed(cell))
+
+
+def _not_negative(cell: Any) -> float:
+    return check_number(_parsed(cell), may_be_zero=True)
+
+
+def _parsed(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def _battery(cell: Any) -> float | None:
+    return None if _text(cell) == "mains" else _positive(cell)
+
+
+def _bit_depths(cell: Any) -> tuple[int, ...]:
+    parts = cell.split() if isinstance(cell, str) else cell
+    if not isinstance(parts, list):
+        parts = [parts]
+    return check_depths(int(p) if isinstance(p, str) and p.isdecimal() else p for p in parts)
+
+
+def _by_depth(cell: Any) -> float | dict[int, float]:
+    """Return what `8:4e9 32:1e9` or one number says."""
+    if not isinstance(cell, str) or ":" not in cell:
+        return _positive(cell)
+    found: dict[int, float] = {}
+    for part in cell.split():
+        depth, _, number = part.partition(":")
+        bits = int(depth) if depth.isdecimal() else 0
+        if bits not in DEPTHS and bits != FULL:
+            raise FedsimError(f"{part!r}: {depth!r} is no bit depth from 2 to 16 and no 32")
+        if bits in found:
+            raise FedsimError(f"{bits} bits are given twice: leave one out")
+        found[bits] = _positive(number)
+    return found
+
+
+_CELLS: dict[str, Callable[[Any], Any]] = {
+    "client": _text,
+    "device": _text,
+    "budget_mb": _positive,
+    "memory_mb": _positive,
+    "bit_depths": _bit_depths,
+    "macs_per_s": _by_depth,
+    "joules_per_gmac": _by_depth,
+    "read_mb_s": _positive,
+    "down_mbit": _positive,
+    "up_mbit": _positive,
+    "latency_s": _not_negative,
+    "battery_j": _battery,
+    "joules_per_mb": _not_negative,
+    "available": lambda cell: read_hours(_text(cell)),
+    "speed": _positive,
+    "link": _positive,
+    "battery": _positive,
+}
+"""Column -> what reads one of its cells."""
