@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fedsim.quant import modelfile
-from fedsim.quant.allocation import MB, allocate, smallest
+from fedsim.quant.allocation import MB, Sizes, allocate, smallest
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import Manifest
 from fedsim.quant.stability import resampled_sensitivity
@@ -42,6 +42,20 @@ def clips_of(model: SpeechModel, number: int, n: int) -> list[np.ndarray]:
     return [render(Take(who, t)) for t in draw_sentences("en", TOPICS, "tuning", n, rng)]
 
 
+def sizes_of(model: SpeechModel) -> Sizes:
+    """Return the bytes of every model file of `model` with one scale a tensor."""
+    stored = modelfile.store_leftovers(switch_of(model).full_leftovers())
+    manifest = Manifest(
+        model.id, modelfile.fingerprint(model.layers), "per_tensor", 8, (), {"keep": []}
+    )
+    return modelfile.model_sizes(model.layers, stored, manifest, range(2, 17))
+
+
+def budget_at(model: SpeechModel, sizes: Sizes, bits: float) -> int:
+    """Return the bytes of a model file whose weights take `bits` bits each, on average."""
+    return sizes.fixed_bytes + int(sum(layer.n_weights for layer in model.layers) * bits / 8)
+
+
 def main() -> None:
     """Print one line a mean bit depth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -51,12 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(options.model)
-    stored = modelfile.store_leftovers(switch_of(model).full_leftovers())
-    manifest = Manifest(
-        model.id, modelfile.fingerprint(model.layers), "per_tensor", 8, (), {"keep": []}
-    )
-    sizes = modelfile.model_sizes(model.layers, stored, manifest, range(2, 17))
-    weights = sum(layer.n_weights for layer in model.layers)
+    sizes = sizes_of(model)
     spoken = [clips_of(model, k, options.clips) for k in range(options.speakers)]
     print(f"{options.model}, {options.speakers} speakers, {options.clips} clips each, ", end="")
     print(
@@ -69,7 +78,7 @@ def main() -> None:
     print(f"rank correlation: {ranks:.3f} with a resample, {across:.3f} with another speaker")
     print("bits  model MB  layers changed by a resample  by another speaker")
     for bits in MEAN_BITS:
-        budget = sizes.fixed_bytes + int(weights * bits / 8)
+        budget = budget_at(model, sizes, bits)
 
         def plan(values: np.ndarray, budget: int = budget) -> np.ndarray:
             return np.array(allocate("myqasr", values, sizes, budget))

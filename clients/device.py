@@ -59,10 +59,15 @@ def device_of(context: Context) -> Device:
 
 @dataclass(frozen=True)
 class Device:
-    """A client at work. It holds nothing: what is worth keeping lies on the workbench."""
+    """A client at work. It holds nothing: what is worth keeping lies on the workbench.
+
+    `mode` says how it holds the model while it senses (`fedsim.quant.memory`); its pseudo-labels
+    come from the same mode.
+    """
 
     bench: Workbench
     data: ClientData
+    mode: str = "full"
 
     def sense(self, request: m.SenseRequest) -> m.Summary:
         """Observe the tuning clips once; return the profile and one sensitivity per layer."""
@@ -71,10 +76,13 @@ class Device:
         values: tuple[float, ...] = ()
         if request.measure:
             batches = self._batches(self.data.key)
-            values = tuple(sense(bench.model, batches, request.measure).tolist())
+            with bench.sensing(self.mode):
+                values = tuple(sense(bench.model, batches, request.measure).tolist())
         spread: tuple[float, ...] = ()
         if request.quantiles:
-            spread = tuple(quantiles(bench.model, self._batches(self.data.key)).ravel().tolist())
+            batches = self._batches(self.data.key)
+            with bench.sensing(self.mode):
+                spread = tuple(quantiles(bench.model, batches).ravel().tolist())
         return m.Summary(
             client=self.data.key,
             budget_bytes=bench.budgets[self.data.key],
@@ -173,7 +181,7 @@ class Device:
         the rest of the plan: candidates share it, and one look at the clips serves them all.
         """
         bench = self.bench
-        known = bench.remember(("ranges", source, self.data.language), dict)
+        known = bench.remember(("ranges", self.mode, source, self.data.language), dict)
         missing = {
             (c.calibration, i, b): c
             for c in candidates
@@ -203,12 +211,18 @@ class Device:
         return known
 
     def _batches(self, source: str) -> Iterator[Batch]:
-        """Yield this client's tuning clips, or the public signal, as batches with pseudo-labels."""
+        """Return this client's tuning clips, or the public signal, as batches with pseudo-labels.
+
+        The labels are those of the model as this device has it while it senses.
+        """
         bench, language = self.bench, self.data.language
         clips = public_clips() if source == PUBLIC else [self._read(u) for u in self.data.tuning]
-        tokens = bench.remember(
-            ("tokens", source, language), lambda: own_tokens(bench.model, clips, language)
-        )
+
+        def label() -> list[torch.Tensor] | None:
+            with bench.sensing(self.mode):
+                return own_tokens(bench.model, clips, language)
+
+        tokens = bench.remember(("tokens", self.mode, source, language), label)
         return tuning_batches(bench.model, clips, tokens, language)
 
     def _read(self, utterance: Utterance) -> np.ndarray:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fedsim.errors import FedsimError, nearest
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.bank import BlobStore, WeightCache
+from fedsim.quant.memory import MODES
+from fedsim.quant.proxy import pack_proxy, proxied
+from fedsim.quant.stream import Reading, store_weights, streamed
 from fedsim.quant.switch import Switch, switch_of
+from fedsim.quant.weights import PackedWeight
 from fedsim.scenario.clients import client_budgets
 from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.speech.corpus import Clients, open_clients
@@ -55,6 +61,30 @@ class Workbench:
                 self._recent.popitem(last=False)
         self._recent.move_to_end(key)
         return self._recent[key]
+
+    def sensing(self, mode: str) -> AbstractContextManager[Reading | None]:
+        """Return the context in which the model answers as a device holds it that senses in `mode`.
+
+        The modes are those of `fedsim.quant.memory`; a streamed model's context gives what was read
+        from storage. Raises `FedsimError` for an unknown mode.
+        """
+        match mode:
+            case "full":
+                return nullcontext()
+            case "streamed":
+                return streamed(self.model, self.weights.store, self._stored_weights)
+            case "proxy":
+                return proxied(self.model, self._packed_proxy)
+        raise FedsimError(f"there is no sensing mode {mode!r}: {nearest(mode, MODES)}")
+
+    @cached_property
+    def _stored_weights(self) -> dict[str, str]:
+        """Where the full-precision layers lie in the run's bank, which has them once."""
+        return store_weights(self.switch.full_weights(), self.model.layers, self.weights.store)
+
+    @cached_property
+    def _packed_proxy(self) -> dict[str, PackedWeight]:
+        return pack_proxy(self.switch.full_weights(), self.model.layers)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import toys
 from flwr.app import Context, RecordDict
+from scipy.stats import spearmanr
 
 from clients import app as client_app
 from clients import workbench
@@ -28,7 +29,12 @@ from fedsim.quant.sensitivity import sense
 from fedsim.run import CLIENT_APP
 from fedsim.scenario import load_scenario
 from fedsim.speech.corpus import read_utterance
-from fedsim.speech.models.base import public_clips, transcribe_clips, tuning_batches
+from fedsim.speech.models.base import (
+    own_tokens,
+    public_clips,
+    transcribe_clips,
+    tuning_batches,
+)
 from fedsim.speech.scoring import count_errors, interval
 from server.plan import Planner
 
@@ -76,6 +82,81 @@ def test_sensing(device, bench):
     assert summary.budget_bytes == int(0.0334 * 2**20)
     assert summary.bit_depths == tuple(range(2, 17))
     assert summary.clips == 3
+
+
+@pytest.fixture
+def whisper(study, tmp_path, model_folder):
+    """A workbench with a seq2seq model, which labels its clips before it looks at its layers."""
+    overrides = [f"model.id={model_folder('whisper')}", "clients.budget_mb=0.2"]
+    scenario = load_scenario(study.file, overrides)
+    open_workbench.cache_clear()
+    yield open_workbench(scenario.model_dump_json(), str(tmp_path / "bank"), str(tmp_path / "run"))
+    open_workbench.cache_clear()
+
+
+ASKED = m.SenseRequest("median", quantiles=True)
+
+
+@pytest.mark.parametrize("kind", ["bench", "whisper"])
+def test_a_device_that_streams_the_model(kind, request):
+    """It answers as one that holds the model, and the run's bank has every layer once."""
+    bench = request.getfixturevalue(kind)
+    full, small = (Device(bench, bench.clients["ann"], mode) for mode in ("full", "streamed"))
+    expected = full.sense(ASKED)
+    bench._recent.clear()
+    assert not bench.weights.store.folder.exists()
+    assert small.sense(ASKED) == expected
+    files = {path.stat().st_size for path in bench.weights.store.folder.iterdir()}
+    assert files == {4 * layer.n_weights for layer in bench.model.layers}
+    written = {path: path.stat().st_mtime_ns for path in bench.weights.store.folder.iterdir()}
+    assert len(written) == len(bench.model.layers)
+    assert Device(bench, bench.clients["bob"], "streamed").sense(ASKED) != expected
+    assert written == {p: p.stat().st_mtime_ns for p in bench.weights.store.folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["bench", "whisper"])
+def test_a_device_that_senses_on_a_proxy(kind, request):
+    bench = request.getfixturevalue(kind)
+    full, small = (Device(bench, bench.clients["ann"], mode) for mode in ("full", "proxy"))
+    expected = np.array(full.sense(ASKED).sensitivity)
+    found = np.array(small.sense(ASKED).sensitivity)
+    assert (found != expected).all()
+    assert spearmanr(found, expected).statistic > 0.98
+    assert full.sense(ASKED).sensitivity == tuple(expected)
+
+
+@pytest.mark.parametrize("mode", ["streamed", "proxy"])
+def test_pseudo_labels_come_from_the_mode(mode, whisper, monkeypatch):
+    """And are not those of another device of this process that holds the model otherwise."""
+    heard = []
+
+    def note(model, clips, language):
+        (name, *_) = [layer.name for layer in model.layers]
+        heard.append(model.module.get_submodule(name).weight.numel() > 0)
+        return own_tokens(model, clips, language)
+
+    monkeypatch.setattr("clients.device.own_tokens", note)
+    for chosen in ("full", mode, "full", mode):
+        Device(whisper, whisper.clients["ann"], chosen).sense(m.SenseRequest("median"))
+    assert heard == [True, False]
+
+
+def test_a_mode_ends_with_sensing(bench, candidates):
+    """What is evaluated is the model in full precision, and models made from it."""
+    expected = Device(bench, bench.clients["ann"]).evaluate(m.Evaluation(True, candidates))
+    for mode in ("streamed", "proxy"):
+        device = Device(bench, bench.clients["ann"], mode)
+        device.sense(m.SenseRequest("median"))
+        full = bench.switch.full_weights()
+        for name, weight in full.items():
+            assert bench.model.module.get_submodule(name).weight.data_ptr() == weight.data_ptr()
+        assert device.evaluate(m.Evaluation(True, candidates)) == expected
+
+
+def test_an_unknown_mode(bench):
+    device = Device(bench, bench.clients["ann"], "steamed")
+    with pytest.raises(FedsimError, match="there is no sensing mode 'steamed': did you mean 'str"):
+        device.sense(m.SenseRequest("median"))
 
 
 def test_a_profile_alone_reads_no_audio(device, monkeypatch):

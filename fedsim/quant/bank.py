@@ -12,9 +12,10 @@ import hashlib
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from fedsim.quant.weights import (
     n_scales,
     quantize_weight,
 )
+
+T = TypeVar("T")
 
 CACHE_BYTES = 1 << 30
 """Bytes of dequantized layers (float32) that a process keeps."""
@@ -61,18 +64,44 @@ class BlobStore:
 
     def get(self, name: str) -> bytes:
         """Return the bytes called `name`; raise `FedsimError` when absent or damaged."""
+        data = self._read(name, Path.read_bytes)
+        verify(self, name, data)
+        return data
+
+    def fill(self, array: np.ndarray, name: str) -> None:
+        """Read the bytes called `name` into `array` (contiguous), without a copy beside it.
+
+        They are not verified: that takes longer than reading them, and `verify` is there for it.
+        Raises `FedsimError` when they are absent or not as many as the array has room for.
+        """
+
+        def read(path: Path) -> bool:
+            with path.open("rb") as file:
+                return file.readinto(array.data) == array.nbytes and not file.read(1)
+
+        if not self._read(name, read):
+            raise _damaged(self, name)
+
+    def _read(self, name: str, read: Callable[[Path], T]) -> T:
         try:
-            data = (self.folder / name).read_bytes()
+            return read(self.folder / name)
         except OSError as error:
             raise FedsimError(
                 f"blob {name[:12]} cannot be read from {self.folder}: {error.strerror}; the folder "
                 f"must be reachable from every worker"
             ) from error
-        if hashlib.sha256(data).hexdigest() != name:
-            raise FedsimError(
-                f"blob {name[:12]} in {self.folder} is damaged; delete the file and run again"
-            )
-        return data
+
+
+def verify(store: BlobStore, name: str, data: bytes | memoryview) -> None:
+    """Raise `FedsimError` when `data`, read from `store`, is not what `name` stands for."""
+    if hashlib.sha256(data).hexdigest() != name:
+        raise _damaged(store, name)
+
+
+def _damaged(store: BlobStore, name: str) -> FedsimError:
+    return FedsimError(
+        f"blob {name[:12]} in {store.folder} is damaged; delete the file and run again"
+    )
 
 
 def to_blob(packed: PackedWeight) -> bytes:

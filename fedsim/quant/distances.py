@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedsim.quant.model import frame_axis
+from fedsim.quant.on_demand import weight_of
 from fedsim.quant.sample import Sample, spread
 from fedsim.quant.weights import round_weight
 
@@ -34,8 +35,7 @@ TINY = 1e-30
 
 def rounded_weight(module: nn.Module) -> torch.Tensor:
     """Return the weight of `module` as Y_q has it."""
-    assert isinstance(module.weight, torch.Tensor)
-    return round_weight(module.weight, BITS, GRANULARITY)
+    return round_weight(weight_of(module), BITS, GRANULARITY)
 
 
 def rounded_output(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
@@ -159,8 +159,7 @@ class Spectrum(Gauge):
         if not all(bool(torch.isfinite(gram.sum())) for gram in self.grams):
             return float("nan")
         if self.from_input:
-            bias, weight = self.module.bias, self.module.weight
-            assert isinstance(weight, torch.Tensor)
+            bias, weight = self.module.bias, weight_of(self.module)
             d = rounded_weight(self.module) - weight
             y = weight
             if isinstance(bias, torch.Tensor):

@@ -13,11 +13,15 @@ import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
-from fedsim.quant.packing import pack, unpack
+from fedsim.quant.packing import pack, packed_bytes, unpack
 from fedsim.registry import Registry
 
 SCALE_BYTES = 4
 """Bytes of one stored scale (float32)."""
+
+_STEP = 1 << 20
+"""Codes unpacked at a time (a multiple of 8, so every step begins on a byte): beside a large weight
+its codes take no memory to speak of."""
 
 GRANULARITIES: Registry = Registry("granularity")
 """How many weights share a scale: name -> function that maps W (N, ...) to max|W| of (N,) or
@@ -95,9 +99,12 @@ def _codes(weight: torch.Tensor, bits: int, granularity: str) -> tuple[torch.Ten
 
 def dequantize_weight(packed: PackedWeight) -> torch.Tensor:
     """Return W' = S q as float32 of the weight's shape."""
-    n = int(np.prod(packed.shape))
-    codes = torch.from_numpy(unpack(packed.payload, packed.bits, n).astype(np.float32))
+    codes = np.empty(int(np.prod(packed.shape)), np.float32)
+    for start in range(0, codes.size, _STEP):
+        n, at = min(_STEP, codes.size - start), start * packed.bits // 8
+        part = packed.payload[at : at + packed_bytes(n, packed.bits)]
+        codes[start : start + n] = unpack(part, packed.bits, n)
     codes -= float(1 << (packed.bits - 1))
-    weight = codes.reshape(packed.shape)
+    weight = torch.from_numpy(codes).reshape(packed.shape)
     weight *= torch.from_numpy(packed.scales.copy()).reshape(-1, *[1] * (len(packed.shape) - 1))
     return weight

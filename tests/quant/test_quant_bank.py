@@ -9,7 +9,7 @@ import torch
 from quant_toys import Tied, Toy
 
 from fedsim.errors import FedsimError
-from fedsim.quant.bank import BlobStore, LayerBank, WeightCache, from_blob, to_blob
+from fedsim.quant.bank import BlobStore, LayerBank, WeightCache, from_blob, to_blob, verify
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
 from fedsim.quant.switch import Switch
@@ -66,6 +66,25 @@ def test_a_damaged_blob_is_an_error(store, harm):
         store.get(name)
     with pytest.raises(FedsimError, match="is damaged"):
         WeightCache(store).weight(name, LAYER, 5, "per_channel")
+
+
+def test_a_blob_read_into_an_array(store):
+    """Not verified, but as long as it should be."""
+    values = np.arange(12, dtype="<f4")
+    name = store.put(values.tobytes())
+    room = np.full((5, 4), np.nan, "<f4")
+    store.fill(room[1:4], name)
+    np.testing.assert_array_equal(room[1:4].ravel(), values)
+    assert np.isnan(room[[0, 4]]).all()
+    for n in (0, 11, 13):
+        with pytest.raises(FedsimError, match=rf"blob {name[:12]} .* is damaged"):
+            store.fill(np.empty(n, "<f4"), name)
+    with pytest.raises(FedsimError, match=r"blob bbbbbbbbbbbb cannot be read .*No such file"):
+        store.fill(room, "b" * 64)
+    verify(store, name, values.data)
+    values[3] = 4
+    with pytest.raises(FedsimError, match=rf"blob {name[:12]} .* is damaged"):
+        verify(store, name, values.data)
 
 
 def test_a_missing_blob_is_an_error(store):

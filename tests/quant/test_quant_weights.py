@@ -103,6 +103,19 @@ def test_quantizing_twice_changes_nothing(weight, bits, granularity):
 
 
 @pytest.mark.parametrize("bits", range(2, 17))
+def test_a_large_weight_is_unpacked_in_steps(bits, monkeypatch):
+    """The same whatever the step, and wherever the last one ends."""
+    weight = torch.randn(7, 11, generator=torch.Generator().manual_seed(bits))
+    packed = quantize_weight(weight, bits, "per_channel")
+    whole = dequantize_weight(packed)
+    codes = unpack(packed.payload, bits, 77).astype(np.float32).reshape(7, 11) - 2 ** (bits - 1)
+    np.testing.assert_array_equal(whole, codes * packed.scales[:, None])
+    for step in (8, 64, 72):
+        monkeypatch.setattr("fedsim.quant.weights._STEP", step)
+        assert torch.equal(dequantize_weight(packed), whole)
+
+
+@pytest.mark.parametrize("bits", range(2, 17))
 def test_more_bits_never_hurt_much(bits):
     # The mean squared error of a uniform grid is S^2 / 12: within a third, from 4 bits on.
     weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(bits))

@@ -1,0 +1,38 @@
+"""The memory that a model's weights take while a device senses, in each of three modes.
+
+full       every weight in float32
+streamed   one layer's weight at a time, read from storage (`quant/stream.py`)
+proxy      every layer packed at 8 bits, one at a time in float32 (`quant/proxy.py`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from fedsim.quant.layers import Layer
+from fedsim.quant.packing import packed_bytes
+from fedsim.quant.proxy import BITS, GRANULARITY
+from fedsim.quant.weights import SCALE_BYTES, n_scales
+
+MODES = ("full", "streamed", "proxy")
+_FLOAT_BYTES = 4
+
+
+def peak_bytes(layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Return mode -> the most bytes of weights that are in memory at once while a device senses.
+
+    `leftovers` is the model's state that belongs to no layer, as it is computed with; it counts in
+    every mode. Activations and the samples of layers' outputs come on top: they depend on the clips
+    and are the same in every mode. A measure that compares with a rounded weight (l1, l2,
+    frobenius, spectral, kl) needs the largest layer once more.
+    """
+    rest = sum(t.nbytes for t in leftovers.values())
+    sizes = [_FLOAT_BYTES * layer.n_weights for layer in layers]
+    packed = sum(
+        packed_bytes(a.n_weights, BITS) + SCALE_BYTES * n_scales(a.channels, GRANULARITY)
+        for a in layers
+    )
+    peaks = (sum(sizes), max(sizes), packed + max(sizes))
+    return {mode: rest + peak for mode, peak in zip(MODES, peaks, strict=True)}
