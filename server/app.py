@@ -43,5 +43,5 @@ def main(grid: Grid, context: Context) -> None:
     RunFolder(run_dir).layers.write_text(json.dumps(layers) + "\n", encoding="utf-8")
     bank = LayerBank(switch.full_weights(), model.layers, granularity, store)
     with Ledger(RunFolder(run_dir).ledger) as ledger:
-        names = dict(getattr(grid, "client_names", {}))
+        names = {node.node_id: node.name for node in grid.get_nodes() if node.name}
         Study(grid, scenario, Planner(scenario, sizes, bank), ledger, names).run()

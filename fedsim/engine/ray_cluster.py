@@ -18,7 +18,8 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave a GPU visible to workers that reserve none
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would upload the whole folder
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died",  # the error reply says it in one sentence
+    # An error reply says it in one sentence.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died|^Task ClientAppActor.run failed",
 }
 _REMEDY = "start one with `ray start --head`, or leave the address out to run on this machine"
 _PROBE_SECONDS = 3.0

@@ -33,7 +33,8 @@ import sys
 from fedsim.engine import EngineSettings, open_grid
 from engine_asks import ask
 config = {"word": "", "folder": ""}
-with open_grid("ray", "engine_toys:app", ["a", "b"], config, EngineSettings(workers=2)) as grid:
+settings = EngineSettings(workers=2)
+with open_grid(sys.argv[1], "engine_toys:app", ["a", "b"], config, settings) as grid:
     ids = grid.push_messages(ask(node, "query.process", 60.0) for node in grid.get_node_ids())
     print("running", flush=True)
     while True:
@@ -41,12 +42,13 @@ with open_grid("ray", "engine_toys:app", ["a", "b"], config, EngineSettings(work
 """
 
 
-def test_ctrl_c_leaves_no_process(tmp_path):
+@pytest.mark.parametrize("engine", ["ray", pytest.param("flower", marks=pytest.mark.slow)])
+def test_ctrl_c_leaves_no_process(tmp_path, engine):
     """In a process group of its own, as from a shell: Ctrl-C reaches all of it."""
     folder = Path(__file__).parent
     environment = {"PYTHONPATH": f"{folder}:{folder.parents[1]}", "FEDSIM_TEST_MARK": str(tmp_path)}
     child = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED],
+        [sys.executable, "-c", INTERRUPTED, engine],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
