@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fedsim import progress
+from fedsim.assignment import Assignment
 from fedsim.engine import EngineSettings, open_grid
 from fedsim.results.folder import RunFolder, create_run, write_results
 from fedsim.results.ledger import Failure, Ledger
@@ -39,41 +39,69 @@ def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
     """
     from flwr.app import Context, RecordDict
 
-    from fedsim.speech.corpus import open_clients
     from server.app import app as server_app
-    from server.study import stages
+
+    clients = client_keys(scenario)
+    engine = scenario.engine
+
+    def serve(assignment: Assignment) -> None:
+        run_config = assignment.to_run_config()
+        settings = EngineSettings(engine.workers, engine.threads, engine.address)
+        with open_grid(engine.kind, CLIENT_APP, clients, run_config, settings) as grid:
+            context = Context(
+                run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config
+            )
+            server_app(grid, context)
+
+    return record(scenario, out, clients, serve)
+
+
+def client_keys(scenario: Scenario) -> list[str]:
+    """Return the keys of a scenario's clients, in sorted order.
+
+    Raises `FedsimError` for a corpus that cannot be opened, and where the scenario's budgets and
+    sources do not fit the clients that were found.
+    """
+    from fedsim.speech.corpus import open_clients
 
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
     check_sources(scenario, clients)
     client_budgets(scenario.clients, clients)
+    return clients
+
+
+def record(
+    scenario: Scenario,
+    out: Path | None,
+    clients: Sequence[str],
+    serve: Callable[[Assignment], None],
+) -> RunResult:
+    """Make the run folder, let `serve` run the scenario, and collect what it left there.
+
+    Also where `serve` raises: what clients had finished by then is collected.
+    """
+    from server.study import stages
+
     folder = create_run(out, scenario)
     shown = progress.current()
     shown.start(len(clients), stages(scenario))
     shown.stage("starting workers", len(clients))
-    engine, began, clock = scenario.engine, datetime.now(UTC), time.monotonic()
-    settings = EngineSettings(engine.workers, engine.threads, engine.address)
-    with _bank(folder.path) as bank:
-        run_config: dict[str, str | int | float | bool] = {
-            "scenario": scenario.model_dump_json(),
-            "run-dir": str(folder.path),
-            "bank-dir": str(bank),
+    began, clock = datetime.now(UTC), time.monotonic()
+    assignment = Assignment(scenario.model_dump_json(), folder.path)
+    assignment.bank_dir.mkdir()
+    try:
+        serve(assignment)
+    finally:
+        shutil.rmtree(assignment.bank_dir, ignore_errors=True)
+        result = collect(folder, scenario)
+        said = {
+            "began": began.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 3),
+            "engine": scenario.engine.kind,
+            "workers": scenario.engine.workers,
+            "threads": scenario.engine.threads,
         }
-        try:
-            with open_grid(engine.kind, CLIENT_APP, clients, run_config, settings) as grid:
-                context = Context(
-                    run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config
-                )
-                server_app(grid, context)
-        finally:
-            result = collect(folder, scenario)
-            said = {
-                "began": began.isoformat(timespec="seconds"),
-                "seconds": round(time.monotonic() - clock, 3),
-                "engine": engine.kind,
-                "workers": engine.workers,
-                "threads": engine.threads,
-            }
-            folder.timing.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        folder.timing.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     return result
 
 
@@ -83,14 +111,3 @@ def collect(folder: RunFolder, scenario: Scenario) -> RunResult:
         result = RunResult(folder, ledger.rows(), ledger.failures())
     write_results(folder, result.rows, scenario)
     return result
-
-
-@contextmanager
-def _bank(run_dir: Path) -> Iterator[Path]:
-    """The folder of packed layers, which workers read; it goes when the run ends."""
-    folder = run_dir / "bank"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

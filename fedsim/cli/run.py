@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from fedsim import progress
     from fedsim.results.folder import new_run_path
-    from fedsim.results.table import print_matrix, print_table
+    from fedsim.results.table import print_matrix, print_table, stdout_console
     from fedsim.run import run_scenario
 
     out = options.out or new_run_path(scenario.name)
@@ -75,9 +74,7 @@ def _run(options: argparse.Namespace) -> int:
         return 130
     finally:
         _remove_if_empty(out)
-    # A file gets room for the wider tables; a terminal, or who sets COLUMNS, says what it has.
-    fixed = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if fixed else 120)
+    console = stdout_console()
     with console.capture() as captured:
         if scenario.matrix:
             print_matrix([(c.settings, c.result.rows, c.result.failures) for c in cells], console)

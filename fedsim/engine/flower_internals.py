@@ -21,6 +21,7 @@ from flwr.common.serde import (
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import NodeInfo  # noqa: F401  (for the grids)
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -29,6 +30,19 @@ from fedsim.engine.nodes import Node
 CLIENT_RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CLIENT_CRASHED = ErrorCode.CLIENT_APP_CRASHED
 RUN_ID = 1  # one run per grid; fixed, because the id travels in every message and is counted
+
+
+def nodes_by_partition(grid: Grid) -> list[int]:
+    """Return the node ids of Flower's simulation engine in the order of their `partition-id`.
+
+    Nothing where `grid` is no simulation's: only there are nodes registered one after another.
+    """
+    from flwr.server.superlink.linkstate import InMemoryLinkState
+    from flwr.superlink.grid import InMemoryGrid
+
+    if isinstance(grid, InMemoryGrid) and isinstance(grid.state, InMemoryLinkState):
+        return list(grid.state.nodes)
+    return []
 
 
 @contextmanager

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from engine_asks import CLIENTS, ask_all
+from processes import MARK, marked
 
 from fedsim.engine import ray_cluster
 from fedsim.errors import FedsimError
@@ -46,7 +46,7 @@ with open_grid(sys.argv[1], "engine_toys:app", ["a", "b"], config, settings) as 
 def test_ctrl_c_leaves_no_process(tmp_path, engine):
     """In a process group of its own, as from a shell: Ctrl-C reaches all of it."""
     folder = Path(__file__).parent
-    environment = {"PYTHONPATH": f"{folder}:{folder.parents[1]}", "FEDSIM_TEST_MARK": str(tmp_path)}
+    environment = {"PYTHONPATH": f"{folder}:{folder.parents[1]}", MARK: str(tmp_path)}
     child = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, engine],
         env={**os.environ, **environment},
@@ -59,23 +59,7 @@ def test_ctrl_c_leaves_no_process(tmp_path, engine):
     os.killpg(child.pid, signal.SIGINT)
     _, errors = child.communicate(timeout=30)
     assert "KeyboardInterrupt" in errors
-    assert _marked(str(tmp_path)) == []
-
-
-def _marked(mark: str) -> list[str]:
-    """Command lines of the processes that inherited the mark, after a moment to end."""
-    deadline = time.monotonic() + 10
-    while True:
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"FEDSIM_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
-                    found.append((folder / "cmdline").read_text())
-            except OSError:
-                continue
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.2)
+    assert marked(str(tmp_path)) == {}
 
 
 @pytest.mark.slow
