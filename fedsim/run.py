@@ -46,7 +46,9 @@ def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
 
     def serve(assignment: Assignment) -> None:
         run_config = assignment.to_run_config()
-        settings = EngineSettings(engine.workers, engine.threads, engine.address)
+        settings = EngineSettings(
+            engine.workers, engine.threads, engine.address, shared=assignment.run_dir
+        )
         with open_grid(engine.kind, CLIENT_APP, clients, run_config, settings) as grid:
             context = Context(
                 run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config

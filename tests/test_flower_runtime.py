@@ -142,6 +142,10 @@ def test_flwr_run_in_simulation(finished, write_study, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+@pytest.mark.skipif(
+    not (shutil.which("openssl") and shutil.which("ssh-keygen")),
+    reason="the guide makes keys with openssl and ssh-keygen",
+)
 def test_a_deployment_with_tls_and_authenticated_devices(shell, finished, write_study, tmp_path):
     """Each device sees its own clips; the server sees none until the run is over."""
     keys, shared, server = (tmp_path / name for name in ("keys", "shared", "server"))

@@ -32,10 +32,13 @@ def add(verbs: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     add_scenario(run)
-    run.add_argument("--engine", metavar="NAME", help="ray or inprocess; see fedsim list")
+    run.add_argument("--engine", metavar="NAME", help="ray, inprocess or flower; see fedsim list")
     run.add_argument("--workers", metavar="N", type=positive, help="number of worker processes")
     run.add_argument(
         "--threads", metavar="N", type=positive, help="threads of arithmetic in each process"
+    )
+    run.add_argument(
+        "--address", metavar="HOST:PORT", help="the Ray cluster to join, or auto; see docs/scale.md"
     )
     run.add_argument(
         "--out",
@@ -93,10 +96,9 @@ def _with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
 
         ENGINES[options.engine]  # raises for an unknown name
         update["kind"] = options.engine
-    if options.workers is not None:
-        update["workers"] = options.workers
-    if options.threads is not None:
-        update["threads"] = options.threads
+    for name in ("workers", "threads", "address"):
+        if getattr(options, name) is not None:
+            update[name] = getattr(options, name)
     return scenario.model_copy(update={"engine": scenario.engine.model_copy(update=update)})
 
 

@@ -63,6 +63,7 @@ class Workers(RayBackend):
             "max_restarts": -1,  # a dead actor goes back into Flower's pool: it must come to life
             "max_task_retries": DEATHS - 1,
             "runtime_env": ray_cluster.worker_environment(threads),
+            "scheduling_strategy": "SPREAD",
         }
         self._actors: tuple[Any, ...] = ()
         self._under_way = 0

@@ -171,6 +171,7 @@ def _start(
         # that no batch is sent again behind our back.
         "max_task_retries": -1,
         "runtime_env": ray_cluster.worker_environment(threads),
+        "scheduling_strategy": "SPREAD",  # over the machines of a cluster, not one after another
     }
     spawn = ray.remote(Worker).options(**options).remote
     actors = [spawn(app, run_config, threads) for _ in range(workers)]

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from engine_asks import CLIENTS, ask_all
 from processes import MARK, marked
 
 from fedsim.engine import ray_cluster
@@ -26,6 +25,12 @@ def test_an_address_where_nothing_answers(address):
 def test_an_address_of_the_wrong_form(address):
     with pytest.raises(FedsimError, match=r"write it as host:port .* or auto"):
         ray_cluster._probe(address)
+
+
+def test_in_process_joins_no_cluster(opened):
+    reason = "engine inprocess joins no Ray cluster: leave the address 'auto' out"
+    with pytest.raises(FedsimError, match=reason), opened("inprocess", address="auto"):
+        pass
 
 
 INTERRUPTED = """
@@ -60,17 +65,3 @@ def test_ctrl_c_leaves_no_process(tmp_path, engine):
     _, errors = child.communicate(timeout=30)
     assert "KeyboardInterrupt" in errors
     assert marked(str(tmp_path)) == {}
-
-
-@pytest.mark.slow
-def test_a_cluster_is_joined_and_left_running(opened):
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    try:
-        for _ in range(2):
-            with opened("ray", address=cluster.address) as grid:
-                assert len(ask_all(grid, "query.echo")) == len(CLIENTS)
-            assert not ray_cluster.ray.is_initialized()
-    finally:
-        cluster.shutdown()
