@@ -13,21 +13,25 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.device import Device, device_of
 from fedsim import messages as m
+from fedsim.engine.flower_internals import CLIENT_RAISED, error_reply
 from fedsim.errors import FedsimError
 
 
-def name_client(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Name the client in a mistake's sentence, where the place that knew the mistake did not."""
+def answer_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Answer a mistake with its sentence, which names the client, whatever runtime this is.
+
+    Flower's own would answer with the sentence in the wrapping of its exception.
+    """
     try:
         return call_next(message, context)
     except FedsimError as error:
-        client = repr(str(context.node_config["client"]))
-        if client in str(error):
-            raise
-        raise type(error)(f"client {client}: {error}") from error
+        text, key = str(error), context.node_config.get("client")
+        if key is not None and repr(str(key)) not in text:
+            text = f"client {str(key)!r}: {text}"
+        return error_reply(message, CLIENT_RAISED, text)
 
 
-app = ClientApp(mods=[name_client])
+app = ClientApp(mods=[answer_mistakes])
 
 
 @app.query("sense")

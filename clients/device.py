@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from flwr.app import Context
 
 from clients.workbench import Workbench, open_workbench
 from fedsim import messages as m
+from fedsim.assignment import read_assignment
 from fedsim.errors import AudioError, FedsimError
 from fedsim.quant import modelfile
 from fedsim.quant.activations import Range
@@ -49,12 +50,36 @@ PUBLIC = ""
 
 def device_of(context: Context) -> Device:
     """Return the device that a Flower node plays: named by its node config, set up by the run's."""
-    run, node = context.run_config, context.node_config
-    bench = open_workbench(str(run["scenario"]), str(run["bank-dir"]), str(run["run-dir"]))
-    key = str(node["client"])
+    bench = open_workbench(read_assignment(context))
+    key = client_key(context.node_config, list(bench.clients))
     if key not in bench.clients:
         raise FedsimError(f"client {key!r} is not in the corpus of this scenario")
     return Device(bench, bench.clients[key])
+
+
+def client_key(node: Mapping[str, str | int | float | bool], clients: Sequence[str]) -> str:
+    """Return the key of the client that a node with this config plays.
+
+    That is its `client`; in Flower's own simulation, which knows no names, the one at
+    `partition-id` among `clients` in sorted order.
+
+    Raises:
+        FedsimError: if the config says neither, or the federation has not one node per client.
+    """
+    if "client" in node:
+        return str(node["client"])
+    if "partition-id" not in node:
+        raise FedsimError(
+            "this SuperNode does not say which client it plays: start it with "
+            """--node-config 'client="KEY"'"""
+        )
+    count = node.get("num-partitions")
+    if count != len(clients):
+        raise FedsimError(
+            f"Flower has {count} SuperNodes and the scenario {len(clients)} clients: ask for "
+            f"num-supernodes={len(clients)}"
+        )
+    return sorted(clients)[int(node["partition-id"])]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from fedsim.assignment import Assignment
 from fedsim.errors import FedsimError, nearest
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
@@ -88,9 +89,11 @@ class Workbench:
 
 
 @lru_cache(maxsize=1)
-def open_workbench(scenario_json: str, bank_dir: str, run_dir: str) -> Workbench:
+def open_workbench(assignment: Assignment) -> Workbench:
     """Load the scenario's model and client list, once per process."""
-    scenario = scenario_from_json(scenario_json)
+    scenario = scenario_from_json(assignment.scenario)
+    # Where the process is Flower's, nobody else has; sums would differ in the last bit.
+    torch.set_num_threads(scenario.engine.threads)
     model = load_study_model(scenario)
     switch = switch_of(model)
     stored = modelfile.store_leftovers(switch.full_leftovers())
@@ -106,6 +109,6 @@ def open_workbench(scenario_json: str, bank_dir: str, run_dir: str) -> Workbench
         sizes=modelfile.model_sizes(model.layers, stored, manifest, depths),
         clients=clients,
         budgets=client_budgets(scenario.clients, list(clients)),
-        weights=WeightCache(BlobStore(Path(bank_dir))),
-        run_dir=Path(run_dir),
+        weights=WeightCache(BlobStore(assignment.bank_dir)),
+        run_dir=assignment.run_dir,
     )

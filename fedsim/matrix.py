@@ -60,7 +60,7 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
     index: list[dict[str, Any]] = []
     results = []
     engine = scenario.engine
-    settings = EngineSettings(engine.workers, engine.threads, engine.address)
+    settings = EngineSettings(engine.workers, engine.threads, engine.address, shared=folder.path)
     # Every corpus is opened first: a mistake in the last combination is told before the first runs.
     clients = max(
         len(open_clients(c.scenario.corpus, c.scenario.clients, c.scenario.seed)) for c in cells

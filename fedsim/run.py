@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fedsim import progress
+from fedsim.assignment import Assignment
 from fedsim.engine import EngineSettings, open_grid
 from fedsim.errors import FedsimError
 from fedsim.results.folder import RunFolder, create_run, locked, open_run, write_results
@@ -39,7 +40,7 @@ def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
     `resume_run` goes on from there. Raises `FedsimError` for what no client could mend: corpus,
     model, engine, folder.
     """
-    clients = _clients_of(scenario)
+    clients = client_keys(scenario)
     return _run(create_run(out, scenario), scenario, clients)
 
 
@@ -56,11 +57,15 @@ def resume_run(path: Path, engine: EngineChoice | None = None) -> RunResult:
     scenario = load_scenario(folder.scenario)
     if engine is not None:
         scenario = scenario.model_copy(update={"engine": engine})
-    return _run(folder, scenario, _clients_of(scenario))
+    return _run(folder, scenario, client_keys(scenario))
 
 
-def _clients_of(scenario: Scenario) -> list[str]:
-    """Return the keys of the scenario's clients, checked against what it says of them."""
+def client_keys(scenario: Scenario) -> list[str]:
+    """Return the keys of a scenario's clients, in sorted order.
+
+    Raises `FedsimError` for a corpus that cannot be opened, and where the scenario's budgets and
+    sources do not fit the clients that were found.
+    """
     from fedsim.speech.corpus import open_clients
 
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
@@ -69,32 +74,50 @@ def _clients_of(scenario: Scenario) -> list[str]:
     return clients
 
 
-def _run(folder: RunFolder, scenario: Scenario, clients: list[str]) -> RunResult:
-    """Run what the ledger of a folder does not hold yet."""
+def _run(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> RunResult:
+    """Run what the ledger of a folder does not hold yet, on the scenario's engine."""
     from flwr.app import Context, RecordDict
 
     from server.app import app as server_app
+
+    engine = scenario.engine
+
+    def serve(assignment: Assignment) -> None:
+        run_config = assignment.to_run_config()
+        settings = EngineSettings(
+            engine.workers, engine.threads, engine.address, shared=assignment.run_dir
+        )
+        with open_grid(engine.kind, CLIENT_APP, clients, run_config, settings) as grid:
+            context = Context(
+                run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config
+            )
+            server_app(grid, context)
+
+    return record(folder, scenario, clients, serve)
+
+
+def record(
+    folder: RunFolder,
+    scenario: Scenario,
+    clients: Sequence[str],
+    serve: Callable[[Assignment], None],
+) -> RunResult:
+    """Let `serve` run the scenario into a run folder, and collect what it left there.
+
+    Also where `serve` raises: what clients had finished by then is collected.
+    """
     from server.study import stages
 
     shown = progress.current()
     shown.start(len(clients), stages(scenario))
     shown.stage("starting workers", len(clients))
     engine, began, clock = scenario.engine, datetime.now(UTC), time.monotonic()
-    settings = EngineSettings(engine.workers, engine.threads, engine.address)
-    with locked(folder), _bank(folder.path) as bank:
+    assignment = Assignment(scenario.model_dump_json(), folder.path)
+    with locked(folder), _bank(assignment.bank_dir):
         with Ledger(folder.ledger) as ledger:
             ledger.begin_again()
-        run_config: dict[str, str | int | float | bool] = {
-            "scenario": scenario.model_dump_json(),
-            "run-dir": str(folder.path),
-            "bank-dir": str(bank),
-        }
         try:
-            with open_grid(engine.kind, CLIENT_APP, clients, run_config, settings) as grid:
-                context = Context(
-                    run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config
-                )
-                server_app(grid, context)
+            serve(assignment)
         finally:
             result = collect(folder, scenario)
             said = {
@@ -118,14 +141,13 @@ def collect(folder: RunFolder, scenario: Scenario) -> RunResult:
 
 
 @contextmanager
-def _bank(run_dir: Path) -> Iterator[Path]:
-    """The folder of packed layers, which workers read; it goes when the run ends."""
-    folder = run_dir / "bank"
+def _bank(folder: Path) -> Iterator[None]:
+    """Make the folder of packed layers, which workers read; it goes when the run ends."""
     try:
         folder.mkdir(exist_ok=True)  # one that a killed run left holds the same bytes
     except OSError as error:
         raise FedsimError(f"{folder}: the run cannot be written here: {error.strerror}") from error
     try:
-        yield folder
+        yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,11 +4,12 @@ client."""
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedsim.assignment import Assignment, is_complete, read_assignment
 from fedsim.engine.faulty import FaultyGrid
 from fedsim.quant import modelfile
 from fedsim.quant.bank import BlobStore, LayerBank
@@ -25,27 +26,39 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the scenario in `context.run_config` over `grid`.
+    """Run the scenario that `context.run_config` names over `grid`, see `fedsim.assignment`.
 
-    The run config holds `scenario` (JSON), `run-dir` (where the ledger is) and `bank-dir` (where
-    packed layers are put; clients read them there).
+    `fedsim run` has made the run folder and collects what this leaves there. Started by `flwr run`,
+    the app does that itself.
     """
-    config = context.run_config
-    scenario = scenario_from_json(str(config["scenario"]))
-    store = BlobStore(Path(str(config["bank-dir"])))
+    assignment = read_assignment(context)
+    if is_complete(context.run_config):
+        serve(grid, assignment, {node.node_id: node.name for node in grid.get_nodes()})
+    else:
+        from server.launched import run_launched
+
+        run_launched(grid, assignment)
+
+
+def serve(grid: Grid, assignment: Assignment, names: Mapping[int, str]) -> None:
+    """Run a scenario over `grid`; its run folder is there, with an empty bank.
+
+    `names` holds node id -> client key, of the nodes whose client is known before it answers.
+    """
+    scenario = scenario_from_json(assignment.scenario)
+    store = BlobStore(assignment.bank_dir)
     model = load_study_model(scenario)
     switch = switch_of(model)
     stored = modelfile.store_leftovers(switch.full_leftovers())
     manifest = model_manifest(scenario, model, ())
     sizes = modelfile.model_sizes(model.layers, stored, manifest, scenario.clients.bit_depths)
     granularity = scenario.quantization.weights
-    run_dir = Path(str(config["run-dir"]))
+    folder = RunFolder(assignment.run_dir)
     layers = [{"name": a.name, "kind": a.kind, "weights": a.n_weights} for a in model.layers]
-    RunFolder(run_dir).layers.write_text(json.dumps(layers) + "\n", encoding="utf-8")
+    folder.layers.write_text(json.dumps(layers) + "\n", encoding="utf-8")
     bank = LayerBank(switch.full_weights(), model.layers, granularity, store)
-    with Ledger(RunFolder(run_dir).ledger) as ledger:
-        names = dict(getattr(grid, "client_names", {}))
-        study = Study(grid, scenario, Planner(scenario, sizes, bank), ledger, names)
+    with Ledger(folder.ledger) as ledger:
+        study = Study(grid, scenario, Planner(scenario, sizes, bank), ledger, dict(names))
         if scenario.faults:
-            study.grid = FaultyGrid(grid, scenario, study.note)
+            study.grid = FaultyGrid(grid, names, scenario, study.note)
         study.run()

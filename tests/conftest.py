@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers loads: no test goes to the network
+# Read when transformers and Flower load: no test goes to the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 
 from collections.abc import Callable
 from dataclasses import dataclass

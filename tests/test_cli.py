@@ -89,12 +89,14 @@ def test_run_prints_the_table_and_then_the_folder(runs, capsys, folder):
 
 def test_run_options_reach_the_scenario(runs, folder):
     seen, _ = runs
-    words = "run small.yaml --set seed=5 clients.budget_mb=7 --set name=other --engine inprocess"
-    assert main([*words.split(), "--workers", "3", "--threads", "2", "--out", "here"]) == 0
+    words = "run small.yaml --set seed=5 clients.budget_mb=7 --set name=other --engine flower"
+    words += " --workers 3 --threads 2 --address head:6379 --out here"
+    assert main(words.split()) == 0
     (scenario,) = seen
     assert (scenario.seed, scenario.clients.budget_mb, scenario.name) == (5, 7.0, "other")
     engine = scenario.engine
-    assert (engine.kind, engine.workers, engine.threads) == ("inprocess", 3, 2)
+    assert (engine.kind, engine.address) == ("flower", "head:6379")
+    assert (engine.workers, engine.threads) == (3, 2)
     assert (folder / "here" / "scenario.yaml").exists()
     assert not (folder / "runs").exists()
 

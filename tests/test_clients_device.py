@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 import torch
 import toys
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 from scipy.stats import spearmanr
 
 from clients import app as client_app
 from clients import workbench
-from clients.device import Device, device_of, model_name
+from clients.device import Device, client_key, device_of, model_name
 from clients.workbench import REMEMBERED, open_workbench
 from fedsim import load_personalized
 from fedsim import messages as m
-from fedsim.engine.flower_internals import new_context
+from fedsim.assignment import Assignment
+from fedsim.engine.flower_internals import new_context, server_identity, set_message_id
 from fedsim.engine.nodes import nodes_of
 from fedsim.engine.worker import load_app
 from fedsim.errors import FedsimError
 from fedsim.quant import modelfile
-from fedsim.quant.bank import BlobStore, LayerBank
+from fedsim.quant.bank import LayerBank
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
 from fedsim.run import CLIENT_APP
@@ -48,7 +49,7 @@ def scenario(study):
 def bench(scenario, tmp_path):
     """A workbench of its own, with an empty bank and run folder."""
     open_workbench.cache_clear()
-    yield open_workbench(scenario.model_dump_json(), str(tmp_path / "bank"), str(tmp_path / "run"))
+    yield open_workbench(Assignment(scenario.model_dump_json(), tmp_path / "run"))
     open_workbench.cache_clear()
 
 
@@ -90,7 +91,7 @@ def whisper(study, tmp_path, model_folder):
     overrides = [f"model.id={model_folder('whisper')}", "clients.budget_mb=0.2"]
     scenario = load_scenario(study.file, overrides)
     open_workbench.cache_clear()
-    yield open_workbench(scenario.model_dump_json(), str(tmp_path / "bank"), str(tmp_path / "run"))
+    yield open_workbench(Assignment(scenario.model_dump_json(), tmp_path / "run"))
     open_workbench.cache_clear()
 
 
@@ -196,7 +197,7 @@ def test_personalizing(device, bench, candidates, tmp_path):
     assert receipt.file_bytes == tuple(bench.sizes.total(c.bits) for c in candidates)
     assert max(receipt.file_bytes) <= bench.budgets["ann"]
     assert receipt.ranges == ()
-    assert not (tmp_path / "run").exists()  # the files were weighed, and are gone
+    assert os.listdir(tmp_path / "run") == ["bank"]  # the files were weighed, and are gone
 
 
 def test_personalizing_leaves_nothing_behind(device, candidates, tmp_path, monkeypatch):
@@ -232,9 +233,7 @@ def test_layers_that_look_rows_up_have_no_range(tmp_path, study):
     overrides = [f"model.id={folder}", "clients.budget_mb=0.2", "save_models=true"]
     scenario = load_scenario(study.file, overrides)
     open_workbench.cache_clear()
-    bench = open_workbench(
-        scenario.model_dump_json(), str(tmp_path / "bank"), str(tmp_path / "run")
-    )
+    bench = open_workbench(Assignment(scenario.model_dump_json(), tmp_path / "run"))
     open_workbench.cache_clear()
     names = [layer.name for layer in bench.model.layers]
     (table,) = [layer.name for layer in bench.model.layers if layer.kind == "embedding"]
@@ -423,12 +422,10 @@ def test_a_blob_that_is_missing_or_damaged(device, bench, candidates):
 def test_models_are_saved_where_the_scenario_says(study, tmp_path):
     scenario = load_scenario(study.file, ["save_models=true"])
     open_workbench.cache_clear()
-    bench = open_workbench(
-        scenario.model_dump_json(), str(tmp_path / "bank"), str(tmp_path / "run")
-    )
+    bench = open_workbench(Assignment(scenario.model_dump_json(), tmp_path / "run"))
     open_workbench.cache_clear()
     bank = LayerBank(
-        bench.switch.full_weights(), bench.model.layers, "per_channel", BlobStore(tmp_path / "bank")
+        bench.switch.full_weights(), bench.model.layers, "per_channel", bench.weights.store
     )
     device = Device(bench, bench.clients["bob"])
     planner = Planner(scenario, bench.sizes, bank)
@@ -453,11 +450,7 @@ def test_file_names():
 
 
 def context(bench, client="ann"):
-    run = {
-        "scenario": bench.scenario.model_dump_json(),
-        "bank-dir": str(bench.weights.store.folder),
-        "run-dir": str(bench.run_dir),
-    }
+    run = Assignment(bench.scenario.model_dump_json(), bench.run_dir).to_run_config()
     (node,) = nodes_of([client]).values()
     return new_context(node, run, b"")
 
@@ -468,6 +461,35 @@ def test_a_node_is_a_device(bench):
     assert device.data.key == "ann"
     with pytest.raises(FedsimError, match="client 'zoe' is not in the corpus of this scenario"):
         device_of(context(bench, "zoe"))
+
+
+def test_whom_a_node_plays():
+    keys = ["speaker 9", "speaker 10"]
+    assert client_key({"client": "zoe", "partition-id": 0, "num-partitions": 9}, keys) == "zoe"
+    in_order = [client_key({"partition-id": i, "num-partitions": 2}, keys) for i in (0, 1)]
+    assert in_order == ["speaker 10", "speaker 9"]
+    with pytest.raises(FedsimError, match=r"3 SuperNodes and the scenario 2 .*num-supernodes=2"):
+        client_key({"partition-id": 0, "num-partitions": 3}, keys)
+    with pytest.raises(FedsimError, match="""start it with --node-config 'client="KEY"'"""):
+        client_key({}, keys)
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        ({"client": "zoe"}, "client 'zoe' is not in the corpus of this scenario"),
+        ({"client": "ann"}, "client 'ann': the message from the server is no SenseRequest"),
+        ({}, "this SuperNode does not say which client it plays"),
+    ],
+)
+def test_a_mistake_is_answered_in_every_runtime(bench, node, reason):
+    run = Assignment(bench.scenario.model_dump_json(), bench.run_dir).to_run_config()
+    with server_identity():
+        asked = Message(RecordDict(), dst_node_id=5, message_type=m.SENSE)
+    set_message_id(asked, "1")
+    reply = client_app.app(asked, Context(1, 5, node, RecordDict(), run))
+    assert reply.error.code == 2
+    assert reply.error.reason.startswith(reason)
 
 
 def test_the_flower_app(bench):

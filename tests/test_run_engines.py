@@ -50,7 +50,35 @@ def test_ray_gives_the_same_results_to_the_byte(study, ray, tmp_path, workers):
         )
 
 
-def test_ray_tells_the_same_failures(study, ray, tmp_path):
+def test_flower_gives_the_same_results_to_the_byte(study, ray, tmp_path):
+    scenario = load_scenario(study.file, ["engine.kind=flower", "engine.workers=1"])
+    result = run_scenario(scenario, tmp_path / "run")
+    assert result.failures == []
+    assert result.folder.results.read_bytes() == study.result.folder.results.read_bytes()
+
+
+@pytest.mark.slow
+def test_three_engines_agree_about_twenty_clients(ray, tmp_path, model_folder):
+    speakers = [f"speaker {i}" for i in range(20)]
+    toys.write_corpus(tmp_path / "clips", speakers, each=2)
+    file = toys.write_scenario(
+        tmp_path / "twenty.yaml",
+        model={"id": str(model_folder("ctc-group")), "batch_size": 4},
+        corpus={"path": "clips", "group_by": "speaker", "tuning_clips": 1, "test_clips": 1},
+        clients={"budget_mb": [0.0334, 0.0302, 0.0311]},
+        methods=["fp32", {"allocation": "myqasr", "tuned_on": ["own", "other"]}],
+    )
+    made = set()
+    for kind in ("inprocess", "ray", "flower"):
+        scenario = load_scenario(file, [f"engine.kind={kind}", "engine.workers=2"])
+        result = run_scenario(scenario, tmp_path / kind)
+        assert len(result.rows) == 3 * 20
+        made.add(result.folder.results.read_bytes())
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("engine", ["ray", pytest.param("flower", marks=pytest.mark.slow)])
+def test_other_engines_tell_the_same_failures(study, ray, tmp_path, engine):
     corpus = shutil.copytree(study.scenario.corpus.path, tmp_path / "clips")
     for path in (corpus / "bob").iterdir():
         path.write_bytes(b"no audio")
@@ -59,21 +87,21 @@ def test_ray_tells_the_same_failures(study, ray, tmp_path):
     methods = "methods=[fp32, uniform, {allocation: myqasr, tuned_on: [own, other]}]"
     overrides = [f"corpus.path={corpus}", f"clients.budget_mb={budgets}", methods]
     overrides += ["corpus.test_clips=3", "save_models=false", "engine.workers=2"]
-    inprocess, ray = (
+    inprocess, other = (
         run_scenario(
             load_scenario(study.file, [*overrides, f"engine.kind={kind}"]), tmp_path / kind
         )
-        for kind in ("inprocess", "ray")
+        for kind in ("inprocess", engine)
     )
-    assert ray.failures == inprocess.failures
-    assert ray.rows == inprocess.rows
-    assert {f.client: f.stage for f in ray.failures} == {
+    assert other.failures == inprocess.failures
+    assert other.rows == inprocess.rows
+    assert {f.client: f.stage for f in other.failures} == {
         "bob": "sense",  # no clip can be read
         "cyd": "plan",  # its budget is too small
-        "dee": ray.failures[-1].stage,  # a clip is missing, for tuning or for testing
+        "dee": other.failures[-1].stage,  # a clip is missing, for tuning or for testing
         "ann": "plan",  # its other is bob
     }
-    assert {r.client for r in ray.rows} == {"ann", "eve"}
+    assert {r.client for r in other.rows} == {"ann", "eve"}
 
 
 def fedsim_command(*words: object, cwd: Path) -> subprocess.CompletedProcess:

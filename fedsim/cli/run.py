@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +38,13 @@ def add(verbs: argparse._SubParsersAction) -> None:
         type=Path,
         help="go on with the run in this folder, which was cut off, in place of SCENARIO",
     )
-    run.add_argument("--engine", metavar="NAME", help="ray or inprocess; see fedsim list")
+    run.add_argument("--engine", metavar="NAME", help="ray, inprocess or flower; see fedsim list")
     run.add_argument("--workers", metavar="N", type=positive, help="number of worker processes")
     run.add_argument(
         "--threads", metavar="N", type=positive, help="threads of arithmetic in each process"
+    )
+    run.add_argument(
+        "--address", metavar="HOST:PORT", help="the Ray cluster to join, or auto; see docs/scale.md"
     )
     run.add_argument(
         "--out",
@@ -61,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from fedsim import progress
     from fedsim.results.folder import new_run_path
-    from fedsim.results.table import print_matrix, print_table
+    from fedsim.results.table import print_matrix, print_table, stdout_console
     from fedsim.run import run_scenario
 
     out = options.resume or options.out or new_run_path(scenario.name)
@@ -85,9 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         return 130
     finally:
         _remove_if_empty(out)
-    # A file gets room for the wider tables; a terminal, or who sets COLUMNS, says what it has.
-    fixed = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if fixed else 120)
+    console = stdout_console()
     with console.capture() as captured:
         if scenario.matrix:
             print_matrix([(c.settings, c.result.rows, c.result.failures) for c in cells], console)
@@ -131,10 +131,9 @@ def _with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
 
         ENGINES[options.engine]  # raises for an unknown name
         update["kind"] = options.engine
-    if options.workers is not None:
-        update["workers"] = options.workers
-    if options.threads is not None:
-        update["threads"] = options.threads
+    for name in ("workers", "threads", "address"):
+        if getattr(options, name) is not None:
+            update[name] = getattr(options, name)
     return scenario.model_copy(update={"engine": scenario.engine.model_copy(update=update)})
 
 

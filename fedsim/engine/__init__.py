@@ -14,14 +14,12 @@ from fedsim.engine.settings import EngineSettings
 from fedsim.registry import Registry
 
 if TYPE_CHECKING:
-    from fedsim.engine.grid import ClientGrid
+    from flwr.serverapp import Grid
 
 __all__ = ["ENGINES", "EngineSettings", "kept_running", "open_grid"]
 
 RunConfig = Mapping[str, str | int | float | bool]
-Engine = Callable[
-    [str, Sequence[str], RunConfig, EngineSettings], "AbstractContextManager[ClientGrid]"
-]
+Engine = Callable[[str, Sequence[str], RunConfig, EngineSettings], "AbstractContextManager[Grid]"]
 
 ENGINES: Registry[Engine] = Registry("engine")
 
@@ -29,7 +27,7 @@ ENGINES: Registry[Engine] = Registry("engine")
 @ENGINES.register("inprocess")
 def _inprocess(
     app: str, clients: Sequence[str], run_config: RunConfig, settings: EngineSettings
-) -> AbstractContextManager[ClientGrid]:
+) -> AbstractContextManager[Grid]:
     """A plain loop in this process: for tests, debuggers and a single core."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from fedsim.engine.inprocess import open_inprocess
@@ -40,12 +38,23 @@ def _inprocess(
 @ENGINES.register("ray")
 def _ray(
     app: str, clients: Sequence[str], run_config: RunConfig, settings: EngineSettings
-) -> AbstractContextManager[ClientGrid]:
+) -> AbstractContextManager[Grid]:
     """Worker processes on every core, of this machine or of a Ray cluster; survives their death."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from fedsim.engine.ray_grid import open_ray
 
     return open_ray(app, clients, run_config, settings)
+
+
+@ENGINES.register("flower")
+def _flower(
+    app: str, clients: Sequence[str], run_config: RunConfig, settings: EngineSettings
+) -> AbstractContextManager[Grid]:
+    """Flower's own simulation engine on Ray: slower, and no result differs."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    from fedsim.engine.flower_grid import open_flower
+
+    return open_flower(app, clients, run_config, settings)
 
 
 @contextmanager
@@ -54,7 +63,7 @@ def kept_running(engine_name: str, clients: int, settings: EngineSettings) -> It
 
     Starting it takes seconds, which runs with many combinations of settings pay once.
     """
-    if engine_name != "ray":
+    if engine_name not in ("ray", "flower"):
         yield
         return
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -70,7 +79,7 @@ def open_grid(
     clients: Sequence[str],
     run_config: RunConfig,
     settings: EngineSettings,
-) -> AbstractContextManager[ClientGrid]:
+) -> AbstractContextManager[Grid]:
     """Open the engine of that name; use it as `with open_grid(...) as grid`.
 
     `app` is the import reference of a `flwr.clientapp.ClientApp`, such as "clients.app:app". Every

@@ -6,7 +6,7 @@ Faults are the fleet's, not the engine's: nothing waits for a timeout here, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,9 @@ Note = Callable[[str, str, int, str, str], None]
 class FaultyGrid(Grid):
     """Loses, damages, repeats and delays what passes, as the scenario's `faults` say."""
 
-    def __init__(self, grid: Any, scenario: Scenario, note: Note) -> None:
-        self._grid, self._scenario, self._note = grid, scenario, note
+    def __init__(self, grid: Any, names: Mapping[int, str], scenario: Scenario, note: Note) -> None:
+        """`names`: node id -> client key, of every node."""
+        self._grid, self._names, self._scenario, self._note = grid, names, scenario, note
         self._lost: dict[str, Message] = {}
         """Message id -> the error that the server is told in place of an answer."""
         self._marked: dict[str, tuple[Fault, Message]] = {}
@@ -36,16 +37,11 @@ class FaultyGrid(Grid):
         self._late: dict[int, list[Message]] = {}
         """Node -> answers that arrive behind its next one."""
         self._numbers = 0
-        if not getattr(grid, "client_names", None):
+        if not names.keys() >= set(grid.get_node_ids()):
             raise FedsimError(
                 "faults are drawn by client, and this Grid does not tell which node is which "
-                "client: leave `faults` out, or use the engine inprocess or ray"
+                "client: leave `faults` out, or register each SuperNode under its client's key"
             )
-
-    @property
-    def client_names(self) -> dict[int, str]:
-        """Node id -> client key."""
-        return dict(self._grid.client_names)
 
     def set_run(self, run: Run) -> None:
         """Replace the run that the server app sees."""
@@ -135,7 +131,7 @@ class FaultyGrid(Grid):
         """Return the client, the stage and the attempt of a request."""
         data = message.metadata
         return (
-            self._grid.client_names[data.dst_node_id],
+            self._names[data.dst_node_id],
             m.STAGES[data.message_type],
             int(data.group_id or 1),
         )

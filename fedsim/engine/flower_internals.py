@@ -1,7 +1,8 @@
-"""The only file that reaches behind Flower's public modules (pinned to flwr 1.41).
+"""What the engines take from behind Flower's public modules (pinned to flwr 1.41).
 
-Everything else in `fedsim` uses `flwr.app`, `flwr.clientapp` and `flwr.serverapp`. A Flower upgrade
-that breaks the engines is mended here.
+Everything else in `fedsim` uses `flwr.app`, `flwr.clientapp` and `flwr.serverapp`; only the engine
+`flower` takes more, in `flower_simulation.py`. A Flower upgrade that breaks the engines is mended
+in these two files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from flwr.common.serde import (
     recorddict_to_proto,
 )
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import NodeInfo  # noqa: F401  (for the grids)
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -34,6 +37,19 @@ LOST = (
 )
 """Codes of a message, a reply or a client that is not to be had now: trying again may help."""
 RUN_ID = 1  # one run per grid; fixed, because the id travels in every message and is counted
+
+
+def nodes_by_partition(grid: Grid) -> list[int]:
+    """Return the node ids of Flower's simulation engine in the order of their `partition-id`.
+
+    Nothing where `grid` is no simulation's: only there are nodes registered one after another.
+    """
+    from flwr.server.superlink.linkstate import InMemoryLinkState
+    from flwr.superlink.grid import InMemoryGrid
+
+    if isinstance(grid, InMemoryGrid) and isinstance(grid.state, InMemoryLinkState):
+        return list(grid.state.nodes)
+    return []
 
 
 @contextmanager
@@ -72,7 +88,7 @@ def new_context(
             "num-partitions": node.count,
             "client": node.client,
         },
-        state=recorddict_from_proto(ProtoRecordDict.FromString(state)),
+        state=unpack_state(state),
         run_config=dict(run_config),
     )
 
@@ -80,6 +96,11 @@ def new_context(
 def pack_state(state: RecordDict) -> bytes:
     """Serialize a node's `context.state`; an empty state takes no bytes."""
     return recorddict_to_proto(state).SerializeToString(deterministic=True)
+
+
+def unpack_state(state: bytes) -> RecordDict:
+    """Return the state that `pack_state` serialized."""
+    return recorddict_from_proto(ProtoRecordDict.FromString(state))
 
 
 def set_message_id(message: Message, message_id: str) -> None:

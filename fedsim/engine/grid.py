@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.engine.flower_internals import Run, new_run, pack, set_message_id, unpack
+from fedsim.engine.flower_internals import (
+    NodeInfo,
+    Run,
+    new_run,
+    pack,
+    set_message_id,
+    unpack,
+)
 from fedsim.engine.nodes import Node
 from fedsim.errors import FedsimError
 
@@ -71,10 +78,9 @@ class ClientGrid(Grid):
         """Return the id of every client, in the order in which the clients were given."""
         return list(self._nodes)
 
-    @property
-    def client_names(self) -> dict[int, str]:
-        """Node id -> client key, which Flower's own Grid does not tell."""
-        return {node.id: node.client for node in self._nodes.values()}
+    def get_nodes(self) -> list[NodeInfo]:
+        """Return every client's id and, as the node's name, its key."""
+        return [NodeInfo(node_id=n.id, name=n.client) for n in self._nodes.values()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue the messages and return their ids; workers start while a generator still yields.

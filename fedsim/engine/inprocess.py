@@ -14,6 +14,7 @@ from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
 from fedsim.engine.settings import EngineSettings, torch_threads
 from fedsim.engine.worker import exchange, load_app
+from fedsim.errors import FedsimError
 
 
 class InProcessGrid(ClientGrid):
@@ -65,7 +66,15 @@ def open_inprocess(
     run_config: Mapping[str, str | int | float | bool],
     settings: EngineSettings,
 ) -> Iterator[InProcessGrid]:
-    """Load the app into this process, with `settings.threads` torch threads until it is closed."""
+    """Load the app into this process, with `settings.threads` torch threads until it is closed.
+
+    Raises `FedsimError` where `settings` name a cluster.
+    """
+    if settings.address is not None:
+        raise FedsimError(
+            f"engine inprocess joins no Ray cluster: leave the address {settings.address!r} out, "
+            "or choose engine ray"
+        )
     nodes = nodes_of(clients)
     with torch_threads(settings.threads), server_identity():
         yield InProcessGrid(load_app(app), nodes, run_config)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from fedsim.engine.settings import EngineSettings, cores
 from fedsim.errors import FedsimError
@@ -18,16 +20,20 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave a GPU visible to workers that reserve none
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would upload the whole folder
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died",  # the error reply says it in one sentence
+    # An error reply says it in one sentence.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died|^Task ClientAppActor.run failed",
 }
 _REMEDY = "start one with `ray start --head`, or leave the address out to run on this machine"
 _PROBE_SECONDS = 3.0
+_LOOK_SECONDS = 120.0  # to start a process there on a cold, slow disk
 _FREE_SECONDS = 10.0  # Ray hears of released cores a little later
 
 for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402  (reads the variables above)
+from ray.exceptions import RayError  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 
 @contextmanager
@@ -36,7 +42,7 @@ def connected(settings: EngineSettings, clients: int) -> Iterator[int]:
 
     A Ray that is already running in this process is used and left running; one that was started
     or joined here is shut down, also after Ctrl-C. Raises `FedsimError` where the address does not
-    answer or the cluster has too few free cores.
+    answer, a machine of the cluster does not see `settings.shared`, or too few cores are free.
     """
     if ray.is_initialized():
         yield _free_workers(settings, clients)
@@ -47,6 +53,8 @@ def connected(settings: EngineSettings, clients: int) -> Iterator[int]:
             _init(address="local", num_cpus=workers * settings.threads, include_dashboard=False)
         else:
             _join(settings.address)
+            if settings.shared is not None:
+                _check_shared(settings.shared, settings.threads)
             workers = _free_workers(settings, clients)
         yield workers
     finally:
@@ -73,6 +81,44 @@ def _join(address: str) -> None:
         raise FedsimError(f"Ray cluster {address!r} cannot be joined: {text}; {_REMEDY}") from error
 
 
+def _check_shared(folder: Path, threads: int) -> None:
+    """Raise `FedsimError` for a machine that does not see the files of this one in `folder`.
+
+    A folder of the same name would not do: a file is written here and looked for there.
+    """
+    proof = folder / f".seen-{secrets.token_hex(8)}"
+    look = ray.remote(os.path.exists)
+    proof.touch()
+    try:
+        looks = {
+            look.options(
+                num_cpus=0,
+                runtime_env=worker_environment(threads),
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            ).remote(str(proof)): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        for ref, machine in looks.items():
+            if not _answer(ref, machine):
+                raise FedsimError(
+                    f"machine {machine} of the Ray cluster does not see the folder {folder}: name "
+                    "one with --out that lies on a disk all of them share, under the same path"
+                )
+    finally:
+        proof.unlink()
+
+
+def _answer(ref: ray.ObjectRef, machine: str) -> bool:
+    try:
+        return ray.get(ref, timeout=_LOOK_SECONDS)
+    except (RayError, TimeoutError) as error:
+        text = " ".join(str(error).split())
+        raise FedsimError(
+            f"machine {machine} of the Ray cluster runs no worker: {text:.300}; look at its Ray"
+        ) from error
+
+
 def _init(**options: str | int | bool) -> None:
     ray.init(log_to_driver=False, logging_level="ERROR", **options)
 
@@ -97,7 +143,9 @@ def _free_workers(settings: EngineSettings, clients: int) -> int:
     deadline = time.monotonic() + _FREE_SECONDS
     while True:
         free = int(ray.available_resources().get("CPU", 0))
-        fitting = free // settings.threads
+        each = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+        # A worker is on one machine: what two machines have left over is no room for a third.
+        fitting = min(free // settings.threads, sum(n // settings.threads for n in each))
         if fitting >= least:
             return min(wanted, fitting)
         if time.monotonic() > deadline:

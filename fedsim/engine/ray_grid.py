@@ -14,24 +14,18 @@ from typing import Any
 from flwr.app import Message
 
 from fedsim.engine import ray_cluster
-from fedsim.engine.flower_internals import (
-    CLIENT_CRASHED,
-    error_reply,
-    pack,
-    server_identity,
-    unpack,
-)
+from fedsim.engine.flower_internals import pack, server_identity, unpack
 from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
 from fedsim.engine.ray_worker import Worker
 from fedsim.engine.schedule import Schedule
 from fedsim.engine.settings import EngineSettings, torch_threads
+from fedsim.engine.worker import DEATHS, died
 from fedsim.errors import FedsimError
 
 import ray  # isort: skip  (after ray_cluster, which sets the variables that Ray reads on import)
 from ray.exceptions import RayError, RayTaskError  # isort: skip
 
-DEATHS = 3  # a message that was lost with this many workers is given up
 PULL_SECONDS = 0.2  # the longest that one pull waits for a reply
 START_SECONDS = 300.0  # importing torch and the app on a cold, slow disk
 
@@ -139,12 +133,7 @@ class RayGrid(ClientGrid):
                 self._give_up(job)
 
     def _give_up(self, job: Job) -> None:
-        client = self._nodes[job.node].client
-        reason = (
-            f"client {client!r}: its worker process died {DEATHS} times while it ran (out of "
-            "memory?); give it fewer clips or fewer --workers"
-        )
-        reply = error_reply(unpack(job.request), CLIENT_CRASHED, reason)
+        reply = died(unpack(job.request), self._nodes[job.node].client)
         self._finish(job, pack(reply), self._states.get(job.node, b""))
         self._schedule.done(job)
 
@@ -182,6 +171,7 @@ def _start(
         # that no batch is sent again behind our back.
         "max_task_retries": -1,
         "runtime_env": ray_cluster.worker_environment(threads),
+        "scheduling_strategy": "SPREAD",  # over the machines of a cluster, not one after another
     }
     spawn = ray.remote(Worker).options(**options).remote
     actors = [spawn(app, run_config, threads) for _ in range(workers)]

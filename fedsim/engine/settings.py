@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedsim.errors import FedsimError
 
@@ -19,6 +20,7 @@ class EngineSettings:
     sums taken in another order differ in the last bit.
     `address`: the Ray cluster to join, "host:port" or "auto"; None starts Ray on this machine.
     `batch`: messages in one call to a worker; None chooses by how many wait and how long one takes.
+    `shared`: a folder that every machine of a joined cluster must see, which is made sure of first.
 
     Raises `FedsimError` where a number is below one.
     """
@@ -27,6 +29,7 @@ class EngineSettings:
     threads: int = 1
     address: str | None = None
     batch: int | None = None
+    shared: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "batch"):

@@ -9,6 +9,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedsim.engine.flower_internals import (
+    CLIENT_CRASHED,
     CLIENT_RAISED,
     NO_REPLY,
     error_reply,
@@ -19,6 +20,9 @@ from fedsim.engine.flower_internals import (
 )
 from fedsim.engine.nodes import Node
 from fedsim.errors import FedsimError
+
+DEATHS = 3
+"""A message that was lost with this many worker processes is given up."""
 
 
 def load_app(reference: str) -> ClientApp:
@@ -81,3 +85,12 @@ def exchange(
     context = new_context(node, run_config, state)
     reply = handle(app, unpack(request), context)
     return pack(reply), state if reply.has_error() else pack_state(context.state)
+
+
+def died(message: Message, client: str) -> Message:
+    """Return the error reply in place of a client's that took its worker process with it."""
+    reason = (
+        f"client {client!r}: its worker process died {DEATHS} times while it ran (out of memory?); "
+        "give it fewer clips or fewer --workers"
+    )
+    return error_reply(message, CLIENT_CRASHED, reason)

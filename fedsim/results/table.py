@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,6 +21,12 @@ _MOST_FAILURES = 5
 
 Line = tuple[str, str]
 """What one line of the table is about: the method, and whose clips it was tuned on."""
+
+
+def stdout_console() -> Console:
+    """Return a console on stdout: as wide as a terminal, or as COLUMNS says; a file gets 120."""
+    fixed = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if fixed else 120)
 
 
 def print_table(rows: Sequence[Row], failures: Sequence[Failure], console: Console) -> None:

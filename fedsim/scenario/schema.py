@@ -380,7 +380,10 @@ class RetrySettings(_Settings):
 class EngineChoice(_Settings):
     """What carries messages to the clients. No result depends on it, but for `threads`."""
 
-    kind: Text = Field(default="ray", description="inprocess is one loop, ray many processes")
+    kind: Text = Field(
+        default="ray",
+        description="inprocess is one loop, ray many processes, flower Flower's own engine",
+    )
     workers: int | None = Field(
         default=None, ge=1, description="processes; null is as many as the cores carry"
     )

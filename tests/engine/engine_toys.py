@@ -65,6 +65,13 @@ def process(message: Message, context: Context) -> Message:
     )
 
 
+@app.query("machine")
+def machine(message: Message, context: Context) -> Message:
+    import ray
+
+    return answer(message, raylet=ray.get_runtime_context().get_node_id())
+
+
 @app.query("fail")
 def fail(message: Message, context: Context) -> Message:
     raise ValueError("no\n  such thing")

@@ -1,4 +1,4 @@
-"""What every engine does alike; then what only Ray does: streaming, affinity, deaths."""
+"""What every engine does alike; then what only `ray` does: streaming, affinity, deaths."""
 
 from __future__ import annotations
 
@@ -85,6 +85,9 @@ def test_a_client_knows_who_it_is(grid):
     assert [a["place"] for a in answers] == list(range(20))
     assert {(a["count"], a["word"]) for a in answers} == {(20, "hello")}
     assert grid.run.override_config["word"] == "hello"
+    assert [(node.node_id, node.name) for node in grid.get_nodes()] == list(
+        zip(grid.get_node_ids(), CLIENTS, strict=True)
+    )
 
 
 def test_state_lasts_between_messages_and_a_failure_leaves_it_alone(grid):
@@ -94,7 +97,8 @@ def test_state_lasts_between_messages_and_a_failure_leaves_it_alone(grid):
     assert after == [seen + 1 for seen in before]
 
 
-def test_messages_to_one_client_run_one_at_a_time_in_order(grid):
+def test_messages_to_one_client_run_one_at_a_time_in_order(own_grid):
+    grid = own_grid
     pair = grid.get_node_ids()[:2]
     before = {r.metadata.src_node_id: said(r)["seen"] for r in ask_all(grid, "train.count")}
     replies = list(

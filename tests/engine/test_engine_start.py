@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from engine_asks import CLIENTS, ask_all
+from processes import MARK, marked
 
 from fedsim.engine import ray_cluster
 from fedsim.errors import FedsimError
@@ -28,12 +27,19 @@ def test_an_address_of_the_wrong_form(address):
         ray_cluster._probe(address)
 
 
+def test_in_process_joins_no_cluster(opened):
+    reason = "engine inprocess joins no Ray cluster: leave the address 'auto' out"
+    with pytest.raises(FedsimError, match=reason), opened("inprocess", address="auto"):
+        pass
+
+
 INTERRUPTED = """
 import sys
 from fedsim.engine import EngineSettings, open_grid
 from engine_asks import ask
 config = {"word": "", "folder": ""}
-with open_grid("ray", "engine_toys:app", ["a", "b"], config, EngineSettings(workers=2)) as grid:
+settings = EngineSettings(workers=2)
+with open_grid(sys.argv[1], "engine_toys:app", ["a", "b"], config, settings) as grid:
     ids = grid.push_messages(ask(node, "query.process", 60.0) for node in grid.get_node_ids())
     print("running", flush=True)
     while True:
@@ -41,12 +47,13 @@ with open_grid("ray", "engine_toys:app", ["a", "b"], config, EngineSettings(work
 """
 
 
-def test_ctrl_c_leaves_no_process(tmp_path):
+@pytest.mark.parametrize("engine", ["ray", pytest.param("flower", marks=pytest.mark.slow)])
+def test_ctrl_c_leaves_no_process(tmp_path, engine):
     """In a process group of its own, as from a shell: Ctrl-C reaches all of it."""
     folder = Path(__file__).parent
-    environment = {"PYTHONPATH": f"{folder}:{folder.parents[1]}", "FEDSIM_TEST_MARK": str(tmp_path)}
+    environment = {"PYTHONPATH": f"{folder}:{folder.parents[1]}", MARK: str(tmp_path)}
     child = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED],
+        [sys.executable, "-c", INTERRUPTED, engine],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -57,34 +64,4 @@ def test_ctrl_c_leaves_no_process(tmp_path):
     os.killpg(child.pid, signal.SIGINT)
     _, errors = child.communicate(timeout=30)
     assert "KeyboardInterrupt" in errors
-    assert _marked(str(tmp_path)) == []
-
-
-def _marked(mark: str) -> list[str]:
-    """Command lines of the processes that inherited the mark, after a moment to end."""
-    deadline = time.monotonic() + 10
-    while True:
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"FEDSIM_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
-                    found.append((folder / "cmdline").read_text())
-            except OSError:
-                continue
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.2)
-
-
-@pytest.mark.slow
-def test_a_cluster_is_joined_and_left_running(opened):
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    try:
-        for _ in range(2):
-            with opened("ray", address=cluster.address) as grid:
-                assert len(ask_all(grid, "query.echo")) == len(CLIENTS)
-            assert not ray_cluster.ray.is_initialized()
-    finally:
-        cluster.shutdown()
+    assert marked(str(tmp_path)) == {}

@@ -1,0 +1,62 @@
+"""What a run config says, whoever wrote it."""
+
+from __future__ import annotations
+
+import pytest
+import toys
+from flwr.app import Context, RecordDict
+
+from fedsim.assignment import Assignment, is_complete, read_assignment
+from fedsim.errors import FedsimError
+from fedsim.scenario import load_scenario
+from fedsim.scenario.schema import scenario_from_json
+
+SECTIONS = {
+    "model": {"id": "bundled:ctc"},
+    "corpus": {"path": "clips", "group_by": "speaker"},
+    "clients": {"budget_mb": 2},
+}
+
+
+def context(**run_config) -> Context:
+    return Context(run_id=77, node_id=5, node_config={}, state=RecordDict(), run_config=run_config)
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A scenario in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return toys.write_scenario(tmp_path / "my.yaml", **SECTIONS)
+
+
+def test_what_fedsim_run_says(tmp_path):
+    said = Assignment('{"name": "toy"}', tmp_path / "run")
+    config = said.to_run_config()
+    assert is_complete(config)
+    assert read_assignment(context(**config)) == said
+    assert said.bank_dir == tmp_path / "run" / "bank"
+
+
+@pytest.mark.parametrize("name", ["my.yaml", "{tmp_path}/my.yaml"])
+def test_what_flwr_run_says(file, tmp_path, name):
+    config = {"scenario": name.format(tmp_path=tmp_path), "out": ""}
+    assert not is_complete(config)
+    found = read_assignment(context(**config))
+    assert scenario_from_json(found.scenario) == load_scenario(file)
+    assert found.run_dir == tmp_path / "runs" / "toy" / "flower-77"
+    assert read_assignment(context(**config | {"out": "a/b"})).run_dir == tmp_path / "a" / "b"
+    assert read_assignment(context(**config | {"out": "/a/b"})).run_dir.as_posix() == "/a/b"
+
+
+def test_our_own_scenarios_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = read_assignment(context(scenario="quickstart", out="here"))
+    assert scenario_from_json(found.scenario).name == "quickstart"
+
+
+def test_mistakes(file):
+    with pytest.raises(FedsimError, match="there is no scenario 'quickstrt': did you mean"):
+        read_assignment(context(scenario="quickstrt"))
+    toys.write_scenario(file, **SECTIONS, matrix={"clients.budget_mb": [2, 3]})
+    with pytest.raises(FedsimError, match=r"'\./my.yaml' has a matrix.*: use fedsim run"):
+        read_assignment(context(scenario="./my.yaml"))

@@ -1,0 +1,74 @@
+"""The server app as `flwr run` starts it: alone, with a name in its run config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, RecordDict
+
+import server.launched
+from fedsim.engine import EngineSettings, open_grid
+from fedsim.engine.flower_internals import nodes_by_partition
+from fedsim.errors import FedsimError
+from fedsim.results.folder import RunFolder
+from fedsim.run import CLIENT_APP
+from server.app import app
+
+
+@pytest.fixture
+def launch(study, tmp_path):
+    def launch_(clients, **said) -> Path:
+        config = {"scenario": str(study.file), "out": str(tmp_path / "run"), **said}
+        with open_grid("inprocess", CLIENT_APP, clients, config, EngineSettings()) as grid:
+            context = Context(
+                run_id=7, node_id=1, node_config={}, state=RecordDict(), run_config=config
+            )
+            app(grid, context)
+        return tmp_path / "run"
+
+    return launch_
+
+
+def test_it_does_all_that_fedsim_run_does(study, launch, capsys):
+    made = RunFolder(launch(SPEAKERS))
+    assert made.results.read_bytes() == study.result.folder.results.read_bytes()
+    expected = {path.name for path in study.result.folder.path.iterdir()}
+    assert {path.name for path in made.path.iterdir()} == expected
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines[0].split()) == "method tuned on model MB mean bits WER % clients"
+    assert lines[-1] == f"run folder: {made.path}"
+
+
+SPEAKERS = ["ann", "bob", "cyd", "dee", "eve"]
+
+
+@pytest.mark.parametrize("clients", [SPEAKERS[:2], [*SPEAKERS, "zoe"]])
+def test_one_node_plays_one_client(launch, monkeypatch, tmp_path, clients):
+    monkeypatch.setattr(server.launched, "NODES_SECONDS", 0.2)
+    sentence = f"the scenario has 5 clients and Flower {len(clients)} SuperNodes, .*=5$"
+    with pytest.raises(FedsimError, match=sentence):
+        launch(clients)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nodes_that_register_late_are_waited_for(monkeypatch):
+    class Late:
+        asked = 0
+
+        def get_node_ids(self):
+            self.asked += 1
+            return range(2 if self.asked < 5 else 3)
+
+        def get_nodes(self):
+            return ()
+
+    monkeypatch.setattr(server.launched, "NODES_SECONDS", 1.0)
+    grid = Late()
+    assert server.launched._wait_for_nodes(grid, ["a", "b", "c"]) == {}
+    assert grid.asked == 5
+
+
+def test_only_flowers_simulation_tells_partitions():
+    with open_grid("inprocess", CLIENT_APP, ["a"], {}, EngineSettings()) as grid:
+        assert nodes_by_partition(grid) == []
