@@ -1,0 +1,153 @@
+"""The privacy budget: exact sums, several processes, kills, and files that are none."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from fedsim.errors import FedsimError
+from fedsim.privacy import budget
+from fedsim.privacy.budget import Limit, spend, spent
+
+ONE = Limit(1.0, 1e-5)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "budget.sqlite"
+
+
+def test_what_is_spent_is_added_up_for_each_client(path):
+    assert spent(path, "en") == (0.0, 0.0)
+    assert spend(path, "en", 0.5, 1e-6, ONE)
+    assert spend(path, "en", 0.25, 2e-6, ONE)
+    assert spend(path, "de", 1.0, 0.0, ONE)
+    assert spent(path, "en") == (0.75, 3e-6)
+    assert spent(path, "de") == (1.0, 0.0)
+    assert spent(path, "fr") == (0.0, 0.0)
+
+
+def test_what_exceeds_the_limit_is_refused_and_not_counted(path):
+    assert not spend(path, "en", 1.1, 0.0, ONE)
+    assert not spend(path, "en", 0.1, 2e-5, ONE)  # epsilon would do, delta does not
+    assert spend(path, "en", 0.9, 9e-6, ONE)
+    assert not spend(path, "en", 0.2, 0.0, ONE)
+    assert not spend(path, "en", 0.0, 2e-6, ONE)
+    assert spend(path, "en", 0.1, 1e-6, ONE)  # to the last bit of both
+    assert spent(path, "en") == (1.0, 1e-5)
+    assert not spend(path, "en", 1e-9, 0.0, ONE)
+    assert spend(path, "en", 0.0, 0.0, ONE)  # nothing costs nothing
+    assert spend(path, "en", 1.0, 0.0, Limit(2.0, 1e-5))  # the limit is the caller's
+
+
+@pytest.mark.parametrize(("part", "times"), [(0.1, 10), (0.7, 3), (1 / 3, 3), (0.01, 29)])
+def test_sums_are_exact(path, part, times):
+    # Floating point says that 0.1 + 0.1 + 0.1 is more than 0.3, and 0.1 ten times less than 1.
+    limit = Limit(float(f"{part * times:.12g}"), 0.0)
+    counted = sum(spend(path, "en", part, 0.0, limit) for _ in range(times + 2))
+    # A third is rounded up, in the ninth digit, so three of them are more than one.
+    assert counted == (times if part != 1 / 3 else times - 1)
+
+
+def test_a_cost_below_the_unit_is_never_free(path):
+    assert spend(path, "en", 1e-300, 1e-300, ONE)
+    assert min(spent(path, "en")) > 0
+
+
+_SPEND = """
+import sys
+from fedsim.privacy.budget import Limit, spend
+for i in range(int(sys.argv[2])):
+    done = spend(sys.argv[1], f"c{i % 2}", 0.1, 0.0, Limit(1.0, 0.0))
+    print(int(done), flush=True)
+"""
+
+
+def _spender(path, times):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _SPEND, str(path), str(times)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_processes_never_spend_more_than_there_is(path):
+    told = [child.communicate()[0].split() for child in [_spender(path, 16) for _ in range(4)]]
+    # 64 asked for a tenth of one of two budgets of 1.
+    assert [len(lines) for lines in told] == [16] * 4
+    assert sum(line == "1" for lines in told for line in lines) == 20
+    assert [spent(path, client) for client in ("c0", "c1")] == [(1.0, 0.0)] * 2
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kill_9_forgets_nothing_that_was_granted(path, seed):
+    child = _spender(path, 100_000)
+    granted = [child.stdout.readline() for _ in range(5)]
+    threading.Event().wait(random.Random(seed).random() * 0.02)  # somewhere in a transaction
+    child.send_signal(signal.SIGKILL)
+    granted += child.stdout.read().split("\n")[:-1]
+    child.wait()
+    yes = sum(line.strip() == "1" for line in granted)
+    total = sum(spent(path, client)[0] for client in ("c0", "c1"))
+    assert round(10 * total) in (yes, yes + 1)  # at most one was counted and not yet told
+    assert spend(path, "new", 1.0, 0.0, ONE)
+
+
+def test_a_spending_that_did_not_commit_is_not_seen(path):
+    assert spend(path, "en", 0.5, 0.0, ONE)
+    half = sqlite3.connect(path, isolation_level=None)
+    half.execute("BEGIN IMMEDIATE")
+    half.execute("UPDATE spent SET epsilon = 0")
+    half.close()
+    assert spent(path, "en") == (0.5, 0.0)
+
+
+def test_a_locked_budget_grants_nothing(path, monkeypatch):
+    assert spend(path, "en", 0.5, 0.0, ONE)
+    monkeypatch.setattr(budget, "_BUSY_SECONDS", 0.05)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(FedsimError, match=r"budget.sqlite: .* locked.*, so nothing is released"):
+        spend(path, "en", 0.1, 0.0, ONE)
+    holder.close()
+    assert spent(path, "en") == (0.5, 0.0)
+
+
+def test_files_that_are_no_budget(tmp_path):
+    text, other = tmp_path / "text", tmp_path / "other.sqlite"
+    text.write_text("hello " * 100)
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE results (client TEXT)")
+    for path, why in (
+        (text, "not a database"),
+        (other, "no privacy budget of this version"),
+        (tmp_path / "no folder" / "b.sqlite", "unable to open"),
+    ):
+        with pytest.raises(FedsimError, match=why):
+            spend(path, "en", 0.1, 0.0, ONE)
+    with sqlite3.connect(other) as db:  # left as it was
+        assert [name for (name,) in db.execute("SELECT name FROM sqlite_master")] == ["results"]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "limit", "text"),
+    [
+        (-0.1, 0.0, ONE, "epsilon of its privacy budget is -0.1"),
+        (float("nan"), 0.0, ONE, "epsilon of its privacy budget is nan"),
+        (float("inf"), 0.0, ONE, "epsilon of its privacy budget is inf"),
+        (0.1, -1e-9, ONE, "delta of its privacy budget is -1e-09"),
+        (0.1, 0.0, Limit(-1, 0), "limit on epsilon of its privacy budget is -1"),
+        (0.1, 0.0, Limit(1, float("nan")), "limit on delta of its privacy budget is nan"),
+    ],
+)
+def test_numbers_that_are_no_costs(path, epsilon, delta, limit, text):
+    with pytest.raises(FedsimError, match=f"client 'en': the {text}"):
+        spend(path, "en", epsilon, delta, limit)
+    assert not path.exists()
