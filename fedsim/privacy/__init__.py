@@ -1,0 +1,1 @@
+"""Privacy: what a client's release gives away."""
