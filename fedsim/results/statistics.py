@@ -182,6 +182,21 @@ def compare(
     return Comparison(found.value, found.low, found.high, verdict, more)
 
 
+def widened(value: float, drawn: np.ndarray, units: int) -> tuple[float, float]:
+    """Return the ends of a value's 95 % interval: percentiles of its resamples, set further apart.
+
+    Args:
+        value: what the whole sample says.
+        drawn: what each resample says, (resamples,).
+        units: how many units were drawn anew, at least two; few of them widen the interval.
+    """
+    from scipy.special import stdtrit
+
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    widen = math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, 0.975)) / _Z95
+    return float(value + widen * (low - value)), float(value + widen * (high - value))
+
+
 def flip_share(plans: np.ndarray, base: np.ndarray) -> float:
     """Return the share of layers whose bit depth differs from the base plan's, over all resamples.
 
@@ -247,18 +262,13 @@ def _bounds(
     """
     # scipy.stats.bootstrap has the same percentiles, but one resample without words makes both its
     # ends NaN.
-    from scipy.special import stdtrit
-
     units, rates = len(top), []
     batch = max(1, _BATCH // units)
     for done in range(0, resamples, batch):
         drawn = rng.integers(units, size=(min(batch, resamples - done), units))
         above, below = top[drawn].sum(axis=1), bottom[drawn].sum(axis=1)
         rates.append(above[below > 0] / below[below > 0])
-    low, high = np.percentile(np.concatenate(rates), [2.5, 97.5])
-    widen = math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, 0.975)) / _Z95
-    value = top.sum() / bottom.sum()
-    return float(value + widen * (low - value)), float(value + widen * (high - value))
+    return widened(float(top.sum() / bottom.sum()), np.concatenate(rates), units)
 
 
 def _more_clips(found: Interval, clips: int) -> int | None:
