@@ -20,11 +20,10 @@ from fedsim.engine import EngineSettings, kept_running
 from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, create_run, versions
 from fedsim.results.ledger import Ledger
 from fedsim.results.rows import Plan, Row
-from fedsim.run import RunResult, collect, run_scenario
+from fedsim.run import RunResult, client_keys, collect, run_scenario
 from fedsim.scenario import client_budgets
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import FULL_PRECISION, MethodSettings, Scenario
-from fedsim.speech.corpus import open_clients
 from server.plan import NOBODY, SENSITIVITY_FREE, cells_of, sources
 
 INDEX = "matrix.json"
@@ -62,9 +61,7 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
     engine = scenario.engine
     settings = EngineSettings(engine.workers, engine.threads, engine.address, shared=folder.path)
     # Every corpus is opened first: a mistake in the last combination is told before the first runs.
-    clients = max(
-        len(open_clients(c.scenario.corpus, c.scenario.clients, c.scenario.seed)) for c in cells
-    )
+    clients = max(len(client_keys(cell.scenario)) for cell in cells)
     with kept_running(engine.kind, clients, settings):
         for number, cell in enumerate(cells, start=1):
             name = f"cells/{number:03d}"

@@ -19,6 +19,7 @@ from fedsim.results.folder import RunFolder, create_run, locked, open_run, write
 from fedsim.results.ledger import Failure, Ledger
 from fedsim.results.rows import Row
 from fedsim.scenario.clients import check_sources, client_budgets
+from fedsim.scenario.privacy import check_privacy
 from fedsim.scenario.schema import EngineChoice, Scenario
 
 CLIENT_APP = "clients.app:app"
@@ -64,12 +65,13 @@ def client_keys(scenario: Scenario) -> list[str]:
     """Return the keys of a scenario's clients, in sorted order.
 
     Raises `FedsimError` for a corpus that cannot be opened, and where the scenario's budgets and
-    sources do not fit the clients that were found.
+    sources, or its privacy, do not fit the clients that were found.
     """
     from fedsim.speech.corpus import open_clients
 
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
     check_sources(scenario, clients)
+    check_privacy(scenario, clients)
     client_budgets(scenario.clients, clients)
     return clients
 

@@ -9,6 +9,9 @@ _CHOICES = (
     ("quantization.sensitivity", "fedsim.quant.sensitivity", "MEASURES"),
     ("methods.allocation", "fedsim.quant.allocation", "ALLOCATORS"),
     ("methods.calibration", "fedsim.quant.calibration", "CALIBRATORS"),
+    ("privacy.release", "fedsim.privacy.releases", "RELEASES"),
+    ("privacy.mechanism", "fedsim.privacy.noise", "MECHANISMS"),
+    ("privacy.noise", "fedsim.privacy.noise", "NOISE"),
     ("engine.kind", "fedsim.engine", "ENGINES"),
 )
 
@@ -35,6 +38,8 @@ def _list(_: argparse.Namespace) -> int:
         names = getattr(import_module(module), name).describe()
         if key == "methods.allocation":
             names = {"fp32": "The full-precision model, for comparison.", **names}
+        if key == "privacy.release":
+            names["cohort"] = "The mean of a group, by secure aggregation: no member's own values."
         print(f"\n{key}")
         _print_names(names)
     return 0

@@ -1,20 +1,22 @@
 """What each client has spent of its privacy budget, in a file that outlives a run.
 
-A device asks `spend` before it draws any noise. The sums of epsilon and of delta are kept: basic
+A device asks `spend` before it draws any noise. A spending is known by its request: asked again, by
+a retry or a run that goes on, it costs nothing more, and `answer_once` gives the release that was
+made the first time, for a second draw of noise would be a second release. The sums of epsilon and of delta are kept: basic
 composition (Dwork and Roth 2014, "The Algorithmic Foundations of Differential Privacy", Theorem
 3.16). That is sound for releases of any kind one after the other, also where a later one is chosen
 after the answers to the earlier (Rogers et al. 2016, "Privacy Odometers and Filters"). It is no
 tight account: many releases by one mechanism cost less than their sum (`accounting.compose`).
 
 SQLite, a transaction a spending: it is counted whole or not at all, also after kill -9, and by one
-of several processes at a time. A device that is killed between spending and sending has lost budget
-and no privacy.
+of several processes at a time. A device that is killed between spending and answering has released
+nothing, and may still do so at what it spent.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -38,10 +40,17 @@ class Limit:
     delta: float
 
 
-def spend(path: str | Path, client: str, epsilon: float, delta: float, limit: Limit) -> bool:
+UNLIMITED = Limit(1e9 - 1, 9.0)
+"""A budget that nobody spends."""
+
+
+def spend(
+    path: str | Path, client: str, request: str, epsilon: float, delta: float, limit: Limit
+) -> bool:
     """Count one release of a client, or return False where it would exceed the limit.
 
-    Nothing is counted where it is refused. The file is made where there is none.
+    A request that was counted before is granted and costs nothing more. Nothing is counted where it
+    is refused. The file is made where there is none.
 
     Raises:
         FedsimError: if a number is negative or not finite, or the file cannot be read or written;
@@ -64,12 +73,45 @@ def spend(path: str | Path, client: str, epsilon: float, delta: float, limit: Li
         _units(limit.delta, _DELTA_UNIT, ROUND_FLOOR),
     )
     with _transaction(Path(path)) as db:
+        if _known(db, client, request):
+            return True
         before = _read(db, client)
         after = tuple(b + c for b, c in zip(before, cost, strict=True))
         if any(a > m for a, m in zip(after, most, strict=True)):
             return False
-        db.execute("INSERT OR REPLACE INTO spent VALUES (?, ?, ?)", (client, *after))
+        db.execute("INSERT INTO spent VALUES (?, ?, ?, ?, NULL)", (client, request, *cost))
     return True
+
+
+def answer_once(
+    path: str | Path, client: str, request: str, make: Callable[[], bytes]
+) -> bytes:
+    """Return the answer to a request that was granted: what `make` returns the first time.
+
+    It is kept before it is returned, and so before anything leaves the device.
+
+    Raises:
+        FedsimError: if nothing was spent for the request, or the file cannot be read or written.
+    """
+    with _transaction(Path(path)) as db:
+        known = _known(db, client, request)
+        if known is None:
+            raise FedsimError(f"client {client!r}: nothing was spent for {request!r}: ask first")
+        (answer,) = known
+        if answer is None:
+            answer = make()
+            db.execute(
+                "UPDATE spent SET answer = ? WHERE client = ? AND request = ?",
+                (answer, client, request),
+            )
+    return bytes(answer)
+
+
+def is_answered(path: str | Path, client: str, request: str) -> bool:
+    """Return whether `answer_once` has an answer, so that nothing need be computed for it."""
+    with _transaction(Path(path)) as db:
+        known = _known(db, client, request)
+    return known is not None and known[0] is not None
 
 
 def spent(path: str | Path, client: str) -> tuple[float, float]:
@@ -88,8 +130,16 @@ def _units(value: float, unit: Decimal, rounding: str) -> int:
 
 
 def _read(db: sqlite3.Connection, client: str) -> tuple[int, int]:
-    found = db.execute("SELECT epsilon, delta FROM spent WHERE client = ?", (client,)).fetchone()
-    return found or (0, 0)
+    query = "SELECT COALESCE(SUM(epsilon), 0), COALESCE(SUM(delta), 0) FROM spent WHERE client = ?"
+    epsilon, delta = db.execute(query, (client,)).fetchone()
+    return epsilon, delta
+
+
+def _known(db: sqlite3.Connection, client: str, request: str) -> tuple[bytes | None] | None:
+    """Return the answer to a request that was granted, None in it where there is none yet."""
+    query = "SELECT answer FROM spent WHERE client = ? AND request = ?"
+    found: tuple[bytes | None] | None = db.execute(query, (client, request)).fetchone()
+    return found
 
 
 @contextmanager
@@ -119,8 +169,9 @@ def _set_up(db: sqlite3.Connection, path: Path) -> None:
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if version == 0 and tables == 0:
         db.execute(
-            "CREATE TABLE spent (client TEXT PRIMARY KEY, epsilon INTEGER NOT NULL,"
-            " delta INTEGER NOT NULL) WITHOUT ROWID"
+            "CREATE TABLE spent (client TEXT NOT NULL, request TEXT NOT NULL,"
+            " epsilon INTEGER NOT NULL, delta INTEGER NOT NULL, answer BLOB,"
+            " PRIMARY KEY (client, request)) WITHOUT ROWID"
         )
         db.execute(f"PRAGMA user_version = {VERSION}")
     elif version != VERSION:

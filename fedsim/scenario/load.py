@@ -14,6 +14,7 @@ from fedsim.paths import resolve
 from fedsim.registry import Registry
 from fedsim.scenario.explain import explain
 from fedsim.scenario.matrix import expand
+from fedsim.scenario.privacy import COHORT
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from fedsim.scenario.yamltree import (
     OVERRIDE,
@@ -31,7 +32,13 @@ _REGISTRIES = {
     ("corpus", "kind"): "fedsim.speech.corpus:CORPORA",
     ("quantization", "sensitivity"): "fedsim.quant.sensitivity:MEASURES",
     ("engine", "kind"): "fedsim.engine:ENGINES",
+    ("privacy", "release"): "fedsim.privacy.releases:RELEASES",
+    ("privacy", "mechanism"): "fedsim.privacy.noise:MECHANISMS",
+    ("privacy", "noise"): "fedsim.privacy.noise:NOISE",
 }
+_MORE = {("privacy", "release"): (COHORT,)}
+"""Names that are no registry's."""
+_PRIVACY = {path: name for path, name in _REGISTRIES.items() if path[0] == "privacy"}
 _ALLOCATORS = "fedsim.quant.allocation:ALLOCATORS"
 _CALIBRATORS = "fedsim.quant.calibration:CALIBRATORS"
 
@@ -81,6 +88,9 @@ def _check_cells(scenario: Scenario, where: str) -> None:
     try:
         for cell in expand(scenario):
             _require("quantization.sensitivity", cell.scenario.quantization.sensitivity, measures)
+            for (section, key), registry in _PRIVACY.items():
+                names = (*_named(registry).names(), *_MORE.get((section, key), ()))
+                _require(f"{section}.{key}", getattr(cell.scenario.privacy, key), names)
             for method in cell.scenario.methods:
                 _require("methods.allocation", method.allocation, allocations)
                 for name in method.calibration:
@@ -158,7 +168,7 @@ def _unregistered(root: MappingNode) -> Iterator[Problem]:
     for path, registry in _REGISTRIES.items():
         spot = find(root, path)
         if spot.found == len(path):
-            yield from _check_name(spot.value, ".".join(path), registry, ())
+            yield from _check_name(spot.value, ".".join(path), registry, _MORE.get(path, ()))
     methods = find(root, ["methods"]).value
     if not isinstance(methods, SequenceNode):
         return

@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from fedsim.errors import nearest
 from fedsim.scenario.clients import wrong_sources
+from fedsim.scenario.privacy import PrivacySettings, unfit_methods
 
 FULL_PRECISION = "fp32"
 """The allocation that is no allocation: the model as it came, for comparison."""
@@ -421,6 +422,7 @@ class Scenario(_Settings):
         default=(), description="what goes wrong, and how often; of several the first that hits"
     )
     retries: RetrySettings = RetrySettings()
+    privacy: PrivacySettings = PrivacySettings()
     engine: EngineChoice = EngineChoice()
     save_models: bool = Field(default=False, description="keep each client's model file")
     study: bool = Field(
@@ -458,6 +460,9 @@ class Scenario(_Settings):
             mistake = next(wrong_sources(self, self.clients.select), None)
             if mistake:
                 raise _problem(mistake[0], *mistake[1])
+        unfit = next(unfit_methods(self.privacy, self.methods), None)
+        if unfit:
+            raise _problem(unfit[0], *unfit[1])
         return self
 
     def to_yaml(self) -> str:

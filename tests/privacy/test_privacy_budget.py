@@ -1,5 +1,6 @@
 """The privacy budget: exact sums, several processes, kills, and files that are none."""
 
+import itertools
 import os
 import random
 import signal
@@ -12,9 +13,15 @@ import pytest
 
 from fedsim.errors import FedsimError
 from fedsim.privacy import budget
-from fedsim.privacy.budget import Limit, spend, spent
+from fedsim.privacy.budget import UNLIMITED, Limit, answer_once, is_answered, spent
 
 ONE = Limit(1.0, 1e-5)
+_numbers = itertools.count()
+
+
+def spend(path, client, epsilon, delta, limit):
+    """Spend for a request that nobody has asked before."""
+    return budget.spend(path, client, f"request {next(_numbers)}", epsilon, delta, limit)
 
 
 @pytest.fixture
@@ -60,10 +67,11 @@ def test_a_cost_below_the_unit_is_never_free(path):
 
 
 _SPEND = """
-import sys
+import os, sys
 from fedsim.privacy.budget import Limit, spend
 for i in range(int(sys.argv[2])):
-    done = spend(sys.argv[1], f"c{i % 2}", 0.1, 0.0, Limit(1.0, 0.0))
+    request = f"{os.getpid()} {i}"
+    done = spend(sys.argv[1], f"c{i % 2}", request, 0.1, 0.0, Limit(1.0, 0.0))
     print(int(done), flush=True)
 """
 
@@ -151,3 +159,36 @@ def test_numbers_that_are_no_costs(path, epsilon, delta, limit, text):
     with pytest.raises(FedsimError, match=f"client 'en': the {text}"):
         spend(path, "en", epsilon, delta, limit)
     assert not path.exists()
+
+
+def test_a_request_that_comes_again_costs_nothing_more(path):
+    assert budget.spend(path, "en", "round 1", 0.75, 0.0, ONE)
+    assert budget.spend(path, "en", "round 1", 0.75, 0.0, ONE)  # a retry
+    assert budget.spend(path, "de", "round 1", 0.75, 0.0, ONE)  # another's
+    assert not budget.spend(path, "en", "round 2", 0.75, 0.0, ONE)
+    assert not budget.spend(path, "en", "round 2", 0.75, 0.0, ONE)  # a refusal is not remembered
+    assert (spent(path, "en"), spent(path, "de")) == ((0.75, 0.0), (0.75, 0.0))
+
+
+def test_the_first_answer_is_the_only_one(path):
+    budget.spend(path, "en", "round 1", 0.5, 0.0, UNLIMITED)
+    assert not is_answered(path, "en", "round 1")
+    drawn = iter([b"first", b"second"])
+    assert answer_once(path, "en", "round 1", lambda: next(drawn)) == b"first"
+    assert is_answered(path, "en", "round 1")
+    assert answer_once(path, "en", "round 1", lambda: next(drawn)) == b"first"
+    assert next(drawn) == b"second"  # nobody had asked for it
+
+
+def test_an_answer_that_failed_may_be_given_later_at_no_further_cost(path):
+    budget.spend(path, "en", "round 1", 0.5, 0.0, UNLIMITED)
+    with pytest.raises(ZeroDivisionError):
+        answer_once(path, "en", "round 1", lambda: bytes(1 // 0))
+    assert not is_answered(path, "en", "round 1")
+    assert answer_once(path, "en", "round 1", lambda: b"told") == b"told"
+    assert spent(path, "en") == (0.5, 0.0)
+
+
+def test_there_is_no_answer_without_a_spending(path):
+    with pytest.raises(FedsimError, match="client 'en': nothing was spent for 'round 1'"):
+        answer_once(path, "en", "round 1", lambda: b"told")

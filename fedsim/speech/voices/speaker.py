@@ -16,6 +16,8 @@ from fedsim.errors import FedsimError, nearest
 GENDERS = ("female", "male")
 FIRST_TRAINING_SPEAKER = 1_000_000
 """Speakers from this number on were heard in training; a scenario's speakers are below it."""
+FIRST_PUBLIC_SPEAKER = 900_000
+"""Speakers from this number on are public: bounds for what others may release come from them."""
 
 ACCENTS = {
     "ca": ("ca", "ca-ba", "ca-nw", "ca-va"),
