@@ -14,7 +14,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from clients.device import Device, device_of
 from fedsim import messages as m
 from fedsim.engine.flower_internals import CLIENT_RAISED, error_reply
-from fedsim.errors import FedsimError
+from fedsim.errors import DeclinedError, FedsimError
 
 
 def answer_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -28,7 +28,8 @@ def answer_mistakes(message: Message, context: Context, call_next: ClientAppCall
         text, key = str(error), context.node_config.get("client")
         if key is not None and repr(str(key)) not in text:
             text = f"client {str(key)!r}: {text}"
-        return error_reply(message, CLIENT_RAISED, text)
+        code = m.DECLINED if isinstance(error, DeclinedError) else CLIENT_RAISED
+        return error_reply(message, code, text)
 
 
 app = ClientApp(mods=[answer_mistakes])

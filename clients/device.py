@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from flwr.app import Context
 
+from clients.release import released
 from clients.workbench import Workbench, open_workbench
 from fedsim import messages as m
 from fedsim.assignment import read_assignment
@@ -95,14 +96,17 @@ class Device:
     mode: str = "full"
 
     def sense(self, request: m.SenseRequest) -> m.Summary:
-        """Observe the tuning clips once; return the profile and one sensitivity per layer."""
+        """Observe the tuning clips once; return the profile and what the scenario releases."""
         bench = self.bench
         require_clips(self.data, bench.scenario.corpus)
         values: tuple[float, ...] = ()
-        if request.measure:
-            batches = self._batches(self.data.key)
-            with bench.sensing(self.mode):
-                values = tuple(sense(bench.model, batches, request.measure).tolist())
+        payload = b""
+        if request.measure and bench.scenario.privacy.release == "values":
+            values = tuple(self.sensitivity(request.measure).tolist())
+        elif request.measure:
+            payload = released(
+                bench, self.data.key, request, lambda: self.sensitivity(request.measure)
+            )
         spread: tuple[float, ...] = ()
         if request.quantiles:
             batches = self._batches(self.data.key)
@@ -115,7 +119,14 @@ class Device:
             clips=len(self.data.tuning),
             sensitivity=values,
             quantiles=spread,
+            payload=payload,
         )
+
+    def sensitivity(self, measure: str) -> np.ndarray:
+        """Return what the tuning clips say of each layer, float64 (L,); it stays on the device."""
+        batches = self._batches(self.data.key)
+        with self.bench.sensing(self.mode):
+            return sense(self.bench.model, batches, measure)
 
     def personalize(self, delivery: m.Delivery) -> m.Receipt:
         """Calibrate each delivered model, write its file, check its size."""

@@ -26,6 +26,10 @@ class AudioError(FedsimError):
     unreadable."""
 
 
+class DeclinedError(FedsimError):
+    """A device that has spent its privacy budget releases nothing more."""
+
+
 class ModelFileError(FedsimError):
     """A model file that is damaged, of another model or of another version."""
 

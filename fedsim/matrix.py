@@ -18,7 +18,7 @@ from typing import Any
 from fedsim import progress
 from fedsim.engine import EngineSettings, kept_running
 from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, create_run, versions
-from fedsim.results.ledger import Ledger
+from fedsim.results.ledger import Ledger, Payload
 from fedsim.results.rows import Plan, Row
 from fedsim.run import RunResult, client_keys, collect, run_scenario
 from fedsim.scenario import client_budgets
@@ -114,14 +114,15 @@ def _key(scenario: Scenario, method: MethodSettings) -> str:
         include={"seed", "model", "corpus", "clients", "quantization", "study", "engine"},
     )
     said["engine"] = {"threads": said["engine"]["threads"]}
+    said["privacy"] = scenario.privacy.relevant()
     said["method"] = method.model_dump(mode="json")
     found = versions()
     said["versions"] = {name: found[name] for name in RELEVANT_VERSIONS}
     corpus, people = scenario.corpus, scenario.corpus.population
     places = (scenario.model.id, corpus.path, corpus.speakers, people.sentences if people else None)
     said["files"] = [_stamp(place) for place in places]
-    if method.allocation in (FULL_PRECISION, *SENSITIVITY_FREE):
-        del said["quantization"]["sensitivity"]
+    if _is_blind(method):
+        del said["quantization"]["sensitivity"], said["privacy"]
     if method.allocation == FULL_PRECISION:
         del said["quantization"], said["corpus"]["tuning_clips"]
         del said["clients"]["budget_mb"], said["clients"]["bit_depths"]
@@ -156,7 +157,12 @@ def _copy(found: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> Non
     """Write the rows of known methods into the ledger of a combination, with its budgets."""
     if not found:
         return
+    # What clients told is taken from a method that reads it: others may be of another release.
+    found = sorted(found, key=lambda one: _is_blind(one.method))
     with Ledger(folder.ledger) as ledger:
+        told: dict[str, list[Payload]] = {}
+        for payload in ledger.payloads():
+            told.setdefault(payload.client, []).append(payload)
         rows = {(r.client, r.method, r.tuned_on): r for r in ledger.rows()}
         plans = {(p.client, p.method, p.tuned_on): p for p in ledger.plans()}
         sensed = {s.client: s for s in ledger.sensed()}
@@ -166,6 +172,10 @@ def _copy(found: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> Non
                 rows |= taken
                 plans |= {k: p for p in source.plans() if (k := _place(p)) in taken}
                 sensed = {s.client: s for s in source.sensed()} | sensed
+                if not _is_blind(one.method) and not told:
+                    for payload in source.payloads():
+                        told.setdefault(payload.client, []).append(payload)
+                    _copy_promise(one.ledger, folder)
         clients = sorted({client for client, _, _ in rows})
         budgets = client_budgets(scenario.clients, clients)
         for client in clients:
@@ -178,7 +188,19 @@ def _copy(found: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> Non
                 ],
                 [plan for key, plan in plans.items() if key[0] == client],
                 sensed.get(client),
+                payloads=told.get(client, ()),
             )
+
+
+def _is_blind(method: MethodSettings) -> bool:
+    return method.allocation in (FULL_PRECISION, *SENSITIVITY_FREE)
+
+
+def _copy_promise(ledger: Path, folder: RunFolder) -> None:
+    """Copy what was promised beside a ledger, unless the folder has a promise of its own."""
+    said = RunFolder(ledger.parent).privacy
+    if said.is_file() and not folder.privacy.is_file():
+        folder.privacy.write_text(said.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _rows_of(method: MethodSettings, rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:

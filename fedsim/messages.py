@@ -24,6 +24,9 @@ EVALUATE = "evaluate.candidates"
 STAGES = {SENSE: "sense", PERSONALIZE: "personalize", EVALUATE: "evaluate"}
 """Message type -> what a ledger and a scenario call the stage."""
 
+DECLINED = 1_001
+"""Code of the reply of a device that has spent its privacy budget; Flower's own are below 1,000."""
+
 PROTOCOL = 1
 """Version of the messages; client and server must speak the same."""
 
@@ -41,10 +44,17 @@ class SenseRequest:
 
     `quantiles` asks for the distribution of each layer's output too: set only by a scenario that
     says `study: true`, and written in the ledger as a release.
+
+    `round` counts the releases of one device, from 1; `low` and `high` are the public bounds of
+    each layer, where the scenario's release reads them. What is released is the device's own
+    scenario's choice, and no server's.
     """
 
     measure: str
     quantiles: bool = False
+    round: int = 1
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class Summary:
     `budget_bytes` is the room for a model file, `bit_depths` what the runtime executes, `clips` how
     many clips were observed, `sensitivity` one value a layer (empty when none was asked for).
     `quantiles` are those of every layer's output one after the other, when the server asked.
+    Where the scenario releases something else than values, `sensitivity` is empty and `payload`
+    holds what is released, to the byte (`fedsim.privacy.releases`).
     """
 
     client: str
@@ -62,6 +74,7 @@ class Summary:
     clips: int
     sensitivity: tuple[float, ...]
     quantiles: tuple[float, ...] = ()
+    payload: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -202,13 +215,19 @@ def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
 
 def to_text(message: Message) -> str:
     """Return a message without candidates as one line of JSON, for the ledger to keep."""
-    return json.dumps(asdict(message))
+    return json.dumps(asdict(message), default=bytes.hex)
 
 
 def from_text(kind: type[M], text: str) -> M:
     """Return the message of type `kind` that `to_text` wrote."""
-    values = json.loads(text).items()
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values})
+    hints = get_type_hints(kind)
+
+    def read(value: Any, hint: Any) -> Any:
+        if hint is bytes:
+            return bytes.fromhex(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{k: read(v, hints[k]) for k, v in json.loads(text).items()})
 
 
 def field_bytes(message: Message) -> dict[str, int]:

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedsim.assignment import Assignment, is_complete, read_assignment
 from fedsim.engine.faulty import FaultyGrid
+from fedsim.promise import promise, write_promise
 from fedsim.quant import modelfile
 from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.switch import switch_of
@@ -19,7 +20,9 @@ from fedsim.results.ledger import Ledger
 from fedsim.scenario.schema import scenario_from_json
 from fedsim.study import load_study_model, model_manifest
 from server.plan import Planner
+from server.public import scenario_bounds
 from server.study import Study
+from server.told import told_by
 
 app = ServerApp()
 
@@ -56,9 +59,15 @@ def serve(grid: Grid, assignment: Assignment, names: Mapping[int, str]) -> None:
     folder = RunFolder(assignment.run_dir)
     layers = [{"name": a.name, "kind": a.kind, "weights": a.n_weights} for a in model.layers]
     folder.layers.write_text(json.dumps(layers) + "\n", encoding="utf-8")
+    bounds = scenario_bounds(scenario, model)
     bank = LayerBank(switch.full_weights(), model.layers, granularity, store)
+    made = promise(
+        scenario.privacy, len(model.layers), len(names) or len(list(grid.get_node_ids())), bounds
+    )
+    write_promise(folder.privacy, made)
+    told = told_by(scenario, len(model.layers), bounds)
     with Ledger(folder.ledger) as ledger:
-        study = Study(grid, scenario, Planner(scenario, sizes, bank), ledger, dict(names))
+        study = Study(grid, scenario, Planner(scenario, sizes, bank), ledger, told, dict(names))
         if scenario.faults:
             study.grid = FaultyGrid(grid, names, scenario, study.note)
         study.run()

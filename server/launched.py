@@ -11,8 +11,9 @@ from fedsim.assignment import Assignment
 from fedsim.engine.flower_internals import nodes_by_partition
 from fedsim.engine.settings import torch_threads
 from fedsim.errors import FedsimError
+from fedsim.promise import read_promise
 from fedsim.results.folder import create_run
-from fedsim.results.table import print_table, stdout_console
+from fedsim.results.table import print_promises, print_table, stdout_console
 from fedsim.run import client_keys, record
 from fedsim.scenario.schema import scenario_from_json
 from server.app import serve
@@ -39,6 +40,9 @@ def run_launched(grid: Grid, assignment: Assignment) -> None:
             lambda made: serve(grid, made, names),
         )
     print_table(result.rows, result.failures, stdout_console())
+    made = read_promise(result.folder.privacy)
+    if made is not None and made.release != "values":
+        print_promises([made.sentence], stdout_console())
     print(f"\nrun folder: {result.folder.path}")
 
 

@@ -88,14 +88,19 @@ class Planner:
         """
         sensitivity = source.sensitivity or (0.0,) * len(self.bank.layers)
         rng = client_rng(self.scenario.seed, source.client, f"shuffled-{cell.draw}")
+        told = self.scenario.privacy.release == "plan" and cell.allocation not in SENSITIVITY_FREE
         try:
-            bits = allocate(
-                cell.allocation,
-                sensitivity,
-                self.sizes,
-                client.budget_bytes,
-                order=cell.order,
-                rng=rng,
+            bits = (
+                self.told_plan(source.sensitivity, client.budget_bytes)
+                if told
+                else allocate(
+                    cell.allocation,
+                    sensitivity,
+                    self.sizes,
+                    client.budget_bytes,
+                    order=cell.order,
+                    rng=rng,
+                )
             )
         except BudgetError as error:
             raise BudgetError(f"client {client.client!r}: {error}") from error
@@ -110,6 +115,16 @@ class Planner:
             bits=bits,
             blobs=bytes.fromhex("".join(names)),
         )
+
+    def told_plan(self, depths: tuple[float, ...], budget: int) -> tuple[int, ...]:
+        """Return the plan that a device made itself; `BudgetError` if it does not fit."""
+        bits = tuple(int(depth) for depth in depths)
+        size = self.sizes.total(bits)
+        if size > budget:
+            raise BudgetError(
+                f"the plan that it made takes {size:,} bytes, more than its budget of {budget:,}"
+            )
+        return bits
 
     def own(self, client: m.Summary) -> tuple[m.Candidate, ...]:
         """Return every model that is tuned on the client's own clips."""

@@ -9,7 +9,7 @@ from flwr.app import Message
 
 from fedsim import messages as m
 from fedsim.engine.flower_internals import LOST
-from fedsim.errors import FedsimError
+from fedsim.errors import DeclinedError, FedsimError
 from fedsim.quant.sensitivity import QUANTILES
 from server.exchange import Outgoing
 from server.plan import Planner
@@ -42,10 +42,13 @@ def read_reply(
 
     Raises:
         NoAnswer, Refused, Untrusted: see there.
+        DeclinedError: if the client's privacy budget is spent.
         FedsimError: what the client itself says went wrong.
     """
     if reply.has_error():
         reason = reply.error.reason or "the client failed without a reason"
+        if reply.error.code == m.DECLINED:
+            raise DeclinedError(reason)
         raise (NoAnswer if reply.error.code in LOST else FedsimError)(reason)
     kind = _REPLIES[sent.kind]
     try:
@@ -70,7 +73,8 @@ def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: P
     layers = len(planner.bank.layers)
     if isinstance(answer, m.Summary):
         assert isinstance(sent.message, m.SenseRequest)
-        return _odd_summary(sent.message, answer, layers)
+        due = layers if planner.scenario.privacy.release == "values" else 0
+        return _odd_summary(sent.message, answer, layers, due)
     if isinstance(answer, m.Receipt):
         assert isinstance(sent.message, m.Delivery)
         models = len(sent.message.candidates)
@@ -85,9 +89,9 @@ def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: P
     return _odd_scores(sent.message, answer)
 
 
-def _odd_summary(asked: m.SenseRequest, answer: m.Summary, layers: int) -> str:
+def _odd_summary(asked: m.SenseRequest, answer: m.Summary, layers: int, due: int) -> str:
     values = answer.sensitivity
-    if len(values) != (layers if asked.measure else 0):
+    if len(values) != (due if asked.measure else 0):
         return f"a sensitivity summary of {len(values)} values for a model of {layers} layers"
     bad = next((i for i, v in enumerate(values) if not math.isfinite(v)), None)
     if bad is not None:

@@ -17,14 +17,14 @@ from flwr.serverapp import Grid
 
 from fedsim import messages as m
 from fedsim import progress
-from fedsim.errors import FedsimError
+from fedsim.errors import DeclinedError, FedsimError
 from fedsim.results.ledger import Event, Ledger, Log, Outcome, Release
-from fedsim.results.rows import Sensed
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from server.exchange import Outgoing, stream
 from server.plan import Planner, all_cells, needs_others, needs_sensitivity
 from server.replies import NoAnswer, Refused, Untrusted, read_reply
 from server.rows import result_rows, tested_plans
+from server.told import Told
 
 
 def stages(scenario: Scenario) -> tuple[str, ...]:
@@ -40,6 +40,7 @@ class Study:
     scenario: Scenario
     planner: Planner
     ledger: Ledger
+    told: Told
     names: dict[int, str]
     """Node id -> client key: of a Grid that knows them from the start, else as they answer."""
     nodes: dict[str, int] = field(default_factory=dict)
@@ -108,6 +109,8 @@ class Study:
         retries = self.scenario.retries
         try:
             answer = read_reply(sent, reply, self._client(sent.node), self.names, self.planner)
+            if isinstance(sent.message, m.SenseRequest) and isinstance(answer, m.Summary):
+                self.told.check(sent.message, answer)
         except NoAnswer as error:
             if sent.attempt < retries.attempts:
                 return [self._again(sent, "no answer", str(error))]
@@ -120,9 +123,20 @@ class Study:
             if strikes < retries.quarantine_after and sent.attempt < retries.attempts:
                 return [replace(self._again(sent, "refused", str(error)), strikes=strikes)]
             return self._fail(sent, str(error), "quarantined")
+        except DeclinedError as error:
+            return self._declined(sent, str(error))
         except FedsimError as error:
             return self._fail(sent, str(error), "failed")
         return self._take(sent, answer)
+
+    def _declined(self, sent: Outgoing, reason: str) -> Iterable[Outgoing]:
+        """Plan from what a client had released before its budget was spent, if it had."""
+        client = self._client(sent.node)
+        summary = self.told.summary(client)
+        if summary is None:
+            return self._fail(sent, reason, "declined")
+        self._note(sent, "declined", reason)
+        return self._sensed(sent, summary)
 
     def _take(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> Iterable[Outgoing]:
         """Go on with a client that answered as it should."""
@@ -133,27 +147,43 @@ class Study:
                 progress.current().advance()
                 return []
         self._log_releases(sent, answer)
+        if isinstance(answer, m.Summary):
+            assert isinstance(sent.message, m.SenseRequest)
+            again = self.told.take(sent.message, answer)
+            if again is not None:
+                return [Outgoing(sent.node, m.SENSE, again)]
+            summary = self.told.summary(client, answer)
+            assert summary is not None
+            return self._sensed(sent, summary)
         if isinstance(answer, m.Scores):
             self._finish(sent, answer)
             return []
         if self.shared:
-            self.ledger.keep(client, m.STAGES[sent.kind], m.to_text(answer), self.logs.pop(client))
-            if isinstance(answer, m.Summary):
-                self.summaries[client] = answer
-            else:
-                self._keep_ranges(answer)
-            progress.current().advance()
+            self._keep(sent, answer)
+            self._keep_ranges(answer)
             return []
-        if isinstance(answer, m.Summary):
-            self.summaries[client] = answer
-            make = self._delivery if all_cells(self.scenario) else self._evaluation
-            return self._each([client], make)
         assert isinstance(sent.message, m.Delivery)  # what it was sent is what it tests
         return [self._evaluation_of(client, sent.message.candidates)]
 
+    def _sensed(self, sent: Outgoing, summary: m.Summary) -> Iterable[Outgoing]:
+        """Go on with a client of which the server knows all that it will."""
+        client = summary.client
+        self.summaries[client] = summary
+        if self.shared:
+            self._keep(sent, summary)
+            return []
+        make = self._delivery if all_cells(self.scenario) else self._evaluation
+        return self._each([client], make)
+
+    def _keep(self, sent: Outgoing, answer: m.Summary | m.Receipt) -> None:
+        """Write an answer, so that a run that is resumed need not ask again."""
+        client = answer.client
+        self.ledger.keep(client, m.STAGES[sent.kind], m.to_text(answer), self.logs.pop(client))
+        progress.current().advance()
+
     def _sense_requests(self, nodes: Iterable[int]) -> Iterator[Outgoing]:
         measure = self.scenario.quantization.sensitivity if needs_sensitivity(self.scenario) else ""
-        request = m.SenseRequest(measure, self.scenario.study)
+        request = self.told.request(measure)
         return (Outgoing(node, m.SENSE, request) for node in nodes)
 
     def _each(self, clients: Iterable[str], make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
@@ -193,7 +223,11 @@ class Study:
         down, up = m.field_bytes(sent.message), m.field_bytes(answer)
         log = self.logs[client].releases
         log += [Release(client, stage, "down", k, n) for k, n in down.items()]
-        log += [Release(client, stage, "up", k, n) for k, n in up.items()]
+        cost = self.told.epsilon if up.get("payload") else None
+        log += [
+            Release(client, stage, "up", k, n, cost if k == "payload" else None)
+            for k, n in up.items()
+        ]
         if isinstance(answer, m.Receipt) and isinstance(sent.message, m.Delivery):
             # The blobs of a model: as many bytes as its file, though workers read them from disk.
             sizes = zip(sent.message.candidates, answer.file_bytes, strict=True)
@@ -204,9 +238,10 @@ class Study:
         client = scores.client
         summary = self.summaries[client] if self.shared else self.summaries.pop(client)
         rows = result_rows(sent.message, scores, summary.budget_bytes, self.planner)
-        sensed = Sensed(client, summary.sensitivity, summary.quantiles)
         plans = tested_plans(sent.message, scores, rows)
-        self.ledger.finish_client(client, rows, plans, sensed, self.logs.pop(client))
+        sensed, payloads = self.told.recorded(client, summary)
+        log = self.logs.pop(client)
+        self.ledger.finish_client(client, rows, plans, sensed, log, payloads)
         self.ended.add(client)
         progress.current().advance()
 

@@ -21,7 +21,8 @@ from fedsim.scenario.schema import Scenario
 from server import exchange
 from server.exchange import Outgoing, stream
 from server.plan import Planner
-from server.study import Study, result_rows, stages
+from server.study import Study
+from server.told import told_by, result_rows, stages
 
 LAYERS = (Layer("one", "linear", (8, 10)), Layer("two", "linear", (8, 12)))
 DEPTHS = (2, 4, 8)
@@ -117,7 +118,14 @@ def run(tmp_path):
         planner = Planner(study, Sizes(DEPTHS, table, 100), bank)
         grid = ScriptedGrid(answer, names, **options)
         with Ledger(tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite") as ledger:
-            Study(grid, study, planner, ledger, dict(names) if known else {}).run()
+            Study(
+                grid,
+                study,
+                planner,
+                ledger,
+                told_by(study, len(LAYERS), None),
+                dict(names) if known else {},
+            ).run()
             return grid, ledger.rows(), ledger.failures(), ledger.all_releases()
 
     return run_

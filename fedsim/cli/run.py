@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from fedsim.cli.options import add_scenario, chosen_scenario, positive
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedsim.run import RunResult
     from fedsim.scenario import Scenario
 
 _DESCRIPTION = """\
@@ -63,7 +66,12 @@ def _run(options: argparse.Namespace) -> int:
 
     from fedsim import progress
     from fedsim.results.folder import new_run_path
-    from fedsim.results.table import print_matrix, print_table, stdout_console
+    from fedsim.results.table import (
+        print_matrix,
+        print_promises,
+        print_table,
+        stdout_console,
+    )
     from fedsim.run import run_scenario
 
     out = options.resume or options.out or new_run_path(scenario.name)
@@ -93,10 +101,19 @@ def _run(options: argparse.Namespace) -> int:
             print_matrix([(c.settings, c.result.rows, c.result.failures) for c in cells], console)
         else:
             print_table(result.rows, result.failures, console)
+        every = [c.result for c in cells] if scenario.matrix else [result]
+        print_promises(_promises(every), console)
     print(captured.get())
     print(f"run folder: {out.absolute()}")
-    every = [c.result for c in cells] if scenario.matrix else [result]
     return 0 if any(r.rows for r in every) or not any(r.failures for r in every) else 1
+
+
+def _promises(results: Sequence[RunResult]) -> list[str]:
+    """Return what runs promise that let out anything else than values."""
+    from fedsim.promise import read_promise
+
+    made = [read_promise(result.folder.privacy) for result in results]
+    return [p.sentence for p in made if p is not None and p.release != "values"]
 
 
 def _scenario_of(options: argparse.Namespace) -> Scenario:

@@ -2,11 +2,13 @@
 
 A device asks `spend` before it draws any noise. A spending is known by its request: asked again, by
 a retry or a run that goes on, it costs nothing more, and `answer_once` gives the release that was
-made the first time, for a second draw of noise would be a second release. The sums of epsilon and of delta are kept: basic
-composition (Dwork and Roth 2014, "The Algorithmic Foundations of Differential Privacy", Theorem
-3.16). That is sound for releases of any kind one after the other, also where a later one is chosen
-after the answers to the earlier (Rogers et al. 2016, "Privacy Odometers and Filters"). It is no
-tight account: many releases by one mechanism cost less than their sum (`accounting.compose`).
+made the first time, for a second draw of noise would be a second release.
+
+The sums of epsilon and of delta are kept: basic composition (Dwork and Roth 2014, "The Algorithmic
+Foundations of Differential Privacy", Theorem 3.16). That is sound for releases of any kind one
+after the other, also where a later one is chosen after the answers to the earlier (Rogers et al.
+2016, "Privacy Odometers and Filters"). It is no tight account: many releases by one mechanism cost
+less than their sum (`accounting.compose`).
 
 SQLite, a transaction a spending: it is counted whole or not at all, also after kill -9, and by one
 of several processes at a time. A device that is killed between spending and answering has released
@@ -83,9 +85,7 @@ def spend(
     return True
 
 
-def answer_once(
-    path: str | Path, client: str, request: str, make: Callable[[], bytes]
-) -> bytes:
+def answer_once(path: str | Path, client: str, request: str, make: Callable[[], bytes]) -> bytes:
     """Return the answer to a request that was granted: what `make` returns the first time.
 
     It is kept before it is returned, and so before anything leaves the device.

@@ -87,6 +87,18 @@ def release(kind: str, sensitivity: np.ndarray, terms: Terms, rng: np.random.Gen
     return RELEASES[kind](values, terms, rng)
 
 
+def restore_rounds(kind: str, payloads: Sequence[bytes], terms: Terms) -> np.ndarray:
+    """Return what the server knows, (L,), from a device's releases of one summary in order.
+
+    Noisy ones are averaged; of the others each says the same, and the last is read. Raises
+    `FedsimError` for a payload that does not fit the terms.
+    """
+    if kind != "noisy":
+        return READINGS[kind](payloads[-1], terms)
+    told = [_numbers(payload, "<f4", len(_chosen(terms))) for payload in payloads]
+    return _best_guess(np.mean(told, axis=0), len(told), terms)
+
+
 def restore(released: Released, terms: Terms) -> np.ndarray:
     """Return what the server knows of the sensitivities, (L,), from what left the device.
 
@@ -144,12 +156,16 @@ def read_noisy(payload: bytes, terms: Terms) -> np.ndarray:
     For a place u anywhere in [0, 1] (variance 1/12) that is told as y, with noise of variance s:
     u = 1/2 + (1/12) / (1/12 + s) (y - 1/2), which has the least mean square error of all linear
     guesses. With much noise it goes to the public middle, not to the bounds, as clipping alone
-    would.
+    would. The mean of n releases has the variance s / n.
     """
+    return _best_guess(_numbers(payload, "<f4", len(_chosen(terms))), 1, terms)
+
+
+def _best_guess(told: np.ndarray, rounds: int, terms: Terms) -> np.ndarray:
     chosen = _chosen(terms)
-    told = _numbers(payload, "<f4", len(chosen))
     scale = noise_scale(terms.mechanism, terms.epsilon, terms.delta, len(chosen))
-    trust = _UNIFORM_VARIANCE / (_UNIFORM_VARIANCE + MECHANISMS[terms.mechanism]().variance(scale))
+    variance = MECHANISMS[terms.mechanism]().variance(scale) / rounds
+    trust = _UNIFORM_VARIANCE / (_UNIFORM_VARIANCE + variance)
     places = np.full(terms.layers, 0.5)
     places[chosen] += trust * (told - 0.5)
     return denormalize(places, _bounds(terms))

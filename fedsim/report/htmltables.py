@@ -145,13 +145,16 @@ def releases_table(parts: Sequence[Part]) -> HtmlTable:
     """Return one row for each thing that left devices: how many devices, and how many bytes."""
     sizes: dict[tuple[str, str], list[int]] = {}
     clients: dict[tuple[str, str], set[str]] = {}
+    costs: dict[tuple[str, str], set[float]] = {}
     for part in parts:
         for release in part.releases:
             if release.direction == "up" and release.bytes:
                 key = (release.stage, release.field)
                 sizes.setdefault(key, []).append(release.bytes)
                 clients.setdefault(key, set()).add(release.client)
-    heads = ["what", "when", "clients", "bytes each time", "bytes in all"]
+                if release.epsilon is not None:
+                    costs.setdefault(key, set()).add(release.epsilon)
+    heads = ["what", "when", "clients", "bytes each time", "bytes in all", "ε each time"]
     return _table(
         heads,
         [
@@ -161,10 +164,19 @@ def releases_table(parts: Sequence[Part]) -> HtmlTable:
                 Cell(f"{len(clients[stage, field]):,}", len(clients[stage, field])),
                 Cell(_bytes_span(found), max(found)),
                 Cell(f"{sum(found):,}", sum(found)),
+                _epsilon_cell(costs.get((stage, field), set())),
             ]
             for (stage, field), found in sizes.items()
         ],
     )
+
+
+def _epsilon_cell(costs: set[float]) -> Cell:
+    """Return what releases cost, as a span; nothing where no noise was added."""
+    if not costs:
+        return Cell("no noise")
+    ends = f"{min(costs):g}", f"{max(costs):g}"
+    return Cell("–".join(dict.fromkeys(ends)), max(costs))
 
 
 def differences_table(runs: Sequence[Run]) -> HtmlTable:

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedsim.errors import FedsimError
+from fedsim.promise import read_promise
 from fedsim.report import htmltables
 from fedsim.report.findings import Compared, answers, comparisons, headline
 from fedsim.report.gallery import Figure, figures_of
@@ -109,6 +110,7 @@ def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
         open_rows=_OPEN_ROWS,
         failures=[(part.label, f) for part in parts for f in part.failures],
         releases=htmltables.releases_table(parts),
+        promises=_promises(parts),
         differences=htmltables.differences_table(runs) if len(runs) > 1 else None,
         words=_words(lines),
         runs=[(run, _commands(run), _versions(run)) for run in runs],
@@ -116,6 +118,12 @@ def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
         js=Markup((_HERE / "report.js").read_text(encoding="utf-8")),
         vega=Markup(bundle()),
     )
+
+
+def _promises(parts: Sequence[Part]) -> list[tuple[str, str]]:
+    """Return what each part promises of what leaves a device, with its settings."""
+    made = [(part.label, read_promise(part.path / "privacy.json")) for part in parts]
+    return [(label, found.sentence) for label, found in made if found is not None]
 
 
 def _gaps(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "timing.json"
 
     @property
+    def privacy(self) -> Path:
+        """What was promised of what leaves a device, in JSON."""
+        return self.path / "privacy.json"
+
+    @property
     def ledger(self) -> Path:
         """The SQLite ledger, written as clients finish."""
         return self.path / "ledger.sqlite"

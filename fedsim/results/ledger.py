@@ -23,7 +23,7 @@ from fedsim.results.sqlite import connect, explained, transaction
 if TYPE_CHECKING:
     import sqlite3
 
-VERSION = 3
+VERSION = 4
 _SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL"}
 _ROW_NAMES = ", ".join(c.name for c in COLUMNS)
 _ROW_COLUMNS = ", ".join(
@@ -46,14 +46,16 @@ _SCHEMA = (
     "CREATE TABLE releases (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
     " direction TEXT NOT NULL CHECK (direction IN ('up', 'down')), field TEXT NOT NULL,"
     " bytes INTEGER NOT NULL CHECK (bytes >= 0), epsilon REAL)",
+    "CREATE TABLE payloads (client TEXT NOT NULL, round INTEGER NOT NULL, release TEXT NOT NULL,"
+    " payload BLOB NOT NULL, PRIMARY KEY (client, round)) WITHOUT ROWID",
     "CREATE INDEX events_of ON events (client)",
     "CREATE INDEX releases_of ON releases (client)",
     f"PRAGMA user_version = {VERSION}",
 )
 
-Outcome = Literal["failed", "dropped", "quarantined"]
-"""How a client that did not finish ended: by an error of its own, by silence beyond all retries, or
-by messages that no honest client sends."""
+Outcome = Literal["failed", "dropped", "quarantined", "declined"]
+"""How a client that did not finish ended: by an error of its own, by silence beyond all retries, by
+messages that no honest client sends, or of its own will, its privacy budget spent."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,18 @@ class Release:
     bytes: int
     epsilon: float | None = None
     """What it cost in differential privacy; None if no noise was added."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What the server saw of one client's sensitivities, to the byte: what an audit attacks."""
+
+    client: str
+    round: int
+    """From 1."""
+    release: str
+    """How to read it: `values`, `ranks`, ...; of `cohort` it is the mean of the client's group."""
+    payload: bytes
 
 
 @dataclass
@@ -142,6 +156,7 @@ class Ledger:
         plans: Sequence[Plan] = (),
         sensed: Sensed | None = None,
         log: Log | None = None,
+        payloads: Sequence[Payload] = (),
     ) -> None:
         """Write all results of a client in one transaction, in place of any it had.
 
@@ -173,6 +188,10 @@ class Ledger:
                     np.asarray(v, "<f8").tobytes() for v in (sensed.sensitivity, sensed.quantiles)
                 ]
                 db.execute("INSERT OR REPLACE INTO sensed VALUES (?, ?, ?)", (client, *values))
+            db.executemany(
+                "INSERT OR REPLACE INTO payloads VALUES (?, ?, ?, ?)",
+                [astuple(payload) for payload in payloads],
+            )
             _write_log(db, log)
             db.execute("INSERT OR REPLACE INTO clients (client) VALUES (?)", (client,))
 
@@ -210,8 +229,12 @@ class Ledger:
         missing), and what was written of clients of which nothing is kept.
         """
         with self._transaction() as db:
-            for table in ("clients", "results", "plans", "sensed", "kept"):
-                db.execute(f"DELETE FROM {table} WHERE client IN (SELECT client FROM failures)")
+            for table in ("clients", "results", "plans", "sensed", "kept", "payloads"):
+                # A group's mean stays: the same group is never asked twice, with and without one.
+                keep = "AND stage != 'cohort'" if table == "kept" else ""
+                db.execute(
+                    f"DELETE FROM {table} WHERE client IN (SELECT client FROM failures) {keep}"
+                )
             db.execute("DELETE FROM failures")
             for table in ("releases", "events"):
                 db.execute(
@@ -236,6 +259,11 @@ class Ledger:
         query = "SELECT client, sensitivity, quantiles FROM sensed ORDER BY client"
         for client, *values in self._read(query):
             yield Sensed(client, *(tuple(np.frombuffer(v, "<f8").tolist()) for v in values))
+
+    def payloads(self) -> list[Payload]:
+        """Return what the server saw of each client that finished, sorted by client and round."""
+        query = "SELECT client, round, release, payload FROM payloads ORDER BY 1, 2"
+        return [Payload(*values) for values in self._read(query)]
 
     def kept(self, stage: str) -> Iterator[str]:
         """Yield what `keep` wrote at a stage, sorted by client."""

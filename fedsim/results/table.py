@@ -86,7 +86,17 @@ def print_matrix(
             _print_failures({row.client for row in rows}, failures, console)
 
 
+def print_promises(sentences: Sequence[str], console: Console) -> None:
+    """Print what was promised of what left the devices, each sentence once."""
+    if sentences:
+        console.print(Text("\nWhat left the devices", style="bold"))
+        for sentence in dict.fromkeys(sentences):
+            console.print(Text(f"  {sentence}"), soft_wrap=True)
+
+
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -245,8 +255,13 @@ def _legend(rows: Sequence[Row]) -> Text:
 
 def _print_failures(finished: set[str], failures: Sequence[Failure], console: Console) -> None:
     """Print who failed, then who finished but lacks results that another's failure cost."""
-    named = {failure.client for failure in failures}
-    counts = ((len(named - finished), "failed"), (len(named & finished), "lost some results"))
+    named = {failure.client for failure in failures if failure.outcome != "declined"}
+    declined = {failure.client for failure in failures} - named
+    counts = (
+        (len(named - finished), "failed"),
+        (len(named & finished), "lost some results"),
+        (len(declined), "declined"),
+    )
     heading = ", ".join(f"{_clients(n)} {what}" for n, what in counts if n)
     console.print(Text(f"\n{heading}", style="bold red"))
     failures = sorted(failures, key=lambda failure: failure.client in finished)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 COHORT = "cohort"
 """The release that several devices make together; the others are in `fedsim.privacy.releases`."""
-_NEED_BOUNDS = ("quantized", "noisy", COHORT, "none")
+_PUBLIC = ("public_voices", "bounds")
+_READS = {
+    "quantized": ("bits", *_PUBLIC),
+    "noisy": (
+        *("mechanism", "epsilon", "delta", "noise", "layers", "rounds", "budget"),
+        *_PUBLIC,
+    ),
+    COHORT: ("cohort", *_PUBLIC),
+    "none": _PUBLIC,
+}
+"""Release -> the settings that it reads."""
 _BLIND = ("fp32", "uniform", "shuffled")  # allocations that look at no sensitivity
 _ORDER_ONLY = ("myqasr", "reversed")  # allocations that look at the order of layers alone
 
@@ -80,7 +90,12 @@ class PrivacySettings(Settings):
     @property
     def needs_bounds(self) -> bool:
         """Whether the release reads public bounds of each layer."""
-        return self.release in _NEED_BOUNDS
+        return "bounds" in _READS.get(self.release, ())
+
+    def relevant(self) -> dict[str, Any]:
+        """Return the settings that results depend on: the release, and what it reads."""
+        said = self.model_dump(mode="json")
+        return {key: said[key] for key in ("release", *_READS.get(self.release, ()))}
 
     @field_validator("layers")
     @classmethod

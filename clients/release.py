@@ -1,0 +1,74 @@
+"""What a device lets out of its summary: the release that its own scenario chose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from clients.workbench import Workbench
+from fedsim import messages as m
+from fedsim.errors import DeclinedError
+from fedsim.privacy.budget import UNLIMITED, Limit, answer_once, is_answered, spend, spent
+from fedsim.privacy.noise import MECHANISMS
+from fedsim.privacy.releases import release
+from fedsim.quant.allocation import allocate
+from fedsim.scenario.privacy import released_allocation
+from fedsim.speech.corpus import client_rng
+from fedsim.study import given_bounds, release_terms
+
+SPENT = "privacy.sqlite"
+"""In the run folder: what each device has spent, and what it answered for it."""
+
+
+def released(
+    bench: Workbench, client: str, request: m.SenseRequest, sense: Callable[[], np.ndarray]
+) -> bytes:
+    """Return all that leaves the device of its sensitivities.
+
+    Args:
+        bench: the scenario, and the run folder, which holds the device's privacy budget.
+        client: key of the client.
+        request: says the round, and the public bounds.
+        sense: observes the clips and returns the sensitivities (L,); not called where the request
+            was answered before.
+
+    Raises:
+        DeclinedError: if the release would cost more than is left of the budget.
+        FedsimError: for terms or bounds that the release cannot have.
+    """
+    said = bench.scenario.privacy
+    allocation, order = released_allocation(bench.scenario)
+
+    def plan(values: np.ndarray) -> tuple[int, ...]:
+        return allocate(allocation, values, bench.sizes, bench.budgets[client], order=order)
+
+    bounds = given_bounds(request.low, request.high)
+    terms = release_terms(bench.scenario, len(bench.model.layers), bounds, plan)
+    name = f"release {said.release} round {request.round}"
+    rng = client_rng(bench.scenario.seed, client, name)
+
+    def make(values: np.ndarray) -> bytes:
+        return release(said.release, values, terms, rng).payload
+
+    if said.release != "noisy":
+        return make(sense())
+    file = bench.run_dir / SPENT
+    if not is_answered(file, client, name):
+        _spend(bench, client, name)
+        values = sense()
+        return answer_once(file, client, name, lambda: make(values))
+    return answer_once(file, client, name, bytes)
+
+
+def _spend(bench: Workbench, client: str, name: str) -> None:
+    """Count what the release costs, before any noise is drawn."""
+    said, file = bench.scenario.privacy, bench.run_dir / SPENT
+    delta = said.delta if MECHANISMS[said.mechanism]().needs_delta else 0.0
+    limit = UNLIMITED if said.budget is None else Limit(said.budget.epsilon, said.budget.delta)
+    if not spend(file, client, name, said.epsilon, delta, limit):
+        raise DeclinedError(
+            f"client {client!r} declines: it has spent ε = {spent(file, client)[0]:.4g} of"
+            f" {limit.epsilon:.4g}, and this release would cost {said.epsilon:.4g} more; raise"
+            f" privacy.budget, or ask for fewer rounds"
+        )
