@@ -21,8 +21,8 @@ from fedsim.scenario.schema import Scenario
 from server import exchange
 from server.exchange import Outgoing, stream
 from server.plan import Planner
-from server.study import Study
-from server.told import told_by, result_rows, stages
+from server.study import Study, result_rows, stages
+from server.told import told_by
 
 LAYERS = (Layer("one", "linear", (8, 10)), Layer("two", "linear", (8, 12)))
 DEPTHS = (2, 4, 8)
