@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+
+from fedsim.fleet.cost import ModelCost
 from fedsim.quant import modelfile
+from fedsim.quant.allocation import Sizes
+from fedsim.quant.memory import peak_bytes, proxy_bytes
 from fedsim.quant.modelfile import Manifest
 from fedsim.scenario.schema import Scenario
+from fedsim.speech.macs import count_macs
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel
 
@@ -30,4 +38,28 @@ def model_manifest(scenario: Scenario, model: SpeechModel, bits: tuple[int, ...]
         scenario.quantization.activation_bits,
         bits,
         settings,
+    )
+
+
+def model_cost(
+    scenario: Scenario,
+    model: SpeechModel,
+    sizes: Sizes,
+    stored: Mapping[str, torch.Tensor],
+    full_bytes: int,
+) -> ModelCost:
+    """Return what the model costs devices; `stored` are its leftovers as model files have them."""
+    macs = count_macs(model)
+    by_depth = zip(sizes.depths, sizes.layer_bytes.T.tolist(), strict=True)
+    return ModelCost(
+        layers=tuple(model.layers),
+        layer_bytes={bits: tuple(values) for bits, values in by_depth},
+        rest_bytes=sizes.fixed_bytes,
+        full_bytes=full_bytes,
+        proxy_bytes=proxy_bytes(model.layers) + sum(t.nbytes for t in stored.values()),
+        peaks=peak_bytes(model.layers, modelfile.load_leftovers(stored)),
+        clip_macs=macs.clip,
+        second_macs=macs.second,
+        token_macs=macs.token,
+        batch=scenario.model.batch_size,
     )

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedsim import messages as m
 from fedsim import progress
 from fedsim.errors import FedsimError
-from fedsim.results.ledger import Event, Ledger, Log, Outcome, Release
+from fedsim.results.ledger import Event, Ledger, Log, Outcome, Release, Workload
 from fedsim.results.rows import Sensed
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from server.exchange import Outgoing, stream
@@ -52,6 +52,11 @@ class Study:
     """What is to be written of clients under way, with the next thing that they finish."""
     ended: set[str] = field(default_factory=set)
     """Clients that finished or failed."""
+
+    @property
+    def _timed(self) -> bool:
+        """Whether the virtual clock asks how much clients compute on."""
+        return self.scenario.fleet is not None
 
     @property
     def shared(self) -> bool:
@@ -153,7 +158,7 @@ class Study:
 
     def _sense_requests(self, nodes: Iterable[int]) -> Iterator[Outgoing]:
         measure = self.scenario.quantization.sensitivity if needs_sensitivity(self.scenario) else ""
-        request = m.SenseRequest(measure, self.scenario.study)
+        request = m.SenseRequest(measure, self.scenario.study, self._timed)
         return (Outgoing(node, m.SENSE, request) for node in nodes)
 
     def _each(self, clients: Iterable[str], make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
@@ -178,7 +183,7 @@ class Study:
 
     def _evaluation_of(self, client: str, candidates: tuple[m.Candidate, ...]) -> Outgoing:
         full = any(method.allocation == FULL_PRECISION for method in self.scenario.methods)
-        message = m.Evaluation(full, candidates, self.scenario.study)
+        message = m.Evaluation(full, candidates, self.scenario.study, self._timed)
         return Outgoing(self.nodes[client], m.EVALUATE, message)
 
     def _keep_ranges(self, receipt: m.Receipt) -> None:
@@ -194,6 +199,10 @@ class Study:
         log = self.logs[client].releases
         log += [Release(client, stage, "down", k, n) for k, n in down.items()]
         log += [Release(client, stage, "up", k, n) for k, n in up.items()]
+        if not isinstance(answer, m.Receipt) and answer.workload:
+            self.logs[client].workloads.append(
+                Workload(client, stage, answer.clips, *answer.workload)
+            )
         if isinstance(answer, m.Receipt) and isinstance(sent.message, m.Delivery):
             # The blobs of a model: as many bytes as its file, though workers read them from disk.
             sizes = zip(sent.message.candidates, answer.file_bytes, strict=True)

@@ -14,7 +14,8 @@ from scipy.stats import spearmanr
 
 from clients import app as client_app
 from clients import workbench
-from clients.device import Device, client_key, device_of, model_name
+from clients.device import Device, model_name
+from clients.node import client_key, device_of
 from clients.workbench import REMEMBERED, open_workbench
 from fedsim import load_personalized
 from fedsim import messages as m
@@ -195,7 +196,7 @@ def test_personalizing(device, bench, candidates, tmp_path):
     receipt = device.personalize(m.Delivery(False, candidates))
     assert receipt.client == "ann"
     assert receipt.file_bytes == tuple(bench.sizes.total(c.bits) for c in candidates)
-    assert max(receipt.file_bytes) <= bench.budgets["ann"]
+    assert max(receipt.file_bytes) <= bench.devices["ann"].budget_bytes
     assert receipt.ranges == ()
     assert os.listdir(tmp_path / "run") == ["bank"]  # the files were weighed, and are gone
 
