@@ -20,7 +20,7 @@ from fedsim.errors import AudioError, FedsimError
 from fedsim.quant import modelfile
 from fedsim.quant.activations import Range
 from fedsim.quant.bank import from_blob
-from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer, needs
+from fedsim.quant.calibration import NEEDS_FISHER, NO_USER_DATA, calibrate_layer, needs
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.observe import observe
@@ -182,9 +182,16 @@ class Device:
         }
         if not missing:
             return known
+        wanted = {c.calibration for c in candidates}
+        if self.mode != "full" and wanted & NEEDS_FISHER:
+            raise FedsimError(
+                f"client {self.data.key!r}: calibration {min(wanted & NEEDS_FISHER)!r} needs "
+                f"gradients and so the whole model in memory, and its device has room for it only "
+                f"{self.mode}: use cosine or minmax, or give the device more memory"
+            )
         batches = self._batches(source)
         with bench.sensing(self.mode):
-            seen = observe(bench.model, batches, **needs({c.calibration for c in candidates}))
+            seen = observe(bench.model, batches, **needs(wanted))
         owners = dict(bench.model.module.named_modules())
         for (calibration, index, bits), candidate in missing.items():
             layer = bench.model.layers[index]

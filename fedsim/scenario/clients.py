@@ -64,9 +64,8 @@ class Devices(Mapping[str, Limits]):
         keys: of all clients that take part, in any order.
 
     Raises:
-        FedsimError: at once if budgets are given by client and one has none, if there are neither
-            budgets nor a fleet, or for a bad fleet; when asked for a client, if its runtime
-            executes none of the scenario's bit depths.
+        FedsimError: at once if budgets are given by client and one has none, or for a bad fleet;
+            when asked for a client, if its runtime executes none of the scenario's bit depths.
     """
 
     def __init__(self, scenario: Scenario, keys: Sequence[str]) -> None:
@@ -111,8 +110,6 @@ class Devices(Mapping[str, Limits]):
 def _budgets(scenario: Scenario, ordered: Sequence[str]) -> dict[str, float | None]:
     """Return the budget in MB that the scenario gives each client; None is its device's own."""
     budget = scenario.clients.budget_mb
-    if budget is None and scenario.fleet is None:
-        raise FedsimError("clients.budget_mb is missing: add it, or a fleet whose devices have one")
     if isinstance(budget, dict):
         for key in ordered:
             if key not in budget:

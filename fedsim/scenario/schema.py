@@ -320,7 +320,9 @@ class Scenario(Settings):
     seed: int = Field(default=0, ge=0, description="every random number comes from it")
     model: ModelSettings = Field(description="the speech model: id, window_s, ...")
     corpus: CorpusSettings = Field(description="the recordings: path, group_by, ...")
-    clients: ClientSettings = Field(description="who takes part: budget_mb, select, ...")
+    clients: ClientSettings = Field(
+        default=ClientSettings(), description="who takes part: budget_mb, select, ..."
+    )
     quantization: QuantizationSettings = QuantizationSettings()
     methods: Annotated[
         tuple[
@@ -366,6 +368,12 @@ class Scenario(Settings):
 
     @model_validator(mode="after")
     def _check_methods(self) -> Scenario:
+        if self.clients.budget_mb is None and self.fleet is None:
+            text = "budget_mb is missing: add it, or a fleet whose devices have budgets"
+            raise problem(text, "clients")
+        if self.fleet is not None and all(m.allocation == FULL_PRECISION for m in self.methods):
+            text = "a fleet needs a method that makes a quantized model: add one"
+            raise problem(text, "methods")
         seen: dict[tuple[str, ...], int] = {}
         for i, method in enumerate(self.methods):
             for cell in method.cells():
