@@ -11,7 +11,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients.device import Device, device_of
+from clients.device import Device
+from clients.node import device_of
 from fedsim import messages as m
 from fedsim.engine.flower_internals import CLIENT_RAISED, error_reply
 from fedsim.errors import DeclinedError, FedsimError

@@ -6,24 +6,22 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import Context
 
 from clients.release import released
-from clients.workbench import Workbench, open_workbench
+from clients.workbench import Workbench
 from fedsim import messages as m
-from fedsim.assignment import read_assignment
 from fedsim.errors import AudioError, FedsimError
 from fedsim.quant import modelfile
 from fedsim.quant.activations import Range
 from fedsim.quant.bank import from_blob
-from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer, needs
+from fedsim.quant.calibration import NEEDS_FISHER, NO_USER_DATA, calibrate_layer, needs
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.observe import observe
@@ -36,6 +34,7 @@ from fedsim.speech.corpus import (
     require_clips,
 )
 from fedsim.speech.models.base import (
+    SAMPLE_RATE,
     own_tokens,
     public_clips,
     transcribe_clips,
@@ -47,40 +46,6 @@ from fedsim.study import model_manifest
 HASH_BYTES = 32
 PUBLIC = ""
 """Stands for the public signal where a client's key is asked for."""
-
-
-def device_of(context: Context) -> Device:
-    """Return the device that a Flower node plays: named by its node config, set up by the run's."""
-    bench = open_workbench(read_assignment(context))
-    key = client_key(context.node_config, list(bench.clients))
-    if key not in bench.clients:
-        raise FedsimError(f"client {key!r} is not in the corpus of this scenario")
-    return Device(bench, bench.clients[key])
-
-
-def client_key(node: Mapping[str, str | int | float | bool], clients: Sequence[str]) -> str:
-    """Return the key of the client that a node with this config plays.
-
-    That is its `client`; in Flower's own simulation, which knows no names, the one at
-    `partition-id` among `clients` in sorted order.
-
-    Raises:
-        FedsimError: if the config says neither, or the federation has not one node per client.
-    """
-    if "client" in node:
-        return str(node["client"])
-    if "partition-id" not in node:
-        raise FedsimError(
-            "this SuperNode does not say which client it plays: start it with "
-            """--node-config 'client="KEY"'"""
-        )
-    count = node.get("num-partitions")
-    if count != len(clients):
-        raise FedsimError(
-            f"Flower has {count} SuperNodes and the scenario {len(clients)} clients: ask for "
-            f"num-supernodes={len(clients)}"
-        )
-    return sorted(clients)[int(node["partition-id"])]
 
 
 @dataclass(frozen=True)
@@ -97,7 +62,7 @@ class Device:
 
     def sense(self, request: m.SenseRequest) -> m.Summary:
         """Observe the tuning clips once; return the profile and what the scenario releases."""
-        bench = self.bench
+        bench, limits = self.bench, self.bench.devices[self.data.key]
         require_clips(self.data, bench.scenario.corpus)
         values: tuple[float, ...] = ()
         payload = b""
@@ -114,11 +79,12 @@ class Device:
                 spread = tuple(quantiles(bench.model, batches).ravel().tolist())
         return m.Summary(
             client=self.data.key,
-            budget_bytes=bench.budgets[self.data.key],
-            bit_depths=bench.sizes.depths,
+            budget_bytes=limits.budget_bytes,
+            bit_depths=limits.bit_depths,
             clips=len(self.data.tuning),
             sensitivity=values,
             quantiles=spread,
+            workload=self._workload() if request.workload else (),
             payload=payload,
         )
 
@@ -162,7 +128,8 @@ class Device:
                     counted[key] = test()
             results.append(counted[key])
             sizes.append(bench.sizes.total(candidate.bits))
-        return self._scores(results, sizes, clip_counts=evaluation.clip_counts)
+        scores = self._scores(results, sizes, clip_counts=evaluation.clip_counts)
+        return replace(scores, workload=(_seconds(clips),)) if evaluation.workload else scores
 
     def _scores(
         self, results: list[list[Errors]], sizes: list[int], *, clip_counts: bool
@@ -226,9 +193,16 @@ class Device:
         }
         if not missing:
             return known
-        seen = observe(
-            bench.model, self._batches(source), **needs({c.calibration for c in candidates})
-        )
+        wanted = {c.calibration for c in candidates}
+        if self.mode != "full" and wanted & NEEDS_FISHER:
+            raise FedsimError(
+                f"client {self.data.key!r}: calibration {min(wanted & NEEDS_FISHER)!r} needs "
+                f"gradients and so the whole model in memory, and its device has room for it only "
+                f"{self.mode}: use cosine or minmax, or give the device more memory"
+            )
+        batches = self._batches(source)
+        with bench.sensing(self.mode):
+            seen = observe(bench.model, batches, **needs(wanted))
         owners = dict(bench.model.module.named_modules())
         for (calibration, index, bits), candidate in missing.items():
             layer = bench.model.layers[index]
@@ -251,21 +225,34 @@ class Device:
 
         The labels are those of the model as this device has it while it senses.
         """
-        bench, language = self.bench, self.data.language
         clips = public_clips() if source == PUBLIC else [self._read(u) for u in self.data.tuning]
+        tokens = self._tokens(source, clips)
+        return tuning_batches(self.bench.model, clips, tokens, self.data.language)
+
+    def _tokens(self, source: str, clips: Sequence[np.ndarray]) -> list[torch.Tensor] | None:
+        """Return the pseudo-labels of a source's clips, None where the model needs none."""
+        bench, language = self.bench, self.data.language
 
         def label() -> list[torch.Tensor] | None:
             with bench.sensing(self.mode):
                 return own_tokens(bench.model, clips, language)
 
-        tokens = bench.remember(("tokens", self.mode, source, language), label)
-        return tuning_batches(bench.model, clips, tokens, language)
+        return bench.remember(("tokens", self.mode, source, language), label)
 
     def _read(self, utterance: Utterance) -> np.ndarray:
+        convert = self.bench.scenario.corpus.convert
         try:
-            return read_utterance(utterance, convert=self.bench.scenario.corpus.convert)
+            return self.bench.clips.get(
+                (self.data.key, utterance.key), lambda: read_utterance(utterance, convert=convert)
+            )
         except AudioError as error:
             raise AudioError(f"client {self.data.key!r}: {error}") from error
+
+    def _workload(self) -> tuple[float, float]:
+        """Return the seconds of the tuning clips, and the tokens of their pseudo-labels."""
+        clips = [self._read(u) for u in self.data.tuning]
+        tokens = self._tokens(self.data.key, clips) or ()
+        return _seconds(clips), float(sum(len(row) for row in tokens))
 
     def _weight(self, candidate: m.Candidate, index: int) -> torch.Tensor:
         """Return a layer's dequantized weight, shared with every other client in this process."""
@@ -322,7 +309,7 @@ class Device:
             path = folder / model_name(self.data.key, candidate.name)
             modelfile.write(path, bench.model.layers, file)
             size = os.path.getsize(path)
-        budget = bench.budgets[self.data.key]
+        budget = bench.devices[self.data.key].budget_bytes
         if size > budget:
             raise FedsimError(
                 f"client {self.data.key!r}: the file of {candidate.name} takes {size:,} bytes, "
@@ -330,6 +317,10 @@ class Device:
                 f"report it"
             )
         return size
+
+
+def _seconds(clips: Sequence[np.ndarray]) -> float:
+    return sum(len(clip) for clip in clips) / SAMPLE_RATE
 
 
 def model_name(client: str, candidate: str) -> str:

@@ -15,7 +15,7 @@ from fedsim.privacy.releases import release
 from fedsim.quant.allocation import allocate
 from fedsim.scenario.privacy import released_allocation
 from fedsim.speech.corpus import client_rng
-from fedsim.study import given_bounds, release_terms
+from fedsim.terms import given_bounds, release_terms
 
 SPENT = "privacy.sqlite"
 """In the run folder: what each device has spent, and what it answered for it."""
@@ -41,7 +41,9 @@ def released(
     allocation, order = released_allocation(bench.scenario)
 
     def plan(values: np.ndarray) -> tuple[int, ...]:
-        return allocate(allocation, values, bench.sizes, bench.budgets[client], order=order)
+        limits = bench.devices[client]
+        sizes = bench.sizes.restricted(limits.bit_depths)
+        return allocate(allocation, values, sizes, limits.budget_bytes, order=order)
 
     bounds = given_bounds(request.low, request.high)
     terms = release_terms(bench.scenario, len(bench.model.layers), bounds, plan)

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fedsim.assignment import Assignment
@@ -21,12 +22,13 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.bank import BlobStore, WeightCache
-from fedsim.quant.memory import MODES
+from fedsim.quant.memory import MODES, peak_bytes
 from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.stream import Reading, store_weights, streamed
 from fedsim.quant.switch import Switch, switch_of
 from fedsim.quant.weights import PackedWeight
-from fedsim.scenario.clients import client_budgets
+from fedsim.recent import Recent
+from fedsim.scenario.clients import Devices
 from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.speech.corpus import Clients, open_clients
 from fedsim.speech.models.base import SpeechModel
@@ -34,6 +36,10 @@ from fedsim.study import load_study_model, model_manifest
 
 REMEMBERED = 256
 """Results remembered of clients (pseudo-labels, ranges): some 100 kB each at most."""
+
+
+CLIP_BYTES = 64 << 20
+"""Of clips kept: those of a client are read when it senses, and needed again to calibrate."""
 
 
 @dataclass
@@ -49,9 +55,11 @@ class Workbench:
     """Leftovers as the model computes with them."""
     sizes: Sizes
     clients: Clients
-    budgets: dict[str, int]
+    devices: Devices
     weights: WeightCache
     run_dir: Path
+    clips: Recent[np.ndarray] = field(default_factory=lambda: Recent(CLIP_BYTES))
+    """Clips by their key, of clients that are under way."""
     _recent: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -77,6 +85,11 @@ class Workbench:
             case "proxy":
                 return proxied(self.model, self._packed_proxy)
         raise FedsimError(f"there is no sensing mode {mode!r}: {nearest(mode, MODES)}")
+
+    @cached_property
+    def peaks(self) -> dict[str, int]:
+        """Sensing mode -> the most bytes of weights that are in memory at once."""
+        return peak_bytes(self.model.layers, self.leftovers)
 
     @cached_property
     def _stored_weights(self) -> dict[str, str]:
@@ -108,7 +121,7 @@ def open_workbench(assignment: Assignment) -> Workbench:
         leftovers=modelfile.load_leftovers(stored),
         sizes=modelfile.model_sizes(model.layers, stored, manifest, depths),
         clients=clients,
-        budgets=client_budgets(scenario.clients, list(clients)),
+        devices=Devices(scenario, list(clients)),
         weights=WeightCache(BlobStore(assignment.bank_dir)),
         run_dir=assignment.run_dir,
     )

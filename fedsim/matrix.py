@@ -21,7 +21,7 @@ from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, create_run, vers
 from fedsim.results.ledger import Ledger, Payload
 from fedsim.results.rows import Plan, Row
 from fedsim.run import RunResult, client_keys, collect, run_scenario
-from fedsim.scenario import client_budgets
+from fedsim.scenario import Devices
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import FULL_PRECISION, MethodSettings, Scenario
 from server.plan import NOBODY, SENSITIVITY_FREE, cells_of, sources
@@ -77,6 +77,8 @@ def _run_cell(
     scenario: Scenario, place: Path, known: dict[str, _Known]
 ) -> tuple[RunResult, dict[str, dict[str, Any]]]:
     """Run what is not known yet of one combination, and copy the rest."""
+    if scenario.fleet is not None:
+        known = {}  # its clock needs the messages of this very run
     methods = {_key(scenario, method): method for method in _single_methods(scenario)}
     missing = tuple(method for key, method in methods.items() if key not in known)
     if missing:
@@ -111,7 +113,17 @@ def _key(scenario: Scenario, method: MethodSettings) -> str:
     """Return a hash of everything that a method's results depend on."""
     said = scenario.model_dump(
         mode="json",
-        include={"seed", "model", "corpus", "clients", "quantization", "study", "engine"},
+        include={
+            "seed",
+            "model",
+            "corpus",
+            "clients",
+            "quantization",
+            "study",
+            "engine",
+            "faults",
+            "retries",
+        },
     )
     said["engine"] = {"threads": said["engine"]["threads"]}
     said["privacy"] = scenario.privacy.relevant()
@@ -177,12 +189,12 @@ def _copy(found: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> Non
                         told.setdefault(payload.client, []).append(payload)
                     _copy_promise(one.ledger, folder)
         clients = sorted({client for client, _, _ in rows})
-        budgets = client_budgets(scenario.clients, clients)
+        devices = Devices(scenario, clients)
         for client in clients:
             ledger.finish_client(
                 client,
                 [
-                    replace(row, budget_bytes=budgets[client])
+                    replace(row, budget_bytes=devices[client].budget_bytes)
                     for key, row in rows.items()
                     if key[0] == client
                 ],

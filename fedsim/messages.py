@@ -43,7 +43,8 @@ class SenseRequest:
     """Server to client: observe your clips. An empty `measure` asks for the profile alone.
 
     `quantiles` asks for the distribution of each layer's output too: set only by a scenario that
-    says `study: true`, and written in the ledger as a release.
+    says `study: true`, and written in the ledger as a release. So is `workload`, set only by a
+    scenario with a fleet: how much audio there is, for its virtual clock.
 
     `round` counts the releases of one device, from 1; `low` and `high` are the public bounds of
     each layer, where the scenario's release reads them. What is released is the device's own
@@ -52,6 +53,7 @@ class SenseRequest:
 
     measure: str
     quantiles: bool = False
+    workload: bool = False
     round: int = 1
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
@@ -63,9 +65,10 @@ class Summary:
 
     `budget_bytes` is the room for a model file, `bit_depths` what the runtime executes, `clips` how
     many clips were observed, `sensitivity` one value a layer (empty when none was asked for).
-    `quantiles` are those of every layer's output one after the other, when the server asked.
-    Where the scenario releases something else than values, `sensitivity` is empty and `payload`
-    holds what is released, to the byte (`fedsim.privacy.releases`).
+    `quantiles` are those of every layer's output one after the other, `workload` the seconds of
+    audio and the tokens of the model's own transcripts, when the server asked. Where the scenario
+    releases something else than values, `sensitivity` is empty and `payload` holds what is
+    released, to the byte (`fedsim.privacy.releases`).
     """
 
     client: str
@@ -74,6 +77,7 @@ class Summary:
     clips: int
     sensitivity: tuple[float, ...]
     quantiles: tuple[float, ...] = ()
+    workload: tuple[float, ...] = ()
     payload: bytes = b""
 
 
@@ -124,12 +128,13 @@ class Evaluation:
     asked.
 
     `clip_counts` asks for the counts of each clip as well: set only by a scenario that says
-    `study: true`, and written in the ledger as a release.
+    `study: true`, and written in the ledger as a release; `workload` as in `SenseRequest`.
     """
 
     full_precision: bool
     candidates: tuple[Candidate, ...]
     clip_counts: bool = False
+    workload: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,8 @@ class Scores:
     `low` and `high` bound a 95 % interval of the word error rate or accuracy, which the device
     computes itself: no count of a single clip leaves it, unless the server asked for them:
     `clip_wrong` and `clip_of` are then those of every candidate one after the other, word errors
-    and words of each clip, or 0 or 1 and 1 of a classifier.
+    and words of each clip, or 0 or 1 and 1 of a classifier. `workload` is the seconds of audio, if
+    asked for.
     """
 
     client: str
@@ -157,6 +163,7 @@ class Scores:
     high: tuple[float, ...]
     clip_wrong: tuple[int, ...] = ()
     clip_of: tuple[int, ...] = ()
+    workload: tuple[float, ...] = ()
 
 
 Message = SenseRequest | Summary | Delivery | Receipt | Evaluation | Scores

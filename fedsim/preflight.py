@@ -16,7 +16,7 @@ from fedsim.errors import AudioError, BudgetError, FedsimError, nearest
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import MB, Sizes, smallest
 from fedsim.quant.switch import switch_of
-from fedsim.scenario import Scenario, client_budgets
+from fedsim.scenario import Devices, Scenario
 from fedsim.scenario.matrix import expand
 from fedsim.speech.corpus import ClientData, Utterance, read_utterance, require_clips
 from fedsim.speech.models.base import SAMPLE_RATE, SpeechModel
@@ -96,10 +96,13 @@ def _size(model: SpeechModel, cells: Sequence[Scenario], keys: Sequence[str]) ->
         if kind not in tables:
             manifest = model_manifest(cell, model, ())
             tables[kind] = modelfile.model_sizes(model.layers, stored, manifest, depths)
-        least = smallest(tables[kind])
-        budget, key = min((b, k) for k, b in client_budgets(cell.clients, keys).items())
-        if nearest_pair is None or budget - least < nearest_pair[0] - nearest_pair[1]:
-            nearest_pair = budget, least, key, depths[0]
+        leasts: dict[tuple[int, ...], int] = {}
+        for key, device in Devices(cell, keys).items():
+            legal, budget = device.bit_depths, device.budget_bytes
+            if legal not in leasts:
+                leasts[legal] = smallest(tables[kind].restricted(legal))
+            if nearest_pair is None or budget - leasts[legal] < nearest_pair[0] - nearest_pair[1]:
+                nearest_pair = budget, leasts[legal], key, legal[0]
     assert nearest_pair is not None
     budget, least, key, depth = nearest_pair
     if least > budget:

@@ -106,8 +106,8 @@ def _plainly(said: PrivacySettings) -> str:
             )
         case "none":
             return (
-                f"Nothing of a user's audio leaves the device before its test results: the"
-                f" plan is made from public voices, at ε = 0."
+                "Nothing of a user's audio leaves the device before its test results: the"
+                " plan is made from public voices, at ε = 0."
             )
         case _ if said.release == COHORT:
             return (

@@ -18,7 +18,7 @@ from fedsim.errors import FedsimError
 from fedsim.results.folder import RunFolder, create_run, locked, open_run, write_results
 from fedsim.results.ledger import Failure, Ledger
 from fedsim.results.rows import Row
-from fedsim.scenario.clients import check_sources, client_budgets
+from fedsim.scenario.clients import Devices, check_sources
 from fedsim.scenario.privacy import check_privacy
 from fedsim.scenario.schema import EngineChoice, Scenario
 
@@ -72,7 +72,12 @@ def client_keys(scenario: Scenario) -> list[str]:
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
     check_sources(scenario, clients)
     check_privacy(scenario, clients)
-    client_budgets(scenario.clients, clients)
+    for _ in Devices(scenario, clients).values():
+        pass  # one that can execute nothing is told before anything runs
+    if scenario.fleet is not None:
+        from fedsim.fleet.rounds import timed_model
+
+        timed_model(scenario)
     return clients
 
 
@@ -131,6 +136,10 @@ def record(
                 "clients": len(clients),
             }
             folder.timing.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        if scenario.fleet is not None:
+            from fedsim.fleet.rounds import time_round
+
+            time_round(folder, scenario, clients)
     return result
 
 

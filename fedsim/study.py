@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 
-import numpy as np
+import torch
 
-from fedsim.privacy.bounds import Bounds
-from fedsim.privacy.releases import Terms
+from fedsim.fleet.cost import ModelCost
 from fedsim.quant import modelfile
+from fedsim.quant.allocation import Sizes
+from fedsim.quant.memory import peak_bytes, proxy_bytes
 from fedsim.quant.modelfile import Manifest
 from fedsim.scenario.schema import Scenario
+from fedsim.speech.macs import count_macs
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel
 
@@ -39,38 +41,25 @@ def model_manifest(scenario: Scenario, model: SpeechModel, bits: tuple[int, ...]
     )
 
 
-def release_terms(
+def model_cost(
     scenario: Scenario,
-    layers: int,
-    bounds: Bounds | None,
-    plan: Callable[[np.ndarray], Sequence[int]] | None = None,
-) -> Terms:
-    """Return the terms on which a device releases its summary of so many layers.
-
-    Args:
-        scenario: says what is released.
-        layers: of the model.
-        bounds: of each layer, where the release reads them.
-        plan: Algorithm 1 on this device; only a device has it.
-    """
-    said = scenario.privacy
-    return Terms(
-        layers=layers,
-        bounds=bounds,
-        bits=said.bits,
-        mechanism=said.mechanism,
-        epsilon=said.epsilon,
-        delta=said.delta,
-        noise=said.noise,
-        chosen=said.layers,
-        depths=scenario.clients.bit_depths,
-        plan=plan,
+    model: SpeechModel,
+    sizes: Sizes,
+    stored: Mapping[str, torch.Tensor],
+    full_bytes: int,
+) -> ModelCost:
+    """Return what the model costs devices; `stored` are its leftovers as model files have them."""
+    macs = count_macs(model)
+    by_depth = zip(sizes.depths, sizes.layer_bytes.T.tolist(), strict=True)
+    return ModelCost(
+        layers=tuple(model.layers),
+        layer_bytes={bits: tuple(values) for bits, values in by_depth},
+        rest_bytes=sizes.fixed_bytes,
+        full_bytes=full_bytes,
+        proxy_bytes=proxy_bytes(model.layers) + sum(t.nbytes for t in stored.values()),
+        peaks=peak_bytes(model.layers, modelfile.load_leftovers(stored)),
+        clip_macs=macs.clip,
+        second_macs=macs.second,
+        token_macs=macs.token,
+        batch=scenario.model.batch_size,
     )
-
-
-def given_bounds(low: Sequence[float], high: Sequence[float]) -> Bounds | None:
-    """Return the bounds that a message carries, None if it has none.
-
-    Raises `FedsimError` for bounds that are no ranges.
-    """
-    return Bounds(np.asarray(low, float), np.asarray(high, float)) if low or high else None

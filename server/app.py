@@ -18,7 +18,7 @@ from fedsim.quant.switch import switch_of
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.scenario.schema import scenario_from_json
-from fedsim.study import load_study_model, model_manifest
+from fedsim.study import load_study_model, model_cost, model_manifest
 from server.plan import Planner
 from server.public import scenario_bounds
 from server.study import Study
@@ -59,6 +59,8 @@ def serve(grid: Grid, assignment: Assignment, names: Mapping[int, str]) -> None:
     folder = RunFolder(assignment.run_dir)
     layers = [{"name": a.name, "kind": a.kind, "weights": a.n_weights} for a in model.layers]
     folder.layers.write_text(json.dumps(layers) + "\n", encoding="utf-8")
+    if scenario.fleet is not None:
+        model_cost(scenario, model, sizes, stored, switch.full_bytes()).write(folder.cost)
     bounds = scenario_bounds(scenario, model)
     bank = LayerBank(switch.full_weights(), model.layers, granularity, store)
     made = promise(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from fedsim import messages as m
@@ -79,7 +79,9 @@ class Planner:
 
     scenario: Scenario
     sizes: Sizes
+    """At every bit depth that the scenario allows."""
     bank: LayerBank
+    _restricted: dict[tuple[int, ...], Sizes] = field(default_factory=dict)
 
     def candidate(self, cell: Cell, client: m.Summary, source: m.Summary) -> m.Candidate:
         """Return the model of `cell` for `client`'s budget, tuned on `source`'s summary.
@@ -96,7 +98,7 @@ class Planner:
                 else allocate(
                     cell.allocation,
                     sensitivity,
-                    self.sizes,
+                    self._sizes_at(client.bit_depths),
                     client.budget_bytes,
                     order=cell.order,
                     rng=rng,
@@ -125,6 +127,12 @@ class Planner:
                 f"the plan that it made takes {size:,} bytes, more than its budget of {budget:,}"
             )
         return bits
+
+    def _sizes_at(self, depths: tuple[int, ...]) -> Sizes:
+        """Return the table of sizes with the bit depths that a client's runtime executes."""
+        if depths not in self._restricted:
+            self._restricted[depths] = self.sizes.restricted(depths)
+        return self._restricted[depths]
 
     def own(self, client: m.Summary) -> tuple[m.Candidate, ...]:
         """Return every model that is tuned on the client's own clips."""

@@ -74,7 +74,7 @@ def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: P
     if isinstance(answer, m.Summary):
         assert isinstance(sent.message, m.SenseRequest)
         due = layers if planner.scenario.privacy.release == "values" else 0
-        return _odd_summary(sent.message, answer, layers, due)
+        return _odd_summary(sent.message, answer, layers, due, planner.sizes.depths)
     if isinstance(answer, m.Receipt):
         assert isinstance(sent.message, m.Delivery)
         models = len(sent.message.candidates)
@@ -89,7 +89,9 @@ def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: P
     return _odd_scores(sent.message, answer)
 
 
-def _odd_summary(asked: m.SenseRequest, answer: m.Summary, layers: int, due: int) -> str:
+def _odd_summary(
+    asked: m.SenseRequest, answer: m.Summary, layers: int, due: int, legal: tuple[int, ...]
+) -> str:
     values = answer.sensitivity
     if len(values) != (due if asked.measure else 0):
         return f"a sensitivity summary of {len(values)} values for a model of {layers} layers"
@@ -98,9 +100,17 @@ def _odd_summary(asked: m.SenseRequest, answer: m.Summary, layers: int, due: int
         return f"{values[bad]} as the sensitivity of layer {bad}: it must be finite"
     if len(answer.quantiles) != layers * len(QUANTILES) * asked.quantiles:
         return f"{len(answer.quantiles)} quantiles of {layers} layers"
+    if _odd_workload(answer.workload, 2 * asked.workload):
+        return f"a workload of {answer.workload!r:.60}"
     if answer.budget_bytes < 1:
         return f"a budget of {answer.budget_bytes} bytes"
+    if not answer.bit_depths or not set(answer.bit_depths) <= set(legal):
+        return f"the bit depths {answer.bit_depths!r:.60}, and the scenario allows {legal}"
     return ""
+
+
+def _odd_workload(values: tuple[float, ...], due: int) -> bool:
+    return len(values) != due or any(not math.isfinite(v) or v < 0 for v in values)
 
 
 def _odd_scores(asked: m.Evaluation, answer: m.Scores) -> str:
@@ -113,4 +123,6 @@ def _odd_scores(asked: m.Evaluation, answer: m.Scores) -> str:
     clips = models * answer.clips * asked.clip_counts
     if len(answer.clip_wrong) != clips or len(answer.clip_of) != clips:
         return "scores that do not fit the request: counts of some clips are missing"
+    if _odd_workload(answer.workload, 1 * asked.workload):
+        return f"a workload of {answer.workload!r:.60}"
     return ""

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedsim import messages as m
 from fedsim import progress
 from fedsim.errors import DeclinedError, FedsimError
-from fedsim.results.ledger import Event, Ledger, Log, Outcome, Release
+from fedsim.results.ledger import Event, Ledger, Log, Outcome, Release, Workload
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from server.exchange import Outgoing, stream
 from server.plan import Planner, all_cells, needs_others, needs_sensitivity
@@ -53,6 +53,11 @@ class Study:
     """What is to be written of clients under way, with the next thing that they finish."""
     ended: set[str] = field(default_factory=set)
     """Clients that finished or failed."""
+
+    @property
+    def _timed(self) -> bool:
+        """Whether the virtual clock asks how much clients compute on."""
+        return self.scenario.fleet is not None
 
     @property
     def shared(self) -> bool:
@@ -183,7 +188,7 @@ class Study:
 
     def _sense_requests(self, nodes: Iterable[int]) -> Iterator[Outgoing]:
         measure = self.scenario.quantization.sensitivity if needs_sensitivity(self.scenario) else ""
-        request = self.told.request(measure)
+        request = replace(self.told.request(measure), workload=self._timed)
         return (Outgoing(node, m.SENSE, request) for node in nodes)
 
     def _each(self, clients: Iterable[str], make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
@@ -208,7 +213,7 @@ class Study:
 
     def _evaluation_of(self, client: str, candidates: tuple[m.Candidate, ...]) -> Outgoing:
         full = any(method.allocation == FULL_PRECISION for method in self.scenario.methods)
-        message = m.Evaluation(full, candidates, self.scenario.study)
+        message = m.Evaluation(full, candidates, self.scenario.study, self._timed)
         return Outgoing(self.nodes[client], m.EVALUATE, message)
 
     def _keep_ranges(self, receipt: m.Receipt) -> None:
@@ -228,6 +233,10 @@ class Study:
             Release(client, stage, "up", k, n, cost if k == "payload" else None)
             for k, n in up.items()
         ]
+        if not isinstance(answer, m.Receipt) and answer.workload:
+            self.logs[client].workloads.append(
+                Workload(client, stage, answer.clips, *answer.workload)
+            )
         if isinstance(answer, m.Receipt) and isinstance(sent.message, m.Delivery):
             # The blobs of a model: as many bytes as its file, though workers read them from disk.
             sizes = zip(sent.message.candidates, answer.file_bytes, strict=True)

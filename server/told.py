@@ -15,7 +15,7 @@ from fedsim.results.ledger import Payload
 from fedsim.results.rows import Sensed
 from fedsim.scenario.privacy import COHORT
 from fedsim.scenario.schema import Scenario
-from fedsim.study import release_terms
+from fedsim.terms import release_terms
 from server.replies import Refused
 
 _NO_VALUES = ("ranks", "plan", "none")  # what these restore is no sensitivity

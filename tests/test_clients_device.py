@@ -14,8 +14,9 @@ from scipy.stats import spearmanr
 
 from clients import app as client_app
 from clients import workbench
-from clients.device import Device, client_key, device_of, model_name
-from clients.workbench import REMEMBERED, open_workbench
+from clients.device import Device, model_name
+from clients.node import client_key, device_of
+from clients.workbench import CLIP_BYTES, REMEMBERED, open_workbench
 from fedsim import load_personalized
 from fedsim import messages as m
 from fedsim.assignment import Assignment
@@ -27,6 +28,7 @@ from fedsim.quant import modelfile
 from fedsim.quant.bank import LayerBank
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
+from fedsim.recent import Recent
 from fedsim.run import CLIENT_APP
 from fedsim.scenario import load_scenario
 from fedsim.speech.corpus import read_utterance
@@ -142,16 +144,40 @@ def test_pseudo_labels_come_from_the_mode(mode, whisper, monkeypatch):
     assert heard == [True, False]
 
 
-def test_a_mode_ends_with_sensing(bench, candidates):
-    """What is evaluated is the model in full precision, and models made from it."""
-    expected = Device(bench, bench.clients["ann"]).evaluate(m.Evaluation(True, candidates))
+def test_a_mode_ends_with_sensing(bench):
+    """What is evaluated is the model in full precision."""
+    expected = Device(bench, bench.clients["ann"]).evaluate(m.Evaluation(True, ()))
     for mode in ("streamed", "proxy"):
         device = Device(bench, bench.clients["ann"], mode)
         device.sense(m.SenseRequest("median"))
         full = bench.switch.full_weights()
         for name, weight in full.items():
             assert bench.model.module.get_submodule(name).weight.data_ptr() == weight.data_ptr()
-        assert device.evaluate(m.Evaluation(True, candidates)) == expected
+        assert device.evaluate(m.Evaluation(True, ())) == expected
+
+
+def test_ranges_are_those_of_the_mode(bench, candidates):
+    """Observed layer by layer they are the same to the bit, on a proxy nearly."""
+    forward = tuple(c for c in candidates if c.calibration != "hessian")
+    assert {c.calibration for c in forward} >= {"cosine", "minmax"}
+
+    def ranges(mode):
+        device = Device(bench, bench.clients["ann"], mode)
+        return np.array(device.personalize(m.Delivery(True, forward)).ranges)
+
+    full = ranges("full")
+    assert np.array_equal(ranges("streamed"), full, equal_nan=True)
+    proxy = ranges("proxy")
+    assert not np.array_equal(proxy, full, equal_nan=True)
+    known = np.isfinite(full)
+    assert np.corrcoef(proxy[known], full[known])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("mode", ["streamed", "proxy"])
+def test_gradients_need_the_whole_model_in_memory(bench, candidates, mode):
+    device = Device(bench, bench.clients["ann"], mode)
+    with pytest.raises(FedsimError, match=r"'ann': .*hessian.* whole model .*minmax"):
+        device.personalize(m.Delivery(False, candidates))
 
 
 def test_an_unknown_mode(bench):
@@ -177,8 +203,10 @@ def test_test_clips_are_read_for_testing_only(device, candidates, monkeypatch):
         "clients.device.read_utterance",
         lambda u, **options: read.append(u) or read_utterance(u, **options),
     )
+    monkeypatch.setattr(device.bench, "clips", Recent(CLIP_BYTES))
     device.sense(m.SenseRequest("median"))
     device.personalize(m.Delivery(False, candidates))
+    assert len(read) == len(device.data.tuning)  # each once
     assert set(read) == set(device.data.tuning)
     assert {u.text for u in read} == {None}
     read.clear()
@@ -195,7 +223,7 @@ def test_personalizing(device, bench, candidates, tmp_path):
     receipt = device.personalize(m.Delivery(False, candidates))
     assert receipt.client == "ann"
     assert receipt.file_bytes == tuple(bench.sizes.total(c.bits) for c in candidates)
-    assert max(receipt.file_bytes) <= bench.budgets["ann"]
+    assert max(receipt.file_bytes) <= bench.devices["ann"].budget_bytes
     assert receipt.ranges == ()
     assert os.listdir(tmp_path / "run") == ["bank"]  # the files were weighed, and are gone
 

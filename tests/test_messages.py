@@ -189,11 +189,15 @@ def test_there_is_no_field_for_audio_or_text():
     that the server sends down. Upwards go the client's key (which the server knows and compares),
     whole numbers, and floats: one sensitivity a layer, two ends of a range a layer and candidate,
     two ends of an interval a candidate; in a study, and not otherwise (tests/test_run_matrix.py),
-    33 quantiles a layer.
+    33 quantiles a layer; where there is a fleet, seconds of audio and a number of tokens. In place
+    of the sensitivities it may be a payload, whose bytes tests/test_privacy_bytes.py looks at.
     """
     every = [leaf for kind in KINDS for leaf in leaves(kind)]
     assert {(k, n) for k, n, hint in every if hint is str} == NAMES
-    assert {(k, n) for k, n, hint in every if hint is bytes} == {(m.Candidate, "blobs")}
+    assert {(k, n) for k, n, hint in every if hint is bytes} == {
+        (m.Candidate, "blobs"),
+        (m.Summary, "payload"),
+    }
     allowed = {str, int, bool, bytes, tuple[int, ...], tuple[float, ...]}
     assert {hint for _, _, hint in every} <= allowed
     upwards = [leaf for kind in UPWARDS for leaf in leaves(kind)]
@@ -201,6 +205,8 @@ def test_there_is_no_field_for_audio_or_text():
     assert {(k, n) for k, n, hint in upwards if hint == tuple[float, ...]} == {
         (m.Summary, "sensitivity"),
         (m.Summary, "quantiles"),
+        (m.Summary, "workload"),
+        (m.Scores, "workload"),
         (m.Receipt, "ranges"),
         (m.Scores, "low"),
         (m.Scores, "high"),
@@ -210,7 +216,14 @@ def test_there_is_no_field_for_audio_or_text():
 
 
 def test_field_bytes_by_hand():
-    assert m.field_bytes(m.SenseRequest("median")) == {"measure": 6, "quantiles": 1}
+    assert m.field_bytes(m.SenseRequest("median")) == {
+        "measure": 6,
+        "quantiles": 1,
+        "workload": 1,
+        "round": 8,
+        "low": 0,
+        "high": 0,
+    }
     assert m.field_bytes(replace(SUMMARY, client="zoë")) == {
         "client": 4,  # UTF-8
         "budget_bytes": 8,
@@ -218,6 +231,8 @@ def test_field_bytes_by_hand():
         "clips": 8,
         "sensitivity": 16,
         "quantiles": 0,
+        "workload": 0,
+        "payload": 0,
     }
     assert m.field_bytes(m.Receipt("ann", (), ())) == {"client": 3, "file_bytes": 0, "ranges": 0}
     one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64
@@ -227,6 +242,7 @@ def test_field_bytes_by_hand():
         "full_precision": 1,
         "candidates": one + 4 * 8,
         "clip_counts": 1,
+        "workload": 1,
     }
 
 

@@ -355,6 +355,8 @@ def test_releases(run):
             "clips": 8,
             "sensitivity": 16,
             "quantiles": 0,
+            "workload": 0,
+            "payload": 0,
         },
         "personalize": {"client": 3, "file_bytes": 8, "ranges": 0},
         "evaluate": {
@@ -366,6 +368,7 @@ def test_releases(run):
             "correct": 0,
             "clip_wrong": 0,
             "clip_of": 0,
+            "workload": 0,
         },
     }
     assert up["ann"] == {(s, f): n for s, fields in expected.items() for f, n in fields.items()}

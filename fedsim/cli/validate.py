@@ -56,17 +56,20 @@ def _validate(options: argparse.Namespace) -> int:
     scenario = chosen_scenario(options)
     _check_places(scenario)
 
-    from fedsim.scenario import check_sources, client_budgets
+    from fedsim.scenario import Devices, check_sources
     from fedsim.speech.corpus import open_clients, require_clips
 
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
     check_sources(scenario, list(clients))
-    budgets = client_budgets(scenario.clients, list(clients))
+    devices = Devices(scenario, list(clients))
     width = max(map(len, ["client", *clients]))
-    print(f"{'client':{width}}  tuning clips  test clips  budget MB")
+    print(f"{'client':{width}}  tuning clips  test clips  budget MB", end="")
+    print("  device" if scenario.fleet else "")
     for key in list(clients)[:_SHOWN]:
         tuning, test = len(clients[key].tuning), len(clients[key].test)
-        print(f"{key:{width}}  {tuning:12,}  {test:10,}  {budgets[key] / 2**20:9,.1f}")
+        budget, profile = devices[key].budget_bytes / 2**20, devices.profile(key)
+        print(f"{key:{width}}  {tuning:12,}  {test:10,}  {budget:9,.1f}", end="")
+        print(f"  {profile.device}" if profile else "")
     if len(clients) > _SHOWN:
         print(f"... and {count(len(clients) - _SHOWN, 'client')} more")
     for client in clients.values():

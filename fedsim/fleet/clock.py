@@ -176,6 +176,8 @@ class _Client:
         try:
             yield from self._exchange("sense", self._work.sense)
             yield from self._plan()
+            if not self._work.planned:
+                raise _Stopped("failed")
             yield from self._exchange("personalize", self._work.personalize)
             self.outcome = "delivered"
             self._round.count_delivered()
@@ -211,6 +213,10 @@ class _Client:
                     return
                 case "refused":
                     raise _Stopped("quarantined")
+                case "failed":
+                    raise _Stopped("failed")
+                case "unread":
+                    continue
             yield from self._pause(self._round.server.timeout_s)
         raise _Stopped("dropped")
 
@@ -300,7 +306,8 @@ class _Client:
                 self._joules += joules * worked / seconds
                 self._up += sent * worked / seconds
             self._spells[spell] += worked
-            self._spells["unavailable_s"] += self._env.now - begin - worked
+            # What rounding leaves of a spell in one window is no waiting.
+            self._spells["unavailable_s"] += max(self._env.now - begin - worked, 0.0)
         if paid < 1:
             raise _Stopped("battery")
 

@@ -20,10 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedsim.fleet.work import Attempt
 from fedsim.speech.corpus import client_rng
 
 if TYPE_CHECKING:
-    from fedsim.scenario.schema import FaultSettings
+    from fedsim.scenario.fleet import FaultSettings
+    from fedsim.scenario.schema import Scenario
 
 UNANSWERED = {
     "drop_before": "the request was lost",
@@ -43,6 +45,37 @@ class Fault:
 
     kind: str
     seconds: float = 0.0
+
+
+def attempts(scenario: Scenario, client: str, stage: str) -> tuple[Attempt, ...]:
+    """Return what becomes of each message of a stage to a client, by the declared faults alone.
+
+    The last attempt is the one after which the server goes on, or gives the client up.
+    """
+    retries, found, strikes = scenario.retries, list[Attempt](), 0
+    for number in range(1, retries.attempts + 1):
+        fault = drawn_fault(
+            scenario.faults, scenario.seed, client, stage, number, retries.timeout_s
+        )
+        kind = None if fault is None else fault.kind
+        if kind in (None, "duplicate"):
+            return (*found, Attempt())
+        assert fault is not None
+        if kind == "delay":
+            return (*found, Attempt("delayed", delay_s=fault.seconds))
+        if kind == "wrong_version":
+            return (*found, Attempt("refused"))
+        if kind == "corrupt":
+            strikes += 1
+            if strikes >= retries.quarantine_after or number == retries.attempts:
+                return (*found, Attempt("refused"))
+            found.append(Attempt("unread"))
+        elif kind in ("crash", "out_of_memory"):
+            fraction = client_rng(scenario.seed, client, f"crash-{stage}-{number}").random()
+            found.append(Attempt("crashed", fraction=float(fraction)))
+        else:
+            found.append(Attempt("unreached" if kind == "drop_before" else "lost"))
+    return tuple(found)
 
 
 def drawn_fault(

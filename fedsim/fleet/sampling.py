@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -101,10 +101,26 @@ def check_fleet(settings: FleetSettings, catalogue: Mapping[str, DeviceClass]) -
             raise FedsimError(f"fleet.devices: there is no device class {share.device!r}: {hint}")
 
 
-def fleet_of(
+class Fleet(Mapping[str, DeviceProfile]):
+    """Client key -> its device; a drawn one is drawn when asked for, so that none is kept."""
+
+    def __init__(self, keys: Sequence[str], device: Callable[[str], DeviceProfile]) -> None:
+        self._keys, self._device = keys, device
+
+    def __getitem__(self, key: str) -> DeviceProfile:
+        return self._device(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def open_fleet(
     settings: FleetSettings, catalogue: Mapping[str, DeviceClass], seed: int, keys: Iterable[str]
-) -> dict[str, DeviceProfile]:
-    """Return client key -> its device, by key in sorted order.
+) -> Fleet:
+    """Return the devices of these clients, by key in sorted order.
 
     Drawn devices depend on nothing but settings, seed and key (`sample_profile`). A trace with a
     column `client` is looked up by key; rows of one without are dealt round in sorted key order.
@@ -113,12 +129,15 @@ def fleet_of(
         FedsimError: for a class that the catalogue does not have, a bad trace, and a client that
             a trace does not list.
     """
+    check_fleet(settings, catalogue)
     ordered = sorted(keys)
     if settings.trace is not None:
         from fedsim.fleet.trace import deal, read_trace
 
-        return deal(read_trace(Path(settings.trace), catalogue), ordered)
-    return {key: sample_profile(settings, catalogue, seed, key) for key in ordered}
+        return Fleet(
+            ordered, deal(read_trace(Path(settings.trace), catalogue), ordered).__getitem__
+        )
+    return Fleet(ordered, lambda key: sample_profile(settings, catalogue, seed, key))
 
 
 def sample_profile(
@@ -132,7 +151,6 @@ def sample_profile(
     """
     from fedsim.speech.corpus import client_rng  # imports torch
 
-    check_fleet(settings, catalogue)
     rng = client_rng(seed, client, "device")
     which, shift = rng.random(2).tolist()
     independent = rng.standard_normal(len(QUANTITIES)).tolist()

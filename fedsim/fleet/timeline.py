@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OUTCOMES = ("delivered", "late", "dropped", "quarantined", "battery")
+OUTCOMES = ("delivered", "late", "dropped", "quarantined", "battery", "failed")
 STRAGGLER = 1.5
 """A straggler's model is ready later than this many times the median of the whole fleet."""
 FLEET = "all"
@@ -31,7 +31,7 @@ class Timeline:
     outcome: str
     """`delivered`: the server knew of its model before the round closed; `late`: it did not;
     `dropped`: an exchange failed for good; `quarantined`: the server refused its reply;
-    `battery`: it could not pay for what was to do."""
+    `battery`: it could not pay for what was to do; `failed`: it cannot do it, or no plan fits."""
     stopped_at: str | None
     """The stage at which it ended early: sense, plan, personalize or evaluate. A client that was
     `delivered` and did not finish evaluating has one too."""
@@ -93,6 +93,7 @@ class ClassTimes:
     dropped: int
     quarantined: int
     battery: int
+    failed: int
     ready_median_s: float | None
     """Of those delivered, as are the next two; None if nobody was."""
     ready_p90_s: float | None

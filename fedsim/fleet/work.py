@@ -11,8 +11,8 @@ from fedsim.fleet.devices import DeviceProfile
 
 STAGES = ("sense", "personalize", "evaluate")
 """The exchanges of a round, in order; the server plans between the first two."""
-Outcome = Literal["ok", "delayed", "lost", "unreached", "crashed", "refused"]
-_FAILED = ("lost", "unreached", "crashed")
+Outcome = Literal["ok", "delayed", "lost", "unreached", "crashed", "unread", "refused", "failed"]
+_FAILED = ("lost", "unreached", "crashed", "unread")
 _POLICIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "wait": ((), ()),
     "drop": (("deadline_s",), ()),
@@ -32,7 +32,9 @@ class Attempt:
     - `unreached`: the server's request was lost, and the device did nothing.
     - `crashed`: the device stopped after `fraction` of the stage's computing. What it computed is
       lost, also in an earlier attempt; what it downloaded stays.
+    - `unread`: the reply arrived and could not be read, and the server asks again at once.
     - `refused`: the reply arrived, and the server put the client into quarantine for it.
+    - `failed`: the reply arrived, and said that the device cannot do it.
     """
 
     outcome: Outcome = "ok"
@@ -55,7 +57,7 @@ class StageWork:
     up_bytes: int = 0
     """Bytes of the reply."""
     attempts: tuple[Attempt, ...] = (Attempt(),)
-    """Tries in order: all but the last were lost, unreached or crashed."""
+    """Tries in order: all but the last were lost, unreached, crashed or unread."""
 
     def __post_init__(self) -> None:
         outcomes = [attempt.outcome for attempt in self.attempts]
@@ -73,6 +75,8 @@ class ClientWork:
     personalize: StageWork
     """Its blobs are the layers of the client's model, its computing the calibration."""
     evaluate: StageWork = StageWork()
+    planned: bool = True
+    """Whether there is a plan for it: else it ends after the summary, as `failed`."""
     held: frozenset[str] = frozenset()
     """Names of blobs that the device holds before the round."""
 

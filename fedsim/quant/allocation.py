@@ -34,6 +34,11 @@ class Sizes:
         column = [self.depths.index(b) for b in bits]
         return self.fixed_bytes + int(self.layer_bytes[np.arange(len(column)), column].sum())
 
+    def restricted(self, depths: Sequence[int]) -> Sizes:
+        """Return the part of the table with these depths, ascending, each among its own."""
+        columns = [self.depths.index(b) for b in depths]
+        return Sizes(tuple(depths), self.layer_bytes[:, columns], self.fixed_bytes)
+
 
 Allocator = Callable[[np.ndarray, Sizes, int, np.random.Generator], tuple[int, ...]]
 ALLOCATORS: Registry[Allocator] = Registry("allocation")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from fedsim.quant.weights import (
     n_scales,
     quantize_weight,
 )
+from fedsim.recent import Recent
 
 T = TypeVar("T")
 
@@ -162,19 +162,13 @@ class WeightCache:
 
     def __init__(self, store: BlobStore, limit: int = CACHE_BYTES) -> None:
         self.store = store
-        self.limit = limit
-        self._weights: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._bytes = 0
+        self._recent: Recent[torch.Tensor] = Recent(limit)
 
     def weight(self, name: str, layer: Layer, bits: int, granularity: str) -> torch.Tensor:
         """Return the float32 weight called `name`, shared with every model that uses it: read
         only."""
-        if name in self._weights:
-            self._weights.move_to_end(name)
-            return self._weights[name]
-        weight = dequantize_weight(from_blob(self.store.get(name), layer, bits, granularity))
-        self._weights[name] = weight
-        self._bytes += weight.nbytes
-        while self._bytes > self.limit and len(self._weights) > 1:
-            self._bytes -= self._weights.popitem(last=False)[1].nbytes
-        return weight
+
+        def unpack() -> torch.Tensor:
+            return dequantize_weight(from_blob(self.store.get(name), layer, bits, granularity))
+
+        return self._recent.get(name, unpack)

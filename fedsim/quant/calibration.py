@@ -21,11 +21,13 @@ from torch import nn
 
 from fedsim.quant.activations import Range, make_range, quantize_activation
 from fedsim.quant.layers import Layer
-from fedsim.quant.observe import Seen, as_product, outputs
+from fedsim.quant.observe import ROWS, Seen, as_product, outputs
 from fedsim.registry import Registry
 
 CANDIDATES = 100
 """Shares 1/100 .. 100/100 of the observed range are what a search may choose."""
+TRIES = 21
+"""Of them a search tries so many, on average."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,7 @@ def cosine_score(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> 
     target = outputs(rows, full, weights.bias)
     norm = _norm(target)
     n = layer.shape[0]
-    tries = 21  # what `search` evaluates, on average
-    if groups == 1 and n * k * k + n_rows * k * (n + tries * k) < tries * n_rows * n * k:
+    if groups == 1 and _gram_macs(n_rows, n, k) < TRIES * n_rows * n * k:
         return _gram_score(rows[:, 0], target, norm, quantized[0], weights.bias, bits)
 
     def score(rng: Range) -> float:
@@ -153,6 +154,25 @@ def cosine_score(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> 
         return _dot(target, answer) / max(norm * _norm(answer), 1e-30)
 
     return score
+
+
+def _gram_macs(rows: float, n: int, k: int) -> float:
+    return n * k * k + rows * k * (n + TRIES * k)
+
+
+def search_macs(calibration: str, layer: Layer, positions: float) -> float:
+    """Return the MACs of a calibration's search, beyond the pass that observes.
+
+    `positions` is how often the layer was applied to the clips; `observe` keeps `ROWS` at most.
+    """
+    if calibration in RANGE_ONLY:
+        return 0.0
+    rows = min(float(ROWS), positions)
+    n, k = layer.shape[0], layer.n_weights // layer.shape[0]
+    each = TRIES * rows * layer.n_weights
+    if calibration == "cosine":
+        each = min(each, _gram_macs(rows, n, k))
+    return rows * layer.n_weights + each
 
 
 def _gram_score(

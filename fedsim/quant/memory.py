@@ -20,6 +20,23 @@ MODES = ("full", "streamed", "proxy")
 _FLOAT_BYTES = 4
 
 
+def choose_mode(peaks: Mapping[str, int], memory_bytes: int | None, little: str) -> str | None:
+    """Return how a device holds the model while it senses, None if it cannot.
+
+    `peaks` are `peak_bytes`. The full model if there is room; else `little`, or what takes less.
+    """
+    modes = ("full", little, "streamed")
+    return next((m for m in modes if memory_bytes is None or peaks[m] <= memory_bytes), None)
+
+
+def proxy_bytes(layers: Sequence[Layer]) -> int:
+    """Return the bytes of the layers of a proxy, packed."""
+    return sum(
+        packed_bytes(a.n_weights, BITS) + SCALE_BYTES * n_scales(a.channels, GRANULARITY)
+        for a in layers
+    )
+
+
 def peak_bytes(layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return mode -> the most bytes of weights that are in memory at once while a device senses.
 
@@ -30,9 +47,5 @@ def peak_bytes(layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor]) -
     """
     rest = sum(t.nbytes for t in leftovers.values())
     sizes = [_FLOAT_BYTES * layer.n_weights for layer in layers]
-    packed = sum(
-        packed_bytes(a.n_weights, BITS) + SCALE_BYTES * n_scales(a.channels, GRANULARITY)
-        for a in layers
-    )
-    peaks = (sum(sizes), max(sizes), packed + max(sizes))
+    peaks = (sum(sizes), max(sizes), proxy_bytes(layers) + max(sizes))
     return {mode: rest + peak for mode, peak in zip(MODES, peaks, strict=True)}

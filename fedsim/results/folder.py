@@ -46,6 +46,16 @@ class RunFolder:
         return self.path / "layers.json"
 
     @property
+    def cost(self) -> Path:
+        """What the model costs devices, in JSON; there only if the scenario has a fleet."""
+        return self.path / "cost.json"
+
+    @property
+    def timeline(self) -> Path:
+        """The Parquet file of the virtual clock, a line a client; likewise."""
+        return self.path / "timeline.parquet"
+
+    @property
     def timing(self) -> Path:
         """When the run began, how long it took and on how many workers, in JSON."""
         return self.path / "timing.json"

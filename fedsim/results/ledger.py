@@ -46,6 +46,8 @@ _SCHEMA = (
     "CREATE TABLE releases (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
     " direction TEXT NOT NULL CHECK (direction IN ('up', 'down')), field TEXT NOT NULL,"
     " bytes INTEGER NOT NULL CHECK (bytes >= 0), epsilon REAL)",
+    "CREATE TABLE workloads (client TEXT NOT NULL, stage TEXT NOT NULL, clips INTEGER NOT NULL,"
+    " seconds REAL NOT NULL, tokens REAL NOT NULL, PRIMARY KEY (client, stage)) WITHOUT ROWID",
     "CREATE TABLE payloads (client TEXT NOT NULL, round INTEGER NOT NULL, release TEXT NOT NULL,"
     " payload BLOB NOT NULL, PRIMARY KEY (client, round)) WITHOUT ROWID",
     "CREATE INDEX events_of ON events (client)",
@@ -108,12 +110,27 @@ class Payload:
     payload: bytes
 
 
+@dataclass(frozen=True)
+class Workload:
+    """How much a client had to compute on: its tuning clips (stage sense), its test clips
+    (evaluate)."""
+
+    client: str
+    stage: str
+    clips: int
+    seconds: float
+    """Of audio."""
+    tokens: float = 0.0
+    """Of the model's own transcripts, where its decoder computes on them."""
+
+
 @dataclass
 class Log:
     """What is to be written of a client together with the next thing that it finishes."""
 
     releases: list[Release] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    workloads: list[Workload] = field(default_factory=list)
 
 
 _RELEASE_NAMES = ", ".join(f.name for f in fields(Release))
@@ -236,7 +253,7 @@ class Ledger:
                     f"DELETE FROM {table} WHERE client IN (SELECT client FROM failures) {keep}"
                 )
             db.execute("DELETE FROM failures")
-            for table in ("releases", "events"):
+            for table in ("releases", "events", "workloads"):
                 db.execute(
                     f"DELETE FROM {table} WHERE client NOT IN (SELECT client FROM clients) AND"
                     " (client, stage) NOT IN (SELECT client, stage FROM kept)"
@@ -285,6 +302,22 @@ class Ledger:
         found = self._read(f"SELECT {_RELEASE_NAMES} FROM releases ORDER BY id")
         return [Release(*values) for values in found]
 
+    def message_bytes(self) -> dict[str, dict[tuple[str, str], int]]:
+        """Return client -> (stage, direction) -> bytes of its messages, without models."""
+        found: dict[str, dict[tuple[str, str], int]] = {}
+        query = (
+            "SELECT client, stage, direction, SUM(bytes) FROM releases"
+            " WHERE field NOT LIKE 'model %' GROUP BY 1, 2, 3"
+        )
+        for client, stage, direction, size in self._read(query):
+            found.setdefault(client, {})[stage, direction] = size
+        return found
+
+    def workloads(self) -> dict[tuple[str, str], Workload]:
+        """Return (client, stage) -> how much there was to compute on."""
+        found = self._read("SELECT client, stage, clips, seconds, tokens FROM workloads")
+        return {values[:2]: Workload(*values) for values in found}
+
     def finished(self) -> set[str]:
         """Return the keys of the clients that finished."""
         return {client for (client,) in self._read("SELECT client FROM clients")}
@@ -324,6 +357,10 @@ def _write_log(db: sqlite3.Connection, log: Log | None) -> None:
     db.executemany(
         f"INSERT INTO events ({_EVENT_NAMES}) VALUES ({places})",
         [astuple(event) for event in log.events],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO workloads VALUES (?, ?, ?, ?, ?)",
+        [astuple(workload) for workload in log.workloads],
     )
 
 

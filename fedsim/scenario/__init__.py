@@ -1,6 +1,6 @@
 """Scenarios: one YAML file describes a study; here it becomes a checked, frozen `Scenario`."""
 
-from fedsim.scenario.clients import check_sources, client_budgets
+from fedsim.scenario.clients import Devices, check_sources
 from fedsim.scenario.find import find_scenario, list_scenarios
 from fedsim.scenario.load import dump_scenario, load_scenario
 from fedsim.scenario.schema import (
@@ -18,13 +18,13 @@ from fedsim.scenario.schema import (
 __all__ = [
     "ClientSettings",
     "CorpusSettings",
+    "Devices",
     "EngineChoice",
     "MethodSettings",
     "ModelSettings",
     "QuantizationSettings",
     "Scenario",
     "check_sources",
-    "client_budgets",
     "dump_scenario",
     "find_scenario",
     "json_schema",

@@ -47,7 +47,7 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     """Read a scenario file, with `key=value` overrides, as `--set` gives them, on top.
 
     An override's key is dotted, list items by index (`methods.0.calibration`); its value is YAML.
-    Paths in `model.id`, `corpus.path` and `corpus.speakers` come out absolute, see
+    Paths in `model`, `corpus` and `fleet` come out absolute, see
     `fedsim.paths.resolve`.
 
     Raises:
@@ -229,4 +229,11 @@ def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
         listed = resolved(people.sentences, "corpus", "population", "sentences")
         people = people.model_copy(update={"sentences": listed})
         corpus = corpus.model_copy(update={"population": people})
-    return scenario.model_copy(update={"model": model, "corpus": corpus, "matrix": matrix})
+    fleet = scenario.fleet
+    if fleet is not None:
+        places = {key: getattr(fleet, key) for key in ("catalogue", "trace")}
+        found = {key: resolved(text, "fleet", key) for key, text in places.items() if text}
+        fleet = fleet.model_copy(update=found)
+    return scenario.model_copy(
+        update={"model": model, "corpus": corpus, "matrix": matrix, "fleet": fleet}
+    )

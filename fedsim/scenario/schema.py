@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     StringConstraints,
@@ -20,11 +18,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from fedsim.errors import nearest
 from fedsim.scenario.clients import wrong_sources
+from fedsim.scenario.fleet import ClockSettings, FaultSettings, FleetChoice, RetrySettings
 from fedsim.scenario.privacy import PrivacySettings, unfit_methods
+from fedsim.scenario.settings import Settings, Text, Texts, Words, as_tuple, problem, refuse_repeats
 
 FULL_PRECISION = "fp32"
 """The allocation that is no allocation: the model as it came, for comparison."""
@@ -33,15 +32,6 @@ BIT_DEPTHS = tuple(range(2, 17))
 TOPICS = ("home", "timers", "music", "numbers", "names")
 """What synthetic speakers talk about; `words` is the sixth topic, and goes alone."""
 _UNORDERED = (FULL_PRECISION, "uniform", "shuffled")  # allocations in which no layer comes first
-
-
-def _as_tuple(value: Any) -> Any:
-    # YAML and JSON have lists only; strict models would refuse them where a tuple is meant.
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _one_or_more(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else _as_tuple(value)
 
 
 def _bare_word(value: Any) -> Any:
@@ -60,29 +50,12 @@ def _config_shape(value: Any) -> str:
     return "several" if isinstance(value, list | tuple) else "one"
 
 
-def _problem(text: str, *at: str | int) -> PydanticCustomError:
-    """Return an error whose place is `at` below the model that raises it."""
-    return PydanticCustomError("scenario", "{text}", {"text": text, "at": at})
-
-
-def _refuse_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    for i, value in enumerate(values):
-        if value in values[:i]:
-            raise _problem(f"{value!r} is listed twice: leave one out", i)
-    return values
-
-
-Text = Annotated[str, StringConstraints(min_length=1)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
-Words = Annotated[
-    tuple[Text, ...], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
-]
 Gender = Literal["female", "male"]
 Budget = Annotated[float, Field(gt=0, le=1_000_000)]
 Budgets = Annotated[
     Annotated[Budget, Tag("one")]
     | Annotated[
-        tuple[Budget, ...], BeforeValidator(_as_tuple), Field(min_length=1), Tag("dealt round")
+        tuple[Budget, ...], BeforeValidator(as_tuple), Field(min_length=1), Tag("dealt round")
     ]
     | Annotated[dict[str, Budget], Field(min_length=1), Tag("by client")],
     Discriminator(_budget_shape),
@@ -96,11 +69,7 @@ Configs = Annotated[
 BitDepth = Annotated[int, Field(ge=2, le=16)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelSettings(_Settings):
+class ModelSettings(Settings):
     """The speech model that is personalized."""
 
     id: Text = Field(description="hub id, local folder or cache:NAME of the model")
@@ -114,7 +83,7 @@ class ModelSettings(_Settings):
     batch_size: int = Field(default=8, ge=1, description="clips in one forward pass")
 
 
-class PopulationSettings(_Settings):
+class PopulationSettings(Settings):
     """Synthetic speakers (corpus kind `voices`), and what they say."""
 
     speakers: int = Field(ge=1, description="number of speakers, languages dealt round to them")
@@ -122,7 +91,7 @@ class PopulationSettings(_Settings):
         default=0, ge=0, description="number of the first speaker; a number is always one person"
     )
     languages: Texts = Field(default=("en",), min_length=1, description="languages spoken")
-    genders: Annotated[tuple[Gender, ...], BeforeValidator(_as_tuple)] = Field(
+    genders: Annotated[tuple[Gender, ...], BeforeValidator(as_tuple)] = Field(
         default=("female", "male"), min_length=1, description="both in turn, or one only"
     )
     topics: Words = Field(
@@ -137,18 +106,18 @@ class PopulationSettings(_Settings):
     @field_validator("languages", "genders", "topics")
     @classmethod
     def _check_lists(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return _refuse_repeats(values)
+        return refuse_repeats(values)
 
     @model_validator(mode="after")
     def _check(self) -> PopulationSettings:
         if "words" in self.topics and len(self.topics) > 1:
-            raise _problem("words go alone: leave the other topics out", "topics")
+            raise problem("words go alone: leave the other topics out", "topics")
         if self.sentences is not None and len(self.languages) > 1:
-            raise _problem("a sentence list is in one language: name one", "languages")
+            raise problem("a sentence list is in one language: name one", "languages")
         return self
 
 
-class CorpusSettings(_Settings):
+class CorpusSettings(Settings):
     """The recordings, who counts as one client, and how many of its clips are used."""
 
     kind: Text = Field(default="folder", description="what kind of corpus it is")
@@ -194,39 +163,39 @@ class CorpusSettings(_Settings):
     def _check_columns(cls, columns: dict[str, str]) -> dict[str, str]:
         for name in columns:
             if name not in COLUMN_NAMES:
-                raise _problem(f"unknown column {name!r}: {nearest(name, COLUMN_NAMES)}", name)
+                raise problem(f"unknown column {name!r}: {nearest(name, COLUMN_NAMES)}", name)
         return columns
 
     @field_validator("config")
     @classmethod
     def _check_config(cls, config: Any) -> Any:
         if isinstance(config, tuple | dict):
-            _refuse_repeats(tuple(config.values() if isinstance(config, dict) else config))
+            refuse_repeats(tuple(config.values() if isinstance(config, dict) else config))
         return config
 
     @model_validator(mode="after")
     def _check_kind(self) -> CorpusSettings:
         if self.kind == "voices":
             if self.population is None:
-                raise _problem("voices need a population: say how many speakers", "population")
+                raise problem("voices need a population: say how many speakers", "population")
             keys = ("path", "config", "split", "columns", "speakers", "leave_out")
             for key in (*keys, "max_seconds", "convert"):
                 if getattr(self, key) != type(self).model_fields[key].get_default():
-                    raise _problem(f"corpus kind 'voices' takes no {key}: leave it out", key)
+                    raise problem(f"corpus kind 'voices' takes no {key}: leave it out", key)
         elif self.kind in ("folder", "hub"):
             if self.path is None:
-                raise _problem(f"corpus kind {self.kind!r} needs a path: add one", "path")
+                raise problem(f"corpus kind {self.kind!r} needs a path: add one", "path")
             if self.population is not None:
-                raise _problem("only corpus kind 'voices' takes a population", "population")
+                raise problem("only corpus kind 'voices' takes a population", "population")
         if self.kind == "folder" and self.config is not None:
-            raise _problem("corpus kind 'folder' takes no config: leave it out", "config")
+            raise problem("corpus kind 'folder' takes no config: leave it out", "config")
         if isinstance(self.config, dict) and "language" in self.columns:
             text = "corpus.config says the language of each configuration: leave this column out"
-            raise _problem(text, "columns", "language")
+            raise problem(text, "columns", "language")
         return self
 
 
-class ClientSettings(_Settings):
+class ClientSettings(Settings):
     """Which clients take part, and what model size each can hold."""
 
     select: Texts | None = Field(
@@ -236,11 +205,12 @@ class ClientSettings(_Settings):
         default=0, ge=0, description="leave out clients with fewer tuning and test clips together"
     )
     limit: int | None = Field(default=None, ge=1, description="take this many clients at most")
-    budget_mb: Budgets = Field(
+    budget_mb: Budgets | None = Field(
+        default=None,
         description="largest model file in MB: one number, a list dealt round the clients in key"
-        " order, or a mapping from client key to number"
+        " order, or a mapping from client key to number; null is what each device of a fleet has",
     )
-    bit_depths: Annotated[tuple[BitDepth, ...], BeforeValidator(_as_tuple)] = Field(
+    bit_depths: Annotated[tuple[BitDepth, ...], BeforeValidator(as_tuple)] = Field(
         default=BIT_DEPTHS,
         min_length=1,
         description="bit depths that the clients' runtime executes",
@@ -249,23 +219,23 @@ class ClientSettings(_Settings):
     @field_validator("select")
     @classmethod
     def _check_select(cls, keys: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return keys if keys is None else _refuse_repeats(keys)
+        return keys if keys is None else refuse_repeats(keys)
 
     @field_validator("bit_depths")
     @classmethod
     def _check_bit_depths(cls, depths: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(_refuse_repeats(depths)))
+        return tuple(sorted(refuse_repeats(depths)))
 
     @model_validator(mode="after")
     def _check_budgets(self) -> ClientSettings:
         if isinstance(self.budget_mb, dict):
             missing = [k for k in self.select or () if k not in self.budget_mb]
             if missing:
-                raise _problem(f"client {missing[0]!r} has no budget: give it one", "budget_mb")
+                raise problem(f"client {missing[0]!r} has no budget: give it one", "budget_mb")
         return self
 
 
-class QuantizationSettings(_Settings):
+class QuantizationSettings(Settings):
     """How weights and activations become small integers, and how layers are ranked."""
 
     weights: Literal["per_channel", "per_tensor"] = Field(
@@ -275,7 +245,7 @@ class QuantizationSettings(_Settings):
     sensitivity: Text = Field(default="median", description="statistic that ranks the layers")
 
 
-class MethodSettings(_Settings):
+class MethodSettings(Settings):
     """One way to make a client's model; lists mean each in turn. `fp32` has empty lists."""
 
     allocation: Text = Field(description="how layers get their bit depths; fp32 is the full model")
@@ -304,16 +274,16 @@ class MethodSettings(_Settings):
         for key in ("calibration", "tuned_on"):
             words = getattr(self, key)
             if self.allocation == FULL_PRECISION and words:
-                raise _problem(f"fp32 is not tuned and takes no {key}: leave it out", key)
+                raise problem(f"fp32 is not tuned and takes no {key}: leave it out", key)
             if self.allocation != FULL_PRECISION and not words:
-                raise _problem("names nothing: name at least one, or leave the key out", key)
+                raise problem("names nothing: name at least one, or leave the key out", key)
             for i, word in enumerate(words):
                 if word in words[:i]:
-                    raise _problem(f"{word!r} is listed twice: leave one out", key, i)
+                    raise problem(f"{word!r} is listed twice: leave one out", key, i)
         if self.draws != 1 and self.allocation != "shuffled":
-            raise _problem(f"only shuffled takes draws, {self.allocation} does not", "draws")
+            raise problem(f"only shuffled takes draws, {self.allocation} does not", "draws")
         if self.order != "descending" and self.allocation in _UNORDERED:
-            raise _problem(f"{self.allocation} has no order of layers: leave it out", "order")
+            raise problem(f"{self.allocation} has no order of layers: leave it out", "order")
         return self
 
     def cells(self) -> Iterator[tuple[str, str, str, str]]:
@@ -323,62 +293,7 @@ class MethodSettings(_Settings):
                 yield self.allocation, calibration, source, self.order
 
 
-class FaultSettings(_Settings):
-    """Something that goes wrong on the way, drawn for each message; see fedsim/fleet/faults.py."""
-
-    kind: Literal[
-        "drop_before",
-        "drop_after",
-        "delay",
-        "crash",
-        "out_of_memory",
-        "corrupt",
-        "duplicate",
-        "late",
-        "wrong_version",
-    ] = Field(description="what goes wrong")
-    share: float = Field(gt=0, le=1, description="probability that it does")
-    stage: Literal["sense", "personalize", "evaluate"] | None = Field(
-        default=None, description="messages of this stage only; null is any"
-    )
-    per: Literal["message", "client"] = Field(
-        default="message",
-        description="drawn anew for every attempt, or once for a client: then it always happens",
-    )
-    seconds: Annotated[tuple[float, float], BeforeValidator(_as_tuple)] | None = Field(
-        default=None, description="delay: the least and the longest, in seconds of the fleet"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> FaultSettings:
-        if (self.kind == "delay") != (self.seconds is not None):
-            text = "delay needs it, other faults take none: such as seconds: [5, 60]"
-            raise _problem(text, "seconds")
-        if self.seconds is not None and not 0 <= self.seconds[0] <= self.seconds[1]:
-            raise _problem("goes from the least to the longest, both 0 or more", "seconds")
-        return self
-
-
-class RetrySettings(_Settings):
-    """What the server does about a client that does not answer, or not as it should."""
-
-    attempts: int = Field(default=3, ge=1, description="times that a message is sent at most")
-    timeout_s: float = Field(
-        default=600, gt=0, description="seconds of the fleet without an answer until the next"
-    )
-    backoff_s: float = Field(
-        default=30, ge=0, description="pause before the second attempt; each further one doubles it"
-    )
-    quarantine_after: int = Field(
-        default=2, ge=1, description="unreadable replies to one message until the client is left"
-    )
-
-    def pause_s(self, attempt: int) -> float:
-        """Return the pause after an attempt without success, in seconds."""
-        return self.backoff_s * 2 ** (attempt - 1)
-
-
-class EngineChoice(_Settings):
+class EngineChoice(Settings):
     """What carries messages to the clients. No result depends on it, but for `threads`."""
 
     kind: Text = Field(
@@ -396,7 +311,7 @@ class EngineChoice(_Settings):
     address: str | None = Field(default=None, description="address of a Ray cluster to join")
 
 
-class Scenario(_Settings):
+class Scenario(Settings):
     """One study: a model, a corpus, clients with budgets, and the methods that are compared."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
@@ -406,7 +321,9 @@ class Scenario(_Settings):
     seed: int = Field(default=0, ge=0, description="every random number comes from it")
     model: ModelSettings = Field(description="the speech model: id, window_s, ...")
     corpus: CorpusSettings = Field(description="the recordings: path, group_by, ...")
-    clients: ClientSettings = Field(description="who takes part: budget_mb, select, ...")
+    clients: ClientSettings = Field(
+        default=ClientSettings(), description="who takes part: budget_mb, select, ..."
+    )
     quantization: QuantizationSettings = QuantizationSettings()
     methods: Annotated[
         tuple[
@@ -416,9 +333,13 @@ class Scenario(_Settings):
             ],
             ...,
         ],
-        BeforeValidator(_as_tuple),
+        BeforeValidator(as_tuple),
     ] = Field(min_length=1, description="the ways to make a client's model, compared")
-    faults: Annotated[tuple[FaultSettings, ...], BeforeValidator(_as_tuple)] = Field(
+    fleet: FleetChoice | None = Field(
+        default=None, description="the clients' devices; null: all alike, and no virtual clock"
+    )
+    clock: ClockSettings = ClockSettings()
+    faults: Annotated[tuple[FaultSettings, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="what goes wrong, and how often; of several the first that hits"
     )
     retries: RetrySettings = RetrySettings()
@@ -431,7 +352,7 @@ class Scenario(_Settings):
         " comparisons clip by clip",
     )
 
-    matrix: dict[str, Annotated[tuple[Any, ...], BeforeValidator(_as_tuple)]] = Field(
+    matrix: dict[str, Annotated[tuple[Any, ...], BeforeValidator(as_tuple)]] = Field(
         default={},
         description="dotted key -> values: the scenario is run for every combination of them",
     )
@@ -441,28 +362,34 @@ class Scenario(_Settings):
     def _check_matrix(cls, matrix: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         for key, values in matrix.items():
             if key.split(".")[0] in ("matrix", "name", "description", "engine", "save_models"):
-                raise _problem("no result depends on it: leave it out", key)
+                raise problem("no result depends on it: leave it out", key)
             if not values:
-                raise _problem("lists nothing, so there would be nothing to run: add a value", key)
-            _refuse_repeats(values)
+                raise problem("lists nothing, so there would be nothing to run: add a value", key)
+            refuse_repeats(values)
         return matrix
 
     @model_validator(mode="after")
     def _check_methods(self) -> Scenario:
+        if self.clients.budget_mb is None and self.fleet is None:
+            text = "budget_mb is missing: add it, or a fleet whose devices have budgets"
+            raise problem(text, "clients")
+        if self.fleet is not None and all(m.allocation == FULL_PRECISION for m in self.methods):
+            text = "a fleet needs a method that makes a quantized model: add one"
+            raise problem(text, "methods")
         seen: dict[tuple[str, ...], int] = {}
         for i, method in enumerate(self.methods):
             for cell in method.cells():
                 if cell in seen:
                     text = f"repeats methods.{seen[cell]} ({_cell_words(cell)}): leave one out"
-                    raise _problem(text, "methods", i)
+                    raise problem(text, "methods", i)
                 seen[cell] = i
         if self.clients.select is not None:
             mistake = next(wrong_sources(self, self.clients.select), None)
             if mistake:
-                raise _problem(mistake[0], *mistake[1])
+                raise problem(mistake[0], *mistake[1])
         unfit = next(unfit_methods(self.privacy, self.methods), None)
         if unfit:
-            raise _problem(unfit[0], *unfit[1])
+            raise problem(unfit[0], *unfit[1])
         return self
 
     def to_yaml(self) -> str:

@@ -10,7 +10,7 @@ from fleet_toys import DEVICE
 from scipy import stats
 
 from fedsim.errors import FedsimError
-from fedsim.fleet import DeviceClass, fleet_of, read_fleet
+from fedsim.fleet import DeviceClass, open_fleet, read_fleet
 from fedsim.fleet.sampling import check_fleet, sample_profile
 from fedsim.fleet.windows import read_hours
 
@@ -25,7 +25,7 @@ CATALOGUE = {
 
 def fleet(devices, seed=1, keys=KEYS, **more):
     settings = read_fleet({"devices": devices, **more})
-    return list(fleet_of(settings, CATALOGUE, seed, keys).values())
+    return list(open_fleet(settings, CATALOGUE, seed, keys).values())
 
 
 def one(**quantities):
@@ -48,12 +48,12 @@ def test_a_device_depends_on_seed_and_key_alone():
     settings = read_fleet(
         {"devices": {"toy": {"share": 0.5, "budget_mb": [1, 2], "speed": [1, 2]}, "night": 0.5}}
     )
-    all_of_them = fleet_of(settings, CATALOGUE, 1, KEYS[::-1])
+    all_of_them = open_fleet(settings, CATALOGUE, 1, KEYS[::-1])
     assert list(all_of_them) == KEYS
-    few = fleet_of(settings, CATALOGUE, 1, KEYS[50:60])
+    few = open_fleet(settings, CATALOGUE, 1, KEYS[50:60])
     assert few == {key: all_of_them[key] for key in KEYS[50:60]}
     assert sample_profile(settings, CATALOGUE, 1, KEYS[7]) == all_of_them[KEYS[7]]
-    assert fleet_of(settings, CATALOGUE, 2, KEYS) != all_of_them
+    assert open_fleet(settings, CATALOGUE, 2, KEYS) != all_of_them
 
 
 def test_a_quantity_that_begins_to_vary_changes_no_other():

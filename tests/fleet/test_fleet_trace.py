@@ -8,7 +8,7 @@ import pytest
 from fleet_toys import DEVICE
 
 from fedsim.errors import FedsimError
-from fedsim.fleet import DeviceClass, fleet_of, read_fleet
+from fedsim.fleet import DeviceClass, open_fleet, read_fleet
 from fedsim.fleet.trace import read_trace
 
 CATALOGUE = {"toy": DeviceClass(DEVICE, 2.0, ())}
@@ -22,7 +22,7 @@ def write(folder: Path, text: str) -> Path:
 
 def dealt(path: Path, keys):
     settings = read_fleet({"trace": str(path)})
-    return fleet_of(settings, CATALOGUE, 0, keys)
+    return open_fleet(settings, CATALOGUE, 0, keys)
 
 
 def test_rows_by_client(tmp_path):

@@ -68,7 +68,7 @@ def test_the_tables(tmp_path):
         ["ann", "40.0", "38.5–39.5", "4", "finished"],
         ["bob", "40.0", "38.5–39.5", "4", "finished"],
     ]
-    assert releases[1] == ["sensitivity", "sense", "2", "32", "64"]
+    assert releases[1] == ["sensitivity", "sense", "2", "32", "64", "no noise"]
 
 
 def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):

@@ -4,16 +4,18 @@ import json
 
 import jsonschema
 import pytest
+from pydantic import ValidationError
 
 from fedsim.errors import FedsimError
 from fedsim.scenario import (
+    Devices,
     Scenario,
     check_sources,
-    client_budgets,
     find_scenario,
     json_schema,
     list_scenarios,
 )
+from fedsim.scenario.clients import Limits
 
 BASE = {
     "name": "a",
@@ -26,6 +28,11 @@ BASE = {
 
 def scenario(**parts):
     return Scenario.model_validate({**BASE, **parts})
+
+
+def budgets(clients, keys):
+    devices = Devices(scenario(clients=clients), keys)
+    return {key: limits.budget_bytes for key, limits in devices.items()}
 
 
 def valid(document):
@@ -58,14 +65,46 @@ def test_every_key_is_explained():
 
 
 def test_budgets_in_bytes_by_hand():
-    one = scenario(clients={"budget_mb": 1.5}).clients
-    assert client_budgets(one, ["b", "a"]) == {"a": 1_572_864, "b": 1_572_864}
-    dealt = scenario(clients={"budget_mb": [1, 2]}).clients
-    assert client_budgets(dealt, ["c", "a", "b"]) == {"a": 2**20, "b": 2**21, "c": 2**20}
-    named = scenario(clients={"budget_mb": {"en": 1, "es": 0.25}}).clients
-    assert client_budgets(named, ["en", "es"]) == {"en": 2**20, "es": 2**18}
+    assert budgets({"budget_mb": 1.5}, ["b", "a"]) == {"a": 1_572_864, "b": 1_572_864}
+    dealt = budgets({"budget_mb": [1, 2]}, ["c", "a", "b"])
+    assert dealt == {"a": 2**20, "b": 2**21, "c": 2**20}
+    named = {"budget_mb": {"en": 1, "es": 0.25}}
+    assert budgets(named, ["en", "es"]) == {"en": 2**20, "es": 2**18}
     with pytest.raises(FedsimError, match=r"client 'ess' has no budget.*'es'"):
-        client_budgets(named, ["en", "ess"])
+        budgets(named, ["en", "ess"])
+
+
+def test_a_device_of_a_fleet_has_its_own_limits():
+    toy = {"share": 1, "budget_mb": 1.5, "memory_mb": 2, "bit_depths": [4, 8]}
+    study = scenario(clients={}, fleet={"devices": {"watch": toy}}, methods=["uniform"])
+    assert Devices(study, ["a"])["a"] == Limits(1_572_864, (4, 8), 2**21)
+    own = scenario(
+        clients={"budget_mb": 3, "bit_depths": [2, 8]},
+        fleet={"devices": {"watch": toy}},
+        methods=["uniform"],
+    )
+    assert Devices(own, ["a"])["a"] == Limits(3 * 2**20, (8,), 2**21)
+    none = scenario(
+        clients={"bit_depths": [5]}, fleet={"devices": {"watch": toy}}, methods=["uniform"]
+    )
+    with pytest.raises(FedsimError, match=r"'a': its watch executes 4, 8 bits and .* allows 5"):
+        Devices(none, ["a"])["a"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"clients": {}}, "budget_mb is missing: add it, or a fleet"),
+        ({"clients": {}, "fleet": {"devices": {"watch": 1}}}, "a fleet needs a method"),
+        ({"fleet": {"devices": {"watch": 0.9}}, "methods": ["uniform"]}, "add up to 0.9"),
+        ({"fleet": {}, "methods": ["uniform"]}, "neither of devices and trace"),
+        ({"clock": {"policy": "drop"}}, "'drop' needs deadline_s"),
+        ({"clock": {"begin_hour": 24}}, "less than 24"),
+    ],
+)
+def test_fleets_and_clocks_that_cannot_be(parts, message):
+    with pytest.raises(ValidationError, match=message):
+        scenario(**parts)
 
 
 def test_sources_are_checked_against_the_clients_found():

@@ -1,0 +1,61 @@
+"""Which device a Flower node plays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flwr.app import Context
+
+from clients.device import Device
+from clients.workbench import Workbench, open_workbench
+from fedsim.assignment import read_assignment
+from fedsim.errors import FedsimError
+from fedsim.quant.memory import choose_mode
+
+
+def device_of(context: Context) -> Device:
+    """Return the device that a Flower node plays: named by its node config, set up by the run's."""
+    bench = open_workbench(read_assignment(context))
+    key = client_key(context.node_config, list(bench.clients))
+    if key not in bench.clients:
+        raise FedsimError(f"client {key!r} is not in the corpus of this scenario")
+    return Device(bench, bench.clients[key], _mode(bench, key))
+
+
+def _mode(bench: Workbench, key: str) -> str:
+    """Return how a client's device holds the full-precision model."""
+    fleet, memory = bench.scenario.fleet, bench.devices[key].memory_bytes
+    if fleet is None or memory is None:
+        return "full"
+    mode = choose_mode(bench.peaks, memory, fleet.sensing)
+    if mode is None:
+        raise FedsimError(
+            f"client {key!r}: its device has {memory:,} bytes of memory, and sensing takes "
+            f"{bench.peaks['streamed']:,} even layer by layer: give it more, or a smaller model"
+        )
+    return mode
+
+
+def client_key(node: Mapping[str, str | int | float | bool], clients: Sequence[str]) -> str:
+    """Return the key of the client that a node with this config plays.
+
+    That is its `client`; in Flower's own simulation, which knows no names, the one at
+    `partition-id` among `clients` in sorted order.
+
+    Raises:
+        FedsimError: if the config says neither, or the federation has not one node per client.
+    """
+    if "client" in node:
+        return str(node["client"])
+    if "partition-id" not in node:
+        raise FedsimError(
+            "this SuperNode does not say which client it plays: start it with "
+            """--node-config 'client="KEY"'"""
+        )
+    count = node.get("num-partitions")
+    if count != len(clients):
+        raise FedsimError(
+            f"Flower has {count} SuperNodes and the scenario {len(clients)} clients: ask for "
+            f"num-supernodes={len(clients)}"
+        )
+    return sorted(clients)[int(node["partition-id"])]

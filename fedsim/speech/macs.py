@@ -1,0 +1,76 @@
+"""Multiply-accumulates of a model's layers, counted on the public signal.
+
+A layer's MACs are its weights times the places at which it is applied (none for a table, which is
+looked up). Places grow with the seconds of audio (an encoder), with the tokens (a decoder), or with
+the clips alone (an encoder behind a window of fixed length): three probes tell which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedsim.speech.models.base import SpeechModel, public_clips
+
+_SECONDS = (0.5, 1.0)
+_TOKENS = (4, 8)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """MACs of each layer in a forward pass, (L,) each: for a clip, a second of it, a token."""
+
+    clip: tuple[float, ...]
+    second: tuple[float, ...]
+    token: tuple[float, ...]
+
+
+def count_macs(model: SpeechModel) -> Macs:
+    """Return the MACs of `model.layers`, in order.
+
+    Products of activations with activations (attention) and what belongs to no layer do not count.
+    """
+    short, long = _SECONDS
+    few, many = _TOKENS
+    base = _probe(model, short, few)
+    second = (_probe(model, long, few) - base) / (long - short)
+    token = (_probe(model, short, many) - base) / (many - few)
+    clip = base - second * short - token * few
+    return Macs(tuple(clip.tolist()), tuple(second.tolist()), tuple(token.tolist()))
+
+
+def _probe(model: SpeechModel, seconds: float, tokens: int) -> np.ndarray:
+    """Return the MACs of each layer over one clip of so many seconds, with so many tokens."""
+    counted = np.zeros(len(model.layers))
+    modules = dict(model.module.named_modules())
+    hooks = [
+        modules[name].register_forward_hook(_counter(counted, i, layer.n_weights, layer.channels))
+        for i, layer in enumerate(model.layers)
+        for name in (layer.name, *layer.aliases)
+        if not isinstance(modules[name], nn.Embedding)
+    ]
+    try:
+        with torch.inference_mode():
+            for batch, _ in model.batches(public_clips(seconds, n=1)):
+                rows = model.own_tokens(batch)
+                counted[:] = 0  # the transcript is what the tokens stand for
+                if rows is not None:
+                    batch = model.with_tokens(batch, [rows[0][:1].repeat(tokens)])
+                model.forward(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counted
+
+
+def _counter(
+    counted: np.ndarray, index: int, weights: int, channels: int
+) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
+    def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        counted[index] += weights * (output.numel() // channels)
+
+    return hook
