@@ -1,6 +1,7 @@
-"""The Flower ClientApp: three messages, answered by one device from its own audio.
+"""The Flower ClientApp: messages, answered by one device from its own audio.
 
-query.sense           observe the clips, return the release: one number a layer
+query.sense           observe the clips, return what the scenario releases of them
+query.join, .share, .mask, .unmask    the same for a group, by secure aggregation
 train.personalize     calibrate the delivered models, write their files, return their sizes
 evaluate.candidates   transcribe the held-out clips with each candidate, return error counts
 """
@@ -11,6 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients import cohort
 from clients.device import Device
 from clients.node import device_of
 from fedsim import messages as m
@@ -42,6 +44,30 @@ def sense(message: Message, context: Context) -> Message:
     device = device_of(context)
     request = m.from_record(m.SenseRequest, message.content, "the server")
     return Message(m.to_record(device.sense(request)), reply_to=message)
+
+
+@app.query("join")
+def join(message: Message, context: Context) -> Message:
+    """Take a place in a group whose mean alone the server learns."""
+    return cohort.join(message, context, device_of(context))
+
+
+@app.query("share")
+def share(message: Message, context: Context) -> Message:
+    """Split the secrets of the device's masks among its group."""
+    return cohort.share(message, context, device_of(context))
+
+
+@app.query("mask")
+def mask(message: Message, context: Context) -> Message:
+    """Observe the client's tuning clips and answer with its summary under masks."""
+    return cohort.mask(message, context, device_of(context))
+
+
+@app.query("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Help to take the masks off the group's sum."""
+    return cohort.unmask(message, context, device_of(context))
 
 
 @app.train("personalize")

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fedsim.errors import FedsimError
+from fedsim.privacy.cohort import wire
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
@@ -21,7 +22,17 @@ if TYPE_CHECKING:
 SENSE = "query.sense"
 PERSONALIZE = "train.personalize"
 EVALUATE = "evaluate.candidates"
-STAGES = {SENSE: "sense", PERSONALIZE: "personalize", EVALUATE: "evaluate"}
+JOIN, SHARE, MASK, UNMASK = "query.join", "query.share", "query.mask", "query.unmask"
+"""The four exchanges of secure aggregation (`fedsim.privacy.cohort.wire`)."""
+STAGES = {
+    SENSE: "sense",
+    JOIN: "join",
+    SHARE: "share",
+    MASK: "mask",
+    UNMASK: "unmask",
+    PERSONALIZE: "personalize",
+    EVALUATE: "evaluate",
+}
 """Message type -> what a ledger and a scenario call the stage."""
 
 DECLINED = 1_001
@@ -166,7 +177,18 @@ class Scores:
     workload: tuple[float, ...] = ()
 
 
-Message = SenseRequest | Summary | Delivery | Receipt | Evaluation | Scores
+Group = (
+    wire.Invitation
+    | wire.Keys
+    | wire.Roster
+    | wire.Envelopes
+    | wire.Post
+    | wire.Masked
+    | wire.Survivors
+    | wire.Shares
+)
+"""What members of a group and the server send each other."""
+Message = SenseRequest | Summary | Delivery | Receipt | Evaluation | Scores | Group
 M = TypeVar("M")
 
 

@@ -111,7 +111,7 @@ def _plainly(said: PrivacySettings) -> str:
             )
         case _ if said.release == COHORT:
             return (
-                f"The server learns the mean of groups of {said.cohort.size} devices or more, by"
-                f" secure aggregation, and no device's own values: {_NO_NOISE}."
+                f"The server learns the mean of groups in which {said.cohort.least} devices or more"
+                f" stay to the end, by secure aggregation, and no device's own values: {_NO_NOISE}."
             )
     return f"Each device sends what release {said.release!r} lets out of {UNIT}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 from flwr.app import Message
 
@@ -14,6 +15,7 @@ from fedsim.quant.sensitivity import QUANTILES
 from server.exchange import Outgoing
 from server.plan import Planner
 
+M = TypeVar("M")
 _REPLIES: dict[str, type[m.Summary | m.Receipt | m.Scores]] = {
     m.SENSE: m.Summary,
     m.PERSONALIZE: m.Receipt,
@@ -45,18 +47,7 @@ def read_reply(
         DeclinedError: if the client's privacy budget is spent.
         FedsimError: what the client itself says went wrong.
     """
-    if reply.has_error():
-        reason = reply.error.reason or "the client failed without a reason"
-        if reply.error.code == m.DECLINED:
-            raise DeclinedError(reason)
-        raise (NoAnswer if reply.error.code in LOST else FedsimError)(reason)
-    kind = _REPLIES[sent.kind]
-    try:
-        answer = m.from_record(kind, reply.content, f"client {client!r}")
-    except m.VersionError as error:
-        raise Untrusted(str(error)) from error
-    except FedsimError as error:
-        raise Refused(str(error)) from error
+    answer = read_answer(_REPLIES[sent.kind], reply, f"client {client!r}")
     if answer.client != names.get(sent.node, answer.client):
         raise Untrusted(
             f"client {client!r} answered in the name of {answer.client!r:.60}; look at the app "
@@ -66,6 +57,21 @@ def read_reply(
     if problem:
         raise Refused(f"client {client!r} sent {problem}")
     return answer
+
+
+def read_answer(kind: type[M], reply: Message, sender: str) -> M:
+    """Return a reply as its type. Raises as `read_reply` does, but for what does not fit."""
+    if reply.has_error():
+        reason = reply.error.reason or "the client failed without a reason"
+        if reply.error.code == m.DECLINED:
+            raise DeclinedError(reason)
+        raise (NoAnswer if reply.error.code in LOST else FedsimError)(reason)
+    try:
+        return m.from_record(kind, reply.content, sender)
+    except m.VersionError as error:
+        raise Untrusted(str(error)) from error
+    except FedsimError as error:
+        raise Refused(str(error)) from error
 
 
 def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: Planner) -> str:

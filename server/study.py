@@ -3,7 +3,8 @@
 A client is sensed, personalized and tested in one go: what its worker has of it is still at hand,
 and nothing of it stays here afterwards. Where clients test each other's models (`tuned_on: other`),
 each stage is finished for all before the next one begins; what they answered is kept in the ledger,
-so that a run that is resumed does not ask again.
+so that a run that is resumed does not ask again. Where they tell of themselves in groups
+(`server/gather.py`), all are sensed before the first is planned for.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from fedsim import messages as m
 from fedsim import progress
 from fedsim.errors import DeclinedError, FedsimError
 from fedsim.results.ledger import Event, Ledger, Log, Outcome, Release, Workload
+from fedsim.scenario.privacy import COHORT
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from server.exchange import Outgoing, stream
+from server.gather import gather_means, recall_means
 from server.plan import Planner, all_cells, needs_others, needs_sensitivity
 from server.replies import NoAnswer, Refused, Untrusted, read_reply
 from server.rows import result_rows, tested_plans
@@ -29,7 +32,16 @@ from server.told import Told
 
 def stages(scenario: Scenario) -> tuple[str, ...]:
     """Return the stages that a run of the scenario shows."""
-    return ("sense", "personalize", "evaluate") if needs_others(scenario) else ("personalize",)
+    if needs_others(scenario):
+        return "sense", "personalize", "evaluate"
+    if is_grouped(scenario):
+        return "sense", "aggregate", "personalize"
+    return ("personalize",)
+
+
+def is_grouped(scenario: Scenario) -> bool:
+    """Return whether clients tell of their sensitivities in groups."""
+    return scenario.privacy.release == COHORT and needs_sensitivity(scenario)
 
 
 @dataclass
@@ -64,6 +76,11 @@ class Study:
         """Whether clients test each other's models."""
         return needs_others(self.scenario)
 
+    @property
+    def grouped(self) -> bool:
+        """Whether clients tell of their sensitivities in groups."""
+        return is_grouped(self.scenario)
+
     def run(self) -> None:
         """Run every stage; return when each client is finished or failed."""
         self.ended = self.ledger.finished()
@@ -77,6 +94,14 @@ class Study:
             self._stage("personalize", len(waiting), self._each(waiting, self._delivery))
             waiting = self._active()
             self._stage("evaluate", len(waiting), self._each(waiting, self._evaluation))
+        elif self.grouped:
+            recall_means(self)
+            known = self.ended | self.summaries.keys()
+            fresh = [n for n in nodes if self.names.get(n) not in known]
+            self._stage("sense", len(fresh), self._sense_requests(fresh))
+            gather_means(self, [c for c in self._active() if not self.summaries[c].sensitivity])
+            waiting = self._active()
+            self._stage("personalize", len(waiting), self._each(waiting, self._delivery))
         else:
             fresh = [n for n in nodes if self.names.get(n) not in self.ended]
             self._stage("personalize", len(fresh), self._sense_requests(fresh))
@@ -105,7 +130,7 @@ class Study:
             if fresh:
                 follow_ups.extend(self._handle(sent, reply))
             else:
-                self._note(sent, "second reply", "ignored")
+                self.note_of(sent, "second reply", "ignored")
         for client in list(self.logs):  # of second replies to clients that had ended
             self.ledger.write(self.logs.pop(client))
 
@@ -113,34 +138,34 @@ class Study:
         """Take a reply in; return what is to be sent because of it."""
         retries = self.scenario.retries
         try:
-            answer = read_reply(sent, reply, self._client(sent.node), self.names, self.planner)
+            answer = read_reply(sent, reply, self.client_of(sent.node), self.names, self.planner)
             if isinstance(sent.message, m.SenseRequest) and isinstance(answer, m.Summary):
                 self.told.check(sent.message, answer)
         except NoAnswer as error:
             if sent.attempt < retries.attempts:
                 return [self._again(sent, "no answer", str(error))]
             text = f"{error} (attempt {sent.attempt} of {retries.attempts}, the last)"
-            return self._fail(sent, text, "dropped")
+            return self.fail(sent, text, "dropped")
         except Untrusted as error:
-            return self._fail(sent, str(error), "quarantined")
+            return self.fail(sent, str(error), "quarantined")
         except Refused as error:
             strikes = sent.strikes + 1
             if strikes < retries.quarantine_after and sent.attempt < retries.attempts:
                 return [replace(self._again(sent, "refused", str(error)), strikes=strikes)]
-            return self._fail(sent, str(error), "quarantined")
+            return self.fail(sent, str(error), "quarantined")
         except DeclinedError as error:
             return self._declined(sent, str(error))
         except FedsimError as error:
-            return self._fail(sent, str(error), "failed")
+            return self.fail(sent, str(error), "failed")
         return self._take(sent, answer)
 
     def _declined(self, sent: Outgoing, reason: str) -> Iterable[Outgoing]:
         """Plan from what a client had released before its budget was spent, if it had."""
-        client = self._client(sent.node)
+        client = self.client_of(sent.node)
         summary = self.told.summary(client)
         if summary is None:
-            return self._fail(sent, reason, "declined")
-        self._note(sent, "declined", reason)
+            return self.fail(sent, reason, "declined")
+        self.note_of(sent, "declined", reason)
         return self._sensed(sent, summary)
 
     def _take(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> Iterable[Outgoing]:
@@ -177,6 +202,9 @@ class Study:
         if self.shared:
             self._keep(sent, summary)
             return []
+        if self.grouped:  # that was its profile
+            progress.current().advance()
+            return []
         make = self._delivery if all_cells(self.scenario) else self._evaluation
         return self._each([client], make)
 
@@ -197,7 +225,7 @@ class Study:
             try:
                 yield make(client)
             except FedsimError as error:
-                self._end(client, "plan", str(error), "failed")
+                self.end(client, "plan", str(error), "failed")
 
     def _delivery(self, client: str) -> Outgoing:
         candidates = self.planner.own(self.summaries[client])
@@ -223,16 +251,23 @@ class Study:
             for i, cell in enumerate(all_cells(self.scenario))
         }
 
-    def _log_releases(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> None:
-        client, stage = answer.client, m.STAGES[sent.kind]
-        down, up = m.field_bytes(sent.message), m.field_bytes(answer)
-        log = self.logs[client].releases
-        log += [Release(client, stage, "down", k, n) for k, n in down.items()]
+    def log_message(self, client: str, sent: Outgoing, answer: m.Message) -> None:
+        """Have every field of a message and its answer written, with the client's next result."""
+        stage, up = m.STAGES[sent.kind], m.field_bytes(answer)
         cost = self.told.epsilon if up.get("payload") else None
+        log = self.logs[client].releases
+        log += [
+            Release(client, stage, "down", k, n) for k, n in m.field_bytes(sent.message).items()
+        ]
         log += [
             Release(client, stage, "up", k, n, cost if k == "payload" else None)
             for k, n in up.items()
         ]
+
+    def _log_releases(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> None:
+        client, stage = answer.client, m.STAGES[sent.kind]
+        self.log_message(client, sent, answer)
+        log = self.logs[client].releases
         if not isinstance(answer, m.Receipt) and answer.workload:
             self.logs[client].workloads.append(
                 Workload(client, stage, answer.clips, *answer.workload)
@@ -258,26 +293,29 @@ class Study:
         """Have a line written about what happened on the way, with the client's next result."""
         self.logs[client].events.append(Event(client, stage, attempt, event, detail))
 
-    def _client(self, node: int) -> str:
+    def client_of(self, node: int) -> str:
+        """Return the client that a node plays, as far as it is known."""
         return self.names.get(node, f"node {node}")
 
-    def _note(self, sent: Outgoing, event: str, detail: str) -> None:
-        self.note(self._client(sent.node), m.STAGES[sent.kind], sent.attempt, event, detail)
+    def note_of(self, sent: Outgoing, event: str, detail: str) -> None:
+        """Have a line written about what became of a message."""
+        self.note(self.client_of(sent.node), m.STAGES[sent.kind], sent.attempt, event, detail)
 
     def _again(self, sent: Outgoing, event: str, reason: str) -> Outgoing:
         """Return the message once more. Waiting before it is a matter of the virtual clock."""
         pause = self.scenario.retries.pause_s(sent.attempt)
-        self._note(sent, event, f"{reason}; sent again after {pause:g} s")
+        self.note_of(sent, event, f"{reason}; sent again after {pause:g} s")
         return replace(sent, attempt=sent.attempt + 1)
 
-    def _fail(self, sent: Outgoing, reason: str, outcome: Outcome) -> Iterable[Outgoing]:
-        client, stage = self._client(sent.node), m.STAGES[sent.kind]
+    def fail(self, sent: Outgoing, reason: str, outcome: Outcome) -> Iterable[Outgoing]:
+        """Write that a client could not go on after a message; return what is to be sent."""
+        client, stage = self.client_of(sent.node), m.STAGES[sent.kind]
         if outcome != "failed":
-            self._note(sent, outcome, reason)
-        self._end(client, stage, reason, outcome)
+            self.note_of(sent, outcome, reason)
+        self.end(client, stage, reason, outcome)
         return []
 
-    def _end(self, client: str, stage: str, reason: str, outcome: Outcome) -> None:
+    def end(self, client: str, stage: str, reason: str, outcome: Outcome) -> None:
         """Write that a client could not go on."""
         self.ledger.fail_client(client, stage, reason, outcome, self.logs.pop(client, None))
         self.ended.add(client)

@@ -256,7 +256,8 @@ class Ledger:
             for table in ("releases", "events", "workloads"):
                 db.execute(
                     f"DELETE FROM {table} WHERE client NOT IN (SELECT client FROM clients) AND"
-                    " (client, stage) NOT IN (SELECT client, stage FROM kept)"
+                    " (client, stage) NOT IN (SELECT client, stage FROM kept) AND"
+                    " client NOT IN (SELECT client FROM kept WHERE stage = 'cohort')"
                 )
 
     def rows(self) -> list[Row]:

@@ -48,6 +48,11 @@ class CohortSettings(Settings):
         description="devices that must stay to the end; null is the least allowed, more than half",
     )
 
+    @property
+    def least(self) -> int:
+        """Devices that are in a sum, at least."""
+        return self.threshold or max(self.size // 2 + 1, 3)
+
 
 class PrivacySettings(Settings):
     """What of a client's sensitivities leaves its device; each release reads what it needs."""

@@ -10,6 +10,13 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Invitation:
+    """Server to member: take this place in a new group."""
+
+    place: int
+
+
+@dataclass(frozen=True)
 class Keys:
     """Member to server: the public keys of its envelopes and of its masks (X25519, 32 bytes)."""
 
@@ -30,8 +37,21 @@ class Roster:
 
 @dataclass(frozen=True)
 class Envelopes:
-    """Member to server: shares sealed for each of `places`; server to member: those from each."""
+    """Member to server: shares sealed for each of `places`; to a member, in a post, those from
+    each."""
 
+    places: tuple[int, ...]
+    sealed: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Post:
+    """Server to member: `sealed` as in `Envelopes`; observe your clips by `measure`, clip to the
+    public bounds `low` and `high` of each layer, and send your codes under your masks."""
+
+    measure: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     places: tuple[int, ...]
     sealed: tuple[bytes, ...]
 

@@ -1,0 +1,148 @@
+"""Groups of clients: the server's side of secure aggregation, over any Grid.
+
+All groups go through each exchange together. A member that does not answer falls out, and nobody is
+asked twice; a group of which too few are left has failed, and nothing was learned of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from fedsim import messages as m
+from fedsim.errors import FedsimError
+from fedsim.privacy.bounds import Bounds
+from fedsim.privacy.cohort import server as protocol
+from fedsim.privacy.cohort import wire
+from fedsim.privacy.cohort.codes import decode
+from fedsim.scenario.privacy import CohortSettings
+from fedsim.speech.corpus import client_rng
+
+R = TypeVar("R", bound=m.Group)
+T = TypeVar("T")
+_KEY_BYTES = 32
+
+
+class Ask(Protocol):
+    """Send each client its message; return the answers of those that gave a sound one."""
+
+    def __call__(
+        self,
+        kind: str,
+        messages: Mapping[str, m.Group],
+        reply: type[R],
+        odd: Callable[[str, R], str],
+        /,
+    ) -> dict[str, R]:
+        """`odd` says what of a client's answer is not as it should be, or nothing."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What the server learned of one group."""
+
+    clients: tuple[str, ...]
+    """Whose summaries are in it."""
+    sensitivity: tuple[float, ...]
+    """Geometric mean of theirs, (L,)."""
+
+
+def make_groups(clients: Sequence[str], size: int, seed: int) -> list[list[str]]:
+    """Return groups of `size` clients or more, drawn from the seed; none if there are too few."""
+    ordered = sorted(clients)
+    order = client_rng(seed, "", "cohort").permutation(len(ordered))
+    if len(ordered) < size:
+        return []
+    parts = np.array_split(order, len(ordered) // size)
+    return [sorted(ordered[i] for i in part) for part in parts]
+
+
+def group_means(
+    groups: Sequence[Sequence[str]],
+    ask: Ask,
+    fail: Callable[[str, str], None],
+    said: CohortSettings,
+    measure: str,
+    bounds: Bounds,
+) -> list[Mean]:
+    """Go through the four exchanges with every group; return what was learned.
+
+    Args:
+        groups: the clients of each.
+        ask: sends, and takes the answers in.
+        fail: called for each client, with a sentence, whose group was left by too many.
+        said: the threshold.
+        measure: name of the sensitivity measure.
+        bounds: public bounds of each layer.
+    """
+    place = {client: i for group in groups for i, client in enumerate(group, start=1)}
+    least = [max(said.least, protocol.least_threshold(len(group))) for group in groups]
+
+    def each(alive: Mapping[str, Any], step: Callable[[int, dict[int, Any]], T]) -> dict[int, T]:
+        """Return the result of `step` for each group of which enough are left."""
+        made = {}
+        for number, group in enumerate(groups):
+            there = {place[c]: alive[c] for c in group if c in alive}
+            if not there:
+                continue
+            try:
+                made[number] = step(number, there)
+            except FedsimError as error:
+                for client in group:
+                    if client in alive:
+                        fail(client, str(error))
+        return made
+
+    def keys_odd(client: str, keys: wire.Keys) -> str:
+        sound = keys.place == place[client] and len(keys.seal) == len(keys.mask) == _KEY_BYTES
+        return "" if sound else "keys that are none, or another member's"
+
+    def codes_odd(client: str, masked: wire.Masked) -> str:
+        due = 4 * len(bounds.low)
+        return "" if len(masked.codes) == due else f"{len(masked.codes)} bytes of codes for {due}"
+
+    def sound(client: str, _: Any) -> str:
+        return ""
+
+    keys = ask(m.JOIN, {c: wire.Invitation(p) for c, p in place.items()}, wire.Keys, keys_odd)
+    rosters = each(keys, lambda g, there: protocol.roster(there.values(), least[g]))
+    sent = ask(m.SHARE, _of_members(groups, rosters, keys), wire.Envelopes, sound)
+    posts = each(sent, lambda g, there: protocol.route(there, rosters[g]))
+    low, high = tuple(bounds.low.tolist()), tuple(bounds.high.tolist())
+    masked = ask(
+        m.MASK,
+        {
+            client: wire.Post(measure, low, high, post.places, post.sealed)
+            for number, group in enumerate(groups)
+            for client in group
+            if (post := posts.get(number, {}).get(place[client])) is not None
+        },
+        wire.Masked,
+        codes_odd,
+    )
+    alive = each(masked, lambda g, there: protocol.survivors(there, rosters[g]))
+    shares = ask(m.UNMASK, _of_members(groups, alive, masked), wire.Shares, sound)
+
+    def mean(number: int, there: dict[int, wire.Shares]) -> Mean:
+        codes = {place[c]: masked[c] for c in groups[number] if c in masked}
+        total = protocol.total(rosters[number], posts[number], codes, there)
+        values = decode(total, len(codes), bounds)
+        return Mean(tuple(c for c in groups[number] if c in masked), tuple(values.tolist()))
+
+    return list(each(shares, mean).values())
+
+
+def _of_members(
+    groups: Sequence[Sequence[str]], messages: Mapping[int, R], alive: Mapping[str, Any]
+) -> dict[str, R]:
+    """Return the message of its group for each client that is still there."""
+    return {
+        client: messages[number]
+        for number, group in enumerate(groups)
+        if number in messages
+        for client in group
+        if client in alive
+    }

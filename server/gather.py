@@ -1,0 +1,98 @@
+"""A study whose clients tell of themselves in groups: the exchanges, the ledger, who falls out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fedsim import messages as m
+from fedsim import progress
+from fedsim.errors import FedsimError
+from fedsim.scenario.privacy import COHORT
+from server.cohort import R, group_means, make_groups
+from server.exchange import Outgoing, stream
+from server.replies import NoAnswer, Refused, read_answer
+
+if TYPE_CHECKING:
+    from server.study import Study
+
+
+def recall_means(study: Study) -> None:
+    """Take up again what groups had told before a run was cut off.
+
+    A group is never asked twice: with and without one member its sums would tell that one's values.
+    """
+    nodes = {client: node for node, client in study.names.items()}
+    for text in study.ledger.kept(COHORT):
+        summary = m.from_text(m.Summary, text)
+        if summary.client in nodes and summary.client not in study.ended:
+            study.summaries[summary.client] = summary
+            study.nodes[summary.client] = nodes[summary.client]
+
+
+def gather_means(study: Study, clients: Sequence[str]) -> None:
+    """Learn the mean of each group of clients, as the sensitivities of all its members.
+
+    Members who fall out have ended, and so have all of a group that fails.
+    """
+    said, bounds = study.scenario.privacy.cohort, study.told.terms.bounds
+    assert bounds is not None  # the release needs them
+    progress.current().stage("aggregate", len(clients))
+    profiles = {client: study.summaries[client] for client in clients}
+    groups = make_groups(clients, said.size, study.scenario.seed)
+
+    def fail(client: str, reason: str) -> None:
+        if client not in study.ended:
+            study.end(client, "aggregate", f"client {client!r}: {reason}", "failed")
+
+    def ask(
+        kind: str, messages: Mapping[str, m.Group], reply: type[R], odd: Callable[[str, R], str]
+    ) -> dict[str, R]:
+        return _ask(study, kind, messages, reply, odd)
+
+    if not groups:
+        for client in clients:
+            fail(client, f"{len(clients)} clients are left, too few for a group of {said.size}")
+    measure = study.scenario.quantization.sensitivity
+    for mean in group_means(groups, ask, fail, said, measure, bounds):
+        for client in mean.clients:
+            summary = replace(profiles[client], sensitivity=mean.sensitivity)
+            log = study.logs.pop(client, None)
+            study.ledger.keep(client, COHORT, m.to_text(summary), log)
+            if client not in study.ended:
+                study.summaries[client] = summary
+                progress.current().advance()
+
+
+def _ask(
+    study: Study,
+    kind: str,
+    messages: Mapping[str, m.Group],
+    reply: type[R],
+    odd: Callable[[str, R], str],
+) -> dict[str, R]:
+    """Send each client its message, once; return the sound answers. The other clients end here."""
+    found: dict[str, R] = {}
+    first = (Outgoing(study.nodes[client], kind, message) for client, message in messages.items())
+    for sent, answer, fresh in stream(study.grid, first, deque()):
+        client = study.client_of(sent.node)
+        if not fresh:
+            study.note_of(sent, "second reply", "ignored")
+            continue
+        try:
+            value = read_answer(reply, answer, f"client {client!r}")
+            problem = odd(client, value)
+            if problem:
+                raise Refused(f"client {client!r} sent {problem}")
+        except NoAnswer as error:
+            study.fail(sent, str(error), "dropped")
+        except Refused as error:
+            study.fail(sent, str(error), "quarantined")
+        except FedsimError as error:
+            study.fail(sent, str(error), "failed")
+        else:
+            found[client] = value
+            study.log_message(client, sent, value)
+    return found
