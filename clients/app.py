@@ -14,25 +14,28 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients import cohort
 from clients.device import Device
-from clients.node import device_of
+from clients.node import clips_of, device_of
+from clients.reasons import told_reason
 from fedsim import messages as m
 from fedsim.engine.flower_internals import CLIENT_RAISED, error_reply
-from fedsim.errors import DeclinedError, FedsimError
+from fedsim.errors import DeclinedError
 
 
 def answer_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Answer a mistake with its sentence, which names the client, whatever runtime this is.
 
-    Flower's own would answer with the sentence in the wrapping of its exception.
+    Flower's own would answer with the sentence in the wrapping of its exception, and with any text
+    that an exception may hold. Running out of memory is left to the runtime.
     """
     try:
         return call_next(message, context)
-    except FedsimError as error:
-        text, key = str(error), context.node_config.get("client")
-        if key is not None and repr(str(key)) not in text:
-            text = f"client {str(key)!r}: {text}"
+    except MemoryError:
+        raise
+    except Exception as error:
         code = m.DECLINED if isinstance(error, DeclinedError) else CLIENT_RAISED
-        return error_reply(message, code, text)
+        client = str(context.node_config.get("client", ""))
+        reason = told_reason(error, client, message.metadata.message_type, clips_of(context))
+        return error_reply(message, code, reason)
 
 
 app = ClientApp(mods=[answer_mistakes])
@@ -42,7 +45,7 @@ app = ClientApp(mods=[answer_mistakes])
 def sense(message: Message, context: Context) -> Message:
     """Observe the client's tuning clips and answer with its profile and sensitivities."""
     device = device_of(context)
-    request = m.from_record(m.SenseRequest, message.content, "the server")
+    request = device.read(m.SenseRequest, message)
     return Message(m.to_record(device.sense(request)), reply_to=message)
 
 
@@ -74,7 +77,7 @@ def unmask(message: Message, context: Context) -> Message:
 def personalize(message: Message, context: Context) -> Message:
     """Calibrate the delivered models, write their files and answer with their sizes."""
     device = device_of(context)
-    delivery = m.from_record(m.Delivery, message.content, "the server")
+    delivery = device.read(m.Delivery, message)
     return Message(m.to_record(device.personalize(delivery)), reply_to=message)
 
 
@@ -82,5 +85,5 @@ def personalize(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Test the candidates on the client's held-out clips and answer with error counts."""
     device: Device = device_of(context)
-    evaluation = m.from_record(m.Evaluation, message.content, "the server")
+    evaluation = device.read(m.Evaluation, message)
     return Message(m.to_record(device.evaluate(evaluation)), reply_to=message)

@@ -32,8 +32,7 @@ def join(message: Message, context: Context, device: Device) -> Message:
             f"client {device.data.key!r} was invited to a group, and its scenario releases"
             f" {said.release!r}: give both sides the same scenario"
         )
-    invitation = m.from_record(wire.Invitation, message.content, "the server")
-    state, keys = member.join(invitation.place)
+    state, keys = member.join(device.read(wire.Invitation, message).place)
     return _answer(message, context, state, keys)
 
 
@@ -49,7 +48,7 @@ def share(message: Message, context: Context, device: Device) -> Message:
             )
         return member.share(state, roster)
 
-    return _take(message, context, wire.Roster, step)
+    return _take(message, context, device.read(wire.Roster, message), step)
 
 
 def mask(message: Message, context: Context, device: Device) -> Message:
@@ -62,25 +61,24 @@ def mask(message: Message, context: Context, device: Device) -> Message:
         codes = encode(device.sensitivity(post.measure), bounds)
         return member.hide(state, wire.Envelopes(post.places, post.sealed), codes)
 
-    return _take(message, context, wire.Post, step)
+    return _take(message, context, device.read(wire.Post, message), step)
 
 
 def unmask(message: Message, context: Context, device: Device) -> Message:
     """Answer with shares of the others' masks, and forget all secrets."""
-    return _take(message, context, wire.Survivors, member.unmask)
+    return _take(message, context, device.read(wire.Survivors, message), member.unmask)
 
 
 def _take(
     message: Message,
     context: Context,
-    kind: type[R],
+    request: R,
     step: Callable[[Member, R], tuple[Member, m.Group]],
 ) -> Message:
     """Do one step from what the device kept, and keep what it leaves."""
     if _STATE not in context.state:
         raise FedsimError("the device is in no group: it has not been invited, or was begun anew")
     kept = RecordDict({"message": context.state[_STATE]})
-    request = m.from_record(kind, message.content, "the server")
     return _answer(message, context, *step(m.from_record(Member, kept, "the device"), request))
 
 

@@ -10,14 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from flwr.app import Message
 
 from clients.release import released
 from clients.workbench import Workbench
 from fedsim import messages as m
 from fedsim.errors import AudioError, FedsimError
+from fedsim.limits import check_size, most_bytes, most_members, most_models
 from fedsim.quant import modelfile
 from fedsim.quant.activations import Range
 from fedsim.quant.bank import from_blob
@@ -44,6 +47,7 @@ from fedsim.speech.scoring import Errors, count_correct, count_errors, interval,
 from fedsim.study import model_manifest
 
 HASH_BYTES = 32
+R = TypeVar("R", bound=m.Message)
 PUBLIC = ""
 """Stands for the public signal where a client's key is asked for."""
 
@@ -59,6 +63,18 @@ class Device:
     bench: Workbench
     data: ClientData
     mode: str = "full"
+
+    def read(self, kind: type[R], message: Message) -> R:
+        """Return a message of the server's as its type; `FedsimError` for one too large or odd."""
+        bench = self.bench
+        most = most_bytes(
+            kind,
+            len(bench.model.layers),
+            models=most_models(bench.scenario, len(bench.clients)),
+            members=most_members(bench.scenario),
+        )
+        check_size(kind, message.content, most, "the server")
+        return m.from_record(kind, message.content, "the server")
 
     def sense(self, request: m.SenseRequest) -> m.Summary:
         """Observe the tuning clips once; return the profile and what the scenario releases."""

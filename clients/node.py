@@ -11,6 +11,7 @@ from clients.workbench import Workbench, open_workbench
 from fedsim.assignment import read_assignment
 from fedsim.errors import FedsimError
 from fedsim.quant.memory import choose_mode
+from fedsim.speech.corpus import ClientData
 
 
 def device_of(context: Context) -> Device:
@@ -20,6 +21,14 @@ def device_of(context: Context) -> Device:
     if key not in bench.clients:
         raise FedsimError(f"client {key!r} is not in the corpus of this scenario")
     return Device(bench, bench.clients[key], _mode(bench, key))
+
+
+def clips_of(context: Context) -> ClientData | None:
+    """Return the clips of the client that a node plays, None where they cannot be had."""
+    try:
+        return device_of(context).data
+    except Exception:  # whatever it is, it has been told already
+        return None
 
 
 def _mode(bench: Workbench, key: str) -> str:

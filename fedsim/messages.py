@@ -262,10 +262,10 @@ def from_text(kind: type[M], text: str) -> M:
 def field_bytes(message: Message) -> dict[str, int]:
     """Return the bytes of each field as it travels: 8 a number, 1 a flag, UTF-8 a text."""
     flat, nested = _split(message)
-    sizes = {name: _size(value) for name, value in flat.items()}
+    sizes = {name: value_bytes(value) for name, value in flat.items()}
     if hasattr(message, "candidates"):
         sizes["candidates"] = sum(
-            _size(v) for candidate in nested for v in _split(candidate)[0].values()
+            value_bytes(v) for candidate in nested for v in _split(candidate)[0].values()
         )
     return sizes
 
@@ -306,9 +306,10 @@ def _coerce(name: str, hint: Any, value: Any, kind: type, sender: str) -> Any:
     return value
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, tuple):
-        return sum(_size(v) for v in value)
+def value_bytes(value: Any) -> int:
+    """Return the bytes of one field's value: 8 a number, 1 a flag, UTF-8 a text."""
+    if isinstance(value, tuple | list):
+        return sum(value_bytes(v) for v in value)
     if isinstance(value, bool):
         return 1
     if isinstance(value, str):

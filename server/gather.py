@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fedsim import messages as m
 from fedsim import progress
 from fedsim.errors import FedsimError
+from fedsim.limits import most_bytes, most_members
 from fedsim.scenario.privacy import COHORT
 from server.cohort import R, group_means, make_groups
 from server.exchange import Outgoing, stream
@@ -75,6 +76,8 @@ def _ask(
 ) -> dict[str, R]:
     """Send each client its message, once; return the sound answers. The other clients end here."""
     found: dict[str, R] = {}
+    layers, members = len(study.planner.bank.layers), most_members(study.scenario)
+    most = most_bytes(reply, layers, members=members)
     first = (Outgoing(study.nodes[client], kind, message) for client, message in messages.items())
     for sent, answer, fresh in stream(study.grid, first, deque()):
         client = study.client_of(sent.node)
@@ -82,7 +85,7 @@ def _ask(
             study.note_of(sent, "second reply", "ignored")
             continue
         try:
-            value = read_answer(reply, answer, f"client {client!r}")
+            value = read_answer(reply, answer, f"client {client!r}", most)
             problem = odd(client, value)
             if problem:
                 raise Refused(f"client {client!r} sent {problem}")

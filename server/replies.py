@@ -11,11 +11,13 @@ from flwr.app import Message
 from fedsim import messages as m
 from fedsim.engine.flower_internals import LOST
 from fedsim.errors import DeclinedError, FedsimError
+from fedsim.limits import check_size, most_bytes
 from fedsim.quant.sensitivity import QUANTILES
 from server.exchange import Outgoing
 from server.plan import Planner
 
 M = TypeVar("M")
+_LONGEST_REASON = 2_000  # characters
 _REPLIES: dict[str, type[m.Summary | m.Receipt | m.Scores]] = {
     m.SENSE: m.Summary,
     m.PERSONALIZE: m.Receipt,
@@ -47,7 +49,12 @@ def read_reply(
         DeclinedError: if the client's privacy budget is spent.
         FedsimError: what the client itself says went wrong.
     """
-    answer = read_answer(_REPLIES[sent.kind], reply, f"client {client!r}")
+    layers, corpus = len(planner.bank.layers), planner.scenario.corpus
+    models = len(getattr(sent.message, "candidates", ())) + 1
+    clips = corpus.test_clips if getattr(sent.message, "clip_counts", False) else 0
+    kind = _REPLIES[sent.kind]
+    most = most_bytes(kind, layers, models=models, clips=clips)
+    answer = read_answer(kind, reply, f"client {client!r}", most)
     if answer.client != names.get(sent.node, answer.client):
         raise Untrusted(
             f"client {client!r} answered in the name of {answer.client!r:.60}; look at the app "
@@ -59,14 +66,18 @@ def read_reply(
     return answer
 
 
-def read_answer(kind: type[M], reply: Message, sender: str) -> M:
-    """Return a reply as its type. Raises as `read_reply` does, but for what does not fit."""
+def read_answer(kind: type[M], reply: Message, sender: str, most: int) -> M:
+    """Return a reply of `most` bytes as its type.
+
+    Raises as `read_reply` does, but for what does not fit.
+    """
     if reply.has_error():
-        reason = reply.error.reason or "the client failed without a reason"
+        reason = (reply.error.reason or "the client failed without a reason")[:_LONGEST_REASON]
         if reply.error.code == m.DECLINED:
             raise DeclinedError(reason)
         raise (NoAnswer if reply.error.code in LOST else FedsimError)(reason)
     try:
+        check_size(kind, reply.content, most, sender)
         return m.from_record(kind, reply.content, sender)
     except m.VersionError as error:
         raise Untrusted(str(error)) from error

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from fedsim import messages as m
 from fedsim.errors import FedsimError
+from fedsim.privacy.cohort import wire
 
 KINDS = typing.get_args(m.Message)
-UPWARDS = (m.Summary, m.Receipt, m.Scores)
+GROUP = (wire.Keys, wire.Envelopes, wire.Masked, wire.Shares)
+UPWARDS = (m.Summary, m.Receipt, m.Scores, *GROUP)
 
 INTEGERS = st.integers(-(2**62), 2**62)
 PLAIN = {
@@ -27,6 +29,7 @@ PLAIN = {
     bytes: st.binary(max_size=70),
     tuple[int, ...]: st.lists(INTEGERS, max_size=5).map(tuple),
     tuple[float, ...]: st.lists(st.floats(allow_nan=False), max_size=5).map(tuple),
+    tuple[bytes, ...]: st.lists(st.binary(max_size=70), max_size=5).map(tuple),
 }
 CANDIDATE_FIELDS = {name: PLAIN[hint] for name, hint in typing.get_type_hints(m.Candidate).items()}
 CANDIDATE = st.builds(m.Candidate, **CANDIDATE_FIELDS)
@@ -162,6 +165,7 @@ def test_candidates_are_checked_as_well():
 
 
 NAMES = {
+    (wire.Post, "measure"),
     (m.SenseRequest, "measure"),  # of a sensitivity measure
     (m.Summary, "client"),
     (m.Receipt, "client"),
@@ -190,15 +194,19 @@ def test_there_is_no_field_for_audio_or_text():
     whole numbers, and floats: one sensitivity a layer, two ends of a range a layer and candidate,
     two ends of an interval a candidate; in a study, and not otherwise (tests/test_run_matrix.py),
     33 quantiles a layer; where there is a fleet, seconds of audio and a number of tokens. In place
-    of the sensitivities it may be a payload, whose bytes tests/test_privacy_bytes.py looks at.
+    of the sensitivities it may be a payload; in a group, keys, sealed shares and masked codes. What
+    is in these bytes, tests/test_privacy_bytes.py looks at.
     """
     every = [leaf for kind in KINDS for leaf in leaves(kind)]
     assert {(k, n) for k, n, hint in every if hint is str} == NAMES
     assert {(k, n) for k, n, hint in every if hint is bytes} == {
         (m.Candidate, "blobs"),
         (m.Summary, "payload"),
+        *((wire.Keys, "seal"), (wire.Keys, "mask"), (wire.Masked, "codes")),
     }
-    allowed = {str, int, bool, bytes, tuple[int, ...], tuple[float, ...]}
+    groups = {(k, n) for k, n, hint in every if hint == tuple[bytes, ...]}
+    assert {k for k, _ in groups} == {wire.Roster, wire.Envelopes, wire.Post, wire.Shares}
+    allowed = {str, int, bool, bytes, tuple[int, ...], tuple[float, ...], tuple[bytes, ...]}
     assert {hint for _, _, hint in every} <= allowed
     upwards = [leaf for kind in UPWARDS for leaf in leaves(kind)]
     assert {n for _, n, hint in upwards if hint is str} == {"client"}

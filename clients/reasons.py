@@ -1,0 +1,68 @@
+"""What a device says of its own failure: a reason without paths, file names or words of its user.
+
+The full text stays on the device, in the log `fedsim.device` at level INFO.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from traceback import extract_tb
+
+from fedsim.errors import FedsimError
+from fedsim.speech.corpus import ClientData
+
+_LOG = logging.getLogger("fedsim.device")
+_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:\\|~?/)(?:[^\s:;,'\"()]*[/\\])*[^\s:;,'\"()]+")
+_LONGEST = 1_000
+"""Characters of a reason."""
+
+
+def told_reason(error: Exception, client: str, message_type: str, data: ClientData | None) -> str:
+    """Return what the server is told of an error.
+
+    A sentence of ours is told with its clips as numbers and without paths. Of any other exception,
+    whose text may hold anything, its type and the line of ours that it came through are told.
+
+    Args:
+        error: what happened.
+        client: key of the client, which the server knows; empty if the device does not.
+        message_type: of the request.
+        data: the client's clips, None where they could not be had.
+    """
+    _LOG.info("client %s: %s", client, error, exc_info=error)
+    if isinstance(error, FedsimError):
+        text = _without_clips(str(error), data) if data is not None else str(error)
+        text = _PATH.sub("a local file", text)
+        if client and repr(client) not in text:
+            text = f"client {client!r}: {text}"
+        return text[:_LONGEST]
+    what = type(error).__name__
+    if isinstance(error, OSError) and error.strerror:  # the system's words, without a file's name
+        what += f" ({error.strerror})"
+    return f"client {client!r} failed in {message_type}: {what} in {_place(error)}"
+
+
+def _without_clips(text: str, data: ClientData) -> str:
+    """Return the text with the number of a clip wherever its file, key or words stand."""
+    for role, clips in (("tuning", data.tuning), ("test", data.test)):
+        for number, clip in enumerate(clips, start=1):
+            name = f"{role} clip {number}"
+            path = str(clip.source) if isinstance(clip.source, Path) else clip.key
+            for private in (path, clip.key):
+                for words in (f"audio file {private}", f"{role} clip {private}", private):
+                    text = text.replace(words, name)
+            if clip.text and repr(clip.text) in text:
+                text = text.replace(repr(clip.text), f"the text of {name}")
+    return text
+
+
+def _place(error: Exception) -> str:
+    """Return the last line of ours that an exception came through: `clients/device.py:71`."""
+    ours = Path(__file__).parents[1]
+    for frame in reversed(extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_relative_to(ours) and "site-packages" not in file.relative_to(ours).parts:
+            return f"{file.relative_to(ours).as_posix()}:{frame.lineno}"
+    return "another's code"

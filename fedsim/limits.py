@@ -1,0 +1,87 @@
+"""How large a message may be: what its type holds for a model of so many layers, and no more.
+
+A larger one is refused unread, so that no peer can fill another's memory or ledger.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedsim import messages as m
+from fedsim.errors import FedsimError
+from fedsim.privacy.cohort import wire
+from fedsim.quant.sensitivity import QUANTILES
+from fedsim.scenario.schema import Scenario
+
+if TYPE_CHECKING:
+    from flwr.app import RecordDict
+
+_NAMES = 4_096
+"""Bytes for names of fields and of clients, bit depths and single numbers."""
+_NUMBER, _KEY, _SHARE, _SEALED = 8, 32, 16, 64
+_HASH = 32
+
+
+def most_bytes(
+    kind: type, layers: int, *, models: int = 0, clips: int = 0, members: int = 0
+) -> int:
+    """Return the bytes that a message of a type takes at most.
+
+    Args:
+        kind: type of the message.
+        layers: of the model.
+        models: candidates that the message, or what it answers, is about.
+        clips: test clips whose counts it holds.
+        members: of the sender's group.
+    """
+    model = layers * (_NUMBER + _HASH + 2 * _NUMBER) + _NAMES
+    bounds = 2 * layers * _NUMBER
+    sizes: dict[type, int] = {
+        m.SenseRequest: bounds,
+        m.Summary: layers * (1 + len(QUANTILES) + 1) * _NUMBER,
+        m.Delivery: models * model,
+        m.Evaluation: models * model,
+        m.Receipt: models * (1 + 2 * layers) * _NUMBER,
+        m.Scores: models * (8 + 2 * clips) * _NUMBER,
+        wire.Invitation: 0,
+        wire.Keys: 2 * _KEY,
+        wire.Roster: members * (_NUMBER + 2 * _KEY),
+        wire.Envelopes: members * (_NUMBER + _SEALED),
+        wire.Post: members * (_NUMBER + _SEALED) + bounds,
+        wire.Masked: layers * _NUMBER,
+        wire.Survivors: members * _NUMBER,
+        wire.Shares: members * (_NUMBER + _SHARE),
+    }
+    return sizes[kind] + _NAMES
+
+
+def check_size(kind: type, record: RecordDict, most: int, sender: str) -> None:
+    """Raise `FedsimError`, which names the sender, for a record of more than `most` bytes.
+
+    Only what `messages.from_record` reads is counted; records of another kind it refuses itself.
+    """
+    found = sum(
+        len(name) + m.value_bytes(value)
+        for part in dict(record.config_records).values()
+        for name, value in part.items()
+    )
+    if found > most:
+        raise FedsimError(
+            f"the message from {sender} is refused unread: it has {found:,} bytes, and a"
+            f" {kind.__name__} of this scenario at most {most:,}"
+        )
+
+
+def most_models(scenario: Scenario, clients: int) -> int:
+    """Return how many models a client is sent at most, in a run of so many clients."""
+    return 1 + sum(
+        method.draws
+        * max(len(method.calibration), 1)
+        * (clients if "each" in method.tuned_on else max(len(method.tuned_on), 1))
+        for method in scenario.methods
+    )
+
+
+def most_members(scenario: Scenario) -> int:
+    """Return how many members a group has at most: one fewer would be enough for two groups."""
+    return 2 * scenario.privacy.cohort.size - 1
