@@ -23,6 +23,7 @@ from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.bank import BlobStore, WeightCache
 from fedsim.quant.memory import MODES, peak_bytes
+from fedsim.quant.observe import SeenLayers
 from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.stream import Reading, store_weights, streamed
 from fedsim.quant.switch import Switch, switch_of
@@ -40,6 +41,9 @@ REMEMBERED = 256
 
 CLIP_BYTES = 64 << 20
 """Of clips kept: those of a client are read when it senses, and needed again to calibrate."""
+
+SEEN_BYTES = 256 << 20
+"""Of what layers saw: some 50 MB a client for cosine calibration of a Whisper base."""
 
 
 @dataclass
@@ -60,6 +64,8 @@ class Workbench:
     run_dir: Path
     clips: Recent[np.ndarray] = field(default_factory=lambda: Recent(CLIP_BYTES))
     """Clips by their key, of clients that are under way."""
+    seen: Recent[SeenLayers] = field(default_factory=lambda: Recent(SEEN_BYTES))
+    """What layers saw of clips, of clients between sensing and calibrating."""
     _recent: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
