@@ -66,6 +66,7 @@ class Workbench:
     """Clips by their key, of clients that are under way."""
     seen: Recent[SeenLayers] = field(default_factory=lambda: Recent(SEEN_BYTES))
     """What layers saw of clips, of clients between sensing and calibrating."""
+    _places: dict[str, str] = field(default_factory=dict)
     _recent: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -87,7 +88,7 @@ class Workbench:
             case "full":
                 return nullcontext()
             case "streamed":
-                return streamed(self.model, self.weights.store, self._stored_weights)
+                return streamed(self.model, self.weights.store, self._stored())
             case "proxy":
                 return proxied(self.model, self._packed_proxy)
         raise FedsimError(f"there is no sensing mode {mode!r}: {nearest(mode, MODES)}")
@@ -97,10 +98,15 @@ class Workbench:
         """Sensing mode -> the most bytes of weights that are in memory at once."""
         return peak_bytes(self.model.layers, self.leftovers)
 
-    @cached_property
-    def _stored_weights(self) -> dict[str, str]:
-        """Where the full-precision layers lie in the run's bank, which has them once."""
-        return store_weights(self.switch.full_weights(), self.model.layers, self.weights.store)
+    def _stored(self) -> dict[str, str]:
+        """Return where the full-precision layers lie in the run's bank, which has them once.
+
+        The bank goes when a run ends, and a resumed one may find this workbench as it was.
+        """
+        store = self.weights.store
+        if not self._places or any(name not in store for name in self._places.values()):
+            self._places = store_weights(self.switch.full_weights(), self.model.layers, store)
+        return self._places
 
     @cached_property
     def _packed_proxy(self) -> dict[str, PackedWeight]:
