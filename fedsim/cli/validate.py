@@ -57,10 +57,12 @@ def _validate(options: argparse.Namespace) -> int:
     _check_places(scenario)
 
     from fedsim.scenario import Devices, check_sources
+    from fedsim.scenario.privacy import check_privacy
     from fedsim.speech.corpus import open_clients, require_clips
 
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
     check_sources(scenario, list(clients))
+    check_privacy(scenario, list(clients))
     devices = Devices(scenario, list(clients))
     width = max(map(len, ["client", *clients]))
     print(f"{'client':{width}}  tuning clips  test clips  budget MB", end="")

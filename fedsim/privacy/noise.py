@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -149,6 +150,7 @@ def perturb(
     return NOISE[noise](values, MECHANISMS[mechanism](), scale, rng)
 
 
+@lru_cache(maxsize=64)
 def _gaussian_scale(epsilon: float, delta: float, coordinates: int) -> float:
     from dp_accounting import get_sigma_gaussian
 

@@ -1,0 +1,193 @@
+"""One audit from start to end: of a run folder, each member of a matrix, or of a scenario alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsim.audit.attack import View, attack
+from fedsim.audit.claim import Claim, measure_claim
+from fedsim.audit.views import Told
+from fedsim.audit.voices import Voices, open_voices
+from fedsim.errors import FedsimError
+from fedsim.privacy.attacks.result import Finding
+from fedsim.privacy.bounds import Bounds
+from fedsim.promise import read_promise
+from fedsim.quant.allocation import Sizes
+from fedsim.quant.modelfile import model_sizes, store_leftovers
+from fedsim.quant.switch import switch_of
+from fedsim.report.lines import lines_of
+from fedsim.report.runs import Part, read_runs
+from fedsim.results.folder import RunFolder
+from fedsim.results.ledger import Ledger
+from fedsim.run import client_keys
+from fedsim.scenario.matrix import expand
+from fedsim.scenario.schema import Scenario
+from fedsim.study import model_manifest
+from server.public import scenario_bounds
+
+FILE = "audit.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit found of one scenario without a matrix."""
+
+    settings: dict[str, Any]
+    release: str
+    findings: tuple[Finding, ...]
+    claim: Claim | None
+    """None where no noise is added."""
+    rates: tuple[dict[str, Any], ...]
+    """Of each line of the run's table: name, rate in percent, its interval; empty without a run."""
+
+
+def audit_run(path: Path, targets: int) -> Iterator[Audited]:
+    """Audit a run folder, or each member of a matrix's; yield each as it is done.
+
+    Each member's folder gets its audit.json.
+
+    Raises:
+        FedsimError: if it is no run folder, nothing finished, or a file cannot be written.
+    """
+    (run,) = read_runs([path])
+    known: dict[str, Voices] = {}
+    for part in run.parts:
+        if not part.rows:
+            continue
+        scenario = part.scenario
+        voices = _voices(scenario, known)
+        made = read_promise(RunFolder(part.path).privacy)
+        bounds = made.bounds if made is not None else scenario_bounds(scenario, voices.model)
+        told = _told(part)
+        keys = part.clients if not told else tuple(sorted(set(told) & set(part.clients)))
+        if scenario.privacy.release != "none" and not told:
+            told = None  # no method of the run asked for anything
+        audited = _audit(part.settings, scenario, voices, bounds, keys, told, targets)
+        audited = Audited(**{**vars(audited), "rates": tuple(_rates(part))})
+        write_audit(part.path / FILE, [audited])
+        yield audited
+
+
+def audit_scenario(scenario: Scenario, targets: int) -> Iterator[Audited]:
+    """Audit what a scenario would let out, without running it: its clients are sensed here.
+
+    Raises `FedsimError` for a corpus or a model that cannot be opened, and for settings that do not
+    fit them.
+    """
+    known: dict[str, Voices] = {}
+    for cell in expand(scenario):
+        keys = tuple(client_keys(cell.scenario))
+        voices = _voices(cell.scenario, known)
+        bounds = scenario_bounds(cell.scenario, voices.model)
+        yield _audit(cell.settings, cell.scenario, voices, bounds, keys, None, targets)
+
+
+def write_audit(path: Path, audits: list[Audited]) -> None:
+    """Write audits as JSON. Raises `FedsimError` if the file cannot be written."""
+    said = {"version": VERSION, "audits": [asdict(audited) for audited in audits]}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_plain(said), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FedsimError(f"{path}: the audit cannot be written here: {reason}") from error
+
+
+def read_audit(path: Path) -> list[Audited]:
+    """Return the audits of a file that `write_audit` wrote; empty if there is no such file.
+
+    Raises `FedsimError` for another file.
+    """
+    if not path.is_file():
+        return []
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if said["version"] != VERSION:
+            raise ValueError(f"version {said['version']}")
+        return [
+            Audited(
+                settings=one["settings"],
+                release=one["release"],
+                findings=tuple(Finding(**finding) for finding in one["findings"]),
+                claim=None if one["claim"] is None else Claim(**one["claim"]),
+                rates=tuple(one["rates"]),
+            )
+            for one in said["audits"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FedsimError(
+            f"{path}: this is no audit of this version of fedsim: make it again"
+        ) from error
+
+
+def _audit(
+    settings: Any,
+    scenario: Scenario,
+    voices: Voices,
+    bounds: Bounds | None,
+    keys: tuple[str, ...],
+    told: dict[str, Told] | None,
+    targets: int,
+) -> Audited:
+    view = View(scenario, voices, bounds, _sizes(scenario, voices), keys, told)
+    claim = None
+    if scenario.privacy.release == "noisy":
+        assert bounds is not None  # the release needs them
+        claim = measure_claim(scenario, bounds)
+    findings = tuple(attack(view, targets))
+    return Audited(dict(settings), scenario.privacy.release, findings, claim, ())
+
+
+def _voices(scenario: Scenario, known: dict[str, Voices]) -> Voices:
+    """Return the speakers of a scenario, shared by all that are sensed alike."""
+    said = scenario.model_dump(mode="json", include={"seed", "model", "corpus"})
+    clients = scenario.clients
+    said["clients"] = [clients.select, clients.min_clips, clients.limit]
+    said["measure"] = scenario.quantization.sensitivity
+    key = json.dumps(said, sort_keys=True)
+    if key not in known:
+        known[key] = open_voices(scenario)
+    return known[key]
+
+
+def _sizes(scenario: Scenario, voices: Voices) -> Sizes:
+    model = voices.model
+    stored = store_leftovers(switch_of(model).full_leftovers())
+    manifest = model_manifest(scenario, model, ())
+    return model_sizes(model.layers, stored, manifest, scenario.clients.bit_depths)
+
+
+def _told(part: Part) -> dict[str, Told] | None:
+    """Return client -> what the server saw of it, round by round."""
+    found: dict[str, list[bytes]] = {}
+    with Ledger(RunFolder(part.path).ledger) as ledger:
+        for payload in ledger.payloads():
+            found.setdefault(payload.client, []).append(payload.payload)
+    return dict(found)
+
+
+def _rates(part: Part) -> Iterator[dict[str, Any]]:
+    for line in lines_of(part):
+        rate = line.rate
+        yield {
+            "line": line.name,
+            "kind": rate.kind,
+            "rate": rate.value,
+            "low": rate.low,
+            "high": rate.high,
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,113 @@
+"""The audit senses speakers itself, as their devices would: another session, and other worlds.
+
+Two sessions of one speaker are two releases on different clips. The first is that of the run; for
+the second the same synthetic speaker says as many other sentences, drawn by another seed. A world
+is a release on half of the clips of both sessions; worlds come in pairs that share no clip, so each
+clip is in half of them. Only synthetic speakers can be asked for more: a recorded corpus gives no
+second session, and both attacks are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedsim.quant.sensitivity import sense
+from fedsim.scenario.schema import Scenario
+from fedsim.speech.corpus import (
+    Clients,
+    Utterance,
+    client_rng,
+    open_clients,
+    read_utterance,
+)
+from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
+from fedsim.speech.voices import Take
+from fedsim.study import load_study_model
+
+PAIRS = 12
+"""Of worlds of a client: each clip is then in 12 and out of 12, one more than the attack needs."""
+
+
+@dataclass
+class Voices:
+    """The speakers of scenarios that differ in nothing that sensing depends on."""
+
+    scenario: Scenario
+    model: SpeechModel
+    clients: Clients
+    more: Clients
+    """The same speakers, saying twice as much by another seed."""
+    _first: dict[str, np.ndarray] = field(default_factory=dict)
+    _second: dict[str, np.ndarray] = field(default_factory=dict)
+    _worlds: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether there is more of each speaker than the run has heard."""
+        return self.scenario.corpus.kind == "voices"
+
+    def first(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return what each client's tuning clips say, (L,): what its device sensed in a run."""
+        return {key: self._once(self._first, key, self.clients[key].tuning) for key in keys}
+
+    def second(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return what each client's second session says, (L,)."""
+        return {key: self._once(self._second, key, self.other_clips(key)) for key in keys}
+
+    def worlds(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return what worlds of a client say, (W, L), and which clips are in each, bool (W, C)."""
+        if key not in self._worlds:
+            pool = (*self.clients[key].tuning, *self.other_clips(key))
+            rng = client_rng(self.scenario.seed, key, "audit worlds")
+            chosen = np.zeros((2 * PAIRS, len(pool)), bool)
+            for pair in range(PAIRS):
+                order = rng.permutation(len(pool))
+                chosen[2 * pair, order[: len(pool) // 2]] = True
+                chosen[2 * pair + 1, order[len(pool) // 2 :]] = True
+            values = [
+                self._sense(key, [u for u, is_in in zip(pool, row, strict=True) if is_in])
+                for row in chosen
+            ]
+            self._worlds[key] = np.array(values), chosen
+        return self._worlds[key]
+
+    def other_clips(self, key: str) -> tuple[Utterance, ...]:
+        """Return as many clips of a client as it tunes on, none of which says the same."""
+        own = self.clients[key].tuning
+        said = {_content(u) for u in own}
+        more = [u for u in self.more[key].tuning if _content(u) not in said]
+        return tuple(more[: len(own)])
+
+    def _once(
+        self, known: dict[str, np.ndarray], key: str, clips: Sequence[Utterance]
+    ) -> np.ndarray:
+        if key not in known:
+            known[key] = self._sense(key, clips)
+        return known[key]
+
+    def _sense(self, key: str, utterances: Sequence[Utterance]) -> np.ndarray:
+        convert, language = self.scenario.corpus.convert, self.clients[key].language
+        clips = [read_utterance(u, convert=convert) for u in utterances]
+        tokens = own_tokens(self.model, clips, language)
+        batches = tuning_batches(self.model, clips, tokens, language)
+        return sense(self.model, batches, self.scenario.quantization.sensitivity)
+
+
+def open_voices(scenario: Scenario) -> Voices:
+    """Load the scenario's model and open its corpus. Raises `FedsimError` as both do."""
+    corpus = scenario.corpus
+    clients = open_clients(corpus, scenario.clients, scenario.seed)
+    double = corpus.model_copy(update={"tuning_clips": 2 * corpus.tuning_clips})
+    more = open_clients(double, scenario.clients, scenario.seed + 1)
+    return Voices(scenario, load_study_model(scenario), clients, more)
+
+
+def _content(utterance: Utterance) -> object:
+    """Return what two clips of one speaker must not share: the words, or a take of one word."""
+    source = utterance.source
+    if isinstance(source, Take) and not source.seconds:
+        return source.text
+    return source

@@ -1,0 +1,100 @@
+"""`fedsim audit`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsim.cli.options import positive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fedsim.audit.run import Audited
+
+_DESCRIPTION = """\
+Attack what the server sees of each client: infer gender, accent and language, recognize speakers in
+a second session, tell the clips that a client tuned on; and measure epsilon against what is
+claimed. Of a run, each member of its matrix is audited from its ledger and gets an audit.json,
+which fedsim report draws beside the word error rate. Of a scenario, what its clients would release
+is computed without running it. The exit code is 1 if the noise is less than claimed."""
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    audit = verbs.add_parser(
+        "audit",
+        help="attack what a run or a scenario gives away",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    audit.add_argument(
+        "subject", metavar="RUN|SCENARIO", help="a run folder, a YAML file or a name"
+    )
+    audit.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="override keys of the scenario",
+    )
+    audit.add_argument(
+        "--targets",
+        metavar="N",
+        type=positive,
+        default=20,
+        help="clients whose clips are asked for (default: 20)",
+    )
+    audit.add_argument(
+        "--out", metavar="FILE", type=Path, help="of a scenario: the file (default: ./audit.json)"
+    )
+    audit.set_defaults(verb=_audit)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from fedsim.errors import FedsimError
+
+    folder = Path(options.subject).expanduser()
+    is_run = (folder / "scenario.yaml").is_file()
+    if is_run and (options.set or options.out):
+        raise FedsimError(
+            "a run is audited as it was, and each audit.json lies in its folder: leave --set and"
+            " --out out"
+        )
+
+    from fedsim.audit.run import audit_run, audit_scenario, write_audit
+    from fedsim.audit.table import print_audits
+    from fedsim.results.table import stdout_console
+
+    if is_run:
+        audits = _shown(audit_run(folder, options.targets))
+        place = folder
+    else:
+        from fedsim.scenario import find_scenario, load_scenario
+
+        scenario = load_scenario(find_scenario(options.subject), options.set)
+        audits = _shown(audit_scenario(scenario, options.targets))
+        place = options.out or Path("audit.json")
+        write_audit(place, audits)
+    print_audits(audits, stdout_console())
+    print(f"audit: {place.absolute()}")
+    refuted = [audited.claim for audited in audits if audited.claim and audited.claim.is_refuted]
+    for claim in refuted:
+        print(f"error: LESS NOISE THAN CLAIMED: {claim.sentence}", file=sys.stderr)
+    return 1 if refuted else 0
+
+
+def _shown(audits: Iterable[Audited]) -> list[Audited]:
+    """Return all audits, and say on a terminal which is done."""
+    found: list[Audited] = []
+    for audited in audits:
+        found.append(audited)
+        if sys.stderr.isatty():
+            from fedsim.audit.table import audit_name
+
+            print(f"audited: {audit_name(audited)}", file=sys.stderr)
+    return found

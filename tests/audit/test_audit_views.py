@@ -1,0 +1,167 @@
+"""What an audit attacks: the server's view to the byte, and the speakers that it senses itself."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fedsim.audit.attack import View, attack
+from fedsim.audit.claim import measure_claim
+from fedsim.audit.views import told_alone, told_in_groups, vectors
+from fedsim.audit.voices import Voices, open_voices
+from fedsim.privacy import releases
+from fedsim.privacy.bounds import Bounds, normalize
+from fedsim.privacy.releases import Terms, release
+from fedsim.quant.allocation import Sizes
+from fedsim.scenario import Scenario
+from fedsim.speech.corpus import ClientData, Utterance
+from fedsim.terms import release_terms
+
+LAYERS = 6
+BOUNDS = Bounds(np.full(LAYERS, 0.1), np.full(LAYERS, 10.0))
+RNG = np.random.default_rng(1)
+
+
+def scenario(methods=("fp32", "myqasr"), corpus=None, model="none", **privacy) -> Scenario:
+    return Scenario.model_validate(
+        {
+            "name": "toy",
+            "model": {"id": model},
+            "corpus": corpus or {"path": "none", "group_by": "speaker"},
+            "clients": {"budget_mb": 1.0, "bit_depths": [2, 4, 8]},
+            "methods": list(methods),
+            "privacy": privacy,
+        }
+    )
+
+
+def test_vectors_hold_all_that_was_told():
+    values = RNG.uniform(0.2, 5, (3, LAYERS))
+    told = {}
+    terms = Terms(LAYERS, BOUNDS, bits=3, depths=(2, 4, 8), plan=lambda v: (2, 4, 8, 2, 4, 8))
+    for kind in ("values", "quantized", "noisy", "ranks", "plan"):
+        payloads = [[release(kind, v, terms, np.random.default_rng(0)).payload] for v in values]
+        told[kind] = vectors(kind, payloads, terms)
+    assert told["values"] == pytest.approx(np.log(values))
+    assert told["quantized"] == pytest.approx(
+        np.rint(7 * np.array([normalize(v, BOUNDS) for v in values]))
+    )
+    assert (np.argsort(-told["ranks"], axis=1) == np.argsort(-values, axis=1)).all()
+    assert told["plan"].tolist() == [[2, 4, 8, 2, 4, 8]] * 3
+    noise = told["noisy"] - np.array([normalize(v, BOUNDS) for v in values])
+    assert noise == pytest.approx(np.tile(noise[0], (3, 1)), abs=1e-5)  # of one seed, unclipped
+    assert vectors("none", [(), ()], terms).shape == (2, 1)
+
+
+def test_noisy_rounds_are_averaged():
+    said = scenario(release="noisy", epsilon=1.0, delta=1e-3, rounds=4)
+    terms = release_terms(said, LAYERS, BOUNDS)
+    told = told_alone(said, terms, "ann", np.full(LAYERS, 1.0), "test")
+    rows = np.array([np.frombuffer(p, "<f4") for p in told])
+    assert len({row.tobytes() for row in rows}) == 4
+    assert vectors("noisy", [told], terms)[0] == pytest.approx(rows.mean(axis=0), rel=1e-6)
+    again = told_alone(said, terms, "ann", np.full(LAYERS, 1.0), "another purpose")
+    assert again[0] != told[0]
+
+
+def test_a_group_is_seen_by_its_mean_alone():
+    values = {name: RNG.uniform(0.2, 5, LAYERS) for name in "abcdef"}
+    told = told_in_groups([["a", "b", "c"], ["d", "e", "f"]], values, BOUNDS)
+    assert told["a"] == told["b"] == told["c"] != told["d"]
+    mean = np.exp(np.mean([np.log(values[c]) for c in "abc"], axis=0))
+    assert np.frombuffer(told["a"][0], "<f8") == pytest.approx(mean, rel=1e-4)
+
+
+def view_of(said, told, genders):
+    """A view of recorded speakers, of whom nothing more can be sensed."""
+    clients = {
+        key: ClientData(key, (Utterance(f"{key}/0", key, gender=gender),), ())
+        for key, gender in genders.items()
+    }
+    model = SimpleNamespace(layers=range(LAYERS))
+    voices = Voices(said, model, clients, clients)
+    sizes = Sizes((2, 4, 8), np.ones((LAYERS, 3), int), 0)
+    return View(said, voices, BOUNDS, sizes, tuple(sorted(clients)), told)
+
+
+def test_a_planted_leak_is_found_and_what_cannot_be_measured_is_said():
+    genders = {f"c{i:02d}": ("female", "male")[i % 2] for i in range(40)}
+    leak = {
+        key: [(np.exp(RNG.normal(size=LAYERS) + 4 * (g == "male"))).astype("<f8").tobytes()]
+        for key, g in genders.items()
+    }
+    found = {(f.attribute, f.figure): f for f in attack(view_of(scenario(), leak, genders), 5)}
+    assert found["gender", "AUC"].value > 0.95
+    assert found["gender", "AUC"].verdict == "gives away"
+    assert found["gender", "AUC, shuffled labels"].verdict == "not distinguishable"
+    assert found["the speaker", "rank-1"].value is None
+    assert "no second session" in found["a tuning clip", "AUC"].note
+    assert not any(name in ("accent", "language") for name, _ in found)  # nobody knows them
+
+
+def test_too_few_of_a_gender():
+    genders = {f"c{i}": ("female", "male")[i < 3] for i in range(12)}
+    told = {key: [np.ones(LAYERS).astype("<f8").tobytes()] for key in genders}
+    finding = attack(view_of(scenario(), told, genders), 5)[0]
+    assert finding.value is None
+    assert "of 2 values of gender fewer than two have 5 speakers; add speakers" in finding.note
+
+
+@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
+@pytest.mark.parametrize("epsilon", [0.5, 4.0])
+def test_noise_is_what_it_is_said_to_be(mechanism, epsilon):
+    said = scenario(release="noisy", mechanism=mechanism, epsilon=epsilon, delta=1e-5)
+    claim = measure_claim(said, BOUNDS, trials=1_000)
+    assert not claim.is_refuted
+    assert claim.claimed == pytest.approx(epsilon if mechanism == "gaussian" else epsilon / LAYERS)
+    assert "nothing against the claim" in claim.sentence
+
+
+@pytest.mark.parametrize(("mechanism", "part"), [("gaussian", 0.5), ("laplace", 0.2)])
+def test_too_little_noise_is_refuted(monkeypatch, mechanism, part):
+    """A mechanism whose scale is a part of what the accountant asks for."""
+    scale = releases.noise_scale
+    monkeypatch.setattr(releases, "noise_scale", lambda *said: part * scale(*said))
+    said = scenario(release="noisy", mechanism=mechanism, epsilon=4.0, delta=1e-5)
+    claim = measure_claim(said, BOUNDS, trials=2_000)
+    assert claim.is_refuted
+    assert "is refuted" in claim.sentence
+
+
+def test_some_layers_only():
+    said = scenario(release="noisy", epsilon=8.0, delta=1e-5, layers=[4, 1])
+    claim = measure_claim(said, BOUNDS, trials=2_000)
+    assert 4.0 < claim.at_least <= 8.0
+
+
+@pytest.fixture(scope="module")
+def voices(model_folder):
+    corpus = {
+        "kind": "voices",
+        "group_by": "speaker",
+        "population": {"speakers": 2},
+        "tuning_clips": 3,
+        "test_clips": 1,
+    }
+    return open_voices(scenario(corpus=corpus, model=str(model_folder("ctc-group"))))
+
+
+def test_a_second_session_says_other_things(voices):
+    for key, client in voices.clients.items():
+        other = voices.other_clips(key)
+        assert len(other) == len(client.tuning) == 3
+        assert {u.source.speaker for u in other} == {u.source.speaker for u in client.tuning}
+        assert not {u.source.text for u in other} & {u.source.text for u in client.tuning}
+
+
+def test_worlds_come_in_pairs_that_share_no_clip(voices):
+    key = next(iter(voices.clients))
+    values, chosen = voices.worlds(key)
+    assert chosen.shape == (24, 6)
+    assert (chosen[::2] ^ chosen[1::2]).all()
+    assert set(chosen.sum(axis=0)) == {12}
+    assert values.shape == (24, len(voices.model.layers))
+    whole = chosen[:, :3].all(axis=1)  # worlds that are the first session
+    for row in values[whole]:
+        assert row == pytest.approx(voices.first([key])[key])
+    assert voices.worlds(key)[0] is values  # sensed once
