@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from fedsim.audit.record import Claim
 from fedsim.privacy.audit import any_noise, epsilon_at_least, gaussian_noise
 from fedsim.privacy.bounds import Bounds
 from fedsim.privacy.releases import release
@@ -17,22 +16,6 @@ TRIALS = 2_000
 """Releases of each of two users."""
 CONFIDENCE = 0.999
 """An honest claim is refuted by chance once in a thousand audits at most."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What is claimed of one release, and what was measured."""
-
-    claimed: float
-    """Epsilon of what was told apart: of Laplace noise that of a single layer."""
-    at_least: float
-    """Epsilon that the releases show, at 99.9 % confidence."""
-    sentence: str
-
-    @property
-    def is_refuted(self) -> bool:
-        """Whether the noise is less than claimed."""
-        return self.at_least > self.claimed
 
 
 def measure_claim(scenario: Scenario, bounds: Bounds, trials: int = TRIALS) -> Claim:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fedsim.audit.attack import View, attack
-from fedsim.audit.claim import Claim, measure_claim
+from fedsim.audit.claim import measure_claim
+from fedsim.audit.record import FILE, Audited, write_audit
 from fedsim.audit.views import Told
 from fedsim.audit.voices import Voices, open_voices
-from fedsim.errors import FedsimError
-from fedsim.privacy.attacks.result import Finding
 from fedsim.privacy.bounds import Bounds
 from fedsim.promise import read_promise
 from fedsim.quant.allocation import Sizes
@@ -29,22 +26,6 @@ from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
 from fedsim.study import model_manifest
 from server.public import scenario_bounds
-
-FILE = "audit.json"
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What an audit found of one scenario without a matrix."""
-
-    settings: dict[str, Any]
-    release: str
-    findings: tuple[Finding, ...]
-    claim: Claim | None
-    """None where no noise is added."""
-    rates: tuple[dict[str, Any], ...]
-    """Of each line of the run's table: name, rate in percent, its interval; empty without a run."""
 
 
 def audit_run(path: Path, targets: int) -> Iterator[Audited]:
@@ -86,44 +67,6 @@ def audit_scenario(scenario: Scenario, targets: int) -> Iterator[Audited]:
         voices = _voices(cell.scenario, known)
         bounds = scenario_bounds(cell.scenario, voices.model)
         yield _audit(cell.settings, cell.scenario, voices, bounds, keys, None, targets)
-
-
-def write_audit(path: Path, audits: list[Audited]) -> None:
-    """Write audits as JSON. Raises `FedsimError` if the file cannot be written."""
-    said = {"version": VERSION, "audits": [asdict(audited) for audited in audits]}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_plain(said), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise FedsimError(f"{path}: the audit cannot be written here: {reason}") from error
-
-
-def read_audit(path: Path) -> list[Audited]:
-    """Return the audits of a file that `write_audit` wrote; empty if there is no such file.
-
-    Raises `FedsimError` for another file.
-    """
-    if not path.is_file():
-        return []
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["version"] != VERSION:
-            raise ValueError(f"version {said['version']}")
-        return [
-            Audited(
-                settings=one["settings"],
-                release=one["release"],
-                findings=tuple(Finding(**finding) for finding in one["findings"]),
-                claim=None if one["claim"] is None else Claim(**one["claim"]),
-                rates=tuple(one["rates"]),
-            )
-            for one in said["audits"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FedsimError(
-            f"{path}: this is no audit of this version of fedsim: make it again"
-        ) from error
 
 
 def _audit(
@@ -182,12 +125,3 @@ def _rates(part: Part) -> Iterator[dict[str, Any]]:
             "low": rate.low,
             "high": rate.high,
         }
-
-
-def _plain(value: Any) -> Any:
-    """Return a value with None for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

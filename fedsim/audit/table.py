@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.audit.run import Audited
+from fedsim.audit.record import Audited
 from fedsim.privacy.attacks.result import Finding
 from fedsim.report.runs import settings_label
 

@@ -12,7 +12,7 @@ from fedsim.cli.options import positive
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fedsim.audit.run import Audited
+    from fedsim.audit.record import Audited
 
 _DESCRIPTION = """\
 Attack what the server sees of each client: infer gender, accent and language, recognize speakers in
@@ -66,7 +66,8 @@ def _audit(options: argparse.Namespace) -> int:
             " --out out"
         )
 
-    from fedsim.audit.run import audit_run, audit_scenario, write_audit
+    from fedsim.audit.record import write_audit
+    from fedsim.audit.run import audit_run, audit_scenario
     from fedsim.audit.table import print_audits
     from fedsim.results.table import stdout_console
 

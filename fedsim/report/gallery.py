@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedsim.report import figures, layertables, tables
+from fedsim.report import figures, layertables, leaks, tables
 from fedsim.report.lines import Kind, kind_of, lines_of
 from fedsim.report.runs import BUDGET, TUNING_CLIPS, Part, heading
 from fedsim.report.style import AnyChart, names_of
@@ -16,6 +16,7 @@ _MOST_LINES = 60
 _MOST_CURVES = 14
 _MOST_IN_MATRIX = 30
 _MOST_MATRICES = 4
+_LEAK_WIDTH = 640
 _CELL = 56  # pixels that a number in a matrix needs
 
 
@@ -41,7 +42,12 @@ def figures_of(parts: Sequence[Part]) -> list[Figure]:
         suffix = f"_{kind.lower()}" if len(of_kind) > 1 else ""
         found += [
             Figure(figure.name + suffix, figure.chart, figure.note, figure.min_width)
-            for figure in [*_rates(group, kind), *_transfers(group, kind), *_costs(group)]
+            for figure in [
+                *_leaks(group, kind),
+                *_rates(group, kind),
+                *_transfers(group, kind),
+                *_costs(group),
+            ]
         ]
     return [*found, *_layers([part for part in parts if part.rows])]
 
@@ -99,6 +105,13 @@ def _transfers(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
                 columns = len({row["tuned"] for row in table})
                 note = f"Settings: {part.label}." if part.settings else ""
                 yield Figure(f"transfer_{number}", chart, note, 150 + _CELL * columns)
+
+
+def _leaks(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
+    """Yield what releases give away, if they were audited."""
+    table = leaks.leak_points(parts, kind)
+    if table:
+        yield Figure("leak_by_error", figures.leak_by_error(table, kind), "", _LEAK_WIDTH)
 
 
 def _costs(parts: Sequence[Part]) -> Iterator[Figure]:

@@ -50,7 +50,7 @@ def results_table(lines: Sequence[Line]) -> HtmlTable:
     digits = _digits(lines)
     rate_heads, rates = _rate_columns([line.rate for line in lines])
     heads = [*map(heading, keys), "method", "tuned on", "model MB", "mean bits"]
-    return _table(
+    return table_of(
         [*heads, *rate_heads, "clients"],
         [
             [
@@ -75,7 +75,7 @@ def clients_table(lines: Sequence[Line]) -> HtmlTable:
     rows = sorted(rows, key=lambda found: (found[1].client, found[0].label))[:MOST_ROWS]
     rate_heads, rates = _rate_columns([measure(part, [row]) for part, row in rows])
     heads = [*map(heading, keys), "client", "budget MB", "method", "tuned on", "model MB"]
-    return _table(
+    return table_of(
         [*heads, "mean bits", *rate_heads, "errors", "of"],
         [
             [
@@ -113,7 +113,7 @@ def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
                 Cell("-" if more is None else f"{float(f'{more:.1e}'):,.0f}", float(more or 0)),
             ]
         )
-    return _table(heads, rows)
+    return table_of(heads, rows)
 
 
 def fleet_table(parts: Sequence[Part]) -> HtmlTable:
@@ -138,7 +138,7 @@ def fleet_table(parts: Sequence[Part]) -> HtmlTable:
         cells += [_span([float(row.clips) for row in found], 0), Cell(state)]
         rows.append([Cell(run), *cells] if several else cells)
     heads = ["client", "budget MB", "compressed model MB", "test clips", "state"]
-    return _table([RUN, *heads] if several else heads, rows)
+    return table_of([RUN, *heads] if several else heads, rows)
 
 
 def releases_table(parts: Sequence[Part]) -> HtmlTable:
@@ -155,7 +155,7 @@ def releases_table(parts: Sequence[Part]) -> HtmlTable:
                 if release.epsilon is not None:
                     costs.setdefault(key, set()).add(release.epsilon)
     heads = ["what", "when", "clients", "bytes each time", "bytes in all", "ε each time"]
-    return _table(
+    return table_of(
         heads,
         [
             [
@@ -183,7 +183,7 @@ def differences_table(runs: Sequence[Run]) -> HtmlTable:
     """Return one row for each setting in which runs differ."""
     found = {k: v for k, v in differences(runs).items() if k not in ("name", "description")}
     rows = [[Cell(key), *(Cell(_setting(v)) for v in values)] for key, values in found.items()]
-    return _table(["setting", *(run.name for run in runs)], rows)
+    return table_of(["setting", *(run.name for run in runs)], rows)
 
 
 def setting_keys(parts: Iterable[Part]) -> list[str]:
@@ -191,7 +191,8 @@ def setting_keys(parts: Iterable[Part]) -> list[str]:
     return list(dict.fromkeys(key for part in parts for key in part.settings))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> HtmlTable:
+def table_of(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> HtmlTable:
+    """Return a table whose columns of numbers are known for such."""
     numeric = tuple(
         any(row[i].value is not None for row in rows)
         and all(row[i].value is not None or row[i].text in ("-", "") for row in rows)

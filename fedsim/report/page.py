@@ -16,6 +16,7 @@ from fedsim.promise import read_promise
 from fedsim.report import htmltables
 from fedsim.report.findings import Compared, answers, comparisons, headline
 from fedsim.report.gallery import Figure, figures_of
+from fedsim.report.leaks import leaks_table
 from fedsim.report.lines import MB, Line, kinds_of, lines_of, size_digits, span
 from fedsim.report.runs import Part, Run, read_runs
 from fedsim.report.style import save
@@ -111,6 +112,7 @@ def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
         failures=[(part.label, f) for part in parts for f in part.failures],
         releases=htmltables.releases_table(parts),
         promises=_promises(parts),
+        leaks=leaks_table(parts),
         differences=htmltables.differences_table(runs) if len(runs) > 1 else None,
         words=_words(lines),
         runs=[(run, _commands(run), _versions(run)) for run in runs],

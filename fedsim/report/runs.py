@@ -23,7 +23,9 @@ INDEX = "matrix.json"
 RUN = "run"
 """The setting that names the run, where there are several."""
 BUDGET, TUNING_CLIPS = "clients.budget_mb", "corpus.tuning_clips"
-_PHRASES = {RUN: "{}", BUDGET: "{} MB", TUNING_CLIPS: "{} tuning clips"}
+PRIVACY = "privacy"
+"""The setting that a matrix of releases varies: a mapping, said in its own words."""
+_PHRASES = {RUN: "{}", PRIVACY: "{}", BUDGET: "{} MB", TUNING_CLIPS: "{} tuning clips"}
 _MOST_DIFFERENCES = 3  # settings in which runs differ; more do not fit beside every number
 _NO_RESULT_DEPENDS = ("name", "description", "engine", "save_models", "matrix")
 

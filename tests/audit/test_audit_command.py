@@ -5,7 +5,7 @@ import json
 import pytest
 import toys
 
-from fedsim.audit.run import read_audit
+from fedsim.audit.record import read_audit
 from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.privacy import releases

@@ -20,7 +20,8 @@ def shrunken_covariance(residuals: np.ndarray) -> np.ndarray:
 
     if not residuals.any():
         return _FLOOR * np.eye(residuals.shape[1])
+    parts = 3 if len(residuals) >= 6 else 2  # one residual has no covariance
     search = GridSearchCV(
-        ShrunkCovariance(assume_centered=True), {"shrinkage": np.logspace(-6, 0, 7)}, cv=3
+        ShrunkCovariance(assume_centered=True), {"shrinkage": np.logspace(-6, 0, 7)}, cv=parts
     )
     return search.fit(residuals).best_estimator_.covariance_

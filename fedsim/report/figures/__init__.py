@@ -10,6 +10,7 @@ from fedsim.report.figures.layers import (
     gain_by_seconds,
     sensitivity_by_layer,
 )
+from fedsim.report.figures.leaks import leak_by_error
 from fedsim.report.figures.people import error_by_client, error_by_method, transfer
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "error_by_setting",
     "error_by_size",
     "gain_by_seconds",
+    "leak_by_error",
     "sensitivity_by_layer",
     "transfer",
 ]

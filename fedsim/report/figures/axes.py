@@ -21,6 +21,8 @@ _TIPS = {
     "low": ("low:Q", "from %"),
     "high": ("high:Q", "to %"),
     "clients": ("clients:Q", "clients"),
+    "leak": ("leak:Q", "inferred"),
+    "chance": ("chance:Q", "chance"),
     "change": ("change:Q", "against own, points"),
     "q25": ("q25:Q", "lower quarter %"),
     "median": ("median:Q", "median %"),

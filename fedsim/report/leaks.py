@@ -1,0 +1,90 @@
+"""What audits found, beside what the same releases cost: the data of a figure and of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fedsim.audit.record import FILE, read_audit
+from fedsim.privacy.attacks.result import Finding
+from fedsim.report.htmltables import Cell, HtmlTable, table_of
+from fedsim.report.lines import OWN, Kind, Line, kind_of, lines_of
+from fedsim.report.runs import Part
+from fedsim.report.tables import Table
+from fedsim.scenario.schema import FULL_PRECISION
+
+_SHOWN = {
+    ("gender", "AUC"): "gender, AUC",
+    ("accent", "AUC"): "accent, AUC",
+    ("language", "AUC"): "language, AUC",
+    ("the speaker", "rank-1"): "the speaker in another session, rank-1",
+    ("a tuning clip", "AUC"): "a clip that was tuned on, AUC",
+}
+"""Figures of attacks that stand for the rest, and what a panel says of them."""
+_BLIND = (FULL_PRECISION, "uniform", "shuffled")
+
+
+def findings_of(part: Part) -> list[Finding]:
+    """Return what an audit of a part found; nothing if there was none."""
+    return [f for audited in read_audit(part.path / FILE) for f in audited.findings]
+
+
+def leak_points(parts: Sequence[Part], kind: Kind) -> Table:
+    """Return one row for each part and attack: the rate of its model, and what it gives away.
+
+    Columns: panel, line, rate, low, high (of the model, in percent), leak, leak_low, leak_high,
+    chance, full (the rate of full precision, or None).
+    """
+    made: Table = []
+    for part in parts:
+        planned = _planned(part)
+        if planned is None or kind_of(planned.rows) != kind:
+            continue
+        full = [x.rate.value for x in lines_of(part) if x.allocation == FULL_PRECISION]
+        for finding in findings_of(part):
+            panel = _SHOWN.get((finding.attribute, finding.figure))
+            if panel is None or finding.value is None:
+                continue
+            made.append(
+                {
+                    "panel": panel,
+                    "line": part.label or finding.release,
+                    "rate": planned.rate.value,
+                    "low": planned.rate.low,
+                    "high": planned.rate.high,
+                    "leak": finding.value,
+                    "leak_low": finding.low,
+                    "leak_high": finding.high,
+                    "chance": finding.chance,
+                    "full": full[0] if full else None,
+                }
+            )
+    return made
+
+
+def _planned(part: Part) -> Line | None:
+    """Return the line of the first method that looks at what clients released."""
+    lines = [x for x in lines_of(part) if x.allocation not in _BLIND and x.source == OWN]
+    return lines[0] if lines and lines[0].rate.value is not None else None
+
+
+def leaks_table(parts: Sequence[Part]) -> HtmlTable:
+    """Return one row for each figure of each attack, those that could not be measured too."""
+    heads = ["release", "inferred", "figure", "value", "95 % interval", "chance", "n", "verdict"]
+    return table_of(heads, list(_rows(parts)))
+
+
+def _rows(parts: Sequence[Part]) -> Iterator[list[Cell]]:
+    for part in parts:
+        for finding in findings_of(part):
+            known = finding.value is not None
+            interval = f"[{finding.low:.3f}, {finding.high:.3f}]" if known else "-"
+            yield [
+                Cell(part.label or finding.release),
+                Cell(finding.attribute),
+                Cell(finding.figure),
+                Cell(f"{finding.value:.3f}" if known else "-", finding.value),
+                Cell(interval, finding.low),
+                Cell(f"{finding.chance:.3f}" if known else "-", finding.chance if known else None),
+                Cell(f"{finding.n:,}", finding.n),
+                Cell(finding.verdict if known else f"not measured: {finding.note}"),
+            ]
