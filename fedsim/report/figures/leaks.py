@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 
-from fedsim.report.figures.axes import rate_look, tips_of, what
+from fedsim.report.figures.axes import rate_look, rate_title, tips_of, what
 from fedsim.report.lines import Kind
 from fedsim.report.style import GREY, AnyChart, colour, data, finished, names_of, shape
 from fedsim.report.tables import Table
@@ -21,24 +21,26 @@ def leak_by_error(table: Table, kind: Kind) -> AnyChart:
             `leaks.leak_points`.
         kind: what the rate is.
     """
-    names = names_of(table)
+    names, title, inferred = names_of(table), rate_title(kind), "how well it is inferred"
     inside = alt.Scale(zero=False, padding=8)
     x = alt.X("rate:Q", **{**rate_look(table, kind), "scale": inside})
-    y = alt.Y("leak:Q", title="how well it is inferred", scale=inside)
+    y = alt.Y("leak:Q", title=inferred, scale=inside)
     base = alt.Chart()
     thin = base.encode(x=x, y=y, color=colour(names))
     dashed = {"color": GREY, "strokeDash": [6, 4], "strokeWidth": 1.5}
     layers = [
-        base.mark_rule(**dashed).encode(y=alt.Y("chance:Q", aggregate="mean", scale=inside)),
+        base.mark_rule(**dashed).encode(
+            y=alt.Y("chance:Q", aggregate="mean", title=inferred, scale=inside)
+        ),
         base.transform_filter("isValid(datum.full)")
         .mark_rule(**{**dashed, "strokeDash": [2, 3]})
-        .encode(x=alt.X("full:Q", aggregate="mean", scale=inside)),
+        .encode(x=alt.X("full:Q", aggregate="mean", title=title, scale=inside)),
         thin.transform_filter("isValid(datum.leak_low)")
         .mark_rule(opacity=0.6)
-        .encode(y=alt.Y("leak_low:Q", title="how well it is inferred"), y2="leak_high:Q"),
+        .encode(y=alt.Y("leak_low:Q", title=inferred), y2="leak_high:Q"),
         thin.transform_filter("isValid(datum.low)")
         .mark_rule(opacity=0.6)
-        .encode(x=alt.X("low:Q", title=what(kind)), x2="high:Q"),
+        .encode(x=alt.X("low:Q", title=title), x2="high:Q"),
         thin.mark_point(filled=True, size=80, opacity=1).encode(
             shape=shape(names), tooltip=tips_of("line", "rate", "leak", "chance")
         ),
@@ -48,6 +50,6 @@ def leak_by_error(table: Table, kind: Kind) -> AnyChart:
     chart = layered.facet(panels, columns=_COLUMNS).resolve_scale(y="independent")
     return finished(
         chart,
-        f"What releases give away against {what(kind)}",
+        f"{what(kind)} against what releases give away",
         "Lines: 95 % intervals. Dashed: chance. Dotted: full precision.",
     )
