@@ -4,7 +4,8 @@ import pytest
 from report_toys import LAYERS, WORDS, clips_study, model, words_study, write_matrix, write_run
 
 from fedsim.report import layertables, tables
-from fedsim.report.runs import TUNING_CLIPS, read_runs
+from fedsim.report.runs import read_runs
+from fedsim.report.settings import TUNING_CLIPS
 
 
 def parts_of(*paths):
