@@ -25,6 +25,7 @@ WAITING = {
 }
 """Spells in which nothing is."""
 _MOST_STEPS = 200  # in a curve; of more clients an even choice is drawn
+_SEEN = 1e-3  # of a bar: less than a pixel
 _LEAST = 1e-3  # seconds; a logarithm has no zero
 
 
@@ -53,19 +54,23 @@ def ready_shares(timelines: Sequence[Timeline]) -> Table:
 
 
 def mean_spells(timelines: Sequence[Timeline], spells: Mapping[str, str]) -> Table:
-    """Return the mean seconds of a client of each class in each of `spells`; empty if all are 0."""
-    made: Table = [
-        {
-            "device": device,
-            "line": said,
-            "seconds": float(f"{np.mean([getattr(t, name) for t in found]):.5g}"),
-            "order": i,
+    """Return the mean seconds of a client of each class in each of `spells`.
+
+    Those that could not be seen, in any class, beside the longest bar are left out.
+    """
+    means = {
+        device: {
+            said: float(np.mean([getattr(t, name) for t in found])) for name, said in spells.items()
         }
         for device, found in _classes(timelines).items()
-        for i, (name, said) in enumerate(spells.items())
+    }
+    longest = max((sum(each.values()) for each in means.values()), default=0.0)
+    seen = [s for s in spells.values() if any(m[s] > longest * _SEEN for m in means.values())]
+    return [
+        {"device": device, "line": said, "seconds": float(f"{each[said]:.5g}"), "order": i}
+        for device, each in means.items()
+        for i, said in enumerate(seen)
     ]
-    lasting = {row["line"] for row in made if row["seconds"] > _LEAST}
-    return [row for row in made if row["line"] in lasting]
 
 
 def _classes(timelines: Sequence[Timeline]) -> dict[str, list[Timeline]]:

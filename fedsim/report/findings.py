@@ -122,7 +122,7 @@ def _tally(question: Question, tally: Counter[str]) -> str:
 
 def _compared(pair: Pair) -> Compared | None:
     found = difference(pair.first, pair.second)
-    return found and Compared(pair, pair.first.rate.kind, found)
+    return None if found is None else Compared(pair, pair.first.rate.kind, found)
 
 
 def _matched(

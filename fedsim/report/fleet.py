@@ -80,13 +80,12 @@ Classes = Sequence[tuple[Part, TimedRound, Sequence[ClassTimes]]]
 
 def _sentence(part: Part, timed: TimedRound, every: ClassTimes) -> str:
     told = f"{part.label}: " if part.label else ""
-    said = f"{told}{every.delivered:,} of {every.clients:,} clients had their personalized model"
-    if timed.server.closed_s is not None:
-        said += " before the round closed"
-    if every.ready_median_s is None:
-        return f"{said} ({timed.model})."
-    half, most = time_words(every.ready_median_s), time_words(every.ready_p90_s)
-    return f"{said} ({timed.model}): half of these within {half}, nine of ten within {most}."
+    said = f"{told}{every.delivered:,} of {every.clients:,} clients got their personalized model"
+    said += f" ({timed.model})"
+    if every.ready_median_s is not None:
+        half, most = time_words(every.ready_median_s), time_words(every.ready_p90_s)
+        said += f", half of these within {half}, nine of ten within {most}"
+    return f"{said}. {_policy(part.scenario.clock)}"
 
 
 def _outcomes(classes: Classes, keys: Sequence[str]) -> HtmlTable:
@@ -112,7 +111,7 @@ def _times(classes: Classes, keys: Sequence[str]) -> HtmlTable:
             ready = (line.ready_median_s, line.ready_p90_s, line.ready_max_s)
             cells = [Cell(line.device), *(Cell(time_words(s), s) for s in ready)]
             cells += [count_cell(line.stragglers), count_cell(line.retries)]
-            cells += [number_cell(line.down_bytes / MB), number_cell(line.up_bytes / MB, 2)]
+            cells += [_size_cell(line.down_bytes), _size_cell(line.up_bytes)]
             cells += [count_cell(line.joules)]
             rows.append([*settings_cells(part, keys), *cells])
     heads = [*map(heading, keys), "device", "ready, median", "nine of ten", "last"]
@@ -129,8 +128,7 @@ def _rates(parts: Sequence[Part], keys: Sequence[str]) -> HtmlTable:
         for part, device, _, quantized in found
     ]
     for kind in kinds:
-        heads += [f"full precision, {kind} %", INTERVAL, f"timed model, {kind} %", INTERVAL]
-        heads += ["difference, points", INTERVAL]
+        heads += [f"fp32, {kind} %", INTERVAL, f"timed, {kind} %", INTERVAL, "difference", INTERVAL]
         for row, (_, _, full, quantized) in zip(rows, found, strict=True):
             row += _compared(full, quantized) if quantized.rate.kind == kind else [Cell("-")] * 6
     return table_of(heads, rows)
@@ -140,7 +138,7 @@ def _pairs(part: Part) -> Iterator[tuple[str, Line | None, Line]]:
     """Yield each class with the lines of its clients: full precision, if there is, and the timed
     model."""
     assert part.timed is not None
-    device = {line.client: line.device for line in part.timed.timelines}
+    device = part.timed.devices
     lines = [line for line in lines_of(part) if line.source != OTHER]
     full = next((line for line in lines if line.allocation == FULL_PRECISION), None)
     quantized = next((line for line in lines if line.method == part.timed.model), None)
@@ -155,6 +153,8 @@ def _pairs(part: Part) -> Iterator[tuple[str, Line | None, Line]]:
 
 def _of_clients(line: Line, clients: set[str]) -> Line | None:
     rows = tuple(row for row in line.rows if row.client in clients)
+    if len(rows) == len(line.rows):
+        return line  # whose rate may be known
     return Line(line.part, line.method, line.source, rows) if rows else None
 
 
@@ -190,9 +190,9 @@ def _sensing(timed: Sequence[tuple[Part, TimedRound]], keys: Sequence[str]) -> H
 
 def _by_class(timed: TimedRound, values: Mapping[str, T]) -> dict[str, list[T]]:
     """Return class of device -> the values of its clients; last, under `all`, those of everyone."""
-    found: dict[str, list[T]] = {name: [] for name in sorted({x.device for x in timed.timelines})}
-    for line in timed.timelines:
-        found[line.device].append(values[line.client])
+    found: dict[str, list[T]] = {name: [] for name in sorted(set(timed.devices.values()))}
+    for client, device in timed.devices.items():
+        found[device].append(values[client])
     return found | {FLEET: [value for each in found.values() for value in each]}
 
 
@@ -202,29 +202,34 @@ def _servers(timed: Sequence[tuple[Part, TimedRound]], keys: Sequence[str]) -> H
     for part, one in timed:
         server = one.server
         sent = (server.sent_bytes, server.full_bytes, server.shared_bytes)
-        cells = [number_cell(n / MB) for n in sent]
-        cells += [number_cell(server.received_bytes / MB, 2), count_cell(server.peak_queue)]
-        cells += [Cell(_policy(part.scenario.clock))]
+        cells = [_size_cell(n) for n in sent]
+        cells += [_size_cell(server.received_bytes), count_cell(server.peak_queue)]
         cells += [Cell(time_words(s), s) for s in (server.closed_s, server.end_s)]
         rows.append([*settings_cells(part, keys), *cells])
-    heads = ["MB sent", "if all fetched everything", "if each blob left once", "MB received"]
-    heads += ["most waiting for a plan", "who is waited for", "closed", "last client ended"]
+    heads = ["MB sent", "all fetched by all", "each blob once", "MB received", "longest queue"]
+    heads += ["round closed", "last client ended"]
     return table_of([*map(heading, keys), *heads], rows)
 
 
+def _size_cell(n_bytes: int) -> Cell:
+    """Return bytes in MB; of less than 10 MB two decimals, for messages are small."""
+    megabytes = n_bytes / MB
+    return Cell(f"{megabytes:,.{1 if megabytes >= 10 else 2}f}", megabytes)
+
+
 def _policy(clock: ClockSettings) -> str:
-    """Return in words when the round closes."""
-    goal = f"{100 * clock.goal:g} %" if clock.goal else "all"
+    """Return in a sentence when the round closes."""
     deadline = time_words(clock.deadline_s)
+    goal = f"{100 * (clock.goal or 1):g} % of the clients are ready"
     match clock.policy:
         case "drop":
-            return f"who is ready by {deadline}"
+            return f"The round closes after {deadline}, whoever is ready by then."
         case "extend":
-            return f"who is ready by {deadline}, or later until {goal} are"
+            return f"The round closes after {deadline}, or later, as soon as {goal}."
         case "over_select":
-            by = f", or by {deadline}" if clock.deadline_s else ""
-            return f"the first {goal}{by}"
-    return "all"
+            by = f", and after {deadline} at the latest" if clock.deadline_s else ""
+            return f"The round closes as soon as {goal}{by}."
+    return "The round waits for all."
 
 
 def _clients(line: Line) -> int:

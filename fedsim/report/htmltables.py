@@ -112,29 +112,29 @@ def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
 
 
 def devices_table(parts: Sequence[Part]) -> HtmlTable:
-    """Return one row a client of each run, `MOST_ROWS` at most: its budgets, the sizes of its
-    models, its test clips, and how it ended."""
-    of_client: dict[tuple[str, str], list[Row]] = {}
-    ended: dict[tuple[str, str], list[str]] = {}
+    """Return one row a client of each run, `MOST_ROWS` at most: its class of device, its budgets,
+    the sizes of its models, its test clips, and how it ended."""
+    places: dict[tuple[str, str], list[Part]] = {}
     for part in parts:
-        run = str(part.settings.get(RUN, ""))
-        for client, ending in part.endings.items():
-            ended.setdefault((run, client), []).append(ending)
-        for row in part.rows:
-            of_client.setdefault((run, row.client), []).append(row)
-    several = any(run for run, _ in ended)
+        for client in part.endings:
+            places.setdefault((str(part.settings.get(RUN, "")), client), []).append(part)
+    several, timed = any(run for run, _ in places), any(part.timed for part in parts)
     rows = []
-    for run, client in sorted(ended)[:MOST_ROWS]:
-        found = of_client.get((run, client), [])
+    for run, client in sorted(places)[:MOST_ROWS]:
+        its = places[run, client]
+        found = [row for part in its for row in part.rows_of.get(client, ())]
         small = [row.file_bytes / MB for row in found if row.allocation != FULL_PRECISION]
         budgets = [row.budget_bytes / MB for row in found]
-        digits = size_digits(small)
-        cells = [Cell(client), span_cell(budgets, digits), span_cell(small, digits)]
+        known = [p.timed.budgets.get(client) for p in its if p.timed]
+        budgets += [n_bytes / MB for n_bytes in known if n_bytes]
+        digits = size_digits(small or budgets)
+        cells = [Cell(run)] * several + [Cell(client)] + [Cell(_device(client, its))] * timed
+        cells += [span_cell(budgets, digits), span_cell(small, digits)]
         cells += [span_cell([float(row.clips) for row in found], 0)]
-        cells += [Cell(_ending(ended[run, client]))]
-        rows.append([Cell(run), *cells] if several else cells)
-    heads = ["client", "budget MB", "compressed model MB", "test clips", "state"]
-    return table_of([RUN, *heads] if several else heads, rows, len(ended))
+        rows.append([*cells, Cell(_ending([part.endings[client] for part in its]))])
+    heads = [RUN] * several + ["client"] + ["device"] * timed
+    heads += ["budget MB", "compressed model MB", "test clips", "state"]
+    return table_of(heads, rows, len(places))
 
 
 def releases_table(parts: Sequence[Part]) -> HtmlTable:
@@ -168,6 +168,12 @@ def differences_table(runs: Sequence[Run]) -> HtmlTable:
     found = {k: v for k, v in differences(runs).items() if k not in ("name", "description")}
     rows = [[Cell(key), *(Cell(_setting(v)) for v in values)] for key, values in found.items()]
     return table_of(["setting", *(run.name for run in runs)], rows)
+
+
+def _device(client: str, parts: Sequence[Part]) -> str:
+    """Return the class of a client's device, or classes, as parts say it."""
+    found = (p.timed.devices.get(client, "") for p in parts if p.timed)
+    return ", ".join(filter(None, dict.fromkeys(found))) or "-"
 
 
 def _ending(each: Sequence[str]) -> str:

@@ -72,8 +72,8 @@ def write_report(
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise FedsimError(f"{file}: the report cannot be written here: {reason}") from error
-    every = [*drawn, *clocked] if figures else []
-    saved = [path for f in every for path in save(f.chart, figures / f.name)]
+    every = [*drawn, *clocked]
+    saved = [path for f in every for path in save(f.chart, figures / f.name)] if figures else []
     return Report(file, tuple(saved), tuple(gap for _, gap in _gaps(runs)))
 
 

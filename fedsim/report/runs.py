@@ -56,7 +56,7 @@ class Part:
     @cached_property
     def clients(self) -> tuple[str, ...]:
         """The clients that finished, sorted."""
-        return tuple(sorted({row.client for row in self.rows}))
+        return tuple(sorted(self.rows_of))
 
     @cached_property
     def endings(self) -> Mapping[str, str]:
@@ -69,6 +69,14 @@ class Part:
         name; genders and languages are all there are."""
         scenario = self.scenario
         return scenario.corpus.group_by == "speaker" and scenario.clients.select is None
+
+    @cached_property
+    def rows_of(self) -> Mapping[str, Sequence[Row]]:
+        """The rows of each client that finished."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.client, []).append(row)
+        return found
 
     @cached_property
     def plan_of(self) -> Mapping[tuple[str, str, str], Plan]:

@@ -19,7 +19,7 @@ Table = list[dict[str, Any]]
 
 NO_CALIBRATION = "no calibration"
 _COVERED = 0.6  # share of a tune-by-test matrix that must be there
-_MOST_BUDGETS = 12  # more in one part are drawn as _GROUPS groups of clients with like budgets
+_MOST_BUDGETS = 12  # more in one part are drawn as _GROUPS groups of clients with like models
 _GROUPS = 8
 _MOST_RATES = 100  # more different rates are drawn in steps of a hundredth of their range
 
@@ -34,7 +34,7 @@ def size_points(parts: Sequence[Part]) -> Table:
     for part, rest in _besides(parts, BUDGET):
         group = _budget_groups(part)
         for line in lines_of(part):
-            for rows in _grouped(line.rows, group):
+            for budget, rows in _grouped(line.rows, group).items():
                 rate = measure(part, rows)
                 if rate.value is None:
                     continue
@@ -42,7 +42,7 @@ def size_points(parts: Sequence[Part]) -> Table:
                     {
                         "line": joined(rest, line.name),
                         "full": line.allocation == FULL_PRECISION,
-                        "budget": round(float(np.mean([r.budget_bytes for r in rows])) / MB, 4),
+                        "budget": budget,
                         "mb": round(float(np.mean([r.file_bytes for r in rows])) / MB, 4),
                         "bits": round(float(np.mean([r.mean_bits for r in rows])), 4),
                         "clients": len({row.client for row in rows}),
@@ -188,18 +188,28 @@ def _besides(parts: Sequence[Part], key: str) -> Iterable[tuple[Part, str]]:
         yield part, settings_label(settings)
 
 
-def _budget_groups(part: Part) -> dict[int, int]:
-    """Return each budget of a part, in bytes, with the number of its group, in order of size."""
-    budgets = sorted({row.budget_bytes for row in part.rows})
-    groups = len(budgets) if len(budgets) <= _MOST_BUDGETS else _GROUPS
-    return {b: groups * i // len(budgets) for i, b in enumerate(budgets)}
+def _budget_groups(part: Part) -> dict[int, float]:
+    """Return budget in bytes -> in MB; of many budgets, the mean of those with like models."""
+    sizes: dict[int, int] = {}
+    for row in part.rows:
+        small = 0 if row.allocation == FULL_PRECISION else row.file_bytes
+        sizes[row.budget_bytes] = max(small, sizes.get(row.budget_bytes, 0))
+    groups = {budget: budget for budget in sizes}
+    if len(sizes) > _MOST_BUDGETS:
+        # Beyond the widest model a budget changes nothing: equal sizes are of one group.
+        edges = np.quantile([*sizes.values()], np.linspace(0, 1, _GROUPS + 1)[1:-1])
+        groups = {b: int(np.searchsorted(edges, size)) for b, size in sizes.items()}
+    members: dict[int, list[int]] = {}
+    for budget, group in groups.items():
+        members.setdefault(group, []).append(budget)
+    return {b: round(float(np.mean(members[group])) / MB, 4) for b, group in groups.items()}
 
 
-def _grouped(rows: Sequence[Row], group: Mapping[int, int]) -> list[list[Row]]:
-    found: dict[int, list[Row]] = {}
+def _grouped(rows: Sequence[Row], group: Mapping[int, float]) -> dict[float, list[Row]]:
+    found: dict[float, list[Row]] = {}
     for row in rows:
         found.setdefault(group[row.budget_bytes], []).append(row)
-    return [found[number] for number in sorted(found)]
+    return dict(sorted(found.items()))
 
 
 def joined(*words: str) -> str:

@@ -20,8 +20,9 @@ from fedsim.report.settings import heading
 from fedsim.results.endings import FINISHED, IN_PART
 from fedsim.results.ledger import Failure
 
-STAGES = ("sense", "plan", "personalize", "evaluate")
+_STAGES = ("sense", "plan", "personalize", "evaluate")
 _ENDINGS = ("dropped", "quarantined", "failed")
+_NOT_REACHED = "not reached"
 _MOST_REASONS = 12
 _NUMBER = re.compile(r"\d[\d.,]*")
 
@@ -66,32 +67,34 @@ def wrong_section(parts: Sequence[Part]) -> Section | None:
 
 def _endings(parts: Sequence[Part], keys: Sequence[str]) -> HtmlTable:
     """Return how many clients ended in which way; every client is counted once."""
-    rows = []
-    for part in parts:
-        counts = Counter(part.endings.values())
-        begun = int(part.timing.get("clients", 0))
-        whole = [counts[FINISHED] + counts[IN_PART], *(counts[e] for e in _ENDINGS)]
-        cells = [*map(count_cell, whole), count_cell(max(begun, sum(whole)) - sum(whole))]
-        cells += [count_cell(max(begun, sum(whole))), count_cell(counts[IN_PART])]
-        rows.append([*settings_cells(part, keys), *cells])
-    heads = [*map(heading, keys), FINISHED, *_ENDINGS, "not reached", "all clients"]
-    return table_of([*heads, "finished, but lost some results"], rows)
+    each = [Counter(part.endings.values()) for part in parts]
+    for part, counts in zip(parts, each, strict=True):
+        counts[_NOT_REACHED] = max(0, int(part.timing.get("clients", 0)) - counts.total())
+    shown = [FINISHED, IN_PART, *_ENDINGS, _NOT_REACHED]
+    shown = [e for e in shown if e in (FINISHED, *_ENDINGS) or any(c[e] for c in each)]
+    rows = [
+        [*settings_cells(part, keys), *(count_cell(n) for n in (*(c[e] for e in shown), c.total()))]
+        for part, c in zip(parts, each, strict=True)
+    ]
+    heads = ["finished in part" if ending == IN_PART else ending for ending in shown]
+    return table_of([*map(heading, keys), *heads, "all clients"], rows)
 
 
 def _events(parts: Sequence[Part], keys: Sequence[str]) -> HtmlTable:
     """Return how often what happened at which stage."""
+    stages = [s for s in _STAGES if any(event.stage == s for p in parts for event in p.events)]
     rows = []
     for part in parts:
         times = Counter((event.event, event.stage) for event in part.events)
         clients: dict[str, set[str]] = {}
         for event in part.events:
             clients.setdefault(event.event, set()).add(event.client)
-        for event in sorted(clients):
-            each = [times[event, stage] for stage in STAGES]
-            cells = [Cell(event), *map(count_cell, each), count_cell(sum(each))]
-            cells += [count_cell(len(clients[event]))]
+        for what, whose in sorted(clients.items()):
+            each = [times[what, stage] for stage in stages]
+            cells = [Cell(what), *map(count_cell, each), count_cell(sum(each))]
+            cells += [count_cell(len(whose))]
             rows.append([*settings_cells(part, keys), *cells])
-    return table_of([*map(heading, keys), "what", *STAGES, "times", "clients"], rows)
+    return table_of([*map(heading, keys), "what", *stages, "times", "clients"], rows)
 
 
 def _reasons(part: Part) -> Iterator[Reason]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fedsim.errors import FedsimError
@@ -24,6 +25,11 @@ class TimedRound:
     sensing: Mapping[str, str | None]
     """Client -> how its device holds the full-precision model (`fedsim.quant.memory`); None if it
     cannot."""
+
+    @cached_property
+    def devices(self) -> Mapping[str, str]:
+        """Client -> the class of its device."""
+        return {line.client: line.device for line in self.timelines}
 
 
 def write_round(path: Path, timed: TimedRound) -> None:

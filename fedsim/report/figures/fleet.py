@@ -10,7 +10,7 @@ from fedsim.report.tables import Table
 
 _HEIGHT = 280
 _UNITS = ((1.0, "s", "seconds"), (60.0, "min", "minutes"), (3600.0, "h", "hours"))
-_TIMES = [10.0**k for k in range(-3, 2)] + [60.0, 600.0] + [3600 * 10.0**k for k in range(4)]
+_TIMES = [0.001, 0.01, 0.1, *(n * s for s in (1.0, 60.0, 3600.0) for n in (1, 3, 10, 30)), 360000.0]
 _SAID = (
     "datum.value >= 3600 ? format(datum.value / 3600, ',~g') + ' h'"
     " : datum.value >= 60 ? format(datum.value / 60, '~g') + ' min'"
@@ -84,7 +84,7 @@ def _stacked(table: Table, title: str, subtitle: str) -> AnyChart:
         .mark_bar(height=18)
         .encode(
             y=alt.Y("device:N", sort=None, title=None, axis=name_axis()),
-            x=alt.X("time:Q", stack="zero", title=f"{long} a client"),
+            x=alt.X("time:Q", stack="zero", title=f"{long} a client", axis=alt.Axis(tickCount=8)),
             color=colour(names, points=False),
             order=alt.Order("order:Q"),
             tooltip=[
