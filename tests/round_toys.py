@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from fedsim.fleet import ServerTotals, Timeline
 from fedsim.results.timed import TimedRound
@@ -24,14 +24,15 @@ def timeline(client, device, ready, outcome="delivered", **more):
     """A client's line; `ready` is None, or seconds, all but two of them of download."""
     end = 0.0 if ready is None else ready
     said = {"download_s": max(0.0, end - 2), "sense_s": min(2.0, end), "ready_s": ready}
-    return Timeline(
+    made = Timeline(
         client=client,
         device=device,
         outcome=outcome,
         stopped_at=None if outcome == "delivered" else "sense",
         **{**_SPELLS, "start_s": 0.0, "end_s": end, **said},
-        **{"down_bytes": 3 * MB, "up_bytes": MB // 2, "joules": 2.5, "retries": 1, **more},
+        **{"down_bytes": 3 * MB, "up_bytes": MB // 2, "joules": 2.5, "retries": 1},
     )
+    return replace(made, **more)
 
 
 def timed(timelines, model="myqasr/cosine", server=SERVER, sensing="full"):

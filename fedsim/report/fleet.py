@@ -36,14 +36,12 @@ CLOCK = (
     " idle power, throttling, charging, the tail of a radio’s power, packet loss, or the products"
     " within attention."
 )
-T = TypeVar("T")
-_SENSING = {
-    "full": "full",
-    "streamed": "streamed",
-    "proxy": "proxy",
-    None: "cannot",
-}
+_SENSING = {"full": "full", "streamed": "streamed", "proxy": "proxy", None: "cannot"}
 _MOST_SAID = 4  # parts about which there are sentences
+
+T = TypeVar("T")
+Classes = Sequence[tuple[Part, TimedRound, Sequence[ClassTimes]]]
+"""Parts, their rounds, and those by class of device."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,6 @@ def fleet_section(parts: Sequence[Part]) -> Section | None:
         sensing=_sensing(timed, keys),
         servers=_servers(timed, keys),
     )
-
-
-Classes = Sequence[tuple[Part, TimedRound, Sequence[ClassTimes]]]
 
 
 def _sentence(part: Part, timed: TimedRound, every: ClassTimes) -> str:
@@ -212,9 +207,9 @@ def _servers(timed: Sequence[tuple[Part, TimedRound]], keys: Sequence[str]) -> H
 
 
 def _size_cell(n_bytes: int) -> Cell:
-    """Return bytes in MB; of less than 10 MB two decimals, for messages are small."""
+    """Return bytes in MB; two digits of less than one, for messages are small."""
     megabytes = n_bytes / MB
-    return Cell(f"{megabytes:,.{1 if megabytes >= 10 else 2}f}", megabytes)
+    return Cell(f"{megabytes:,.1f}" if megabytes >= 1 else f"{megabytes:.2g}", megabytes)
 
 
 def _policy(clock: ClockSettings) -> str:
@@ -223,7 +218,7 @@ def _policy(clock: ClockSettings) -> str:
     goal = f"{100 * (clock.goal or 1):g} % of the clients are ready"
     match clock.policy:
         case "drop":
-            return f"The round closes after {deadline}, whoever is ready by then."
+            return f"The round closes after {deadline}: who is not ready by then is late."
         case "extend":
             return f"The round closes after {deadline}, or later, as soon as {goal}."
         case "over_select":

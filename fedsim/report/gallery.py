@@ -58,14 +58,14 @@ def fleet_figures(parts: Sequence[Part]) -> list[Figure]:
         ready = clocktables.ready_shares(one.timelines)
         if ready:
             chart = figures.ready_by_class(ready)
-            found.append(Figure(f"fleet_ready{suffix}", chart, note, 420))
+            found.append(Figure(f"fleet_ready{suffix}", chart, note))
         for name, draw, spells in (
             ("fleet_work", figures.work_by_class, clocktables.WORK),
             ("fleet_waiting", figures.waiting_by_class, clocktables.WAITING),
         ):
             table = clocktables.mean_spells(one.timelines, spells)
             if table:
-                found.append(Figure(f"{name}{suffix}", draw(table), note, 420))
+                found.append(Figure(f"{name}{suffix}", draw(table), note))
     return found
 
 
