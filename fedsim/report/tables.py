@@ -198,7 +198,7 @@ def _budget_groups(part: Part) -> dict[int, float]:
     if len(sizes) > _MOST_BUDGETS:
         # Beyond the widest model a budget changes nothing: equal sizes are of one group.
         edges = np.quantile([*sizes.values()], np.linspace(0, 1, _GROUPS + 1)[1:-1])
-        groups = {b: int(np.searchsorted(edges, size)) for b, size in sizes.items()}
+        groups = {b: int(np.searchsorted(edges, size, "right")) for b, size in sizes.items()}
     members: dict[int, list[int]] = {}
     for budget, group in groups.items():
         members.setdefault(group, []).append(budget)
