@@ -5,89 +5,83 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from clients.hearing import PUBLIC, Hearing, seconds
 from clients.workbench import Workbench
 from fedsim import messages as m
-from fedsim.errors import AudioError, FedsimError
+from fedsim.errors import FedsimError
 from fedsim.quant import modelfile
 from fedsim.quant.activations import Range
 from fedsim.quant.bank import from_blob
-from fedsim.quant.calibration import NEEDS_FISHER, NO_USER_DATA, calibrate_layer, needs
-from fedsim.quant.model import Batch
+from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer
 from fedsim.quant.modelfile import ModelFile
-from fedsim.quant.observe import observe
-from fedsim.quant.sensitivity import quantiles, sense
+from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.speech.corpus import (
     ClientData,
-    Utterance,
     client_rng,
-    read_utterance,
     require_clips,
 )
 from fedsim.speech.models.base import (
-    SAMPLE_RATE,
-    own_tokens,
-    public_clips,
     transcribe_clips,
-    tuning_batches,
 )
 from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, total
 from fedsim.study import model_manifest
 
 HASH_BYTES = 32
-PUBLIC = ""
-"""Stands for the public signal where a client's key is asked for."""
 
 
 @dataclass(frozen=True)
 class Device:
     """A client at work. It holds nothing: what is worth keeping lies on the workbench.
 
-    `mode` says how it holds the model while it senses (`fedsim.quant.memory`); its pseudo-labels
-    come from the same mode.
+    `mode` says how it holds the full-precision model (`fedsim.quant.memory`).
     """
 
     bench: Workbench
     data: ClientData
     mode: str = "full"
 
+    @property
+    def _hearing(self) -> Hearing:
+        return Hearing(self.bench, self.data, self.mode)
+
     def sense(self, request: m.SenseRequest) -> m.Summary:
         """Observe the tuning clips once; return the profile and one sensitivity per layer."""
         bench, limits = self.bench, self.bench.devices[self.data.key]
         require_clips(self.data, bench.scenario.corpus)
-        values: tuple[float, ...] = ()
-        if request.measure:
-            batches = self._batches(self.data.key)
-            with bench.sensing(self.mode):
-                values = tuple(sense(bench.model, batches, request.measure).tolist())
-        spread: tuple[float, ...] = ()
-        if request.quantiles:
-            batches = self._batches(self.data.key)
-            with bench.sensing(self.mode):
-                spread = tuple(quantiles(bench.model, batches).ravel().tolist())
+        values, spread = self._sensed(request)
         return m.Summary(
             client=self.data.key,
             budget_bytes=limits.budget_bytes,
             bit_depths=limits.bit_depths,
             clips=len(self.data.tuning),
-            sensitivity=values,
-            quantiles=spread,
-            workload=self._workload() if request.workload else (),
+            sensitivity=tuple(values.tolist()),
+            quantiles=tuple(spread.ravel().tolist()),
+            workload=self._hearing.workload() if request.workload else (),
         )
 
+    def _sensed(self, request: m.SenseRequest) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sensitivities (L,) and quantiles (L, Q) that were asked for, else empty."""
+        measure, hearing = request.measure, self._hearing
+        if measure and request.quantiles:
+            return hearing.sense(lambda model, clips: sense_and_quantiles(model, clips, measure))
+        if measure:
+            return hearing.sense(lambda model, clips: sense(model, clips, measure)), np.empty(0)
+        if request.quantiles:
+            return np.empty(0), hearing.sense(quantiles)
+        return np.empty(0), np.empty(0)
+
     def personalize(self, delivery: m.Delivery) -> m.Receipt:
-        """Calibrate each delivered model, write its file, check its size."""
+        """Calibrate each delivered model, store it, check its size."""
         sizes, flat = [], []
         for candidate, ranges in self._calibrated(delivery.candidates):
-            sizes.append(self._write(candidate, ranges))
+            sizes.append(self._store(candidate, ranges))
             if delivery.return_ranges:
                 flat += _flatten(ranges)
         return m.Receipt(self.data.key, tuple(sizes), tuple(flat))
@@ -96,7 +90,7 @@ class Device:
         """Transcribe the test clips with each candidate; return error counts, never a
         transcript."""
         bench = self.bench
-        clips = [self._read(u) for u in self.data.test]
+        clips = self._hearing.read(self.data.test)
         references = [u.text or "" for u in self.data.test]
         counted: dict[tuple, list[Errors]] = {}  # equal models are tested once
         results: list[list[Errors]] = []  # of each model, the counts of each clip
@@ -118,7 +112,7 @@ class Device:
             results.append(counted[key])
             sizes.append(bench.sizes.total(candidate.bits))
         scores = self._scores(results, sizes, clip_counts=evaluation.clip_counts)
-        return replace(scores, workload=(_seconds(clips),)) if evaluation.workload else scores
+        return replace(scores, workload=(seconds(clips),)) if evaluation.workload else scores
 
     def _scores(
         self, results: list[list[Errors]], sizes: list[int], *, clip_counts: bool
@@ -182,16 +176,7 @@ class Device:
         }
         if not missing:
             return known
-        wanted = {c.calibration for c in candidates}
-        if self.mode != "full" and wanted & NEEDS_FISHER:
-            raise FedsimError(
-                f"client {self.data.key!r}: calibration {min(wanted & NEEDS_FISHER)!r} needs "
-                f"gradients and so the whole model in memory, and its device has room for it only "
-                f"{self.mode}: use cosine or minmax, or give the device more memory"
-            )
-        batches = self._batches(source)
-        with bench.sensing(self.mode):
-            seen = observe(bench.model, batches, **needs(wanted))
+        seen = self._hearing.seen(source, {c.calibration for c in candidates})
         owners = dict(bench.model.module.named_modules())
         for (calibration, index, bits), candidate in missing.items():
             layer = bench.model.layers[index]
@@ -208,40 +193,6 @@ class Device:
                 else None
             )
         return known
-
-    def _batches(self, source: str) -> Iterator[Batch]:
-        """Return this client's tuning clips, or the public signal, as batches with pseudo-labels.
-
-        The labels are those of the model as this device has it while it senses.
-        """
-        clips = public_clips() if source == PUBLIC else [self._read(u) for u in self.data.tuning]
-        tokens = self._tokens(source, clips)
-        return tuning_batches(self.bench.model, clips, tokens, self.data.language)
-
-    def _tokens(self, source: str, clips: Sequence[np.ndarray]) -> list[torch.Tensor] | None:
-        """Return the pseudo-labels of a source's clips, None where the model needs none."""
-        bench, language = self.bench, self.data.language
-
-        def label() -> list[torch.Tensor] | None:
-            with bench.sensing(self.mode):
-                return own_tokens(bench.model, clips, language)
-
-        return bench.remember(("tokens", self.mode, source, language), label)
-
-    def _read(self, utterance: Utterance) -> np.ndarray:
-        convert = self.bench.scenario.corpus.convert
-        try:
-            return self.bench.clips.get(
-                (self.data.key, utterance.key), lambda: read_utterance(utterance, convert=convert)
-            )
-        except AudioError as error:
-            raise AudioError(f"client {self.data.key!r}: {error}") from error
-
-    def _workload(self) -> tuple[float, float]:
-        """Return the seconds of the tuning clips, and the tokens of their pseudo-labels."""
-        clips = [self._read(u) for u in self.data.tuning]
-        tokens = self._tokens(self.data.key, clips) or ()
-        return _seconds(clips), float(sum(len(row) for row in tokens))
 
     def _weight(self, candidate: m.Candidate, index: int) -> torch.Tensor:
         """Return a layer's dequantized weight, shared with every other client in this process."""
@@ -282,22 +233,15 @@ class Device:
         pairs = zip(candidate.ranges[::2], candidate.ranges[1::2], strict=True)
         return tuple(None if math.isnan(low) else Range(low, high) for low, high in pairs)
 
-    def _write(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
-        """Write the candidate's model file, check it against the budget, return its size in
-        bytes."""
-        bench, scenario = self.bench, self.bench.scenario
-        granularity = scenario.quantization.weights
-        weights = tuple(
-            from_blob(bench.weights.store.get(_blob(candidate, i)), layer, b, granularity)
-            for i, (layer, b) in enumerate(zip(bench.model.layers, candidate.bits, strict=True))
-        )
-        manifest = model_manifest(scenario, bench.model, candidate.bits)
-        file = ModelFile(manifest, weights, ranges, bench.stored)
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = bench.run_dir / "models" if scenario.save_models else Path(scratch)
-            path = folder / model_name(self.data.key, candidate.name)
-            modelfile.write(path, bench.model.layers, file)
-            size = os.path.getsize(path)
+    def _store(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
+        """Write the candidate's model file if the scenario keeps it; return its size in bytes.
+
+        Sizes are known without a file, exactly (`modelfile.model_sizes`).
+        """
+        bench = self.bench
+        size = bench.sizes.total(candidate.bits)
+        if bench.scenario.save_models:
+            size = self._write(candidate, ranges)
         budget = bench.devices[self.data.key].budget_bytes
         if size > budget:
             raise FedsimError(
@@ -307,9 +251,18 @@ class Device:
             )
         return size
 
-
-def _seconds(clips: Sequence[np.ndarray]) -> float:
-    return sum(len(clip) for clip in clips) / SAMPLE_RATE
+    def _write(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
+        bench, scenario = self.bench, self.bench.scenario
+        granularity = scenario.quantization.weights
+        weights = tuple(
+            from_blob(bench.weights.store.get(_blob(candidate, i)), layer, b, granularity)
+            for i, (layer, b) in enumerate(zip(bench.model.layers, candidate.bits, strict=True))
+        )
+        manifest = model_manifest(scenario, bench.model, candidate.bits)
+        file = ModelFile(manifest, weights, ranges, bench.stored)
+        path = bench.run_dir / "models" / model_name(self.data.key, candidate.name)
+        modelfile.write(path, bench.model.layers, file)
+        return os.path.getsize(path)
 
 
 def model_name(client: str, candidate: str) -> str:

@@ -23,6 +23,7 @@ from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.bank import BlobStore, WeightCache
 from fedsim.quant.memory import MODES, peak_bytes
+from fedsim.quant.observe import SeenLayers
 from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.stream import Reading, store_weights, streamed
 from fedsim.quant.switch import Switch, switch_of
@@ -40,6 +41,9 @@ REMEMBERED = 256
 
 CLIP_BYTES = 64 << 20
 """Of clips kept: those of a client are read when it senses, and needed again to calibrate."""
+
+SEEN_BYTES = 256 << 20
+"""Of what layers saw: some 50 MB a client for cosine calibration of a Whisper base."""
 
 
 @dataclass
@@ -60,6 +64,9 @@ class Workbench:
     run_dir: Path
     clips: Recent[np.ndarray] = field(default_factory=lambda: Recent(CLIP_BYTES))
     """Clips by their key, of clients that are under way."""
+    seen: Recent[SeenLayers] = field(default_factory=lambda: Recent(SEEN_BYTES))
+    """What layers saw of clips, of clients between sensing and calibrating."""
+    _places: dict[str, str] = field(default_factory=dict)
     _recent: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -81,7 +88,7 @@ class Workbench:
             case "full":
                 return nullcontext()
             case "streamed":
-                return streamed(self.model, self.weights.store, self._stored_weights)
+                return streamed(self.model, self.weights.store, self._stored())
             case "proxy":
                 return proxied(self.model, self._packed_proxy)
         raise FedsimError(f"there is no sensing mode {mode!r}: {nearest(mode, MODES)}")
@@ -91,10 +98,15 @@ class Workbench:
         """Sensing mode -> the most bytes of weights that are in memory at once."""
         return peak_bytes(self.model.layers, self.leftovers)
 
-    @cached_property
-    def _stored_weights(self) -> dict[str, str]:
-        """Where the full-precision layers lie in the run's bank, which has them once."""
-        return store_weights(self.switch.full_weights(), self.model.layers, self.weights.store)
+    def _stored(self) -> dict[str, str]:
+        """Return where the full-precision layers lie in the run's bank, which has them once.
+
+        The bank goes when a run ends, and a resumed one may find this workbench as it was.
+        """
+        store = self.weights.store
+        if not self._places or any(name not in store for name in self._places.values()):
+            self._places = store_weights(self.switch.full_weights(), self.model.layers, store)
+        return self._places
 
     @cached_property
     def _packed_proxy(self) -> dict[str, PackedWeight]:

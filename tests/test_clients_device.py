@@ -25,12 +25,12 @@ from fedsim.engine.nodes import nodes_of
 from fedsim.engine.worker import load_app
 from fedsim.errors import FedsimError
 from fedsim.quant import modelfile
-from fedsim.quant.bank import LayerBank
+from fedsim.quant.bank import LayerBank, WeightCache
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
 from fedsim.recent import Recent
 from fedsim.run import CLIENT_APP
-from fedsim.scenario import load_scenario
+from fedsim.scenario import MethodSettings, load_scenario
 from fedsim.speech.corpus import read_utterance
 from fedsim.speech.models.base import (
     own_tokens,
@@ -138,7 +138,7 @@ def test_pseudo_labels_come_from_the_mode(mode, whisper, monkeypatch):
         heard.append(model.module.get_submodule(name).weight.numel() > 0)
         return own_tokens(model, clips, language)
 
-    monkeypatch.setattr("clients.device.own_tokens", note)
+    monkeypatch.setattr("clients.hearing.own_tokens", note)
     for chosen in ("full", mode, "full", mode):
         Device(whisper, whisper.clients["ann"], chosen).sense(m.SenseRequest("median"))
     assert heard == [True, False]
@@ -190,7 +190,7 @@ def test_a_profile_alone_reads_no_audio(device, monkeypatch):
     def read(*_, **__):
         raise AssertionError("audio was read")
 
-    monkeypatch.setattr("clients.device.read_utterance", read)
+    monkeypatch.setattr("clients.hearing.read_utterance", read)
     assert device.sense(m.SenseRequest("")).sensitivity == ()
     with pytest.raises(AssertionError, match="audio was read"):
         device.sense(m.SenseRequest("median"))
@@ -200,7 +200,7 @@ def test_test_clips_are_read_for_testing_only(device, candidates, monkeypatch):
     """Nor is a label: those of tuning clips are gone, those of test clips are for counting."""
     read = []
     monkeypatch.setattr(
-        "clients.device.read_utterance",
+        "clients.hearing.read_utterance",
         lambda u, **options: read.append(u) or read_utterance(u, **options),
     )
     monkeypatch.setattr(device.bench, "clips", Recent(CLIP_BYTES))
@@ -395,7 +395,8 @@ def test_what_is_forgotten_is_made_again(device, bench, candidates, monkeypatch)
     first = device.evaluate(m.Evaluation(False, candidates))
     monkeypatch.setattr(workbench, "REMEMBERED", 1)
     bench._recent.clear()
-    bench.weights.limit = 1  # no layer is kept but the last
+    bench.weights = WeightCache(bench.weights.store, limit=1)  # no layer is kept but the last
+    bench.clips, bench.seen = Recent(1), Recent(1)
     assert device.evaluate(m.Evaluation(False, candidates)) == first
     assert len(bench._recent) == 1
 
@@ -413,13 +414,32 @@ def test_calibrating_looks_at_the_clips_once(device, candidates, monkeypatch):
     """All candidates of a client share one look, and evaluation repeats none of it."""
     looks = []
     monkeypatch.setattr(
-        "clients.device.observe",
+        "clients.hearing.observe",
         lambda *args, **options: looks.append(1) or observe(*args, **options),
     )
     device.personalize(m.Delivery(False, candidates))
     assert len(looks) == 2  # its own clips, and the public ones
     device.evaluate(m.Evaluation(False, candidates))
     assert len(looks) == 2
+
+
+def test_sensing_and_calibrating_hear_the_clips_once(bench, planner):
+    """Unless a calibration needs gradients, one forward pass a batch serves both."""
+    method = MethodSettings(allocation="myqasr", calibration=("minmax", "cosine"))
+    forward = bench.scenario.model_copy(update={"methods": (method,)})
+    device = Device(replace(bench, scenario=forward), bench.clients["ann"])
+    planner = replace(planner, scenario=forward)
+    passes = []
+    handle = bench.model.module.register_forward_hook(lambda *_: passes.append(1))
+    candidates = planner.own(device.sense(m.SenseRequest("median", quantiles=True)))
+    batches = len(passes)
+    assert batches > 0
+    once = device.personalize(m.Delivery(True, candidates))
+    assert len(passes) == batches
+    handle.remove()
+    device.bench.seen = Recent(0)  # the same, had it been forgotten
+    device.bench._recent.clear()
+    assert device.personalize(m.Delivery(True, candidates)) == once
 
 
 def test_a_model_over_its_budget_is_not_passed_on(device, bench, planner):

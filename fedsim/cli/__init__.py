@@ -1,4 +1,4 @@
-"""The command line: `fedsim run`, `report`, `validate`, `list`, `voices`; a module for each.
+"""The command line: `fedsim run`, `report`, `plan` and others; a module for each.
 
 Thin, and quick to start: a command imports what it needs when it runs. Exit codes: 0 well, 1 an
 error or no client finished, 2 wrong usage, 130 interrupted.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import fedsim
-from fedsim.cli import listing, report, run, validate, voices
+from fedsim.cli import listing, plan, report, run, validate, voices
 from fedsim.errors import FedsimError
 
 _DESCRIPTION = """\
@@ -76,6 +76,6 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (run, report, validate, listing, voices):
+    for command in (run, plan, report, validate, listing, voices):
         command.add(verbs)
     return parser

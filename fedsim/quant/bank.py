@@ -62,6 +62,9 @@ class BlobStore:
             ) from error
         return name
 
+    def __contains__(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
     def get(self, name: str) -> bytes:
         """Return the bytes called `name`; raise `FedsimError` when absent or damaged."""
         data = self._read(name, Path.read_bytes)

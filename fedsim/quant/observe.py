@@ -40,6 +40,19 @@ class Seen:
     fisher: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
+class SeenLayers:
+    """Layer name -> what was seen of it, and what that weighs."""
+
+    layers: dict[str, Seen]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows and squared gradients."""
+        tensors = [t for seen in self.layers.values() for t in (seen.rows, seen.fisher)]
+        return sum(t.nbytes for t in tensors if t is not None)
+
+
 def observe(
     model: Quantizable,
     batches: Iterable[Batch],
@@ -54,31 +67,65 @@ def observe(
     `fisher` one backward pass a batch, of the loss against the model's own transcript, serves all
     layers; no weight receives a gradient. Convolutions are taken to pad with zeros.
     """
-    layers = [layer for layer in model.layers if layer.kind != "embedding"]
-    views = {layer.name: _View(layer, capacity) for layer in layers}
     tracing = _frozen(model.module) if fisher else torch.inference_mode()
-    with tracing, _hooks(model, views, rows, fisher):
-        for batch in batches:
-            for view in views.values():
-                view.start(batch)
+    with tracing, observing(model, rows=rows, fisher=fisher, capacity=capacity) as watch:
+        for batch in watch.passing(batches):
             logits = model.forward(batch)
             if fisher:
                 model.loss(batch, logits).backward()
-                for view in views.values():
-                    view.keep_gradients()
-    missing = next((n for n, v in views.items() if v.low > v.high), None)
-    if missing is not None:
-        raise FedsimError(
-            f"layer {missing!r} saw no audio: it is not part of the forward pass; add it to "
-            f"model.keep, or give at least one clip"
-        )
-    broken = next((n for n, v in views.items() if not np.isfinite([v.low, v.high]).all()), None)
-    if broken is not None:
-        raise FedsimError(
-            f"layer {broken!r} is given values from {views[broken].low} to {views[broken].high}: "
-            f"the model overflows on the clips; check the clips' level and the checkpoint"
-        )
-    return {name: view.seen() for name, view in views.items()}
+                watch.keep_gradients()
+    return watch.seen()
+
+
+@contextmanager
+def observing(
+    model: Quantizable, *, rows: bool = True, fisher: bool = False, capacity: int = ROWS
+) -> Iterator[Observation]:
+    """Watch the layers' inputs while somebody else runs the model on `passing` batches."""
+    layers = [layer for layer in model.layers if layer.kind != "embedding"]
+    views = {layer.name: _View(layer, capacity) for layer in layers}
+    with _hooks(model, views, rows, fisher):
+        yield Observation(views)
+
+
+class Observation:
+    """A pass that is watched; `seen` once it is over."""
+
+    def __init__(self, views: dict[str, _View]) -> None:
+        self._views = views
+
+    def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches; each is to be run before the next is asked for."""
+        for batch in batches:
+            for view in self._views.values():
+                view.start(batch)
+            yield batch
+
+    def keep_gradients(self) -> None:
+        """Keep what the backward pass of a batch has noted."""
+        for view in self._views.values():
+            view.keep_gradients()
+
+    def seen(self) -> dict[str, Seen]:
+        """Return layer name -> what was seen.
+
+        Raises `FedsimError` for a layer that saw nothing, or values that are not finite.
+        """
+        views = self._views
+        missing = next((n for n, v in views.items() if v.low > v.high), None)
+        if missing is not None:
+            raise FedsimError(
+                f"layer {missing!r} saw no audio: it is not part of the forward pass; add it to "
+                f"model.keep, or give at least one clip"
+            )
+        broken = next((n for n, v in views.items() if not np.isfinite([v.low, v.high]).all()), None)
+        if broken is not None:
+            raise FedsimError(
+                f"layer {broken!r} is given values from {views[broken].low} to "
+                f"{views[broken].high}: the model overflows on the clips; check the clips' level "
+                f"and the checkpoint"
+            )
+        return {name: view.seen() for name, view in views.items()}
 
 
 class _View:

@@ -270,9 +270,7 @@ def quantiles(
 
     For histograms of a study (the paper's Fig. 2), in one forward pass as `sense`.
     """
-    watcher = _watch(model, batches, capacity, "")
-    kept = [watcher.samples[layer.name].values for layer in model.layers]
-    return np.stack([np.quantile(values.astype(np.float64), QUANTILES) for values in kept])
+    return _quantiles(model, _watch(model, batches, capacity, ""))
 
 
 @torch.inference_mode()
@@ -289,7 +287,25 @@ def sense(
     pass never reaches, or that answers NaN, is a `FedsimError` that names it.
     """
     reduce = MEASURES[measure]
-    watcher = _watch(model, batches, capacity, measure)
+    return _reduce(model, _watch(model, batches, capacity, measure), reduce)
+
+
+@torch.inference_mode()
+def sense_and_quantiles(
+    model: Quantizable, batches: Iterable[Batch], measure: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `sense` and `quantiles` return, by one forward pass."""
+    reduce = MEASURES[measure]
+    watcher = _watch(model, batches, CAPACITY, measure)
+    return _reduce(model, watcher, reduce), _quantiles(model, watcher)
+
+
+def _quantiles(model: Quantizable, watcher: _Watcher) -> np.ndarray:
+    kept = [watcher.samples[layer.name].values for layer in model.layers]
+    return np.stack([np.quantile(values.astype(np.float64), QUANTILES) for values in kept])
+
+
+def _reduce(model: Quantizable, watcher: _Watcher, reduce: Measure) -> np.ndarray:
     values = []
     for layer in model.layers:
         kept = watcher.samples[layer.name]

@@ -1,0 +1,102 @@
+"""From 10,000 summaries to 10,000 plans, as the server makes them.
+
+    python -m benchmarks.planning [CLIENTS]
+
+Prints the milliseconds a client for reading the summary, allocating and naming the layers of its
+model, and the ratio of Algorithm 1's closed form to the loop that the paper writes down.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fedsim import messages as m
+from fedsim.quant import modelfile
+from fedsim.quant.allocation import Sizes, allocate
+from fedsim.quant.bank import BlobStore, LayerBank
+from fedsim.quant.switch import switch_of
+from fedsim.scenario.schema import Scenario
+from fedsim.study import load_study_model, model_manifest
+from server.plan import Planner
+
+LOOPED = 200
+
+
+def main() -> None:
+    """Run the measurement."""
+    clients = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    scenario = Scenario.model_validate(
+        {
+            "name": "planning",
+            "model": {"id": "bundled:ctc"},
+            "corpus": {
+                "kind": "voices",
+                "group_by": "speaker",
+                "population": {"speakers": clients},
+            },
+            "clients": {"budget_mb": 2.0},
+            "methods": [{"allocation": "myqasr", "calibration": "minmax"}],
+        }
+    )
+    model = load_study_model(scenario)
+    switch = switch_of(model)
+    stored = modelfile.store_leftovers(switch.full_leftovers())
+    depths = scenario.clients.bit_depths
+    sizes = modelfile.model_sizes(model.layers, stored, model_manifest(scenario, model, ()), depths)
+    rng = np.random.default_rng(0)
+    values = np.exp(rng.normal(size=(clients, len(model.layers))))
+    budgets = rng.uniform(1.0 * 2**20, 4.0 * 2**20, clients).astype(int)
+    records = [
+        m.to_record(m.Summary(f"c{i:05d}", int(b), depths, 4, tuple(v.tolist())))
+        for i, (b, v) in enumerate(zip(budgets, values, strict=True))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        bank = LayerBank(
+            switch.full_weights(), model.layers, "per_channel", BlobStore(Path(folder))
+        )
+        planner = Planner(scenario, sizes, bank)
+        for bits in depths:  # each layer is packed once per depth, whatever the number of clients
+            bank.manifest((bits,) * len(model.layers))
+        began = time.perf_counter()
+        for record in records:
+            planner.own(m.from_record(m.Summary, record, "a client"))
+        took = time.perf_counter() - began
+    began = time.perf_counter()
+    for i in range(LOOPED):
+        allocate("myqasr", values[i], sizes, int(budgets[i]))
+    closed = (time.perf_counter() - began) / LOOPED
+    began = time.perf_counter()
+    for i in range(LOOPED):
+        _looped(values[i], sizes, int(budgets[i]))
+    looped = (time.perf_counter() - began) / LOOPED
+    print(
+        f"{clients:,} summaries to plans: {took:.2f} s, {1000 * took / clients:.3f} ms a client; "
+        f"Algorithm 1 in closed form {1e6 * closed:.0f} us, as a loop {1e6 * looped:.0f} us, "
+        f"ratio {closed / looped:.3f}"
+    )
+
+
+def _looped(sensitivity: np.ndarray, sizes: Sizes, budget: int) -> list[int]:
+    """Algorithm 1 as the paper writes it: one layer one bit down, until the model fits."""
+    order = np.argsort(-sensitivity, kind="stable")
+    columns = [len(sizes.depths) - 1] * len(order)
+    total = sizes.fixed_bytes + int(sizes.layer_bytes[:, -1].sum())
+    while total > budget:
+        for layer in order:
+            total -= int(
+                sizes.layer_bytes[layer, columns[layer]]
+                - sizes.layer_bytes[layer, columns[layer] - 1]
+            )
+            columns[layer] -= 1
+            if total <= budget:
+                break
+    return [sizes.depths[c] for c in columns]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""How a run grows: against a bare loop, with clients, with workers; and what a message costs.
+
+    python -m benchmarks.scale overhead [CLIENTS]     1,000: wall time against the same forwards
+    python -m benchmarks.scale growth                 250 to 4,000 clients: exponent, memory
+    python -m benchmarks.scale workers [CLIENTS]      one worker against two
+    python -m benchmarks.scale messages               CPU of the driver for a message on Ray
+    python -m benchmarks.scale plan [SCENARIO ...]    what `fedsim plan` says, and the run itself
+    python -m benchmarks.scale start                  `fedsim --help`, and 8 clients from cold
+
+Every run is a process of its own. Clips are synthetic speech; where reading them would hide what is
+measured, they are written to disk first. Give it an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+THREADS = {"OMP_NUM_THREADS": "1"}
+WORKERS = 2
+CLIPS = 4
+SCENARIO = """\
+name: scale
+model: {{id: "bundled:ctc"}}
+corpus: {corpus}
+clients: {{budget_mb: [1.4, 1.6, 1.8, 2.0, 2.2]}}
+methods: [{{allocation: myqasr, calibration: minmax}}]
+engine: {{kind: ray, workers: {workers}}}
+"""
+VOICES = (
+    "{{kind: voices, group_by: speaker, population: {{speakers: {clients}}}, tuning_clips: 1,"
+    " test_clips: 1}}"
+)
+
+
+def main() -> None:
+    """Run the measurement that the command line names."""
+    what, *more = sys.argv[1:] or ["overhead"]
+    measures = {
+        "overhead": overhead,
+        "growth": growth,
+        "workers": workers,
+        "messages": messages,
+        "plan": plan,
+        "start": start,
+        "bare": bare,
+    }
+    measures[what](*more)
+
+
+def overhead(clients: str = "1000") -> None:
+    """Compare a study on Ray with the forwards alone, spread over as many processes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        said = ["--speakers", clients, "--clips", str(2 * CLIPS), "--export", str(folder / "clips")]
+        subprocess.run([sys.executable, "-m", "fedsim", "voices", *said], check=True)
+        corpus = (
+            f"{{path: {folder / 'clips'}, group_by: speaker, tuning_clips: {CLIPS}, "
+            f"test_clips: {CLIPS}}}"
+        )
+        study = folder / "study.yaml"
+        study.write_text(SCENARIO.format(corpus=corpus, workers=WORKERS))
+        ratios = []
+        for number in range(2):
+            loop = _bare_loop(study)
+            ours, said_seconds, _ = _run(study, folder / f"run{number}")
+            ratios.append(ours / loop)
+            print(
+                f"{int(clients):,} clients: bare loop {loop:.1f} s, fedsim {ours:.1f} s (of which "
+                f"{said_seconds:.1f} s after its start), ratio {ratios[-1]:.3f}",
+                flush=True,
+            )
+        print(f"ratio: {statistics.mean(ratios):.3f}")
+
+
+def _bare_loop(study: Path) -> float:
+    """Return the seconds of `bare` in as many processes as the study has workers."""
+    began = time.perf_counter()
+    parts = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.scale", "bare", str(study), str(part)],
+            env={**os.environ, **THREADS},
+        )
+        for part in range(WORKERS)
+    ]
+    assert [part.wait() for part in parts] == [0] * WORKERS
+    return time.perf_counter() - began
+
+
+def bare(study: str, part: str) -> None:
+    """Read clips and run the forwards of every second client, and nothing else.
+
+    One pass in full precision over its tuning clips, and one over its test clips with a model of 4
+    bits and 8-bit activations, which stays installed.
+    """
+    import torch
+
+    from fedsim.quant.activations import Range
+    from fedsim.quant.switch import switch_of
+    from fedsim.quant.weights import dequantize_weight, quantize_weight
+    from fedsim.scenario import load_scenario
+    from fedsim.speech.corpus import open_clients, read_utterance
+    from fedsim.speech.models.base import transcribe_clips, tuning_batches
+    from fedsim.study import load_study_model
+
+    torch.set_num_threads(1)
+    scenario = load_scenario(study)
+    clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
+    model, delivered = (load_study_model(scenario) for _ in range(2))
+    switch = switch_of(delivered)
+    weights = {
+        name: dequantize_weight(quantize_weight(weight, 4, "per_channel"))
+        for name, weight in switch.full_weights().items()
+    }
+    ranges = {name: Range(-8.0, 8.0) for name in weights}
+    switch.install(weights, switch.full_leftovers(), ranges, 8)
+    for key in list(clients)[int(part) :: WORKERS]:
+        client = clients[key]
+        tuning, test = ([read_utterance(u) for u in us] for us in (client.tuning, client.test))
+        with torch.inference_mode():
+            for batch in tuning_batches(model, tuning, None):
+                model.forward(batch)
+            transcribe_clips(delivered, test)
+
+
+def growth() -> None:
+    """Double the clients from 250 to 4,000; fit the exponent of time; compare peak memory."""
+    seconds: dict[int, float] = {}
+    peaks: dict[int, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for clients in (250, 500, 1000, 2000, 4000):
+            study = _voices(Path(scratch), clients)
+            _, seconds[clients], peaks[clients] = _run(study, Path(scratch) / f"run{clients}")
+            print(
+                f"{clients:,} clients: {seconds[clients]:.1f} s, driver "
+                f"{peaks[clients]['driver']:.0f} MB, largest worker "
+                f"{peaks[clients]['worker']:.0f} MB",
+                flush=True,
+            )
+    x = [math.log(n) for n in seconds]
+    y = [math.log(s) for s in seconds.values()]
+    slope = statistics.linear_regression(x, y).slope
+    first, last = peaks[250], peaks[4000]
+    print(
+        f"exponent of time in clients: {slope:.3f}; memory at 4,000 over that at 250: driver "
+        f"{last['driver'] / first['driver']:.3f}, worker {last['worker'] / first['worker']:.3f}"
+    )
+
+
+def workers(clients: str = "400") -> None:
+    """Compare one worker with two."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in (1, 2, 1, 2):
+            study = _voices(Path(scratch), int(clients), count)
+            out = Path(scratch) / f"run{len(list(Path(scratch).iterdir()))}"
+            seconds.setdefault(count, []).append(_run(study, out)[1])
+    one, two = (min(seconds[n]) for n in (1, 2))
+    print(
+        f"{int(clients):,} clients: one worker {one:.1f} s, two {two:.1f} s, ratio {one / two:.2f}"
+    )
+
+
+def messages(count: str = "20000") -> None:
+    """Echo messages through the Ray engine; print the driver's CPU time for each."""
+    import logging
+
+    from flwr.app import ConfigRecord, Message, RecordDict
+
+    from fedsim.engine import EngineSettings, open_grid
+
+    logging.disable(logging.WARNING)
+    total = int(count)
+    keys = [f"c{i:05d}" for i in range(500)]
+    content = RecordDict({"message": ConfigRecord({"values": [0.5] * 41, "name": "median"})})
+    settings = EngineSettings(WORKERS, 1, None)
+    with open_grid("ray", "benchmarks.echo:app", keys, {}, settings) as grid:
+        nodes = list(grid.get_node_ids())
+        source = (
+            Message(content, dst_node_id=nodes[i % len(nodes)], message_type="query.echo")
+            for i in range(total)
+        )
+        list(_echoed(grid, source, 200))  # workers are up, modules loaded
+        began, cpu = time.perf_counter(), time.process_time()
+        answered = sum(1 for _ in _echoed(grid, source, total))
+        wall, spent = time.perf_counter() - began, time.process_time() - cpu
+    print(
+        f"{answered:,} messages and replies: {1000 * spent / answered:.3f} ms of driver CPU each, "
+        f"{answered / wall:,.0f} a second"
+    )
+
+
+def _echoed(grid, source, count):  # type: ignore[no-untyped-def]
+    """Send up to `count` messages, 128 under way at a time, and yield the replies."""
+    waiting: set[str] = set()
+    sent = 0
+    while True:
+        batch = []
+        while len(waiting) + len(batch) < 128 and sent < count:
+            message = next(source, None)
+            if message is None:
+                break
+            batch.append(message)
+            sent += 1
+        waiting |= set(grid.push_messages(batch))
+        if not waiting:
+            return
+        for reply in grid.pull_messages(list(waiting)):
+            waiting.discard(reply.metadata.reply_to_message_id)
+            yield reply
+
+
+def start() -> None:
+    """Time `fedsim --help`, and a run of 8 clients from nothing."""
+    helped = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "fedsim", "--help"], check=True, stdout=subprocess.DEVNULL
+        )
+        helped.append(time.perf_counter() - began)
+    with tempfile.TemporaryDirectory() as scratch:
+        study = _voices(Path(scratch), 8)
+        wall, _, _ = _run(study, Path(scratch) / "run")
+    print(f"fedsim --help {statistics.median(helped):.2f} s; 8 clients from cold {wall:.1f} s")
+
+
+def plan(*names: str) -> None:
+    """Compare an estimate with the run that follows."""
+    from fedsim.estimate import estimate
+    from fedsim.scenario import find_scenario, load_scenario
+
+    for name in names or ("quickstart", "fleet_1000"):
+        scenario = load_scenario(find_scenario(name))
+        found = estimate(scenario)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "study.yaml"
+            file.write_text(scenario.to_yaml(), encoding="utf-8")
+            wall, _, peaks = _run(file, Path(scratch) / "run")
+            disk = sum(f.stat().st_size for f in (Path(scratch) / "run").rglob("*") if f.is_file())
+        worker = (found.worker_bytes or 0) / 2**20
+        print(
+            f"{name}: estimated {found.seconds:.0f} s, took {wall:.0f}, ratio "
+            f"{found.seconds / wall:.2f}; worker {worker:.0f} MB, {peaks['worker']:.0f}; disk "
+            f"{found.disk_bytes / 2**20:.1f} MB, {disk / 2**20:.1f}",
+            flush=True,
+        )
+
+
+def _voices(folder: Path, clients: int, count: int = WORKERS) -> Path:
+    study = folder / f"voices{clients}-{count}.yaml"
+    corpus = VOICES.format(clients=clients)
+    study.write_text(SCENARIO.format(corpus=corpus, workers=count))
+    return study
+
+
+def _run(study: Path, out: Path) -> tuple[float, float, dict[str, float]]:
+    """Run a study; return wall seconds, those that its timing.json says, and peak memory in MB.
+
+    Peak memory is the kernel's high-water mark of the resident set, of the driver and of its
+    largest worker.
+    """
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedsim", "run", str(study), "--out", str(out)],
+        env={**os.environ, **THREADS},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    peaks = {"driver": 0.0, "worker": 0.0}
+    while process.poll() is None:
+        peaks["driver"] = max(peaks["driver"], _peak_mb(process.pid))
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                name = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if name.startswith(b"ray::"):
+                peaks["worker"] = max(peaks["worker"], _peak_mb(int(folder.name)))
+        time.sleep(0.5)
+    wall = time.perf_counter() - began
+    assert process.returncode == 0, f"{study} ended with {process.returncode}"
+    timing = json.loads((out / "timing.json").read_text())
+    return wall, float(timing["seconds"]), peaks
+
+
+def _peak_mb(pid: int) -> float:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    found = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(found[0].split()[1]) / 1024 if found else 0.0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""From a run's ledger to its timeline: by hand, and against the ledger's own account."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from fedsim.errors import FedsimError
+from fedsim.fleet.cost import ModelCost, read_cost
+from fedsim.fleet.rounds import time_round, timed_model
+from fedsim.fleet.timeline import from_arrow
+from fedsim.quant.allocation import MB
+from fedsim.quant.calibration import search_macs
+from fedsim.quant.layers import Layer
+from fedsim.results.folder import create_run, read_results
+from fedsim.results.ledger import Ledger, Log, Release, Workload
+from fedsim.results.rows import Plan
+from fedsim.run import resume_run, run_scenario
+from fedsim.scenario import load_scenario
+from fedsim.scenario.schema import Scenario
+
+LAYERS = (Layer("a", "linear", (10, 10)), Layer("b", "linear", (20, 10)))
+COST = ModelCost(
+    layers=LAYERS,
+    layer_bytes={4: (50, 100), 8: (100, 200)},
+    rest_bytes=30,
+    full_bytes=1200,
+    proxy_bytes=330,
+    peaks={"full": 1200, "streamed": 800, "proxy": 1100},
+    clip_macs=(0.0, 0.0),
+    second_macs=(1000.0, 2000.0),
+    token_macs=(0.0, 0.0),
+    batch=2,
+)
+TOY = {  # a catalogue with one class and round numbers
+    "budget_mb": 4,
+    "memory_mb": 1,
+    "bit_depths": [4, 8],
+    "joules_per_gmac": 0,
+    "read_mb_s": 1,
+    "down_mbit": 8e-6,  # a byte a second
+    "up_mbit": 8e-6,
+    "latency_s": 0,
+    "battery_j": None,
+    "joules_per_mb": 0,
+    "available": "always",
+    "shift_h": 0,
+}
+
+
+def scenario(folder, calibration="minmax", **parts) -> Scenario:
+    lines = [f"  {key}: {json.dumps({'value': v, 'assumed': 'x'})}" for key, v in TOY.items()]
+    speeds = {"4": 200.0, "8": 100.0, "32": 10.0}
+    speed = {k: {"value": v, "assumed": "x"} for k, v in speeds.items()}
+    file = folder / "catalogue.yaml"
+    file.write_text("\n".join(["toy:", *lines, f"  macs_per_s: {json.dumps(speed)}"]) + "\n")
+    fleet = {"catalogue": str(file), "devices": {"toy": {"share": 1, **parts.pop("device", {})}}}
+    return Scenario.model_validate(
+        {
+            "name": "toy",
+            "model": {"id": "m"},
+            "corpus": {"path": "p", "group_by": "speaker"},
+            "fleet": {**fleet, "sensing": parts.pop("sensing", "streamed")},
+            "clock": {"plan_s": 7, **parts.pop("clock", {})},
+            "methods": [{"allocation": "myqasr", "calibration": calibration}],
+            **parts,
+        }
+    )
+
+
+def timed(tmp_path, said, *, bits=(8, 4), log=None, failure=None, clients=("ann",)):
+    """The lines of a run of which the ledger says this."""
+    folder = create_run(tmp_path / "run", said)
+    COST.write(folder.cost)
+    with Ledger(folder.ledger) as ledger:
+        label = timed_model(said)
+        if failure is None:
+            for client in clients:
+                ledger.finish_client(client, [], [Plan(client, label, client, bits)], None, log)
+        else:
+            ledger.fail_client("ann", *failure, log)
+    run = time_round(folder, said, clients)
+    assert from_arrow(pq.read_table(folder.timeline)) == list(run.timelines)
+    return run
+
+
+def log(*extra):
+    """4 s of tuning audio in 3 clips, 2 s of test audio; messages of a few bytes."""
+    return Log(
+        [
+            Release("ann", "sense", "down", "measure", 6),
+            Release("ann", "sense", "up", "sensitivity", 16),
+            Release("ann", "personalize", "down", "candidates", 80),
+            Release("ann", "personalize", "down", "model myqasr/minmax", 230),
+            Release("ann", "personalize", "up", "file_bytes", 8),
+            Release("ann", "evaluate", "up", "errors", 9),
+            *extra,
+        ],
+        [],
+        [Workload("ann", "sense", 3, 4.0), Workload("ann", "evaluate", 2, 2.0)],
+    )
+
+
+def test_a_client_by_hand(tmp_path):
+    run = timed(tmp_path, scenario(tmp_path), log=log())
+    (line,) = run.timelines
+    # down: the request and the full model; then candidates, layer a at 8, b at 4 bits, the rest
+    assert line.down_bytes == 6 + 1200 + 80 + 100 + 100 + 30
+    assert line.download_s == line.down_bytes  # a byte a second
+    assert line.up_bytes == line.upload_s == 16 + 8 + 9
+    assert line.sense_s == pytest.approx(4 * 3000 / 10)
+    assert line.calibrate_s == pytest.approx(4 * 3000 / 10)
+    assert line.evaluate_s == pytest.approx(2 * (1000 / 100 + 2000 / 200))
+    assert line.plan_s == 7
+    assert line.end_s == pytest.approx(
+        line.download_s + line.upload_s + line.sense_s + line.calibrate_s + line.evaluate_s + 7
+    )
+    assert line.outcome == "delivered"
+    assert run.server.sent_bytes == line.down_bytes
+
+
+def test_a_search_costs_what_its_tries_do(tmp_path):
+    """Positions of a layer: 4 s of audio at 10 places a second are 40 rows, all kept."""
+    (line,) = timed(tmp_path, scenario(tmp_path, "cosine"), log=log()).timelines
+    tried = sum(search_macs("cosine", layer, 40) for layer in LAYERS)
+    by_hand = 40 * 300 + sum(min(21 * 40 * n * 10, n * 100 + 40 * 10 * (n + 210)) for n in (10, 20))
+    assert tried == by_hand
+    assert line.calibrate_s == pytest.approx((4 * 3000 + tried) / 10)
+
+
+def test_public_calibration_costs_the_device_nothing(tmp_path):
+    (line,) = timed(tmp_path, scenario(tmp_path, "none"), log=log()).timelines
+    assert line.calibrate_s == 0
+
+
+def test_a_device_that_streams_reads_the_model_once_a_batch_and_pass(tmp_path):
+    """Two batches of three clips; 300 weights of 4 bytes, at 1 MB a second."""
+    said = scenario(tmp_path, device={"memory_mb": 1000 / MB})
+    (line,) = timed(tmp_path, said, log=log()).timelines
+    assert line.sense_s == pytest.approx(4 * 3000 / 10 + 2 * 1200 / MB)
+    assert line.calibrate_s == pytest.approx(line.sense_s)
+
+
+def test_a_device_that_senses_on_a_proxy(tmp_path):
+    """It is sent 330 bytes in place of 1,200, and computes at 8 bits."""
+    said = scenario(tmp_path, device={"memory_mb": 1150 / MB}, sensing="proxy")
+    (line,) = timed(tmp_path, said, log=log()).timelines
+    assert line.down_bytes == 6 + 330 + 80 + 100 + 100 + 30
+    assert line.sense_s == pytest.approx(4 * 3000 / 100)
+
+
+def test_clients_that_end_early(tmp_path):
+    said = scenario(tmp_path)
+    (line,) = timed(tmp_path, said, log=log(), failure=("plan", "no", "failed")).timelines
+    assert (line.outcome, line.stopped_at) == ("failed", "plan")
+    assert line.calibrate_s == 0
+    (tmp_path / "b").mkdir()
+    (line,) = timed(
+        tmp_path / "b", scenario(tmp_path / "b"), log=log(), failure=("sense", "no", "failed")
+    ).timelines
+    assert (line.outcome, line.stopped_at) == ("failed", "sense")
+
+
+def test_nobody_knows_how_much_audio_a_silent_client_has(tmp_path):
+    """The median of the others stands for it."""
+    said = scenario(tmp_path, faults=[{"kind": "drop_after", "share": 1.0, "stage": "sense"}])
+    folder = create_run(tmp_path / "run", said)
+    COST.write(folder.cost)
+    with Ledger(folder.ledger) as ledger:
+        known = [Workload(f"c{i}", "sense", 1, s) for i, s in enumerate((2.0, 4.0, 9.0))]
+        for i, w in enumerate(known):
+            ledger.fail_client(f"c{i}", "sense", "x", "dropped", Log([], [], [w]))
+        ledger.fail_client("ann", "sense", "x", "dropped")
+    run = time_round(folder, said, ["ann", "c0", "c1", "c2"])
+    assert [t.sense_s for t in run.timelines] == pytest.approx([1200, 600, 1200, 2700])
+    assert {t.outcome for t in run.timelines} == {"dropped"}
+
+
+def test_the_model_that_is_timed(tmp_path):
+    said = scenario(tmp_path, calibration=["minmax", "cosine"])
+    assert timed_model(said) == "myqasr/minmax"
+    other = said.model_copy(update={"clock": said.clock.model_copy(update={"model": "x/cosine"})})
+    with pytest.raises(FedsimError, match=r"clock.model: no method makes 'x/cosine'.*cosine"):
+        timed_model(other)
+
+
+def test_cost_comes_back_from_its_file(tmp_path):
+    COST.write(tmp_path / "cost.json")
+    assert read_cost(tmp_path / "cost.json") == COST
+
+
+FLEET = [
+    "engine.kind=inprocess",
+    "save_models=false",
+    "corpus.test_clips=2",
+    "clients={}",
+    "methods=[fp32, {allocation: myqasr, calibration: minmax}]",
+]
+
+
+def test_a_run_of_a_fleet(study, tmp_path):
+    """Budgets, bit depths and memory of the devices; the timeline agrees with ledger and table."""
+    toy = "{share: 1, budget_mb: [0.024, 0.04], bit_depths: [4, 8], memory_mb: 0.02}"
+    faults = [{"kind": k, "share": 0.12} for k in ("drop_after", "crash", "corrupt", "delay")]
+    faults[-1]["seconds"] = [1, 2]
+    said = load_scenario(
+        study.file, [*FLEET, f"fleet={{devices: {{watch: {toy}}}}}", f"faults={json.dumps(faults)}"]
+    )
+    result = run_scenario(said, tmp_path / "run")
+    lines = {t.client: t for t in from_arrow(pq.read_table(result.folder.timeline))}
+    assert set(lines) == {f.client for f in result.failures} | {r.client for r in result.rows}
+    for row in result.rows:
+        assert lines[row.client].outcome == "delivered"
+        assert row.budget_bytes <= 0.04 * MB
+    with Ledger(result.folder.ledger) as ledger:
+        for plan in ledger.plans():
+            assert set(plan.bits) <= {4, 8}
+        retries = Counter(e.client for e in ledger.events() if e.event in ("no answer", "refused"))
+    for failure in result.failures:
+        assert lines[failure.client].outcome == failure.outcome
+    for client, line in lines.items():
+        assert line.retries == retries[client]
+    resume_run(tmp_path / "run")
+    again = {t.client: t for t in from_arrow(pq.read_table(result.folder.timeline))}
+    assert again == lines
+
+
+def test_a_device_without_room_even_for_a_layer(study, tmp_path):
+    said = load_scenario(
+        study.file, [*FLEET, "fleet={devices: {watch: {share: 1, memory_mb: 0.001}}}"]
+    )
+    result = run_scenario(said, tmp_path / "run")
+    assert result.rows == []
+    assert all("even layer by layer: give it more" in f.reason for f in result.failures)
+    lines = from_arrow(pq.read_table(result.folder.timeline))
+    assert {(t.outcome, t.stopped_at) for t in lines} == {("failed", "sense")}
+
+
+def test_engines_agree_on_the_fleet(study, tmp_path):
+    said = load_scenario(study.file, [*FLEET, "fleet={devices: {watch: 0.5, mid_phone: 0.5}}"])
+    ours = run_scenario(said, tmp_path / "inprocess").folder
+    ray = said.model_copy(update={"engine": said.engine.model_copy(update={"kind": "ray"})})
+    other = run_scenario(ray, tmp_path / "ray").folder
+    assert other.timeline.read_bytes() == ours.timeline.read_bytes()
+    assert read_results(other.results) == read_results(ours.results)
+    assert replace(read_cost(other.cost)) == read_cost(ours.cost)
