@@ -17,7 +17,7 @@ _MB = 2**20
 _MINUTE, _HOUR = 60.0, 3600.0
 _LEGEND = (
     "delivered: the model was calibrated before the round closed",
-    "ready: how long that took on the virtual clock; nine of ten of those delivered by p90",
+    "ready: how long that took on the virtual clock; p90: of nine in ten delivered",
     "MB down, J: of all clients of the class; joules of computing and radio",
 )
 

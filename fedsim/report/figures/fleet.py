@@ -48,7 +48,7 @@ def ready_by_class(table: Table) -> AnyChart:
     return finished(
         chart.properties(width=WIDTH, height=_HEIGHT),
         "When personalized models are ready",
-        "A line that ends below 100 %: the others of the class got no model before the round closed.",
+        "A line that ends below 100 %: others got no model before the round closed.",
     )
 
 
