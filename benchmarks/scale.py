@@ -4,6 +4,7 @@
     python -m benchmarks.scale growth                 250 to 4,000 clients: exponent, memory
     python -m benchmarks.scale workers [CLIENTS]      one worker against two
     python -m benchmarks.scale messages               CPU of the driver for a message on Ray
+    python -m benchmarks.scale plan [SCENARIO ...]    what `fedsim plan` says, and the run itself
     python -m benchmarks.scale start                  `fedsim --help`, and 8 clients from cold
 
 Every run is a process of its own. Clips are synthetic speech; where reading them would hide what is
@@ -47,6 +48,7 @@ def main() -> None:
         "growth": growth,
         "workers": workers,
         "messages": messages,
+        "plan": plan,
         "start": start,
         "bare": bare,
     }
@@ -228,6 +230,28 @@ def start() -> None:
         study = _voices(Path(scratch), 8)
         wall, _, _ = _run(study, Path(scratch) / "run")
     print(f"fedsim --help {statistics.median(helped):.2f} s; 8 clients from cold {wall:.1f} s")
+
+
+def plan(*names: str) -> None:
+    """Compare an estimate with the run that follows."""
+    from fedsim.estimate import estimate
+    from fedsim.scenario import find_scenario, load_scenario
+
+    for name in names or ("quickstart", "fleet_1000"):
+        scenario = load_scenario(find_scenario(name))
+        found = estimate(scenario)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "study.yaml"
+            file.write_text(scenario.to_yaml(), encoding="utf-8")
+            wall, _, peaks = _run(file, Path(scratch) / "run")
+            disk = sum(f.stat().st_size for f in (Path(scratch) / "run").rglob("*") if f.is_file())
+        worker = (found.worker_bytes or 0) / 2**20
+        print(
+            f"{name}: estimated {found.seconds:.0f} s, took {wall:.0f}, ratio "
+            f"{found.seconds / wall:.2f}; worker {worker:.0f} MB, {peaks['worker']:.0f}; disk "
+            f"{found.disk_bytes / 2**20:.1f} MB, {disk / 2**20:.1f}",
+            flush=True,
+        )
 
 
 def _voices(folder: Path, clients: int, count: int = WORKERS) -> Path:

@@ -122,12 +122,21 @@ def current() -> Progress:
 def show(console: Console) -> Iterator[Progress]:
     """Make `current()` draw on `console`, if that is a terminal, until the block ends."""
     progress = TerminalProgress(console) if console.is_terminal else Progress()
+    with using(progress):
+        try:
+            yield progress
+        finally:
+            progress.close()
+
+
+@contextmanager
+def using(progress: Progress) -> Iterator[None]:
+    """Make `current()` return `progress` until the block ends."""
     token = _current.set(progress)
     try:
-        yield progress
+        yield
     finally:
         _current.reset(token)
-        progress.close()
 
 
 def _duration(seconds: float) -> str:

@@ -1,18 +1,21 @@
-"""The command line: a module for each command.
+"""The command line: `fedsim run`, `report`, `plan` and others; a module for each.
 
 Thin, and quick to start: a command imports what it needs when it runs. Exit codes: 0 well, 1 an
-error or no client finished, 2 wrong usage, 130 interrupted.
+error or no client finished, 2 wrong usage, 130 interrupted
+(by Ctrl-C, or by SIGTERM).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import fedsim
-from fedsim.cli import audit, listing, report, run, validate, voices
+from fedsim.cli import audit, listing, plan, report, run, validate, voices
 from fedsim.errors import FedsimError
 
 _DESCRIPTION = """\
@@ -38,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     options = parser.parse_args(arguments)
     try:
+        _stop_on_termination()
         code = _print_help(parser) if options.verb is None else options.verb(options)
         sys.stdout.flush()  # here, where a reader that has gone away is still our business
         return int(code)
@@ -52,6 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has seen enough; nothing is left to print at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _stop_on_termination() -> None:
+    """Have SIGTERM, which batch systems send, stop a run as Ctrl-C does: what is done is kept."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:
@@ -76,6 +86,6 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (run, report, audit, validate, listing, voices):
+    for command in (run, plan, report, audit, validate, listing, voices):
         command.add(verbs)
     return parser

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Run a scenario. On a terminal a line shows the stage, clients done, clients a second and the time
 left. At the end comes a table: one line a method, with model size, mean bit depth and word error
-rate (or accuracy), then one line a client, then the clients that failed and why.
+rate (or accuracy), then one line a client, then the clients that failed and why, then the fleet by
+class of device if the scenario has one.
 
 The run folder holds scenario.yaml as resolved, versions.json, ledger.sqlite (each client as it
-finished), results.parquet and, if the scenario says save_models, models/."""
+finished), results.parquet and, if the scenario says so, timeline.parquet (a fleet) and models/."""
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -65,6 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from fedsim import progress
+    from fedsim.results.fleettable import print_fleet, print_fleets
     from fedsim.results.folder import new_run_path
     from fedsim.results.table import (
         print_matrix,
@@ -72,6 +74,7 @@ def _run(options: argparse.Namespace) -> int:
         print_table,
         stdout_console,
     )
+    from fedsim.results.timed import read_round
     from fedsim.run import run_scenario
 
     out = options.resume or options.out or new_run_path(scenario.name)
@@ -99,8 +102,13 @@ def _run(options: argparse.Namespace) -> int:
     with console.capture() as captured:
         if scenario.matrix:
             print_matrix([(c.settings, c.result.rows, c.result.failures) for c in cells], console)
+            if scenario.fleet is not None:
+                timed = [(c.settings, read_round(c.result.folder.timeline)) for c in cells]
+                print_fleets(timed, console)
         else:
             print_table(result.rows, result.failures, console)
+            if scenario.fleet is not None:
+                print_fleet(read_round(result.folder.timeline), console)
         every = [c.result for c in cells] if scenario.matrix else [result]
         print_promises(_promises(every), console)
     print(captured.get())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,7 +122,10 @@ def _answer(ref: ray.ObjectRef, machine: str) -> bool:
 
 
 def _init(**options: str | int | bool) -> None:
+    on_termination = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_termination)  # Ray's would abort this process
 
 
 def _probe(address: str) -> None:

@@ -7,9 +7,8 @@ audio as the median client.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -19,12 +18,12 @@ from fedsim.fleet.clock import ClockRun, run_clock
 from fedsim.fleet.cost import ModelCost, read_cost
 from fedsim.fleet.devices import FULL, DeviceProfile
 from fedsim.fleet.faults import attempts
-from fedsim.fleet.timeline import to_arrow
 from fedsim.fleet.work import STAGES, Attempt, ClientWork, StageWork
 from fedsim.quant.calibration import NO_USER_DATA, search_macs
 from fedsim.quant.memory import choose_mode
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Failure, Ledger, Workload
+from fedsim.results.timed import TimedRound, write_round
 from fedsim.scenario.clients import Devices
 from fedsim.scenario.schema import Scenario
 
@@ -55,16 +54,22 @@ def time_round(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) ->
     Raises:
         FedsimError: if `clock.model` is none that the scenario makes.
     """
-    cost = read_cost(folder.cost)
+    assert scenario.fleet is not None
+    cost, little = read_cost(folder.cost), scenario.fleet.sensing
     run = run_clock(
         _works(folder, scenario, clients, cost),
         _blob_bytes(cost),
         scenario.clock.server(scenario.retries),
     )
-    import pyarrow.parquet as pq
-
-    said = {"server": json.dumps(asdict(run.server)), "model": timed_model(scenario)}
-    pq.write_table(to_arrow(run.timelines, said), folder.timeline)
+    devices = dict(Devices(scenario, clients))
+    timed = TimedRound(
+        timed_model(scenario),
+        run.timelines,
+        run.server,
+        budgets={c: x.budget_bytes for c, x in devices.items()},
+        sensing={c: choose_mode(cost.peaks, x.memory_bytes, little) for c, x in devices.items()},
+    )
+    write_round(folder.timeline, timed)
     return run
 
 

@@ -159,5 +159,6 @@ def to_arrow(timelines: Sequence[Timeline], metadata: dict[str, str] | None = No
 
 
 def from_arrow(table: pa.Table) -> list[Timeline]:
-    """Return the timelines of an Arrow table that `to_arrow` made."""
-    return [Timeline(**values) for values in table.to_pylist()]
+    """Return the timelines of an Arrow table that `to_arrow` made; other columns are left out."""
+    names = [f.name for f in fields(Timeline)]
+    return [Timeline(**values) for values in table.select(names).to_pylist()]

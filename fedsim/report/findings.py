@@ -54,6 +54,19 @@ def answers(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     ]
 
 
+def difference(first: Line, second: Line) -> Comparison | None:
+    """Return how two lines differ on the same clips, in the sense of their kind; None without the
+    counts of clips."""
+    counts = _matched(*(clip_counts(line.part, line.rows) for line in (first, second)))
+    if counts is None:
+        return None
+    sample = first.part.clients_are_a_sample
+    found = compare(*counts, np.random.default_rng(0), over_clients=sample)
+    if first.rate.kind == "accuracy":  # of errors, less is more of accuracy
+        found = replace(found, difference=-found.difference, low=-found.high, high=-found.low)
+    return found
+
+
 def headline(lines: Sequence[Line]) -> list[str]:
     """Return the rate of full precision and the best rate below it, for lines of one kind."""
     measured = [line for line in lines if line.rate.value is not None]
@@ -108,15 +121,8 @@ def _tally(question: Question, tally: Counter[str]) -> str:
 
 
 def _compared(pair: Pair) -> Compared | None:
-    counts = _matched(*(clip_counts(line.part, line.rows) for line in (pair.first, pair.second)))
-    if counts is None:
-        return None
-    sample = pair.first.part.clients_are_a_sample
-    found = compare(*counts, np.random.default_rng(0), over_clients=sample)
-    kind = pair.first.rate.kind
-    if kind == "accuracy":  # errors were compared: what is less of these is more of accuracy
-        found = replace(found, difference=-found.difference, low=-found.high, high=-found.low)
-    return Compared(pair, kind, found)
+    found = difference(pair.first, pair.second)
+    return None if found is None else Compared(pair, pair.first.rate.kind, found)
 
 
 def _matched(

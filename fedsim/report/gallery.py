@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedsim.report import figures, layertables, leaks, tables
+from fedsim.report import clocktables, figures, layertables, leaks, tables
 from fedsim.report.lines import Kind, kind_of, lines_of
-from fedsim.report.runs import BUDGET, TUNING_CLIPS, Part, heading
+from fedsim.report.runs import Part
+from fedsim.report.settings import BUDGET, TUNING_CLIPS, heading
 from fedsim.report.style import AnyChart, names_of
 
 _MANY_CLIENTS = 8  # from here on, their spread is worth a figure of its own
@@ -17,6 +18,7 @@ _MOST_CURVES = 14
 _MOST_IN_MATRIX = 30
 _MOST_MATRICES = 4
 _LEAK_WIDTH = 640
+_MOST_FLEETS = 4
 _CELL = 56  # pixels that a number in a matrix needs
 
 
@@ -50,6 +52,27 @@ def figures_of(parts: Sequence[Part]) -> list[Figure]:
             ]
         ]
     return [*found, *_layers([part for part in parts if part.rows])]
+
+
+def fleet_figures(parts: Sequence[Part]) -> list[Figure]:
+    """Return the figures of the first few parts whose round was timed."""
+    timed = [(part, part.timed) for part in parts if part.timed is not None]
+    found: list[Figure] = []
+    for number, (part, one) in enumerate(timed[:_MOST_FLEETS], start=1):
+        note = f"Settings: {part.label}." if part.settings else ""
+        suffix = f"_{number}" if len(timed) > 1 else ""
+        ready = clocktables.ready_shares(one.timelines)
+        if ready:
+            chart = figures.ready_by_class(ready)
+            found.append(Figure(f"fleet_ready{suffix}", chart, note))
+        for name, draw, spells in (
+            ("fleet_work", figures.work_by_class, clocktables.WORK),
+            ("fleet_waiting", figures.waiting_by_class, clocktables.WAITING),
+        ):
+            table = clocktables.mean_spells(one.timelines, spells)
+            if table:
+                found.append(Figure(f"{name}{suffix}", draw(table), note))
+    return found
 
 
 def _rates(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:

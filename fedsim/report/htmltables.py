@@ -1,60 +1,53 @@
-"""The tables of the HTML report: heads, and cells that know how they sort."""
+"""The tables of the HTML report, but for those of the fleet and of what went wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from fedsim.report.cells import (
+    INTERVAL,
+    Cell,
+    HtmlTable,
+    count_cell,
+    number_cell,
+    rate_columns,
+    setting_keys,
+    settings_cells,
+    span_cell,
+    table_of,
+)
 from fedsim.report.findings import Compared, points
 from fedsim.report.lines import (
     MB,
     OWN,
     Line,
-    Rate,
     measure,
-    number,
     size_digits,
     source_of,
     span,
 )
-from fedsim.report.runs import RUN, Part, Run, differences, heading, plain_value
+from fedsim.report.runs import Part, Run, differences
+from fedsim.report.settings import RUN, heading, plain_value
+from fedsim.results.endings import FINISHED, IN_PART
 from fedsim.results.rows import Row
 from fedsim.scenario.schema import FULL_PRECISION
 
-MOST_ROWS = 1_000
-"""Lines of the table by client; all of them are in results.parquet."""
-_INTERVAL = "95 % interval"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: what it shows, and the number that it sorts by, or None to sort by the text."""
-
-    text: str
-    value: float | None = None
-
-
-@dataclass(frozen=True)
-class HtmlTable:
-    """Heads, whether each column holds numbers, and rows of cells."""
-
-    heads: tuple[str, ...]
-    numeric: tuple[bool, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+MOST_ROWS = 50
+"""Rows of tables that have one or more for a client; files of the run folder hold them all."""
 
 
 def results_table(lines: Sequence[Line]) -> HtmlTable:
     """Return one row a line: the table that a run prints, with intervals."""
     keys = setting_keys(line.part for line in lines)
     digits = _digits(lines)
-    rate_heads, rates = _rate_columns([line.rate for line in lines])
+    rate_heads, rates = rate_columns([line.rate for line in lines])
     heads = [*map(heading, keys), "method", "tuned on", "model MB", "mean bits"]
     return table_of(
         [*heads, *rate_heads, "clients"],
         [
             [
-                *_settings(line.part, keys),
+                *settings_cells(line.part, keys),
                 Cell(line.method),
                 Cell(line.source),
                 Cell(span(line.megabytes, digits), max(line.megabytes)),
@@ -72,25 +65,27 @@ def clients_table(lines: Sequence[Line]) -> HtmlTable:
     keys = setting_keys(line.part for line in lines)
     digits = _digits(lines)
     rows = [(line.part, row) for line in lines for row in line.rows]
+    total = len(rows)
     rows = sorted(rows, key=lambda found: (found[1].client, found[0].label))[:MOST_ROWS]
-    rate_heads, rates = _rate_columns([measure(part, [row]) for part, row in rows])
+    rate_heads, rates = rate_columns([measure(part, [row]) for part, row in rows])
     heads = [*map(heading, keys), "client", "budget MB", "method", "tuned on", "model MB"]
     return table_of(
         [*heads, "mean bits", *rate_heads, "errors", "of"],
         [
             [
-                *_settings(part, keys),
+                *settings_cells(part, keys),
                 Cell(row.client),
-                _number(row.budget_bytes / MB, digits),
+                number_cell(row.budget_bytes / MB, digits),
                 Cell(row.method),
                 Cell("own" if source_of(row) == OWN else row.tuned_on),
-                _number(row.file_bytes / MB, digits),
-                _number(row.mean_bits, 2),
+                number_cell(row.file_bytes / MB, digits),
+                number_cell(row.mean_bits, 2),
                 *rate,
                 *_counts(row),
             ]
             for (part, row), rate in zip(rows, rates, strict=True)
         ],
+        total,
     )
 
 
@@ -98,7 +93,7 @@ def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
     """Return one row a comparison: the difference, its interval and the verdict."""
     several = any(c.pair.settings for c in compared)
     heads = [*(["settings"] if several else []), "first", "second", "difference, points"]
-    heads += [_INTERVAL, "the first is", "more clips"]
+    heads += [INTERVAL, "the first is", "more clips"]
     rows = []
     for c in compared:
         low, high, more = c.result.low, c.result.high, c.result.more_clips
@@ -116,29 +111,30 @@ def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
     return table_of(heads, rows)
 
 
-def fleet_table(parts: Sequence[Part]) -> HtmlTable:
-    """Return one row a client of each run: its budgets, the sizes of its models, its test clips."""
-    of_client: dict[tuple[str, str], list[Row]] = {}
-    failed = set()
+def devices_table(parts: Sequence[Part]) -> HtmlTable:
+    """Return one row a client of each run, `MOST_ROWS` at most: its class of device, its budgets,
+    the sizes of its models, its test clips, and how it ended."""
+    places: dict[tuple[str, str], list[Part]] = {}
     for part in parts:
-        run = str(part.settings.get(RUN, ""))
-        for failure in part.failures:
-            failed.add((run, failure.client))
-            of_client.setdefault((run, failure.client), [])
-        for row in part.rows:
-            of_client.setdefault((run, row.client), []).append(row)
-    several = any(run for run, _ in of_client)
+        for client in part.endings:
+            places.setdefault((str(part.settings.get(RUN, "")), client), []).append(part)
+    several, timed = any(run for run, _ in places), any(part.timed for part in parts)
     rows = []
-    for (run, client), found in sorted(of_client.items()):
+    for run, client in sorted(places)[:MOST_ROWS]:
+        its = places[run, client]
+        found = [row for part in its for row in part.rows_of.get(client, ())]
         small = [row.file_bytes / MB for row in found if row.allocation != FULL_PRECISION]
         budgets = [row.budget_bytes / MB for row in found]
-        digits = size_digits(small)
-        state = "failed" if not found else "in part" if (run, client) in failed else "finished"
-        cells = [Cell(client), _span(budgets, digits), _span(small, digits)]
-        cells += [_span([float(row.clips) for row in found], 0), Cell(state)]
-        rows.append([Cell(run), *cells] if several else cells)
-    heads = ["client", "budget MB", "compressed model MB", "test clips", "state"]
-    return table_of([RUN, *heads] if several else heads, rows)
+        known = [p.timed.budgets.get(client) for p in its if p.timed]
+        budgets += [n_bytes / MB for n_bytes in known if n_bytes]
+        digits = size_digits(small or budgets)
+        cells = [Cell(run)] * several + [Cell(client)] + [Cell(_device(client, its))] * timed
+        cells += [span_cell(budgets, digits), span_cell(small, digits)]
+        cells += [span_cell([float(row.clips) for row in found], 0)]
+        rows.append([*cells, Cell(_ending([part.endings[client] for part in its]))])
+    heads = [RUN] * several + ["client"] + ["device"] * timed
+    heads += ["budget MB", "compressed model MB", "test clips", "state"]
+    return table_of(heads, rows, len(places))
 
 
 def releases_table(parts: Sequence[Part]) -> HtmlTable:
@@ -161,9 +157,9 @@ def releases_table(parts: Sequence[Part]) -> HtmlTable:
             [
                 Cell(field.replace("_", " ")),
                 Cell(stage),
-                Cell(f"{len(clients[stage, field]):,}", len(clients[stage, field])),
+                count_cell(len(clients[stage, field])),
                 Cell(_bytes_span(found), max(found)),
-                Cell(f"{sum(found):,}", sum(found)),
+                count_cell(sum(found)),
                 _epsilon_cell(costs.get((stage, field), set())),
             ]
             for (stage, field), found in sizes.items()
@@ -186,45 +182,17 @@ def differences_table(runs: Sequence[Run]) -> HtmlTable:
     return table_of(["setting", *(run.name for run in runs)], rows)
 
 
-def setting_keys(parts: Iterable[Part]) -> list[str]:
-    """Return the settings that tell parts from each other, in order."""
-    return list(dict.fromkeys(key for part in parts for key in part.settings))
+def _device(client: str, parts: Sequence[Part]) -> str:
+    """Return the class of a client's device, or classes, as parts say it."""
+    found = (p.timed.devices.get(client, "") for p in parts if p.timed)
+    return ", ".join(filter(None, dict.fromkeys(found))) or "-"
 
 
-def table_of(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> HtmlTable:
-    """Return a table whose columns of numbers are known for such."""
-    numeric = tuple(
-        any(row[i].value is not None for row in rows)
-        and all(row[i].value is not None or row[i].text in ("-", "") for row in rows)
-        for i in range(len(heads))
-    )
-    return HtmlTable(tuple(heads), numeric, tuple(tuple(row) for row in rows))
-
-
-def _rate_columns(rates: Sequence[Rate]) -> tuple[list[str], list[list[Cell]]]:
-    """Return heads and cells of rates: a column a kind, and one of intervals if any is known."""
-    heads: list[str] = []
-    cells: list[list[Cell]] = [[] for _ in rates]
-    for kind in dict.fromkeys(rate.kind for rate in rates):
-        known = any(rate.low is not None for rate in rates if rate.kind == kind)
-        heads += [f"{kind} %", _INTERVAL] if known else [f"{kind} %"]
-        for row, rate in zip(cells, rates, strict=True):
-            own = rate.kind == kind
-            row.append(_number(rate.value if own else None))
-            if known:
-                said = rate.interval().strip() if own else ""
-                row.append(Cell(said or "-", rate.low if own else None))
-    return heads, cells
-
-
-def _settings(part: Part, keys: Sequence[str]) -> list[Cell]:
-    values = [part.settings.get(key) for key in keys]
-    return [
-        Cell(plain_value(v), v if isinstance(v, int | float) else None)
-        if v is not None
-        else Cell("-")
-        for v in values
-    ]
+def _ending(each: Sequence[str]) -> str:
+    """Return how a client ended in the parts of a run together."""
+    if len(set(each)) == 1:
+        return each[0]
+    return IN_PART if {FINISHED, IN_PART} & set(each) else "failed"
 
 
 def _clients_cell(line: Line) -> Cell:
@@ -237,15 +205,7 @@ def _counts(row: Row) -> list[Cell]:
         wrong, of = row.errors or 0, row.words
     else:
         wrong, of = row.clips - (row.correct or 0), row.clips
-    return [Cell(f"{wrong:,}", wrong), Cell(f"{of:,}", of)]
-
-
-def _number(value: float | None, digits: int = 1) -> Cell:
-    return Cell(number(value, digits), value)
-
-
-def _span(values: Sequence[float], digits: int = 1) -> Cell:
-    return Cell(span(values, digits), max(values)) if values else Cell("-")
+    return [count_cell(wrong), count_cell(of)]
 
 
 def _digits(lines: Iterable[Line]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fedsim.audit.record import FILE, read_audit
 from fedsim.privacy.attacks.result import Finding
-from fedsim.report.htmltables import Cell, HtmlTable, table_of
+from fedsim.report.cells import Cell, HtmlTable, table_of
 from fedsim.report.lines import OWN, Kind, Line, kind_of, lines_of
 from fedsim.report.runs import Part
 from fedsim.report.tables import Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -98,14 +98,18 @@ def line_name(method: str, source: str) -> str:
     return f"{method}, {words[source]}"
 
 
-def lines_of(part: Part) -> list[Line]:
-    """Return the lines of a part in the order of the printed table."""
+@lru_cache(maxsize=1024)
+def lines_of(part: Part) -> tuple[Line, ...]:
+    """Return the lines of a part in the order of the printed table.
+
+    They are kept, for an interval over many clients takes a while and is asked for often.
+    """
     found: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(part.rows, key=lambda row: (_rank(row.allocation), row.method)):
         for source in (NOBODY, OWN, OTHER):
             found.setdefault((row.method, source), [])
         found[row.method, source_of(row)].append(row)
-    return [Line(part, *key, tuple(rows)) for key, rows in found.items() if rows]
+    return tuple(Line(part, *key, tuple(rows)) for key, rows in found.items() if rows)
 
 
 def source_of(row: Row) -> str:

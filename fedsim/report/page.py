@@ -15,11 +15,13 @@ from fedsim.errors import FedsimError
 from fedsim.promise import read_promise
 from fedsim.report import htmltables
 from fedsim.report.findings import Compared, answers, comparisons, headline
-from fedsim.report.gallery import Figure, figures_of
+from fedsim.report.fleet import CLOCK, fleet_section
+from fedsim.report.gallery import Figure, figures_of, fleet_figures
 from fedsim.report.leaks import leaks_table
 from fedsim.report.lines import MB, Line, kinds_of, lines_of, size_digits, span
 from fedsim.report.runs import Part, Run, read_runs
 from fedsim.report.style import save
+from fedsim.report.wrong import wrong_section
 from fedsim.scenario.schema import FULL_PRECISION
 
 _HERE = Path(__file__).parent
@@ -63,20 +65,23 @@ def write_report(
         FedsimError: if a folder is no run folder, nothing finished, or a file cannot be written.
     """
     runs = read_runs(paths)
-    drawn = figures_of([part for run in runs for part in run.parts])
+    parts = [part for run in runs for part in run.parts]
+    drawn, clocked = figures_of(parts), fleet_figures(parts)
     file = out or (runs[0].path if len(runs) == 1 else Path()) / "report.html"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(render(runs, drawn), encoding="utf-8")
+        file.write_text(render(runs, drawn, clocked), encoding="utf-8")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise FedsimError(f"{file}: the report cannot be written here: {reason}") from error
-    saved = [path for f in drawn for path in save(f.chart, figures / f.name)] if figures else []
+    every = [*drawn, *clocked]
+    saved = [path for f in every for path in save(f.chart, figures / f.name)] if figures else []
     return Report(file, tuple(saved), tuple(gap for _, gap in _gaps(runs)))
 
 
-def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
-    """Return the report as HTML. The same runs give the same text."""
+def render(runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Figure]) -> str:
+    """Return the report as HTML; `clocked` are the figures of the fleet. The same runs give the
+    same text."""
     import vl_convert
 
     bundle: Any = (
@@ -92,8 +97,6 @@ def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("report.html")
-    clients = htmltables.clients_table(lines)
-    fleet = htmltables.fleet_table(parts)
     return page.render(
         title=" and ".join(dict.fromkeys(run.name for run in runs)),
         asked=[(run.name, *_paragraphs(run.scenario.description)) for run in runs],
@@ -104,12 +107,14 @@ def render(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
         notes=_notes(parts, compared),
         figures=[_embedded(figure) for figure in figures],
         results=htmltables.results_table(lines),
-        clients=clients,
-        all_rows=sum(len(part.rows) for part in parts),
+        clients=htmltables.clients_table(lines),
         compared=htmltables.comparisons_table(compared),
-        fleet=fleet,
+        devices=htmltables.devices_table(parts),
+        fleet=fleet_section(parts),
+        fleet_figures=[_embedded(figure) for figure in clocked],
+        clock=CLOCK,
         open_rows=_OPEN_ROWS,
-        failures=[(part.label, f) for part in parts for f in part.failures],
+        wrong=wrong_section(parts),
         releases=htmltables.releases_table(parts),
         promises=_promises(parts),
         leaks=leaks_table(parts),

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fedsim.report.lines import NOBODY, OTHER, OWN, Line, lines_of
-from fedsim.report.runs import RUN, TUNING_CLIPS, Part, heading, settings_label
+from fedsim.report.runs import Part
+from fedsim.report.settings import RUN, TUNING_CLIPS, heading, settings_label
 from fedsim.scenario.schema import FULL_PRECISION
 
 _PLAIN = (FULL_PRECISION, "uniform")

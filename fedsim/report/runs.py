@@ -12,27 +12,27 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedsim.errors import FedsimError
+from fedsim.report.settings import BUDGET, RUN, settings_label
+from fedsim.results.endings import endings, sentences
 from fedsim.results.folder import RunFolder
-from fedsim.results.ledger import Failure, Ledger, Release
+from fedsim.results.ledger import Event, Failure, Ledger, Release
 from fedsim.results.rows import Plan, Row, Sensed
+from fedsim.results.timed import TimedRound, read_round
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
 from fedsim.scenario.yamltree import Problem, compose, plain
 
 INDEX = "matrix.json"
-RUN = "run"
-"""The setting that names the run, where there are several."""
-BUDGET, TUNING_CLIPS = "clients.budget_mb", "corpus.tuning_clips"
-PRIVACY = "privacy"
-"""The setting that a matrix of releases varies: a mapping, said in its own words."""
-_PHRASES = {RUN: "{}", PRIVACY: "{}", BUDGET: "{} MB", TUNING_CLIPS: "{} tuning clips"}
 _MOST_DIFFERENCES = 3  # settings in which runs differ; more do not fit beside every number
 _NO_RESULT_DEPENDS = ("name", "description", "engine", "save_models", "matrix")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
-    """The results of one scenario: those of a run, or of one combination of a matrix."""
+    """The results of one scenario: those of a run, or of one combination of a matrix.
+
+    A part equals itself only, so that what was worked out of it can be found again.
+    """
 
     path: Path
     settings: Mapping[str, Any]
@@ -42,9 +42,12 @@ class Part:
     plans: tuple[Plan, ...]
     sensed: tuple[Sensed, ...]
     failures: tuple[Failure, ...]
+    events: tuple[Event, ...]
     releases: tuple[Release, ...]
     layers: tuple[dict[str, Any], ...]
     """Name, kind and number of weights of each layer; empty if layers.json is missing."""
+    timed: TimedRound | None
+    """The round on the virtual clock; None without a fleet, and if the run did not end."""
     timing: Mapping[str, Any]
     versions: Mapping[str, str]
     gaps: tuple[str, ...]
@@ -53,7 +56,12 @@ class Part:
     @cached_property
     def clients(self) -> tuple[str, ...]:
         """The clients that finished, sorted."""
-        return tuple(sorted({row.client for row in self.rows}))
+        return tuple(sorted(self.rows_of))
+
+    @cached_property
+    def endings(self) -> Mapping[str, str]:
+        """How each client ended that did: `fedsim.results.endings`."""
+        return endings(self.clients, self.failures)
 
     @property
     def clients_are_a_sample(self) -> bool:
@@ -61,6 +69,14 @@ class Part:
         name; genders and languages are all there are."""
         scenario = self.scenario
         return scenario.corpus.group_by == "speaker" and scenario.clients.select is None
+
+    @cached_property
+    def rows_of(self) -> Mapping[str, Sequence[Row]]:
+        """The rows of each client that finished."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.client, []).append(row)
+        return found
 
     @cached_property
     def plan_of(self) -> Mapping[tuple[str, str, str], Plan]:
@@ -111,30 +127,6 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     return _told_apart(runs) if len(runs) > 1 else runs
 
 
-def settings_label(settings: Mapping[str, Any]) -> str:
-    """Return settings in words, such as `30 MB, 5 tuning clips`."""
-    return ", ".join(
-        _PHRASES.get(key, f"{heading(key)} {{}}").format(plain_value(value))
-        for key, value in settings.items()
-    )
-
-
-def heading(key: str) -> str:
-    """Return the last word of a dotted key, as the head of a column: `budget MB`."""
-    return "budget MB" if key == BUDGET else key.rsplit(".", 1)[-1].replace("_", " ")
-
-
-def plain_value(value: Any) -> str:
-    """Return a setting's value as one would say it: no brackets, no quotes."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(plain_value(v) for v in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {plain_value(v)}" for k, v in value.items())
-    return "none" if value is None else str(value)
-
-
 def _read_run(path: Path) -> Run:
     if not path.exists():
         raise FedsimError(f"{path}: there is no such folder: check the path")
@@ -179,6 +171,7 @@ def _read_part(path: Path, settings: Mapping[str, Any], scenario: Scenario) -> P
         scenario=scenario,
         **_read_ledger(folder.ledger),
         layers=tuple(_read_json(folder.layers, [])),
+        timed=read_round(folder.timeline) if folder.timeline.is_file() else None,
         timing=_read_json(folder.timing, {}),
         versions=_read_json(folder.versions, {}),
         gaps=(),
@@ -188,27 +181,24 @@ def _read_part(path: Path, settings: Mapping[str, Any], scenario: Scenario) -> P
 
 def _read_ledger(path: Path) -> dict[str, Any]:
     if not path.is_file():  # opening a ledger would make it
-        return dict.fromkeys(("rows", "plans", "sensed", "failures", "releases"), ())
+        return dict.fromkeys(("rows", "plans", "sensed", "failures", "events", "releases"), ())
     with Ledger(path) as ledger:
         return {
             "rows": tuple(ledger.rows()),
             "plans": tuple(ledger.plans()),
             "sensed": tuple(ledger.sensed()),
             "failures": tuple(ledger.failures()),
+            "events": tuple(ledger.events()),
             "releases": tuple(ledger.all_releases()),
         }
 
 
 def _gaps(part: Part, folder: RunFolder) -> Iterator[str]:
-    done = set(part.clients)
     if not folder.results.is_file():
-        yield f"The run has not ended, or was cut off; {_clients(len(done))} finished so far."
-    failed = {f.client for f in part.failures}
-    if failed - done:
-        yield f"{_clients(len(failed - done))} failed."
-    if failed & done:
-        yield f"{_clients(len(failed & done))} lost some results."
-    missing = _expected(part.scenario) - len(done | failed)
+        done = _clients(len(part.clients))
+        yield f"The run has not ended, or was cut off; {done} finished so far."
+    yield from (f"{said}." for said in sentences(part.endings.values()))
+    missing = _expected(part.scenario) - len(part.endings)
     if missing > 0 and folder.results.is_file():
         yield f"{_clients(missing)} did not finish."
 

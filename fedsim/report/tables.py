@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedsim.report.lines import MB, NOBODY, OWN, lines_of, measure, source_of
-from fedsim.report.runs import BUDGET, RUN, Part, settings_label
+from fedsim.report.runs import Part
+from fedsim.report.settings import BUDGET, RUN, settings_label
 from fedsim.results.rows import Row
 from fedsim.scenario.schema import FULL_PRECISION
 
@@ -17,18 +19,22 @@ Table = list[dict[str, Any]]
 
 NO_CALIBRATION = "no calibration"
 _COVERED = 0.6  # share of a tune-by-test matrix that must be there
+_MOST_BUDGETS = 12  # more in one part are drawn as _GROUPS groups of clients with like models
+_GROUPS = 8
+_MOST_RATES = 100  # more different rates are drawn in steps of a hundredth of their range
 
 
 def size_points(parts: Sequence[Part]) -> Table:
     """Return one row for each budget of each line: mean model MB, mean bits, rate and interval.
 
     In a sweep the points of a line are the same clients at several budgets; in a mixed fleet they
-    are different clients.
+    are different clients, and many budgets are a few groups of like ones.
     """
     made: Table = []
     for part, rest in _besides(parts, BUDGET):
+        group = _budget_groups(part)
         for line in lines_of(part):
-            for rows in _by_budget(line.rows).values():
+            for budget, rows in _grouped(line.rows, group).items():
                 rate = measure(part, rows)
                 if rate.value is None:
                     continue
@@ -36,7 +42,7 @@ def size_points(parts: Sequence[Part]) -> Table:
                     {
                         "line": joined(rest, line.name),
                         "full": line.allocation == FULL_PRECISION,
-                        "budget": round(rows[0].budget_bytes / MB, 4),
+                        "budget": budget,
                         "mb": round(float(np.mean([r.file_bytes for r in rows])) / MB, 4),
                         "bits": round(float(np.mean([r.mean_bits for r in rows])), 4),
                         "clients": len({row.client for row in rows}),
@@ -105,19 +111,30 @@ def client_rates(parts: Sequence[Part]) -> Table:
             known = [round(rate, 2) for rate in rates if rate is not None]
             if not known:
                 continue
+            spread = _few_values(known)
             low, middle, high = (round(float(q), 4) for q in np.quantile(known, [0.25, 0.5, 0.75]))
             made += [
                 {
                     "line": joined(part.label, line.name),
                     "rate": rate,
-                    "clients": known.count(rate),
+                    "clients": clients,
                     "q25": low,
                     "median": middle,
                     "q75": high,
                 }
-                for rate in sorted(set(known))
+                for rate, clients in sorted(spread.items())
             ]
     return made
+
+
+def _few_values(rates: Sequence[float]) -> Counter[float]:
+    """Return how often each rate is there, many different ones rounded to `_MOST_RATES` steps."""
+    counts = Counter(rates)
+    if len(counts) > _MOST_RATES:
+        least = min(rates)
+        step = (max(rates) - least) / _MOST_RATES
+        counts = Counter(round(least + round((x - least) / step) * step, 2) for x in rates)
+    return counts
 
 
 def calibration_costs(parts: Sequence[Part], seconds: Mapping[str, float]) -> Table:
@@ -171,11 +188,28 @@ def _besides(parts: Sequence[Part], key: str) -> Iterable[tuple[Part, str]]:
         yield part, settings_label(settings)
 
 
-def _by_budget(rows: Sequence[Row]) -> dict[int, list[Row]]:
-    found: dict[int, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.budget_bytes):
-        found.setdefault(row.budget_bytes, []).append(row)
-    return found
+def _budget_groups(part: Part) -> dict[int, float]:
+    """Return budget in bytes -> in MB; of many budgets, the mean of those with like models."""
+    sizes: dict[int, int] = {}
+    for row in part.rows:
+        small = 0 if row.allocation == FULL_PRECISION else row.file_bytes
+        sizes[row.budget_bytes] = max(small, sizes.get(row.budget_bytes, 0))
+    groups = {budget: budget for budget in sizes}
+    if len(sizes) > _MOST_BUDGETS:
+        # Beyond the widest model a budget changes nothing: equal sizes are of one group.
+        edges = np.quantile([*sizes.values()], np.linspace(0, 1, _GROUPS + 1)[1:-1])
+        groups = {b: int(np.searchsorted(edges, size, "right")) for b, size in sizes.items()}
+    members: dict[int, list[int]] = {}
+    for budget, group in groups.items():
+        members.setdefault(group, []).append(budget)
+    return {b: round(float(np.mean(members[group])) / MB, 4) for b, group in groups.items()}
+
+
+def _grouped(rows: Sequence[Row], group: Mapping[int, float]) -> dict[float, list[Row]]:
+    found: dict[float, list[Row]] = {}
+    for row in rows:
+        found.setdefault(group[row.budget_bytes], []).append(row)
+    return dict(sorted(found.items()))
 
 
 def joined(*words: str) -> str:

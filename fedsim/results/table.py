@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedsim.results.endings import endings, sentences
 from fedsim.results.ledger import Failure
 from fedsim.results.rows import Row
 
@@ -62,7 +63,7 @@ def print_matrix(
     """
     every = [row for _, rows, _ in cells for row in rows]
     if every:
-        table = _new_table()
+        table = new_table()
         keys = list(cells[0][0])
         for key in keys:
             table.add_column(key.split(".")[-1], justify="right")
@@ -74,7 +75,7 @@ def print_matrix(
             lines = _lines(rows)
             clients = len({row.client for row in rows})
             for i, (line, found) in enumerate(lines.items()):
-                values = [_plain(settings[key]) if i == 0 else "" for key in keys]
+                values = [plain(settings[key]) if i == 0 else "" for key in keys]
                 table.add_row(*values, *_cells(line, found, every, clients))
         console.print(table)
         console.print(_legend(every))
@@ -82,7 +83,7 @@ def print_matrix(
         console.print("No client finished, so there is no table.")
     for settings, rows, failures in cells:
         if failures:
-            console.print(Text(", ".join(f"{k}={_plain(v)}" for k, v in settings.items())))
+            console.print(Text(", ".join(f"{k}={plain(v)}" for k, v in settings.items())))
             _print_failures({row.client for row in rows}, failures, console)
 
 
@@ -94,9 +95,10 @@ def print_promises(sentences: Sequence[str], console: Console) -> None:
             console.print(Text(f"  {sentence}"), soft_wrap=True)
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Return a setting's value as it is printed."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -123,7 +125,7 @@ def _source(row: Row) -> str:
 
 def _summary(lines: dict[Line, list[Row]], clients: int) -> Table:
     every = [row for rows in lines.values() for row in rows]
-    table = _new_table()
+    table = new_table()
     table.add_column("method", no_wrap=True)
     table.add_column("tuned on")
     for heading in ("model MB", "mean bits", *(name for name, _ in _rates(every)), "clients"):
@@ -178,7 +180,8 @@ def _span(values: Sequence[float], digits: int) -> str:
     return least if least == most else f"{least}-{most}"
 
 
-def _new_table() -> Table:
+def new_table() -> Table:
+    """Return an empty table in the look that all printed tables share."""
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
 
 
@@ -209,7 +212,7 @@ def _width(table: Table, console: Console) -> int:
 def _by_client(
     lines: Iterable[Line], budgets: dict[str, int], cells: dict[tuple[Line, str], str]
 ) -> Table:
-    table = _new_table()
+    table = new_table()
     table.add_column("client", no_wrap=True, vertical="bottom")
     table.add_column("budget\nMB", justify="right", no_wrap=True)
     for method, source in lines:
@@ -224,7 +227,7 @@ def _by_client(
 def _by_method(
     lines: Iterable[Line], budgets: dict[str, int], cells: dict[tuple[Line, str], str]
 ) -> Table:
-    table = _new_table()
+    table = new_table()
     table.add_column("method", no_wrap=True)
     table.add_column("tuned on", no_wrap=True)
     for client in sorted(budgets):
@@ -255,14 +258,7 @@ def _legend(rows: Sequence[Row]) -> Text:
 
 def _print_failures(finished: set[str], failures: Sequence[Failure], console: Console) -> None:
     """Print who failed, then who finished but lacks results that another's failure cost."""
-    named = {failure.client for failure in failures if failure.outcome != "declined"}
-    declined = {failure.client for failure in failures} - named
-    counts = (
-        (len(named - finished), "failed"),
-        (len(named & finished), "lost some results"),
-        (len(declined), "declined"),
-    )
-    heading = ", ".join(f"{_clients(n)} {what}" for n, what in counts if n)
+    heading = ", ".join(sentences(endings(finished, failures).values()))
     console.print(Text(f"\n{heading}", style="bold red"))
     failures = sorted(failures, key=lambda failure: failure.client in finished)
     for failure in failures[:_MOST_FAILURES]:
@@ -271,7 +267,3 @@ def _print_failures(finished: set[str], failures: Sequence[Failure], console: Co
     more = len(failures) - _MOST_FAILURES
     if more > 0:
         console.print(f"  and {more:,} more: see the table failures in ledger.sqlite")
-
-
-def _clients(n: int) -> str:
-    return "1 client" if n == 1 else f"{n:,} clients"

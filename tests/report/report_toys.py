@@ -7,6 +7,7 @@ import json
 from fedsim.results.folder import create_run, write_results
 from fedsim.results.ledger import Ledger, Log, Release
 from fedsim.results.rows import Plan, Row, Sensed
+from fedsim.results.timed import write_round
 from fedsim.scenario.schema import Scenario
 
 MB = 2**20
@@ -62,17 +63,30 @@ def scenario(name="toy", **more):
     return Scenario.model_validate(data | more)
 
 
-def write_run(path, models, *, failures=(), ended=True, sensed=True, said=None, quantiles=()):
-    """Write a run folder of these models; `ended` is whether the run came to its end."""
+def write_run(
+    path,
+    models,
+    *,
+    failures=(),
+    events=(),
+    timed=None,
+    ended=True,
+    sensed=True,
+    said=None,
+    quantiles=(),
+):
+    """Write a run folder of these models; `ended` is whether the run came to its end, `timed` its
+    round on the virtual clock."""
     said = said or scenario()
     folder = create_run(path, said)
     folder.layers.write_text(
         json.dumps([{"name": name, "kind": "linear", "weights": 100} for name in LAYERS])
     )
-    clients = sorted({row.client for row, _ in models})
+    of_client = {}
+    for row, plan in models:
+        of_client.setdefault(row.client, []).append((row, plan))
     with Ledger(folder.ledger) as ledger:
-        for i, client in enumerate(clients):
-            own = [(row, plan) for row, plan in models if row.client == client]
+        for i, (client, own) in enumerate(sorted(of_client.items())):
             sent = Release(client, "sense", "up", "sensitivity", 8 * len(LAYERS))
             ledger.finish_client(
                 client,
@@ -83,7 +97,10 @@ def write_run(path, models, *, failures=(), ended=True, sensed=True, said=None, 
             )
         for failure in failures:
             ledger.fail_client(*failure)
+        ledger.write(Log(events=list(events)))
         rows = ledger.rows()
+    if timed is not None:
+        write_round(folder.timeline, timed)
     if ended:
         write_results(folder, rows, said)
         timing = {"began": "2026-01-02T03:04:05+00:00", "seconds": 61.5}

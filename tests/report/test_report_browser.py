@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from report_toys import clips_study, model, scenario, words_study, write_matrix, write_run
+from round_toys import timed, timeline
 
 from fedsim.report.page import write_report
 
@@ -53,6 +54,10 @@ def reports(tmp_path_factory):
         for i in range(6)
     ]
     made["fleet"] = [write_run(home / "fleet", fleet, ended=False)]
+    lines = [timeline("ann", "phone", 9.0), timeline("bob", "watch", 9e4, unavailable_s=8e4)]
+    failures = [("eve", "sense", "no answer.", "dropped")]
+    clock = write_run(home / "clock", words_study(), failures=failures, timed=timed(lines))
+    made["clock"] = [clock]
     return {
         name: write_report(paths, home / f"{name}.html").path.as_uri()
         for name, paths in made.items()
@@ -73,11 +78,19 @@ def open_page(browser, address, width=1280, scheme="light"):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["sweep", "clips", "wide", "several", "layers", "fleet"])
+@pytest.mark.parametrize("name", ["sweep", "clips", "wide", "several", "layers", "fleet", "clock"])
 def test_a_report_is_drawn_whole_and_fits(browser, reports, name, width):
     open_page(browser, reports[name], width)
     drawn = browser.execute_script(DRAWN)
-    expected = {"sweep": 5, "clips": 5, "wide": 5, "several": 9, "layers": 5, "fleet": 2}
+    expected = {
+        "sweep": 5,
+        "clips": 5,
+        "wide": 5,
+        "several": 9,
+        "layers": 5,
+        "fleet": 2,
+        "clock": 7,
+    }
     assert len(drawn) == expected[name]
     assert browser.get_log("browser") == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -10,7 +10,8 @@ from report_toys import clips_study, model, words_study, write_matrix, write_run
 from fedsim.errors import FedsimError
 from fedsim.report import figures, tables
 from fedsim.report.gallery import figures_of
-from fedsim.report.runs import TUNING_CLIPS, read_runs
+from fedsim.report.runs import read_runs
+from fedsim.report.settings import TUNING_CLIPS
 from fedsim.report.style import COLOURS, colour, save, shape
 
 

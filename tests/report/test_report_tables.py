@@ -4,7 +4,8 @@ import pytest
 from report_toys import LAYERS, WORDS, clips_study, model, words_study, write_matrix, write_run
 
 from fedsim.report import layertables, tables
-from fedsim.report.runs import TUNING_CLIPS, read_runs
+from fedsim.report.runs import read_runs
+from fedsim.report.settings import TUNING_CLIPS
 
 
 def parts_of(*paths):
@@ -206,3 +207,38 @@ def test_rates_of_methods(tmp_path, study):
     (row,) = tables.method_rows(parts_of(write_run(tmp_path / "run", models)))
     assert row["rate"] == 12.5
     assert (row["low"] is not None) is study  # clips of several clients are not told apart else
+
+
+def test_many_budgets_are_groups_of_like_models(tmp_path):
+    # Beyond 10 MB all models have one size, so that those clients are one group.
+    models = [
+        model(f"{i:02d}", m, "-", [i], [100], float(i), min(i, 10) - 0.5)
+        for i in range(1, 31)
+        for m in ("fp32", "uniform/none")
+    ]
+    table = tables.size_points(parts_of(write_run(tmp_path / "run", models)))
+    full, small = ([r for r in table if r["full"] is f] for f in (True, False))
+    assert [r["budget"] for r in full] == [r["budget"] for r in small]
+    assert [r["budget"] for r in small] == sorted(r["budget"] for r in small)
+    assert len(small) <= 8
+    assert sum(r["clients"] for r in small) == 30
+    assert small[-1]["mb"] == 9.5
+    assert small[-1]["clients"] == 21
+    assert small[-1]["budget"] == 20.0  # the mean of 10 .. 30
+    assert small[-1]["rate"] == 20.0  # and so of the errors in 100 words each
+
+
+def test_few_budgets_are_points_of_their_own(tmp_path):
+    models = [model(f"{i:02d}", "uniform/none", "-", [i], [100], float(i), i) for i in range(1, 13)]
+    table = tables.size_points(parts_of(write_run(tmp_path / "run", models)))
+    assert [(r["budget"], r["clients"]) for r in table] == [(float(i), 1) for i in range(1, 13)]
+
+
+def test_many_rates_are_steps(tmp_path):
+    models = [model(f"{i:03d}", "uniform/none", "-", [i], [1000]) for i in range(401)]
+    table = tables.client_rates(parts_of(write_run(tmp_path / "run", models)))
+    assert len(table) == 101
+    assert sum(row["clients"] for row in table) == 401
+    assert [row["rate"] for row in table] == [round(0.4 * i, 2) for i in range(101)]
+    assert {row["clients"] for row in table[1:-1]} == {3, 4, 5}  # a half is rounded to even
+    assert table[0]["median"] == 20.0

@@ -480,3 +480,20 @@ def test_nothing_of_the_synthesizer_stays_loaded():
     render(TAKES[0])
     with pytest.raises(OSError, match=r"."):
         ctypes.CDLL(_library()[0], mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+
+
+def test_an_interrupt_in_the_middle_of_a_word_is_not_lost(monkeypatch):
+    """It comes inside the synthesizer's callback, where ctypes would swallow it."""
+    how = {"rate": 170, "pitch": 50, "pitch_range": 50}
+    calls = []
+
+    def press(*args):
+        calls.append(args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "string_at", press)
+        with pytest.raises(KeyboardInterrupt):
+            synthesize(TEXT, "en", **how)
+    assert len(calls) == 1
+    assert len(synthesize(TEXT, "en", **how).samples) > 10_000

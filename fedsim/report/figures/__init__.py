@@ -4,6 +4,7 @@ Colours are told apart by colour-blind readers, marks and dashes without any col
 """
 
 from fedsim.report.figures.curves import error_by_setting, error_by_size
+from fedsim.report.figures.fleet import ready_by_class, waiting_by_class, work_by_class
 from fedsim.report.figures.layers import (
     activations_by_group,
     bits_by_layer,
@@ -22,6 +23,9 @@ __all__ = [
     "error_by_size",
     "gain_by_seconds",
     "leak_by_error",
+    "ready_by_class",
     "sensitivity_by_layer",
     "transfer",
+    "waiting_by_class",
+    "work_by_class",
 ]

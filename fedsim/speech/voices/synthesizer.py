@@ -70,14 +70,20 @@ def synthesize(text: str, voice: str, *, rate: int, pitch: int, pitch_range: int
     chunks: list[bytes] = []
     starts: list[int] = []
 
+    interrupted: list[BaseException] = []
+
     def collect(samples: ctypes._Pointer, n: int, events: ctypes._Pointer) -> int:
-        if samples and n > 0:
-            chunks.append(ctypes.string_at(samples, 2 * n))
-        place = 0
-        while events[place].type != _END_OF_LIST:
-            if events[place].type == _WORD:
-                starts.append(events[place].sample)
-            place += 1
+        try:
+            if samples and n > 0:
+                chunks.append(ctypes.string_at(samples, 2 * n))
+            place = 0
+            while events[place].type != _END_OF_LIST:
+                if events[place].type == _WORD:
+                    starts.append(events[place].sample)
+                place += 1
+        except BaseException as error:  # Ctrl-C: ctypes would print it and go on
+            interrupted.append(error)
+            return 1  # say no more
         return 0
 
     callback = _CALLBACK(collect)
@@ -96,6 +102,8 @@ def synthesize(text: str, voice: str, *, rate: int, pitch: int, pitch_range: int
             library.espeak_Terminate()
         finally:
             _unload(library)
+    if interrupted:
+        raise interrupted[0]
     return Synthesis(np.frombuffer(b"".join(chunks), np.int16), tuple(starts))
 
 

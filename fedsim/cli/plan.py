@@ -1,0 +1,69 @@
+"""`fedsim plan`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from fedsim.cli.options import add_scenario, chosen_scenario, count
+
+_DESCRIPTION = """\
+Say what a scenario will cost before it is run: clients, passes through the model, time, memory and
+disk. A rehearsal with some of the clients, on the scenario's own engine and in a scratch folder,
+takes half a minute with a small model, and some minutes with a large one."""
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    plan = verbs.add_parser(
+        "plan",
+        help="estimate what a scenario will cost, by a short rehearsal",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_scenario(plan)
+    plan.set_defaults(verb=_plan)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    scenario = chosen_scenario(options)
+    from fedsim.estimate import estimate
+
+    print(f"rehearsing {scenario.name} ...", file=sys.stderr, flush=True)
+    found = estimate(scenario)
+    runs = f"{count(found.combinations, 'run')} of " if found.combinations > 1 else ""
+    lines = {
+        "clients": f"{runs}{found.clients:,}",
+        "forward passes": f"{found.passes:,} (one clip once through a model)",
+        "time": f"{_time(found.seconds)} with {count(found.workers, 'worker')}",
+        "memory": _memory(found.driver_bytes, found.worker_bytes, found.workers),
+        "disk": f"{_size(found.disk_bytes)} in the end, and while it runs some "
+        f"{_size(found.bank_bytes)} of packed layers",
+    }
+    for name, text in lines.items():
+        print(f"{name:16}{text}")
+    print(f"\nrehearsed with {count(found.rehearsed, 'client')}; nothing was kept")
+    return 0
+
+
+def _memory(driver: int | None, worker: int | None, workers: int) -> str:
+    if driver is None:
+        return "not told by this system"
+    if worker is None:
+        return f"{_size(driver)} in one process"
+    whole = driver + workers * worker
+    return f"{_size(whole)}: the driver {_size(driver)}, each worker {_size(worker)}"
+
+
+def _size(n: int) -> str:
+    megabytes = n / 2**20
+    return f"{megabytes / 1024:,.1f} GB" if megabytes >= 1024 else f"{megabytes:,.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

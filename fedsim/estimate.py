@@ -1,0 +1,237 @@
+"""What a run will cost, told by a rehearsal with a few of its clients.
+
+The rehearsal is the study itself on its own engine, in a scratch folder, with clients spread evenly
+over all of them, and is broken off as soon as it has been watched for long enough. Models, clips,
+machines and other people's jobs are then in the figures as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from fedsim import progress
+from fedsim.run import client_keys, run_scenario
+from fedsim.scenario.matrix import expand
+from fedsim.scenario.schema import FULL_PRECISION, Scenario
+
+WATCHED_S = 15.0
+"""Seconds to watch clients finish once every worker has finished one."""
+MOST = 200
+"""Clients in a rehearsal."""
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What all runs of a scenario take together."""
+
+    combinations: int
+    """Runs: one, or one for each combination of a matrix."""
+    clients: int
+    """In each run."""
+    passes: int
+    """Clips that go through the model once, in all runs."""
+    seconds: float
+    driver_bytes: int | None
+    """Peak memory of the driver so far; None where the system does not tell."""
+    worker_bytes: int | None
+    """Peak memory of the largest worker; None likewise, and where the driver works itself."""
+    disk_bytes: int
+    """Of the run folders at the end."""
+    bank_bytes: int
+    """Of packed layers, while a run goes on."""
+    rehearsed: int
+    """Clients that finished in the rehearsal."""
+    workers: int
+
+
+class _EnoughError(Exception):
+    """The rehearsal has been watched for long enough."""
+
+
+class _Stopwatch(progress.Progress):
+    """Notes when clients finish, and ends the rehearsal."""
+
+    def __init__(self, workers: int, *, may_end: bool) -> None:
+        super().__init__()
+        self.marks: list[float] = []
+        self._workers, self._may_end = workers, may_end
+
+    def advance(self, n: int = 1) -> None:
+        """Count clients as done; raises `_EnoughError` once enough have been watched."""
+        super().advance(n)
+        now = time.monotonic()
+        self.marks.append(now)
+        warm = self.marks[self._workers :]
+        if self._may_end and len(warm) >= 2 * self._workers and now - warm[0] > WATCHED_S:
+            raise _EnoughError
+
+
+def estimate(scenario: Scenario) -> Estimate:
+    """Rehearse a scenario for some 15 seconds beyond its start, and return what all of it takes.
+
+    Of a matrix the first combination is rehearsed, and all are taken to cost as much; what
+    combinations share is computed once in truth, so that this is the most.
+
+    Raises `FedsimError` for what a run would stop at.
+    """
+    from server.plan import needs_others
+
+    cells = expand(scenario)
+    first = cells[0].scenario
+    keys = client_keys(first)
+    workers = _workers(first, len(keys))
+    shared = needs_others(first)
+    chosen = _spread(keys, 2 * workers + 1 if shared else MOST)
+    named = {source for method in first.methods for source in method.tuned_on} & set(keys)
+    chosen = sorted({*chosen, *named})
+    clients = first.clients.model_copy(update={"select": tuple(chosen), "limit": None})
+    few = first.model_copy(update={"clients": clients})
+    watch = _Stopwatch(workers, may_end=not shared)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "run"
+        began = time.monotonic()
+        with _Meter(out / "bank") as meter, progress.using(watch), suppress(_EnoughError):
+            run_scenario(few, out)
+        ended = time.monotonic()
+        disk = _bytes_below(out)
+        finished = _finished(out)
+    if shared:
+        opening = watch.marks[0] - began
+        rest = (ended - watch.marks[0]) * _passes(first, len(keys)) / _passes(first, len(chosen))
+        seconds = opening + rest
+    else:
+        warm = watch.marks[min(workers, len(watch.marks)) - 1 :]
+        each = (warm[-1] - warm[0]) / max(len(warm) - 1, 1)
+        seconds = warm[0] - began + each * max(len(keys) - workers, 0)
+    return Estimate(
+        combinations=len(cells),
+        clients=len(keys),
+        passes=len(cells) * round(_passes(first, len(keys))),
+        seconds=len(cells) * seconds,
+        driver_bytes=meter.driver or None,
+        worker_bytes=meter.worker or None,
+        disk_bytes=round(len(cells) * disk * len(keys) / max(finished, 1)),
+        bank_bytes=meter.bank,
+        rehearsed=finished,
+        workers=workers,
+    )
+
+
+def _workers(scenario: Scenario, clients: int) -> int:
+    from fedsim.engine.settings import cores
+
+    engine = scenario.engine
+    if engine.kind == "inprocess":
+        return 1
+    return min(engine.workers or max(1, cores() // engine.threads), clients)
+
+
+def _spread(keys: Sequence[str], most: int) -> list[str]:
+    n = min(len(keys), most)
+    return [keys[i * len(keys) // n] for i in range(n)]
+
+
+def _passes(scenario: Scenario, clients: int) -> float:
+    """Return how many clips go through a model, of so many clients together.
+
+    Each tuning clip once, for sensing and calibration together, and each test clip once for every
+    model that is tested on it.
+    """
+    from server.plan import cells_of
+
+    models = 0
+    for method in scenario.methods:
+        if method.allocation == FULL_PRECISION:
+            models += 1
+            continue
+        others = {*method.tuned_on} - {"own"}
+        sources = clients - 1 if "each" in others else len(others)
+        models += len(cells_of(method)) * (sources + ("own" in method.tuned_on))
+    corpus = scenario.corpus
+    return clients * (corpus.tuning_clips + corpus.test_clips * models)
+
+
+def _finished(out: Path) -> int:
+    from fedsim.results.folder import RunFolder
+    from fedsim.results.ledger import Ledger
+
+    with Ledger(RunFolder(out).ledger) as ledger:
+        return len(ledger.finished() | {failure.client for failure in ledger.failures()})
+
+
+class _Meter:
+    """Watches the memory of this process and its workers, and the bank, while open."""
+
+    def __init__(self, bank: Path) -> None:
+        self.driver = self.worker = self.bank = 0
+        self._folder = bank
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Meter:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.bank = max(self.bank, _bytes_below(self._folder))
+            self.driver, worker = _peaks()
+            self.worker = max(self.worker, worker)
+            if self._over.wait(_POLL_S):
+                return
+
+
+def _peaks() -> tuple[int, int]:
+    """Return the peak memory of this process and of the largest Ray worker below it, in bytes.
+
+    Zero where the system has no /proc.
+    """
+    parents: dict[int, int] = {}
+    peaks: dict[int, int] = {}
+    workers = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            said = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+            pid = int(folder.name)
+            parents[pid] = int(said["PPid"])
+            peaks[pid] = int(said.get("VmHWM", "0 kB").split()[0]) * 1024
+            if (folder / "cmdline").read_bytes().startswith(b"ray::"):
+                workers.add(pid)
+        except (OSError, ValueError, KeyError):
+            continue  # it has ended
+    own = os.getpid()
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents and pid != own:
+            pid = parents[pid]
+        return pid == own
+
+    return peaks.get(own, 0), max((peaks[p] for p in workers if is_ours(p)), default=0)
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue  # it has been removed
+    return total

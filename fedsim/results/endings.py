@@ -1,0 +1,49 @@
+"""How each client of a run ended: every client in one way, so that the counts add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from fedsim.results.ledger import Failure
+
+FINISHED, IN_PART = "finished", "in part"
+ENDINGS = {
+    FINISHED: "finished",
+    IN_PART: "lost some results",
+    "dropped": "did not answer",
+    "declined": "declined",
+    "quarantined": "was put in quarantine",
+    "failed": "failed",
+}
+"""Each ending with the words for one client of which it is said."""
+_RANK = ("failed", "dropped", "quarantined", "declined")
+
+
+def endings(finished: Iterable[str], failures: Sequence[Failure]) -> dict[str, str]:
+    """Return client -> how it ended, one of `ENDINGS`.
+
+    `in part` is a client that finished and lacks results that another's failure cost. Of several
+    failures of one client, what others' models cost it (`failed`) is the least telling.
+    """
+    ended = dict.fromkeys(finished, FINISHED)
+    for failure in sorted(failures, key=lambda failure: _RANK.index(failure.outcome)):
+        has_results = ended.get(failure.client) in (FINISHED, IN_PART)
+        ended[failure.client] = IN_PART if has_results else failure.outcome
+    return ended
+
+
+def sentences(ended: Iterable[str]) -> list[str]:
+    """Return how many clients did not finish, or lost results: `2 clients failed`, ..."""
+    counts = Counter(ended)
+    order = ("failed", "dropped", "quarantined", "declined", IN_PART)
+    return [f"{_clients(counts[e])} {_plural(e, counts[e])}" for e in order if counts[e]]
+
+
+def _plural(ending: str, n: int) -> str:
+    said = ENDINGS[ending]
+    return said if n == 1 else said.replace("was ", "were ")
+
+
+def _clients(n: int) -> str:
+    return "1 client" if n == 1 else f"{n:,} clients"

@@ -1,0 +1,100 @@
+"""What a run prints of its fleet: a line for each class of device, and one for the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedsim.fleet.timeline import ClassTimes, ServerTotals, summarize
+from fedsim.results.table import new_table, plain
+from fedsim.results.timed import TimedRound
+
+_MB = 2**20
+_MINUTE, _HOUR = 60.0, 3600.0
+_LEGEND = (
+    "delivered: the model was calibrated before the round closed",
+    "ready: how long that took on the virtual clock; p90: of nine in ten delivered",
+    "MB down, J: of all clients of the class; joules of computing and radio",
+)
+
+
+def print_fleet(timed: TimedRound, console: Console) -> None:
+    """Print a round on the virtual clock, by class of device; at most ten lines or so."""
+    classes = summarize(timed.timelines)
+    table = _table(["device"])
+    for line in classes:
+        table.add_row(Text(line.device), *_cells(line))
+    console.print(Text(f"\nFleet on the virtual clock, {timed.model}", style="bold"))
+    console.print(table)
+    console.print(Text("\n".join(["", server_line(timed.server)])))
+    console.print(Text("\n".join(["", *_LEGEND]), style="dim"))
+
+
+def print_fleets(rounds: Sequence[tuple[dict[str, Any], TimedRound]], console: Console) -> None:
+    """Print the whole fleet in one line for each combination of settings."""
+    table = _table([key.split(".")[-1] for key in rounds[0][0]])
+    for settings, timed in rounds:
+        every = summarize(timed.timelines)[-1]
+        table.add_row(*(Text(plain(v)) for v in settings.values()), *_cells(every))
+    models = ", ".join(dict.fromkeys(timed.model for _, timed in rounds))
+    console.print(Text(f"\nFleet on the virtual clock, {models}", style="bold"))
+    console.print(table)
+    console.print(Text("\n".join(["", *_LEGEND]), style="dim"))
+
+
+def server_line(server: ServerTotals) -> str:
+    """Return in one sentence what left the server, how many waited, and when the round ended."""
+    sent, full, shared = (
+        size_words(n) for n in (server.sent_bytes, server.full_bytes, server.shared_bytes)
+    )
+    queue = "nobody waited" if not server.peak_queue else f"at most {server.peak_queue:,} waited"
+    closed = server.closed_s
+    ended = f"the last client ended after {time_words(server.end_s)}"
+    if closed is not None:
+        ended = f"the round closed after {time_words(closed)}, and {ended}"
+    return (
+        f"Server: {sent} sent ({full} if every device fetched everything, {shared} if each"
+        f" distinct blob left once); {queue} to be planned for; {ended}."
+    )
+
+
+def time_words(seconds: float | None) -> str:
+    """Return a time in the unit that suits it: `0.25 s`, `12.5 s`, `3.0 min`, `21.9 h`."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.95:
+        return f"{seconds:.2g} s"
+    for unit, name in ((1.0, "s"), (_MINUTE, "min")):
+        if round(seconds / unit, 1) < 60:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds / _HOUR:,.1f} h"
+
+
+def size_words(n_bytes: int) -> str:
+    """Return a number of bytes in MB, with a decimal where it is a few."""
+    megabytes = n_bytes / _MB
+    return f"{megabytes:,.0f} MB" if megabytes >= 100 else f"{megabytes:.1f} MB"
+
+
+def _table(keys: Iterable[str]) -> Table:
+    table = new_table()
+    for key in keys:
+        table.add_column(key, vertical="bottom")
+    for heading in ("clients", "delivered", "ready\nmedian", "ready\np90", "MB down", "J"):
+        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
+    return table
+
+
+def _cells(line: ClassTimes) -> tuple[str, ...]:
+    return (
+        f"{line.clients:,}",
+        f"{line.delivered:,}",
+        time_words(line.ready_median_s),
+        time_words(line.ready_p90_s),
+        f"{line.down_bytes / _MB:,.0f}",
+        f"{line.joules:,.0f}",
+    )

@@ -1,0 +1,76 @@
+"""A run's round on the virtual clock as its folder keeps it: timeline.parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fedsim.errors import FedsimError
+from fedsim.fleet.timeline import ServerTotals, Timeline, from_arrow, to_arrow
+
+
+@dataclass(frozen=True)
+class TimedRound:
+    """What the clock found, and what it was told of each client's device."""
+
+    model: str
+    """Label of the model that is timed, such as `myqasr/cosine`."""
+    timelines: tuple[Timeline, ...]
+    server: ServerTotals
+    budgets: Mapping[str, int]
+    """Client -> largest model file, in bytes."""
+    sensing: Mapping[str, str | None]
+    """Client -> how its device holds the full-precision model (`fedsim.quant.memory`); None if it
+    cannot."""
+
+    @cached_property
+    def devices(self) -> Mapping[str, str]:
+        """Client -> the class of its device."""
+        return {line.client: line.device for line in self.timelines}
+
+
+def write_round(path: Path, timed: TimedRound) -> None:
+    """Write a round as Parquet: a line a client, what is about the server in the metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    said = {"server": json.dumps(asdict(timed.server)), "model": timed.model}
+    table = to_arrow(timed.timelines, said)
+    clients = table.column("client").to_pylist()
+    for name, kind, known in (
+        ("budget_bytes", pa.int64(), timed.budgets),
+        ("sensing", pa.string(), timed.sensing),
+    ):
+        table = table.append_column(name, pa.array([known[c] for c in clients], kind))
+    pq.write_table(table, path)
+
+
+def read_round(path: Path) -> TimedRound:
+    """Read what `write_round` wrote.
+
+    Raises:
+        FedsimError: if the file is damaged, or of another version of fedsim.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        said = table.schema.metadata
+        clients, budgets, sensing = (
+            table.column(name).to_pylist() for name in ("client", "budget_bytes", "sensing")
+        )
+        return TimedRound(
+            model=said[b"model"].decode(),
+            timelines=tuple(from_arrow(table)),
+            server=ServerTotals(**json.loads(said[b"server"])),
+            budgets=dict(zip(clients, budgets, strict=True)),
+            sensing=dict(zip(clients, sensing, strict=True)),
+        )
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise FedsimError(
+            f"{path}: this is no timeline of this version of fedsim, or a damaged one: run again"
+        ) from error

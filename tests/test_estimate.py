@@ -1,0 +1,102 @@
+"""What a rehearsal tells: against the run itself, without its clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import toys
+
+from clients.workbench import Workbench, open_workbench
+from fedsim import estimate as estimating
+from fedsim.cli import main
+from fedsim.errors import FedsimError
+from fedsim.estimate import estimate
+from fedsim.run import run_scenario
+from fedsim.scenario import load_scenario
+
+QUICK = ["engine.kind=inprocess", "save_models=false", "corpus.tuning_clips=2"]
+
+
+@pytest.fixture
+def chosen(study):
+    return lambda *overrides: load_scenario(study.file, [*QUICK, *overrides])
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        "[fp32, {allocation: myqasr, calibration: [minmax, cosine]}]",
+        "[{allocation: myqasr, calibration: minmax, tuned_on: [own, other, each]}]",
+    ],
+)
+def test_passes_are_those_of_a_run(chosen, tmp_path, methods, monkeypatch):
+    """Every clip that the model is given, but where two models happen to be equal."""
+    scenario = chosen(f"methods={methods}", "corpus.test_clips=2")
+    seen = []
+    opened = open_workbench.__wrapped__
+
+    def watched(assignment) -> Workbench:
+        bench = opened(assignment)
+        bench.model.module.register_forward_hook(
+            lambda module, args, kwargs, out: seen.append(len(next(iter(kwargs.values())))),
+            with_kwargs=True,
+        )
+        return bench
+
+    benches = {}
+    monkeypatch.setattr(
+        "clients.node.open_workbench",
+        lambda assignment: (
+            benches.setdefault(assignment, watched(assignment))
+            if assignment not in benches
+            else benches[assignment]
+        ),
+    )
+    result = run_scenario(scenario, tmp_path / "run")
+    assert result.failures == []
+    expected = estimating._passes(scenario, len(toys.SPEAKERS))
+    repeated = {(r.client, r.plan_sha256, r.calibration, r.tuned_on) for r in result.rows}
+    assert len(repeated) == len(result.rows)
+    assert sum(seen) == expected
+
+
+def test_a_rehearsal_of_few_is_the_run(chosen):
+    found = estimate(chosen("methods=[fp32, {allocation: myqasr, calibration: minmax}]"))
+    assert (found.combinations, found.clients, found.rehearsed) == (1, 5, 5)
+    assert found.workers == 1
+    assert found.worker_bytes is None
+    assert found.seconds > 0
+    assert found.disk_bytes > 10_000
+    assert found.bank_bytes > 0
+
+
+def test_a_rehearsal_is_broken_off_and_leaves_nothing(chosen, monkeypatch, tmp_path):
+    monkeypatch.setattr(estimating, "WATCHED_S", 0.0)
+    monkeypatch.chdir(tmp_path)
+    methods = "methods=[{allocation: myqasr, calibration: minmax}]"
+    found = estimate(chosen(methods, "matrix={clients.budget_mb: [0.03, 0.04]}"))
+    assert found.rehearsed < found.clients == 5
+    assert found.combinations == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_clients_are_spread_over_all():
+    assert estimating._spread([str(i) for i in range(10)], 3) == ["0", "3", "6"]
+    assert estimating._spread(["a", "b"], 200) == ["a", "b"]
+
+
+def test_what_stops_a_run_stops_a_rehearsal(chosen):
+    with pytest.raises(FedsimError, match="'zoe' is no client"):
+        estimate(chosen("methods=[{allocation: myqasr, tuned_on: zoe}]"))
+
+
+def test_on_the_command_line(study, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = ["methods=[{allocation: myqasr, calibration: minmax, tuned_on: [own, other]}]"]
+    assert main(["plan", str(study.file), "--set", *QUICK, *said]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    words = [line.split()[0] for line in lines[:5]]
+    assert words == ["clients", "forward", "time", "memory", "disk"]
+    assert lines[0].endswith(" 5")
+    assert Path("runs").exists() is False
