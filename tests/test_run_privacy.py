@@ -30,7 +30,11 @@ def corpus(tmp_path_factory):
 def run(tmp_path_factory, model_folder, corpus):
     """Run the toys with a privacy section; return the result."""
 
-    def run_(methods=("fp32", {"allocation": "myqasr", "calibration": ["minmax"]}), **privacy):
+    def run_(
+        methods=("fp32", {"allocation": "myqasr", "calibration": ["minmax"]}),
+        engine="inprocess",
+        **privacy,
+    ):
         scenario = Scenario.model_validate(
             {
                 "name": "toy",
@@ -43,7 +47,7 @@ def run(tmp_path_factory, model_folder, corpus):
                 },
                 "clients": {"budget_mb": 0.032, "bit_depths": list(DEPTHS)},
                 "methods": list(methods),
-                "engine": {"kind": "inprocess"},
+                "engine": {"kind": engine, "workers": 2 if engine == "ray" else None},
                 "privacy": {"public_voices": 2, "bounds": [0.0, 1.0], **privacy},
             }
         )
@@ -151,6 +155,19 @@ def test_noise_is_that_of_the_guarantee(run, plain):
     assert "ε = 2 at δ = 0.001" in made.sentence
 
 
+def test_secure_noise_is_another_each_time_and_is_kept(run, plain):
+    pytest.importorskip("opendp")
+    told = []
+    for _ in range(2):
+        result, _ = run(release="noisy", noise="secure", epsilon=2.0, delta=0.001)
+        told.append(look(result)[0])
+        assert "protects nobody" not in read_promise(result.folder.privacy).sentence
+    assert all(told[0][client] != told[1][client] for client in toys.SPEAKERS)
+    with Ledger(result.folder.ledger) as ledger:
+        ledger.fail_client("ann", "evaluate", "it was cut off", "dropped")
+    assert look(resume_run(result.folder.path))[0] == told[1]  # a second draw would tell more
+
+
 def test_rounds_are_averaged_and_counted(run):
     result, _ = run(release="noisy", epsilon=1.0, delta=0.001, rounds=3)
     payloads, sensed, _, releases = look(result)
@@ -222,3 +239,18 @@ def test_the_promise_of_every_release(run):
         made = json.loads(result.folder.privacy.read_text())
         assert made["guarantee"] is None
         assert words in made["sentence"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "flower"])
+@pytest.mark.parametrize(
+    "privacy",
+    [
+        {"release": "cohort", "cohort": {"size": 4}},
+        {"release": "noisy", "delta": 1e-3, "rounds": 2, "budget": {"epsilon": 3, "delta": 0.1}},
+        {"release": "plan"},
+    ],
+)
+def test_every_engine_gives_the_same_table(run, engine, privacy):
+    tables = [run(engine=kind, **privacy)[0].folder.results for kind in ("inprocess", engine)]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
