@@ -12,8 +12,10 @@ from fedsim.engine.flower_internals import nodes_by_partition
 from fedsim.engine.settings import torch_threads
 from fedsim.errors import FedsimError
 from fedsim.promise import read_promise
+from fedsim.results.fleettable import print_fleet
 from fedsim.results.folder import create_run
 from fedsim.results.table import print_promises, print_table, stdout_console
+from fedsim.results.timed import read_round
 from fedsim.run import client_keys, record
 from fedsim.scenario.schema import scenario_from_json
 from server.app import serve
@@ -39,10 +41,13 @@ def run_launched(grid: Grid, assignment: Assignment) -> None:
             clients,
             lambda made: serve(grid, made, names),
         )
-    print_table(result.rows, result.failures, stdout_console())
+    console = stdout_console()
+    print_table(result.rows, result.failures, console)
+    if scenario.fleet is not None:
+        print_fleet(read_round(result.folder.timeline), console)
     made = read_promise(result.folder.privacy)
     if made is not None and made.release != "values":
-        print_promises([made.sentence], stdout_console())
+        print_promises([made.sentence], console)
     print(f"\nrun folder: {result.folder.path}")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.fleet.timeline import FLEET
 from fedsim.fleet.windows import Hours, read_hours, write_hours
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def _read(path: Path) -> dict[str, tuple[str, dict[str, Node]]]:
 def _device_class(name: str, where: str, keys: Mapping[str, Node]) -> DeviceClass:
     from fedsim.scenario.yamltree import place
 
+    if name == FLEET:
+        raise FedsimError(f"{where}: a class cannot be called {FLEET!r}, which tables mean all by")
     for key in _KEYS:
         if key not in keys:
             raise FedsimError(f"{where}: {name}.{key} is missing: add it")

@@ -93,7 +93,7 @@ def timed_model(scenario: Scenario) -> str:
 def _works(
     folder: RunFolder, scenario: Scenario, clients: Sequence[str], cost: ModelCost
 ) -> Iterator[ClientWork]:
-    from server.plan import all_cells, needs_sensitivity
+    from server.plan import NOBODY, all_cells, needs_sensitivity
 
     label = timed_model(scenario)
     calibration = next(c.calibration for c in all_cells(scenario) if c.label == label)
@@ -102,7 +102,11 @@ def _works(
         for failure in ledger.failures():
             failures.setdefault(failure.client, failure)
         finished = ledger.finished()
-        plans = {p.client: p.bits for p in ledger.plans() if p.method == label}
+        plans = {
+            p.client: p.bits
+            for p in ledger.plans()
+            if p.method == label and p.tuned_on in (NOBODY, p.client)
+        }
         sent = ledger.message_bytes()
         audio = _audio(ledger.workloads(), clients)
     devices = Devices(scenario, clients)
@@ -110,7 +114,9 @@ def _works(
         profile = devices.profile(client)
         assert profile is not None
         assert scenario.fleet is not None
-        end = None if client in finished else failures[client]
+        # One that failed before it said who it is stands in the ledger as a node.
+        silent = Failure(client, "sense", "it never said who it is", "dropped")
+        end = None if client in finished else failures.get(client, silent)
         mode = choose_mode(cost.peaks, int(profile.memory_mb * 2**20), scenario.fleet.sensing)
         maker = _Maker(cost, profile, mode or "streamed", audio[client], sent.get(client, {}))
         bits = plans.get(client, ())

@@ -117,6 +117,7 @@ BAD = [
     ),
     ("value: 2e9", "value: -2", r"radio.macs_per_s: 4-8: -2 is out of range"),
     ("{value: 0.5, assumed", "{values: 0.5, assumed", r"joules_per_gmac: 'values' is no bit depth"),
+    ("radio:", "all:", r"mine.yaml:1: a class cannot be called 'all'"),
     ("22-7", "22", r"radio.available: '22' is no window"),
 ]
 
