@@ -232,7 +232,7 @@ def test_the_run_folder(study):
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
         *("scenario.yaml", "versions.json", "layers.json", "timing.json"),
-        *("ledger.sqlite", "results.parquet", "models", ".lock"),
+        *("ledger.sqlite", "results.parquet", "privacy.json", "models", ".lock"),
     }
     assert read_results(folder.results) == study.result.rows
     assert load_scenario(folder.scenario) == study.scenario
@@ -274,12 +274,15 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
             ("evaluate", "clip_of"): 0,
             # only where it says fleet
             ("sense", "workload"): 0,
+            ("sense", "payload"): 0,
             ("evaluate", "workload"): 0,
         }
         down = {(r.stage, r.field): r.bytes for r in found if r.direction == "down"}
         assert down.pop(("sense", "measure")) == len("median")
         assert down.pop(("sense", "quantiles")) == 1
         assert down.pop(("evaluate", "clip_counts")) == 1
+        assert down.pop(("sense", "round")) == 8
+        assert down.pop(("sense", "low")) == down.pop(("sense", "high")) == 0
         assert down.pop(("sense", "workload")) + down.pop(("evaluate", "workload")) == 2
         assert down.pop(("personalize", "return_ranges")) == 1
         assert down.pop(("evaluate", "full_precision")) == 1
@@ -288,7 +291,7 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
         assert 0 < sent - 40 * layers * len(own) < 40 * len(own)
         assert down.pop(("evaluate", "candidates")) > 40 * layers * (tested - 1)
         assert down == {("personalize", f"model {name}"): size for name, size in own.items()}
-        assert len(found) == len(up) + len(own) + 9  # nothing is written twice
+        assert len(found) == len(up) + len(own) + 12  # nothing is written twice
 
 
 def test_a_rerun_is_the_same_to_the_byte(study, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -160,8 +160,10 @@ def _members(view: View, keys: Sequence[str]) -> list[Finding]:
     is_member: list[np.ndarray] = []
     whose: list[np.ndarray] = []
     rng = view.rng("members")
+    is_silent = True
     for key in keys:
         told, chosen = _world_vectors(view, key)
+        is_silent &= carries_nothing(told)
         for clip in range(chosen.shape[1]):
             inside, outside = told[chosen[:, clip]], told[~chosen[:, clip]]
             members, others = np.zeros(len(inside)), np.zeros(len(outside))
@@ -172,15 +174,25 @@ def _members(view: View, keys: Sequence[str]) -> list[Finding]:
             whose.append(np.full(len(members) + len(others), key))
 
     def judge() -> tuple[Finding, ...]:
-        return judge_membership(
+        found = judge_membership(
             np.concatenate(scores),
             np.concatenate(is_member),
             np.concatenate(whose),
             rng,
             release=view.release,
         )
+        return tuple(_at_chance(f) for f in found) if is_silent else found
 
     return _tried(view, judge, "membership", "a tuning clip", "AUC")
+
+
+def _at_chance(finding: Finding) -> Finding:
+    """Return the finding of an attack that could only guess: with ties alone no member is found."""
+    if finding.value is None:
+        return finding
+    note = "all releases are the same, so no clip can be told from another"
+    guess = finding.chance
+    return replace(finding, value=guess, low=guess, high=guess, note=note)
 
 
 def _world_vectors(view: View, key: str) -> tuple[np.ndarray, np.ndarray]:
