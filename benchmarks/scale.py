@@ -51,6 +51,7 @@ def main() -> None:
         "plan": plan,
         "start": start,
         "bare": bare,
+        "one": one,
     }
     measures[what](*more)
 
@@ -269,14 +270,13 @@ def _run(study: Path, out: Path) -> tuple[float, float, dict[str, float]]:
     """
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "fedsim", "run", str(study), "--out", str(out)],
+        [sys.executable, "-m", "benchmarks.scale", "one", str(study), str(out)],
         env={**os.environ, **THREADS},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     peaks = {"driver": 0.0, "worker": 0.0}
     while process.poll() is None:
-        peaks["driver"] = max(peaks["driver"], _peak_mb(process.pid))
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 name = (folder / "cmdline").read_bytes()
@@ -288,7 +288,17 @@ def _run(study: Path, out: Path) -> tuple[float, float, dict[str, float]]:
     wall = time.perf_counter() - began
     assert process.returncode == 0, f"{study} ended with {process.returncode}"
     timing = json.loads((out / "timing.json").read_text())
+    peaks["driver"] = float((out / "peak_mb").read_text())
     return wall, float(timing["seconds"]), peaks
+
+
+def one(study: str, out: str) -> None:
+    """Run a study, and leave the peak memory of this process in its folder."""
+    from fedsim.cli import main as command
+
+    code = command(["run", study, "--out", out])
+    (Path(out) / "peak_mb").write_text(f"{_peak_mb(os.getpid())}")
+    sys.exit(code)
 
 
 def _peak_mb(pid: int) -> float:

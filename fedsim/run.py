@@ -125,6 +125,10 @@ def record(
             ledger.begin_again()
         try:
             serve(assignment)
+            if scenario.fleet is not None:  # before the rows: both together would be the peak
+                from fedsim.fleet.rounds import time_round
+
+                time_round(folder, scenario, clients)
         finally:
             result = collect(folder, scenario)
             said = {
@@ -136,10 +140,6 @@ def record(
                 "clients": len(clients),
             }
             folder.timing.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        if scenario.fleet is not None:
-            from fedsim.fleet.rounds import time_round
-
-            time_round(folder, scenario, clients)
     return result
 
 

@@ -188,6 +188,7 @@ class _Client:
         except simpy.Interrupt:
             self.outcome = "late"
         self._end_s = self._env.now
+        self._held.clear()  # thousands of these would be most of a round's memory
 
     def _exchange(self, stage: str, work: StageWork) -> Steps:
         self._stage = stage

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 
 import numpy as np
@@ -30,6 +31,8 @@ from fedsim.scenario.schema import Scenario
 MODEL, PROXY, REST = "full-precision model", "8-bit proxy", "rest"
 """Names of blobs that are no packed layers; those are called `layer:bits`."""
 _PROXY_BITS = 8
+_GROUPED = ("join", "share", "mask", "unmask")
+"""Stages of secure aggregation: their bytes count, as if they came with the summary."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,9 @@ def _blob_bytes(cost: ModelCost) -> dict[str, int]:
     return {MODEL: cost.full_bytes, PROXY: cost.proxy_bytes, REST: cost.rest_bytes, **layers}
 
 
+@cache
 def _blob(layer: int, bits: int) -> str:
-    return f"{layer}:{bits}"
+    return f"{layer}:{bits}"  # one object for all clients
 
 
 @dataclass(frozen=True)
@@ -247,11 +251,8 @@ class _Maker:
         macs: dict[int, float],
         read: float,
     ) -> StageWork:
+        of = (stage, *_GROUPED) if stage == "sense" else (stage,)
+        down, up = (sum(self.sent.get((s, way), 0) for s in of) for way in ("down", "up"))
         return StageWork(
-            blobs,
-            {depth: n for depth, n in macs.items() if n},
-            round(read),
-            self.sent.get((stage, "down"), 0),
-            self.sent.get((stage, "up"), 0),
-            tries,
+            blobs, {depth: n for depth, n in macs.items() if n}, round(read), down, up, tries
         )

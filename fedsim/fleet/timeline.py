@@ -18,7 +18,7 @@ FLEET = "all"
 """The line of `summarize` that is about all classes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """One client's round. Times are seconds since the round began, spells sums of seconds.
 

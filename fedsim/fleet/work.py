@@ -22,7 +22,7 @@ _POLICIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """Policy -> the settings that it needs, and those that it takes besides."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One try of an exchange, and how it ended.
 
@@ -42,7 +42,7 @@ class Attempt:
     fraction: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StageWork:
     """What one exchange is: a request and blobs come down, the device computes, a reply goes up."""
 
@@ -65,7 +65,7 @@ class StageWork:
             raise ValueError(f"attempts {outcomes}: only a failed one has another after it")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClientWork:
     """What a round is for one client."""
 

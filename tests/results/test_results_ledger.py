@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 
@@ -53,9 +53,7 @@ def test_rows_come_back_equal_and_sorted(ledger):
     ledger.finish_client("en", [ROW, other, fp32])
     ledger.finish_client("de", [german])
     assert ledger.rows() == [german, fp32, other, ROW]
-    assert [type(v) for v in vars(ledger.rows()[0]).values()] == [
-        type(v) for v in vars(ROW).values()
-    ]
+    assert [type(v) for v in astuple(ledger.rows()[0])] == [type(v) for v in astuple(ROW)]
     assert ledger.finished() == {"en", "de"}
 
 
