@@ -12,7 +12,7 @@ from torch import nn
 
 from fedsim.errors import FedsimError
 from fedsim.quant.model import Batch
-from fedsim.quant.sensitivity import CAPACITY, MEASURES, NEEDS_CHANGE, sense
+from fedsim.quant.sensitivity import CAPACITY, MEASURES, NEEDS_CHANGE, QUANTILES, _spread, sense
 
 
 def lilliefors(y: np.ndarray) -> float:
@@ -288,3 +288,10 @@ def test_unknown_measure_comes_with_the_nearest():
         FedsimError, match="there is no sensitivity 'medain': did you mean 'median'"
     ):
         sense(Toy(Talker()), [talk(clips(LENGTHS))], "medain")
+
+
+@pytest.mark.parametrize("n", [1, 2, 32, 33, 34, 1000, 4001])
+def test_quantiles_are_numpys(n):
+    values = np.random.default_rng(n).standard_normal(n).astype(np.float32)
+    expected = np.quantile(values.astype(np.float64), QUANTILES)
+    np.testing.assert_allclose(_spread(values), expected, rtol=1e-12, atol=1e-12)
