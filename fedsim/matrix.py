@@ -88,8 +88,8 @@ def _run_cell(
     _copy([known[key] for key in methods if key in known], folder, scenario)
     folder.scenario.write_text(scenario.to_yaml(), encoding="utf-8")
     result = collect(folder, scenario)
-    if result.failures:  # a client that failed may finish another time
-        return result, {}
+    if result.failures or scenario.fleet is not None:
+        return result, {}  # a client that failed may finish another time; a fleet shares nothing
     ledger = result.folder.ledger
     known.update({k: _Known(ledger, m) for k, m in methods.items() if k not in known})
     return result, {k: m.model_dump(mode="json") for k, m in methods.items()}

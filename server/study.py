@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from fedsim import messages as m
 from fedsim import progress
 from fedsim.errors import DeclinedError, FedsimError
-from fedsim.results.ledger import Event, Ledger, Log, Outcome, Release, Workload
+from fedsim.results.ledger import Event, Ledger, Log, Outcome, Planned, Release, Workload
 from fedsim.scenario.privacy import COHORT
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from server.exchange import Outgoing, stream
@@ -229,6 +229,8 @@ class Study:
 
     def _delivery(self, client: str) -> Outgoing:
         candidates = self.planner.own(self.summaries[client])
+        if self._timed:
+            self.logs[client].planned += [Planned(client, c.name, c.bits) for c in candidates]
         return Outgoing(self.nodes[client], m.PERSONALIZE, m.Delivery(self.shared, candidates))
 
     def _evaluation(self, client: str) -> Outgoing:

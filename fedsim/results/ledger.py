@@ -23,7 +23,7 @@ from fedsim.results.sqlite import connect, explained, transaction
 if TYPE_CHECKING:
     import sqlite3
 
-VERSION = 4
+VERSION = 5
 _SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL"}
 _ROW_NAMES = ", ".join(c.name for c in COLUMNS)
 _ROW_COLUMNS = ", ".join(
@@ -50,6 +50,8 @@ _SCHEMA = (
     " seconds REAL NOT NULL, tokens REAL NOT NULL, PRIMARY KEY (client, stage)) WITHOUT ROWID",
     "CREATE TABLE payloads (client TEXT NOT NULL, round INTEGER NOT NULL, release TEXT NOT NULL,"
     " payload BLOB NOT NULL, PRIMARY KEY (client, round)) WITHOUT ROWID",
+    "CREATE TABLE planned (client TEXT NOT NULL, stage TEXT NOT NULL DEFAULT 'personalize',"
+    " method TEXT NOT NULL, bits BLOB NOT NULL, PRIMARY KEY (client, method)) WITHOUT ROWID",
     "CREATE INDEX events_of ON events (client)",
     "CREATE INDEX releases_of ON releases (client)",
     f"PRAGMA user_version = {VERSION}",
@@ -124,6 +126,15 @@ class Workload:
     """Of the model's own transcripts, where its decoder computes on them."""
 
 
+@dataclass(frozen=True)
+class Planned:
+    """The model that a client was sent for a method, whether it was tested in the end or not."""
+
+    client: str
+    method: str
+    bits: tuple[int, ...]
+
+
 @dataclass
 class Log:
     """What is to be written of a client together with the next thing that it finishes."""
@@ -131,6 +142,7 @@ class Log:
     releases: list[Release] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     workloads: list[Workload] = field(default_factory=list)
+    planned: list[Planned] = field(default_factory=list)
 
 
 _RELEASE_NAMES = ", ".join(f.name for f in fields(Release))
@@ -253,7 +265,7 @@ class Ledger:
                     f"DELETE FROM {table} WHERE client IN (SELECT client FROM failures) {keep}"
                 )
             db.execute("DELETE FROM failures")
-            for table in ("releases", "events", "workloads"):
+            for table in ("releases", "events", "workloads", "planned"):
                 db.execute(
                     f"DELETE FROM {table} WHERE client NOT IN (SELECT client FROM clients) AND"
                     " (client, stage) NOT IN (SELECT client, stage FROM kept) AND"
@@ -319,6 +331,11 @@ class Ledger:
         found = self._read("SELECT client, stage, clips, seconds, tokens FROM workloads")
         return {values[:2]: Workload(*values) for values in found}
 
+    def planned(self, method: str) -> dict[str, tuple[int, ...]]:
+        """Return client -> the bit depths of the model that it was sent for a method."""
+        query = "SELECT client, bits FROM planned WHERE method = ?"
+        return {client: tuple(bits) for client, bits in self._read(query, method)}
+
     def finished(self) -> set[str]:
         """Return the keys of the clients that finished."""
         return {client for (client,) in self._read("SELECT client FROM clients")}
@@ -362,6 +379,10 @@ def _write_log(db: sqlite3.Connection, log: Log | None) -> None:
     db.executemany(
         "INSERT OR REPLACE INTO workloads VALUES (?, ?, ?, ?, ?)",
         [astuple(workload) for workload in log.workloads],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO planned (client, method, bits) VALUES (?, ?, ?)",
+        [(p.client, p.method, bytes(p.bits)) for p in log.planned],
     )
 
 

@@ -17,8 +17,7 @@ from fedsim.quant.allocation import MB
 from fedsim.quant.calibration import search_macs
 from fedsim.quant.layers import Layer
 from fedsim.results.folder import create_run, read_results
-from fedsim.results.ledger import Ledger, Log, Release, Workload
-from fedsim.results.rows import Plan
+from fedsim.results.ledger import Ledger, Log, Planned, Release, Workload
 from fedsim.run import resume_run, run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.scenario.schema import Scenario
@@ -66,8 +65,7 @@ def scenario(folder, calibration="minmax", **parts) -> Scenario:
             "corpus": {"path": "p", "group_by": "speaker"},
             "fleet": {**fleet, "sensing": parts.pop("sensing", "streamed")},
             "clock": {"plan_s": 7, **parts.pop("clock", {})},
-            "methods": [{"allocation": "myqasr", "calibration": calibration}],
-            **parts,
+            **{"methods": [{"allocation": "myqasr", "calibration": calibration}], **parts},
         }
     )
 
@@ -80,9 +78,11 @@ def timed(tmp_path, said, *, bits=(8, 4), log=None, failure=None, clients=("ann"
         label = timed_model(said)
         if failure is None:
             for client in clients:
-                ledger.finish_client(client, [], [Plan(client, label, client, bits)], None, log)
+                sent = replace(log, planned=[Planned(client, label, bits)])
+                ledger.finish_client(client, [], [], None, sent)
         else:
-            ledger.fail_client("ann", *failure, log)
+            sent = replace(log, planned=[Planned("ann", label, bits)] * (failure[0] != "plan"))
+            ledger.fail_client("ann", *failure, sent)
     run = time_round(folder, said, clients)
     assert from_arrow(pq.read_table(folder.timeline)) == list(run.timelines)
     return run
@@ -113,11 +113,11 @@ def test_a_client_by_hand(tmp_path):
     assert line.download_s == line.down_bytes  # a byte a second
     assert line.up_bytes == line.upload_s == 16 + 8 + 9
     assert line.sense_s == pytest.approx(4 * 3000 / 10)
-    assert line.calibrate_s == pytest.approx(4 * 3000 / 10)
+    assert line.calibrate_s == 0  # the pass that sensed has seen the ranges
     assert line.evaluate_s == pytest.approx(2 * (1000 / 100 + 2000 / 200))
     assert line.plan_s == 7
     assert line.end_s == pytest.approx(
-        line.download_s + line.upload_s + line.sense_s + line.calibrate_s + line.evaluate_s + 7
+        line.download_s + line.upload_s + line.sense_s + line.evaluate_s + 7
     )
     assert line.outcome == "delivered"
     assert run.server.sent_bytes == line.down_bytes
@@ -129,7 +129,27 @@ def test_a_search_costs_what_its_tries_do(tmp_path):
     tried = sum(search_macs("cosine", layer, 40) for layer in LAYERS)
     by_hand = 40 * 300 + sum(min(21 * 40 * n * 10, n * 100 + 40 * 10 * (n + 210)) for n in (10, 20))
     assert tried == by_hand
-    assert line.calibrate_s == pytest.approx((4 * 3000 + tried) / 10)
+    assert line.calibrate_s == pytest.approx(tried / 10)
+
+
+def test_who_senses_nothing_passes_its_clips_to_calibrate(tmp_path):
+    """And fetches the full model for that; a public calibration needs neither."""
+    said = scenario(tmp_path, methods=[{"allocation": "uniform", "calibration": "minmax"}])
+    (line,) = timed(tmp_path, said, log=log()).timelines
+    assert (line.sense_s, line.calibrate_s) == (0, pytest.approx(4 * 3000 / 10))
+    assert line.down_bytes == 6 + 80 + 1200 + 100 + 100 + 30
+    (tmp_path / "b").mkdir()
+    said = scenario(tmp_path / "b", methods=[{"allocation": "uniform", "calibration": "none"}])
+    (line,) = timed(tmp_path / "b", said, log=log()).timelines
+    assert (line.sense_s, line.calibrate_s) == (0, 0)
+    assert line.down_bytes == 6 + 80 + 100 + 100 + 30
+
+
+def test_gradients_take_a_pass_of_their_own(tmp_path):
+    """Forward once, and twice as much backward."""
+    (line,) = timed(tmp_path, scenario(tmp_path, "hessian"), log=log()).timelines
+    tried = sum(search_macs("hessian", layer, 40) for layer in LAYERS)
+    assert line.calibrate_s == pytest.approx((3 * 4 * 3000 + tried) / 10)
 
 
 def test_public_calibration_costs_the_device_nothing(tmp_path):
@@ -142,7 +162,11 @@ def test_a_device_that_streams_reads_the_model_once_a_batch_and_pass(tmp_path):
     said = scenario(tmp_path, device={"memory_mb": 1000 / MB})
     (line,) = timed(tmp_path, said, log=log()).timelines
     assert line.sense_s == pytest.approx(4 * 3000 / 10 + 2 * 1200 / MB)
-    assert line.calibrate_s == pytest.approx(line.sense_s)
+    (tmp_path / "b").mkdir()
+    uniform = [{"allocation": "uniform", "calibration": "minmax"}]
+    said = scenario(tmp_path / "b", device={"memory_mb": 1000 / MB}, methods=uniform)
+    (late,) = timed(tmp_path / "b", said, log=log()).timelines
+    assert late.calibrate_s == pytest.approx(line.sense_s)
 
 
 def test_a_device_that_senses_on_a_proxy(tmp_path):
@@ -163,6 +187,27 @@ def test_clients_that_end_early(tmp_path):
         tmp_path / "b", scenario(tmp_path / "b"), log=log(), failure=("sense", "no", "failed")
     ).timelines
     assert (line.outcome, line.stopped_at) == ("failed", "sense")
+
+
+@pytest.mark.parametrize(
+    ("stage", "outcome", "ended", "stopped"),
+    [
+        ("personalize", "dropped", "dropped", "personalize"),  # a worker that died
+        ("sense", "quarantined", "quarantined", "sense"),  # a reply that did not fit
+        ("sense", "declined", "failed", "sense"),
+        ("mask", "dropped", "dropped", "sense"),
+        ("aggregate", "failed", "failed", "sense"),
+        ("evaluate", "dropped", "delivered", "evaluate"),  # it has its model
+    ],
+)
+def test_ends_that_no_declared_fault_explains(tmp_path, stage, outcome, ended, stopped):
+    failure = (stage, "no", outcome)
+    (line,) = timed(tmp_path, scenario(tmp_path), log=log(), failure=failure).timelines
+    assert (line.outcome, line.stopped_at) == (ended, stopped)
+    if stage == "evaluate":  # and took as long for it as anybody
+        assert line.ready_s == 6 + 1200 + 16 + 1200 + 7 + 80 + 230
+    if stage == "personalize":
+        assert line.down_bytes == 6 + 1200 + 80 + 230
 
 
 def test_nobody_knows_how_much_audio_a_silent_client_has(tmp_path):
