@@ -79,24 +79,26 @@ class _Stopwatch(progress.Progress):
 def estimate(scenario: Scenario) -> Estimate:
     """Rehearse a scenario for some 15 seconds beyond its start, and return what all of it takes.
 
-    Of a matrix the first combination is rehearsed, and all are taken to cost as much; what
-    combinations share is computed once in truth, so that this is the most.
+    Of a matrix the first combination is rehearsed, and a pass is taken to cost as much in each;
+    what combinations share is computed once in truth, and not taken off here.
 
     Raises `FedsimError` for what a run would stop at.
     """
     from server.plan import needs_others
+    from server.study import is_grouped
 
     cells = expand(scenario)
     first = cells[0].scenario
     keys = client_keys(first)
     workers = _workers(first, len(keys))
-    shared = needs_others(first)
-    chosen = _spread(keys, 2 * workers + 1 if shared else MOST)
+    staged = needs_others(first) or is_grouped(first)  # no client finishes before all have begun
+    least = max(2 * workers + 1, 2 * first.privacy.cohort.size * is_grouped(first))
+    chosen = _spread(keys, least if staged else MOST)
     named = {source for method in first.methods for source in method.tuned_on} & set(keys)
     chosen = sorted({*chosen, *named})
     clients = first.clients.model_copy(update={"select": tuple(chosen), "limit": None})
     few = first.model_copy(update={"clients": clients})
-    watch = _Stopwatch(workers, may_end=not shared)
+    watch = _Stopwatch(workers, may_end=not staged)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "run"
         began = time.monotonic()
@@ -105,7 +107,7 @@ def estimate(scenario: Scenario) -> Estimate:
         ended = time.monotonic()
         disk = _bytes_below(out)
         finished = _finished(out)
-    if shared:
+    if staged:
         opening = watch.marks[0] - began
         rest = (ended - watch.marks[0]) * _passes(first, len(keys)) / _passes(first, len(chosen))
         seconds = opening + rest
@@ -113,11 +115,12 @@ def estimate(scenario: Scenario) -> Estimate:
         warm = watch.marks[min(workers, len(watch.marks)) - 1 :]
         each = (warm[-1] - warm[0]) / max(len(warm) - 1, 1)
         seconds = warm[0] - began + each * max(len(keys) - workers, 0)
+    passes = sum(_passes(c.scenario, len(client_keys(c.scenario))) for c in cells)
     return Estimate(
         combinations=len(cells),
         clients=len(keys),
-        passes=len(cells) * round(_passes(first, len(keys))),
-        seconds=len(cells) * seconds,
+        passes=round(passes),
+        seconds=seconds * passes / _passes(first, len(keys)),
         driver_bytes=meter.driver or None,
         worker_bytes=meter.worker or None,
         disk_bytes=round(len(cells) * disk * len(keys) / max(finished, 1)),

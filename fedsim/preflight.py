@@ -90,6 +90,7 @@ def _size(model: SpeechModel, cells: Sequence[Scenario], keys: Sequence[str]) ->
     stored = modelfile.store_leftovers(switch_of(model).full_leftovers())
     tables: dict[Any, Sizes] = {}
     nearest_pair = None
+    devices = unfit = 0
     for cell in cells:
         depths, quantization = cell.clients.bit_depths, cell.quantization
         kind = (depths, quantization.weights, quantization.activation_bits)
@@ -101,10 +102,17 @@ def _size(model: SpeechModel, cells: Sequence[Scenario], keys: Sequence[str]) ->
             legal, budget = device.bit_depths, device.budget_bytes
             if legal not in leasts:
                 leasts[legal] = smallest(tables[kind].restricted(legal))
+            devices, unfit = devices + 1, unfit + (leasts[legal] > budget)
             if nearest_pair is None or budget - leasts[legal] < nearest_pair[0] - nearest_pair[1]:
                 nearest_pair = budget, leasts[legal], key, legal[0]
     assert nearest_pair is not None
     budget, least, key, depth = nearest_pair
+    if 0 < unfit < devices and all(cell.fleet is not None for cell in cells):
+        return (
+            f"size: {unfit:,} of {devices:,} devices cannot hold even the smallest model file of "
+            f"their bit depths and will fail at plan; least of all client {key!r}, with "
+            f"{_megabytes(budget)} for {_megabytes(least)}"
+        )
     if least > budget:
         raise BudgetError(
             f"clients.budget_mb: the smallest budget, {_megabytes(budget)} of client {key!r}, is "

@@ -56,13 +56,14 @@ def _validate(options: argparse.Namespace) -> int:
     scenario = chosen_scenario(options)
     _check_places(scenario)
 
-    from fedsim.scenario import Devices, check_sources
-    from fedsim.scenario.privacy import check_privacy
+    from fedsim.run import client_keys
+    from fedsim.scenario import Devices
+    from fedsim.scenario.matrix import expand
     from fedsim.speech.corpus import open_clients, require_clips
 
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
-    check_sources(scenario, list(clients))
-    check_privacy(scenario, list(clients))
+    for cell in expand(scenario):
+        client_keys(cell.scenario)  # what a run would refuse
     devices = Devices(scenario, list(clients))
     width = max(map(len, ["client", *clients]))
     print(f"{'client':{width}}  tuning clips  test clips  budget MB", end="")

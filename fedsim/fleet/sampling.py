@@ -29,6 +29,8 @@ from fedsim.fleet.windows import shift_hours
 QUANTITIES = ("budget_mb", "memory_mb", "speed", "link", "battery", "bit_depths")
 """What may vary within a class: two sizes in MB, three factors, and the runtime's bit depths."""
 _TOLERANCE = 1e-6  # of a sum of shares
+_LEAST, _MOST = 1e-6, 1e6  # of a size in MB, or a factor
+_EXPONENT = 100.0  # e to it is beyond every bound
 _LEAST_EIGENVALUE = -1e-9  # rounding of a singular matrix
 
 Draw = Callable[[float], Any]
@@ -197,27 +199,39 @@ def _share(name: str, raw: Any) -> Share:
 
 
 def _number(raw: Any) -> Draw:
-    """Return the distribution of a number above zero."""
+    """Return the distribution of a number, kept from `_LEAST` to `_MOST` where it is drawn."""
+    draw = _drawn(raw)
+    return lambda z: min(max(draw(z), _LEAST), _MOST)
+
+
+def _in_span(raw: Any) -> float:
+    value = check_number(raw)
+    if not _LEAST <= value <= _MOST:
+        raise FedsimError(f"{raw!r} is out of range: it must be {_LEAST:g} to {_MOST:g}")
+    return value
+
+
+def _drawn(raw: Any) -> Draw:
     if isinstance(raw, list | tuple):
         if len(raw) != 2:
             raise FedsimError(f"{list(raw)!r} is no [low, high]: for more use {{choices: ...}}")
-        low, high = (check_number(v) for v in raw)
+        low, high = (_in_span(v) for v in raw)
         if low > high:
             raise FedsimError(f"[{low:g}, {high:g}] runs down: the lower number comes first")
         return lambda z: low + (high - low) * _below(z)
     if not isinstance(raw, Mapping):
-        value = check_number(raw)
+        value = _in_span(raw)
         return lambda z: value
     if "choices" in raw:
-        return _choices(raw, check_number)
+        return _choices(raw, _in_span)
     for first, second in (("median", "spread"), ("mean", "std")):
         if first in raw:
             _known(raw, "", (first, second))
             if second not in raw:
                 raise FedsimError(f"{first} needs {second}: add it")
-            middle, width = check_number(raw[first]), check_number(raw[second], may_be_zero=True)
+            middle, width = _in_span(raw[first]), check_number(raw[second], may_be_zero=True)
             if first == "median":
-                return lambda z: middle * math.exp(width * z)
+                return lambda z: middle * math.exp(min(width * z, _EXPONENT))
             return lambda z: _truncated(middle, width, z)
     raise FedsimError(
         "it is no distribution: give a number, [low, high], {median, spread}, {mean, std} or "
@@ -291,7 +305,7 @@ def _mixing(raw: Any, varying: set[str]) -> tuple[tuple[float, ...], ...]:
         _known(others, f"{where}.{first}", [q for q in QUANTITIES if q != first])
         for second, value in others.items():
             place = f"{where}.{first}.{second}"
-            if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1:
                 raise FedsimError(f"{place}: {value!r} is no number from -1 to 1: write one")
             for name in (first, second):
                 if name not in varying:

@@ -20,8 +20,10 @@ from fedsim.report.settings import heading
 from fedsim.results.endings import FINISHED, IN_PART
 from fedsim.results.ledger import Failure
 
-_STAGES = ("sense", "plan", "personalize", "evaluate")
+_GROUP = ("join", "share", "mask", "unmask", "aggregate")
+_STAGES = ("sense", *_GROUP, "plan", "personalize", "evaluate")
 _ENDINGS = ("dropped", "quarantined", "failed")
+_DECLINED = "declined"
 _NOT_REACHED = "not reached"
 _MOST_REASONS = 12
 _NUMBER = re.compile(r"\d[\d.,]*")
@@ -70,7 +72,7 @@ def _endings(parts: Sequence[Part], keys: Sequence[str]) -> HtmlTable:
     each = [Counter(part.endings.values()) for part in parts]
     for part, counts in zip(parts, each, strict=True):
         counts[_NOT_REACHED] = max(0, int(part.timing.get("clients", 0)) - counts.total())
-    shown = [FINISHED, IN_PART, *_ENDINGS, _NOT_REACHED]
+    shown = [FINISHED, IN_PART, *_ENDINGS, _DECLINED, _NOT_REACHED]
     shown = [e for e in shown if e in (FINISHED, *_ENDINGS) or any(c[e] for c in each)]
     rows = [
         [*settings_cells(part, keys), *(count_cell(n) for n in (*(c[e] for e in shown), c.total()))]

@@ -40,6 +40,7 @@ _MORE = {("privacy", "release"): (COHORT,)}
 """Names that are no registry's."""
 _PRIVACY = {path: name for path, name in _REGISTRIES.items() if path[0] == "privacy"}
 _ALLOCATORS = "fedsim.quant.allocation:ALLOCATORS"
+_FLEET_FILES = ("catalogue", "trace")
 _CALIBRATORS = "fedsim.quant.calibration:CALIBRATORS"
 
 
@@ -217,8 +218,18 @@ def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
     model, corpus = scenario.model, scenario.corpus
     model = model.model_copy(update={"id": resolved(model.id, "model", "id")})
     matrix = dict(scenario.matrix)
-    for key in matrix.keys() & {"model.id", "corpus.path"}:
+    for key in matrix.keys() & {"model.id", "corpus.path", *(f"fleet.{k}" for k in _FLEET_FILES)}:
         matrix[key] = tuple(resolved(str(value), "matrix", key) for value in matrix[key])
+    if "fleet" in matrix:
+        matrix["fleet"] = tuple(
+            {
+                k: resolved(str(v), "matrix", "fleet") if v and k in _FLEET_FILES else v
+                for k, v in value.items()
+            }
+            if isinstance(value, dict)
+            else value
+            for value in matrix["fleet"]
+        )
     if corpus.path is not None:
         corpus = corpus.model_copy(update={"path": resolved(corpus.path, "corpus", "path")})
     if corpus.speakers is not None:
@@ -231,7 +242,7 @@ def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
         corpus = corpus.model_copy(update={"population": people})
     fleet = scenario.fleet
     if fleet is not None:
-        places = {key: getattr(fleet, key) for key in ("catalogue", "trace")}
+        places = {key: getattr(fleet, key) for key in _FLEET_FILES}
         found = {key: resolved(text, "fleet", key) for key, text in places.items() if text}
         fleet = fleet.model_copy(update=found)
     return scenario.model_copy(

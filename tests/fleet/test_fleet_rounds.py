@@ -13,6 +13,7 @@ from fedsim.errors import FedsimError
 from fedsim.fleet.cost import ModelCost, read_cost
 from fedsim.fleet.rounds import time_round, timed_model
 from fedsim.fleet.timeline import from_arrow
+from fedsim.matrix import run_matrix
 from fedsim.quant.allocation import MB
 from fedsim.quant.calibration import search_macs
 from fedsim.quant.layers import Layer
@@ -293,3 +294,29 @@ def test_engines_agree_on_the_fleet(study, tmp_path):
     assert other.timeline.read_bytes() == ours.timeline.read_bytes()
     assert read_results(other.results) == read_results(ours.results)
     assert replace(read_cost(other.cost)) == read_cost(ours.cost)
+
+
+def test_a_fleet_gives_nothing_to_a_study_without_one(study, tmp_path):
+    """Beside it lies the same scenario on devices that execute 8 bits alone."""
+    plain = [*FLEET[:3], "clients.budget_mb=0.04", FLEET[4], "matrix={seed: [3]}"]
+    earbuds = "fleet={devices: {earbuds: 1}, sensing: proxy}"
+    run_matrix(load_scenario(study.file, [*plain, earbuds]), tmp_path / "a/fleet")
+    (beside,) = run_matrix(load_scenario(study.file, plain), tmp_path / "a/plain")
+    (alone,) = run_matrix(load_scenario(study.file, plain), tmp_path / "b/plain")
+    assert beside.result.rows == alone.result.rows
+
+
+def test_tables_of_a_fleet_in_a_matrix_lie_beside_the_scenario(study, tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/few.csv").write_text("device\nwatch\n")
+    file = tmp_path / "sub/s.yaml"
+    file.write_text(study.scenario.to_yaml())
+    monkeypatch.chdir(tmp_path)
+    for line in ("fleet.trace: [few.csv]", "fleet: [{trace: few.csv}, {devices: {watch: 1}}]"):
+        file.write_text(study.scenario.to_yaml())
+        base = load_scenario(file, ["fleet={trace: sub/few.csv}"])
+        text = base.to_yaml().replace("matrix: {}\n", "")
+        file.write_text(f"{text}\nmatrix: {{{line}}}\n")
+        (first, *_) = load_scenario(file).matrix.values()
+        found = first[0]["trace"] if isinstance(first[0], dict) else first[0]
+        assert found == str(tmp_path / "sub/few.csv")

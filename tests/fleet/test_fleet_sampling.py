@@ -37,6 +37,12 @@ def is_from(values, distribution):
     return stats.kstest(values, distribution.cdf).pvalue > 0.01
 
 
+def test_what_is_drawn_stays_in_span():
+    wild = {"median": 2, "spread": 2000}
+    found = sorted(p.budget_mb for p in fleet(one(budget_mb=wild), keys=KEYS[:50]))
+    assert (found[0], found[-1]) == (1e-6, 1e6)
+
+
 def test_shares_are_probabilities():
     found = Counter(p.device for p in fleet({"toy": 0.2, "other": {"share": 0.8}}))
     assert stats.binomtest(found["toy"], N, 0.2).pvalue > 0.01
