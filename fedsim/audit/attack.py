@@ -108,12 +108,24 @@ def attack(view: View, targets: int) -> list[Finding]:
 
     def recognize() -> tuple[Finding, ...]:
         both = view.matrix(told), view.matrix(second)
-        speakers = np.array(view.keys)
-        return reidentify(*both, speakers, view.rng("speakers"), release=view.release)
+        return reidentify(
+            *both,
+            np.array(view.keys),
+            view.rng("speakers"),
+            release=view.release,
+            clusters=_clusters(view, told),
+        )
 
     found += _tried(view, recognize, "re-identification", "the speaker", "rank-1")
     found += _members(view, view.keys[:: max(len(view.keys) // targets, 1)][:targets])
     return found
+
+
+def _clusters(view: View, told: Mapping[str, Told]) -> np.ndarray | None:
+    """Return the group of each client, whose mean is all that was told of it; None without."""
+    if view.release != COHORT:
+        return None
+    return np.unique([b"".join(told[key]).hex() for key in view.keys], return_inverse=True)[1]
 
 
 def _infer(view: View, told: np.ndarray, name: str) -> list[Finding]:
