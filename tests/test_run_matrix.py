@@ -12,6 +12,7 @@ import toys
 import fedsim.run
 from fedsim.errors import FedsimError
 from fedsim.matrix import run_matrix
+from fedsim.promise import read_promise
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
 from fedsim.run import run_scenario
@@ -129,6 +130,21 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(
     found = run_matrix(wider, home / "wider")
     assert found[1].result.rows == cells[3].result.rows
     assert {row.budget_bytes for row in found[0].result.rows} == {int(0.032 * 2**20)}
+
+
+def test_a_method_that_reads_nothing_passes_no_promise_on(scenario, tmp_path):
+    """Its rows are those of any release; what was promised beside them is of another."""
+    said = {"methods": scenario.methods[:2]}
+    told, hidden = (
+        scenario.model_copy(update={**said, "matrix": {"privacy": ({"release": name},)}})
+        for name in ("values", "ranks")
+    )
+    (first,) = run_matrix(told, tmp_path / "a")
+    (second,) = run_matrix(hidden, tmp_path / "b")
+    assert second.result.rows == first.result.rows
+    assert read_promise(first.result.folder.privacy).release == "values"
+    made = read_promise(second.result.folder.privacy)
+    assert made is None or made.release == "ranks"
 
 
 def test_another_seed_shares_nothing(scenario, results):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -63,20 +65,64 @@ class View:
 
         return release_terms(self.scenario, layers, self.bounds, plan)
 
-    def session(self, values: Mapping[str, np.ndarray], purpose: str) -> dict[str, Told]:
-        """Return what clients with these sensitivities would tell."""
+    @cached_property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Of a cohort: those of the run, whose members share a mean, else those it would draw.
+
+        A group of which fewer finished than a mean may be of is none: it would show single devices.
+        """
+        if self.release != COHORT:
+            return ()
+        said = self.scenario.privacy.cohort
+        if self.told is None:
+            drawn = make_groups(list(self.voices.clients), said.size, self.scenario.seed)
+        else:
+            of_mean: defaultdict[bytes, list[str]] = defaultdict(list)
+            for key in self.keys:
+                of_mean[b"".join(self.told[key])].append(key)
+            drawn = list(of_mean.values())
+        return tuple(tuple(group) for group in drawn if len(group) >= said.least)
+
+    def followed(self) -> tuple[str, ...]:
+        """Return the clients whose releases can be made again.
+
+        Raises `FedsimError` if there is none: of a cohort too few may have finished.
+        """
+        if self.release != COHORT:
+            return self.keys
+        members = {key for group in self.groups for key in group}
+        found = tuple(key for key in self.keys if key in members)
+        if not found:
+            said = self.scenario.privacy.cohort
+            raise FedsimError(
+                f"{len(self.keys)} clients finished, and no group of {said.size} has {said.least}"
+                f" of them, of which a mean may be; run more clients, or make privacy.cohort.size"
+                f" smaller"
+            )
+        return found
+
+    def session(
+        self, sense: Callable[[Sequence[str]], Mapping[str, np.ndarray]], purpose: str
+    ) -> dict[str, Told]:
+        """Return what the clients that can be followed tell of what `sense` finds in each.
+
+        Raises `FedsimError` if there is none, and as `sense` does.
+        """
+        keys = self.followed()
         if self.release == COHORT:
             assert self.bounds is not None
-            groups = make_groups(self.keys, self.scenario.privacy.cohort.size, self.scenario.seed)
+            groups = [group for group in self.groups if set(group) & set(keys)]
+            values = sense([key for group in groups for key in group])
             return told_in_groups(groups, values, self.bounds)
+        values = sense(keys)
         return {
             key: told_alone(self.scenario, self.terms(key), key, values[key], f"audit {purpose}")
-            for key in self.keys
+            for key in keys
         }
 
-    def matrix(self, told: Mapping[str, Told]) -> np.ndarray:
-        """Return the vectors of all clients, in the order of `keys`."""
-        return vectors(self.release, [told.get(key, ()) for key in self.keys], self.terms())
+    def matrix(self, told: Mapping[str, Told], keys: Sequence[str]) -> np.ndarray:
+        """Return the vectors of clients, in the order of `keys`."""
+        return vectors(self.release, [told.get(key, ()) for key in keys], self.terms())
 
     def rng(self, attack: str) -> np.random.Generator:
         """Return the generator of an attack: the same for every release."""
@@ -86,33 +132,44 @@ class View:
 def attack(view: View, targets: int) -> list[Finding]:
     """Return what all attacks find; those that cannot be made say why.
 
+    A second session needs more of each speaker than the run has heard; where there is no more, the
+    attacks that need it cannot be made.
+
     Args:
         view: what the server sees.
         targets: clients whose clips are asked for by the membership attack.
 
     Raises:
-        FedsimError: if the clips of a client cannot be read.
+        FedsimError: if the tuning clips of a client cannot be read, or there was no run and there
+            are too few clients for a group.
     """
     told = view.told
     if told is None:
-        told = view.session(view.voices.first(view.keys), "session 1")
+        told = view.session(view.voices.first, "session 1")
     found: list[Finding] = []
     for name in ATTRIBUTES:
-        found += _infer(view, view.matrix(told), name)
+        found += _infer(view, view.matrix(told, view.keys), name)
     if not view.voices.has_sessions:
         why = "a recorded corpus has no second session of its speakers"
         found.append(_not_made(view, "re-identification", "the speaker", "rank-1", why))
         found.append(_not_made(view, "membership", "a tuning clip", "AUC", why))
         return found
-    second = view.session(view.voices.second(view.keys), "session 2")
 
     def recognize() -> tuple[Finding, ...]:
-        both = view.matrix(told), view.matrix(second)
-        speakers = np.array(view.keys)
-        return reidentify(*both, speakers, view.rng("speakers"), release=view.release)
+        keys = view.followed()
+        second = view.session(view.voices.second, "session 2")
+        group = {key: i for i, members in enumerate(view.groups) for key in members}
+        return reidentify(
+            view.matrix(told, keys),
+            view.matrix(second, keys),
+            np.array(keys),
+            view.rng("speakers"),
+            release=view.release,
+            clusters=np.array([group[key] for key in keys]) if view.release == COHORT else None,
+        )
 
     found += _tried(view, recognize, "re-identification", "the speaker", "rank-1")
-    found += _members(view, view.keys[:: max(len(view.keys) // targets, 1)][:targets])
+    found += _tried(view, lambda: _members(view, targets), "membership", "a tuning clip", "AUC")
     return found
 
 
@@ -154,14 +211,15 @@ def _label(client: ClientData, name: str) -> str:
     return str(values.pop() or "") if len(values) == 1 else ""
 
 
-def _members(view: View, keys: Sequence[str]) -> list[Finding]:
+def _members(view: View, targets: int) -> tuple[Finding, ...]:
     """Return how well clips that a client tuned on are told from others of its own."""
     scores: list[np.ndarray] = []
     is_member: list[np.ndarray] = []
     whose: list[np.ndarray] = []
     rng = view.rng("members")
     is_silent = True
-    for key in keys:
+    keys = view.followed()
+    for key in keys[:: max(len(keys) // targets, 1)][:targets]:
         told, chosen = _world_vectors(view, key)
         is_silent &= carries_nothing(told)
         for clip in range(chosen.shape[1]):
@@ -172,18 +230,14 @@ def _members(view: View, keys: Sequence[str]) -> list[Finding]:
             scores += [members, others]
             is_member += [np.ones(len(members), bool), np.zeros(len(others), bool)]
             whose.append(np.full(len(members) + len(others), key))
-
-    def judge() -> tuple[Finding, ...]:
-        found = judge_membership(
-            np.concatenate(scores),
-            np.concatenate(is_member),
-            np.concatenate(whose),
-            rng,
-            release=view.release,
-        )
-        return tuple(_at_chance(f) for f in found) if is_silent else found
-
-    return _tried(view, judge, "membership", "a tuning clip", "AUC")
+    found = judge_membership(
+        np.concatenate(scores),
+        np.concatenate(is_member),
+        np.concatenate(whose),
+        rng,
+        release=view.release,
+    )
+    return tuple(_at_chance(f) for f in found) if is_silent else found
 
 
 def _at_chance(finding: Finding) -> Finding:
@@ -199,9 +253,7 @@ def _world_vectors(view: View, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Return what the server sees in each world of a client, (W, d), and its clips, (W, C)."""
     values, chosen = view.voices.worlds(key)
     if view.release == COHORT:
-        said = view.scenario.privacy.cohort
-        groups = make_groups(view.keys, said.size, view.scenario.seed)
-        group = next((g for g in groups if key in g), [key])
+        group = next(group for group in view.groups if key in group)
         others = view.voices.first(group)
         assert view.bounds is not None
         told = [
@@ -223,7 +275,7 @@ def _tried(
     attribute: str,
     figure: str,
 ) -> list[Finding]:
-    """Return what an attack finds, or that the sample is too small for it."""
+    """Return what an attack finds, or why it cannot be made: too small a sample, no more clips."""
     try:
         return list(make())
     except FedsimError as error:

@@ -10,7 +10,7 @@ from fedsim.privacy.bounds import Bounds
 from fedsim.privacy.releases import release
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.corpus import client_rng
-from fedsim.terms import release_terms
+from server.told import told_by
 
 TRIALS = 2_000
 """Releases of each of two users."""
@@ -29,9 +29,11 @@ def measure_claim(scenario: Scenario, bounds: Bounds, trials: int = TRIALS) -> C
         scenario: of release `noisy`.
         bounds: of each layer.
         trials: releases of each.
+
+    Raises `FedsimError` for layers that the model does not have.
     """
     said = scenario.privacy
-    terms = release_terms(scenario, len(bounds.low), bounds)
+    terms = told_by(scenario, len(bounds.low), bounds).terms
     rng = client_rng(scenario.seed, "", "audit claim")
     one, other, claimed, delta = bounds.low, bounds.high, said.epsilon, said.delta
     evidence = gaussian_noise

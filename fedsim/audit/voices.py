@@ -9,14 +9,16 @@ second session, and both attacks are left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from fedsim.quant.sensitivity import sense
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.corpus import (
+    CORPORA,
     Clients,
     Utterance,
     client_rng,
@@ -38,8 +40,10 @@ class Voices:
     scenario: Scenario
     model: SpeechModel
     clients: Clients
-    more: Clients
-    """The same speakers, saying twice as much by another seed."""
+    more: Callable[[], Clients]
+    """Opens the same speakers, saying twice as much by another seed: they may not have so much to
+    say, and then only what needs it cannot be had."""
+    _more: Clients | None = None
     _first: dict[str, np.ndarray] = field(default_factory=dict)
     _second: dict[str, np.ndarray] = field(default_factory=dict)
     _worlds: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -75,10 +79,15 @@ class Voices:
         return self._worlds[key]
 
     def other_clips(self, key: str) -> tuple[Utterance, ...]:
-        """Return as many clips of a client as it tunes on, none of which says the same."""
+        """Return as many clips of a client as it tunes on, none of which says the same.
+
+        Raises `FedsimError` if it has not so much to say.
+        """
+        if self._more is None:
+            self._more = self.more()
         own = self.clients[key].tuning
         said = {_content(u) for u in own}
-        more = [u for u in self.more[key].tuning if _content(u) not in said]
+        more = [u for u in self._more[key].tuning if _content(u) not in said]
         return tuple(more[: len(own)])
 
     def _once(
@@ -101,7 +110,8 @@ def open_voices(scenario: Scenario) -> Voices:
     corpus = scenario.corpus
     clients = open_clients(corpus, scenario.clients, scenario.seed)
     double = corpus.model_copy(update={"tuning_clips": 2 * corpus.tuning_clips})
-    more = open_clients(double, scenario.clients, scenario.seed + 1)
+    # All speakers: with more to say, others would have the clips of clients.min_clips.
+    more = partial(CORPORA[corpus.kind], double, scenario.seed + 1)
     return Voices(scenario, load_study_model(scenario), clients, more)
 
 

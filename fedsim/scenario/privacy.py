@@ -97,6 +97,13 @@ class PrivacySettings(Settings):
         """Whether the release reads public bounds of each layer."""
         return "bounds" in _READS.get(self.release, ())
 
+    @property
+    def _needs_delta(self) -> bool:
+        """Whether a release costs delta; a mechanism that there is not is refused by its name."""
+        from fedsim.privacy.noise import MECHANISMS
+
+        return self.mechanism in MECHANISMS and MECHANISMS[self.mechanism]().needs_delta
+
     def relevant(self) -> dict[str, Any]:
         """Return the settings that results depend on: the release, and what it reads."""
         said = self.model_dump(mode="json")
@@ -117,10 +124,12 @@ class PrivacySettings(Settings):
         if not 0 <= low < high <= 1:
             text = f"{low:g} to {high:g} is no range of quantiles: such as [0.05, 0.95]"
             raise problem(text, "bounds")
-        if self.release == "noisy" and self.mechanism == "gaussian" and self.delta == 0:
-            raise problem("gaussian noise needs a delta above 0; laplace takes 0", "delta")
+        if self.release == "noisy" and self._needs_delta and self.delta == 0:
+            text = f"{self.mechanism} noise needs a delta above 0; laplace takes 0"
+            raise problem(text, "delta")
         if self.release == "noisy" and self.budget is not None:
-            for name, cost in (("epsilon", self.epsilon), ("delta", self.delta)):
+            costs = {"epsilon": self.epsilon, "delta": self.delta if self._needs_delta else 0.0}
+            for name, cost in costs.items():
                 most = getattr(self.budget, name)
                 if cost > most:
                     text = f"{most:g} is less than one release costs, {cost:g}: raise it"

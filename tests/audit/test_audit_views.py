@@ -1,5 +1,6 @@
 """What an audit attacks: the server's view to the byte, and the speakers that it senses itself."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from fedsim.audit.attack import View, attack
 from fedsim.audit.claim import measure_claim
 from fedsim.audit.views import told_alone, told_in_groups, vectors
 from fedsim.audit.voices import Voices, open_voices
+from fedsim.errors import FedsimError
 from fedsim.privacy import releases
 from fedsim.privacy.bounds import Bounds, normalize
 from fedsim.privacy.releases import Terms, release
@@ -79,7 +81,7 @@ def view_of(said, told, genders):
         for key, gender in genders.items()
     }
     model = SimpleNamespace(layers=range(LAYERS))
-    voices = Voices(said, model, clients, clients)
+    voices = Voices(said, model, clients, lambda: clients)
     sizes = Sizes((2, 4, 8), np.ones((LAYERS, 3), int), 0)
     return View(said, voices, BOUNDS, sizes, tuple(sorted(clients)), told)
 
@@ -107,6 +109,73 @@ def test_too_few_of_a_gender():
     assert "of 2 values of gender fewer than two have 5 speakers; add speakers" in finding.note
 
 
+def sensed_in_groups(values, sizes, cohort):
+    """A view of voices that sense these values; those who finished were in groups of these sizes.
+
+    A device's values are drawn anew in each session.
+    """
+    corpus = {"kind": "voices", "group_by": "speaker", "population": {"speakers": len(values)}}
+    said = scenario(corpus=corpus, release="cohort", cohort={"size": cohort})
+    names = iter(values)
+    groups = [[next(names) for _ in range(size)] for size in sizes]
+    view = view_of(said, told_in_groups(groups, values, BOUNDS), dict.fromkeys(values, "female"))
+    finished = tuple(sorted(name for group in groups for name in group))
+    session, worlds = np.random.default_rng(5), np.arange(24)[:, None] + np.arange(6) & 1 == 0
+    view.voices._first.update(values)
+    view.voices._second.update({name: session.uniform(0.2, 5, LAYERS) for name in values})
+    view.voices._worlds.update(
+        {name: (session.uniform(0.2, 5, (24, LAYERS)), worlds) for name in values}
+    )
+    return replace(view, keys=finished), groups
+
+
+def people(n):
+    order = np.random.default_rng(3).permutation(n)
+    return {f"c{i:03d}": RNG.uniform(0.2, 5, LAYERS) for i in order}
+
+
+def test_groups_are_those_of_the_run_and_judged_as_groups():
+    """Sessions have nothing in common: chance is within the interval, of groups, not of members."""
+    view, groups = sensed_in_groups(people(100), [4] * 24, 4)
+    assert {frozenset(group) for group in view.groups} == {frozenset(group) for group in groups}
+    found = {(f.attribute, f.figure): f for f in attack(view, 2)}
+    for figure in ("rank-1", "AUC", "EER"):
+        assert found["the speaker", figure].verdict == "not distinguishable"
+        assert found["the speaker", figure].n == 24
+    assert found["a tuning clip", "AUC"].value is not None
+
+
+@pytest.mark.parametrize("sizes", [[1, 2], [2, 2, 2]])
+def test_a_group_that_is_too_small_for_a_mean_is_refused(sizes):
+    view, _ = sensed_in_groups(people(8), sizes, 4)
+    found = attack(view, 2)
+    assert [(f.attack, f.value) for f in found] == [
+        ("re-identification", None),
+        ("membership", None),
+    ]
+    for finding in found:
+        assert f"{sum(sizes)} clients finished, and no group of 4 has 3 of them" in finding.note
+
+
+def test_a_group_that_lost_members_has_a_smaller_mean():
+    view, groups = sensed_in_groups(people(12), [3, 4, 1], 4)
+    assert view.followed() == tuple(sorted(groups[0] + groups[1]))
+    found = {f.attack: f for f in attack(view, 2)}
+    assert "7 speakers are in 2 groups" in found["re-identification"].note
+    assert "of 2 clients" in found["membership"].note
+
+
+def test_without_a_run_groups_are_drawn_from_all_clients():
+    values = people(12)
+    view, _ = sensed_in_groups(values, [4, 4], 4)
+    view = replace(view, told=None)
+    assert sorted(key for group in view.groups for key in group) == sorted(values)
+    told = view.session(view.voices.first, "session 1")
+    group = next(group for group in view.groups if view.keys[0] in group)
+    mean = np.exp(np.mean([np.log(values[key]) for key in group], axis=0))
+    assert np.frombuffer(told[view.keys[0]][0], "<f8") == pytest.approx(mean, rel=1e-4)
+
+
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 @pytest.mark.parametrize("epsilon", [0.5, 4.0])
 def test_noise_is_what_it_is_said_to_be(mechanism, epsilon):
@@ -126,6 +195,12 @@ def test_too_little_noise_is_refuted(monkeypatch, mechanism, part):
     claim = measure_claim(said, BOUNDS, trials=2_000)
     assert claim.is_refuted
     assert "is refuted" in claim.sentence
+
+
+def test_a_layer_that_is_not_there():
+    said = scenario(release="noisy", mechanism="laplace", layers=[LAYERS])
+    with pytest.raises(FedsimError, match=rf"names layer {LAYERS}, and the model has {LAYERS}"):
+        measure_claim(said, BOUNDS, trials=10)
 
 
 def test_some_layers_only():
@@ -152,6 +227,28 @@ def test_a_second_session_says_other_things(voices):
         assert len(other) == len(client.tuning) == 3
         assert {u.source.speaker for u in other} == {u.source.speaker for u in client.tuning}
         assert not {u.source.text for u in other} & {u.source.text for u in client.tuning}
+
+
+def test_speakers_without_more_to_say_are_not_followed(tmp_path, model_folder):
+    """Their sentences are enough for a run, and not for a second session: the rest is attacked."""
+    (tmp_path / "said.txt").write_text("one\ntwo\nthree four\nfive\nsix\n")
+    corpus = {
+        "kind": "voices",
+        "group_by": "speaker",
+        "population": {"speakers": 20, "sentences": str(tmp_path / "said.txt")},
+        "tuning_clips": 2,
+        "test_clips": 1,
+    }
+    said = scenario(corpus=corpus, model=str(model_folder("ctc-group")))
+    opened = open_voices(said)
+    keys = tuple(opened.clients)
+    told = {key: [RNG.uniform(1, 2, len(opened.model.layers)).tobytes()] for key in keys}
+    sizes = Sizes((2, 4, 8), np.ones((len(opened.model.layers), 3), int), 0)
+    found = {f.attack: f for f in attack(View(said, opened, None, sizes, keys, told), 2)}
+    assert found["attribute"].value is not None
+    for name in ("re-identification", "membership"):
+        assert found[name].value is None
+        assert "said.txt" in found[name].note
 
 
 def test_worlds_come_in_pairs_that_share_no_clip(voices):

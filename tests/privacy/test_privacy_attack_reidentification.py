@@ -8,7 +8,7 @@ from fedsim.errors import FedsimError
 from fedsim.privacy.attacks.reidentification import reidentify
 
 
-def attack(first, second, seed=0, names=None, resamples=300):
+def attack(first, second, seed=0, names=None, resamples=300, clusters=None):
     names = [f"s{i:03}" for i in range(len(first))] if names is None else names
     found = reidentify(
         first,
@@ -16,6 +16,7 @@ def attack(first, second, seed=0, names=None, resamples=300):
         np.asarray(names),
         np.random.default_rng(seed),
         release="medians",
+        clusters=clusters,
         resamples=resamples,
     )
     return {finding.figure: finding for finding in found}
@@ -91,10 +92,54 @@ def test_a_release_that_carries_nothing():
     assert all(f.verdict == "not distinguishable" for f in found.values())
 
 
+def in_groups(first, second, size, seed=0):
+    """Speakers who send the mean of their group, in no order, and the group of each."""
+    group = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(first)), size))
+    return first[group], second[group], group
+
+
+def test_groups_of_noise_are_found_as_often_as_by_guessing():
+    """Were a group learned from and judged, the AUC would be 0.86, and its interval far from it."""
+    rng = np.random.default_rng(8)
+    rounds = []
+    for seed in range(6):
+        first, second, group = in_groups(*rng.normal(size=(2, 30, 25)), 8, seed)
+        rounds.append(attack(first, second, seed, resamples=60, clusters=group))
+    for figure, chance in (("rank-1", 2 / 240), ("AUC", 0.5), ("EER", 0.5)):
+        assert {found[figure].chance for found in rounds} == {chance}
+        covered = [found[figure].verdict == "not distinguishable" for found in rounds]
+        assert np.mean(covered) > 0.8, figure
+    assert np.mean([found["AUC"].value for found in rounds]) == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_group_is_recognized_and_its_members_are_not():
+    first, second, group = in_groups(*sessions(30, 20, 0.05), 4)
+    found = attack(first, second, clusters=group)
+    assert found["rank-1"].value == pytest.approx(1 / 4)
+    assert found["rank-1"].n == 30
+    assert found["rank-1"].high > 0.4  # the exact interval of thirty groups, not of 120 speakers
+    assert found["AUC"].value == pytest.approx(1 - 3 / 59 / 2)  # three of 59 others are as near
+    assert found["AUC"].verdict == "gives away"
+    assert "60 speakers in 15 groups" in found["AUC"].note
+
+
+def test_a_cluster_of_one_is_a_speaker():
+    """Whatever the clusters are called; the figures are those of this attack before it had any."""
+    first, second = sessions(41, 12, 1.0, seed=5)
+    own = np.random.default_rng(0).permutation(41)
+    found = attack(first, second, seed=3, resamples=50)
+    assert found == attack(first, second, seed=3, resamples=50, clusters=own)
+    assert found["rank-1"].value == pytest.approx(18 / 41)
+    assert found["AUC"].value == pytest.approx(0.924665, abs=1e-4)
+    assert (found["AUC"].low, found["AUC"].high) == pytest.approx((0.8824, 0.9527), abs=1e-3)
+
+
 def test_refusals():
     first, second = sessions(20, 3, 0.1)
     with pytest.raises(FedsimError, match=r"needs 20 speakers .* but there are 19"):
         attack(first[:19], second[:19])
+    with pytest.raises(FedsimError, match=r"but 20 speakers are in 10 groups, whose members"):
+        attack(first, second, clusters=np.arange(20) // 2)
     with pytest.raises(FedsimError, match=r"speaker 'a' is there twice"):
         attack(first, second, names=["a", "a", *(f"s{i}" for i in range(18))])
     second[3, 1] = np.inf

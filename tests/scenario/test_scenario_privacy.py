@@ -55,6 +55,12 @@ def refuse(tmp_path):
             8,
             "privacy.budget.epsilon: 0.5 is less than one release costs, 1: raise it",
         ),
+        (
+            "release: noisy\nbudget: {epsilon: 2, delta: 0}",
+            8,
+            "privacy.budget.delta: 0 is less than one release costs, 1e-06: raise it",
+        ),
+        ("release: noisy\nmechanism: gauss\ndelta: 0", 8, "there is no mechanism 'gauss'"),
         ("secret: 1", 7, "unknown key 'secret' in privacy"),
     ],
 )
@@ -106,6 +112,11 @@ def make(methods=("fp32",), corpus=None, **said) -> Scenario:
             "privacy": said,
         }
     )
+
+
+def test_a_mechanism_without_delta_spends_none():
+    said = make(release="noisy", mechanism="laplace", budget={"epsilon": 2, "delta": 0})
+    assert said.privacy.budget.delta == 0
 
 
 def test_delta_against_the_number_of_clients():

@@ -4,12 +4,16 @@ The server has one release of every speaker from a first session and one from a 
 from speakers whose two releases it can match, which differences between releases are a speaker's
 own and which are the session's, and compares releases by a distance that counts the former only.
 The speakers whose distances are judged are never among those it learned from.
+
+Speakers whose releases are one, the mean of their group, are a cluster: all of it is learned from,
+or all of it is judged, and it is drawn as one. Otherwise the group's mean that is judged would have
+been learned, and few means would pass for many speakers.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,8 +50,8 @@ _Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class _Half:
     """Distances between held-out speakers."""
 
-    place: np.ndarray
-    """Which speakers, int64 (m,)."""
+    cluster: np.ndarray
+    """Of each speaker, int64 (m,)."""
     distances: np.ndarray
     """Of the probes (rows) from the enrolled (columns), float64 (m, m)."""
     others: tuple[np.ndarray, np.ndarray]
@@ -62,6 +66,7 @@ def reidentify(
     rng: np.random.Generator,
     *,
     release: str,
+    clusters: np.ndarray | None = None,
     resamples: int = RESAMPLES,
 ) -> tuple[Finding, ...]:
     """Return how well speakers are recognized in a second session: rank-1, AUC and EER.
@@ -75,9 +80,9 @@ def reidentify(
     The distance is chosen by its AUC, in a cross-validation within the half that it is learned
     from. Results do not depend on the order of the speakers.
 
-    Intervals are of resampled speakers, both of whose releases go with them. They are made no wider
-    for the cross-validation: those of noise from 40 to 400 speakers held chance in 90 to 99 % of
-    cases, 95 % on the average.
+    Intervals are of resampled clusters of speakers, all of whose releases go with them. They are
+    made no wider for the cross-validation: those of noise from 40 to 400 speakers held chance in 90
+    to 99 % of cases, 95 % on the average.
 
     Args:
         first: releases of the first session (enrolment), (n, d).
@@ -85,13 +90,17 @@ def reidentify(
         speakers: their names, (n,).
         rng: the only source of chance: generators of one state give one result.
         release: what the clients sent.
+        clusters: the cluster of each, (n,), whose members sent the same; None: each sent its own.
         resamples: how many.
 
     Raises:
-        FedsimError: if a speaker is there twice, there are fewer than 20, or a number is not
-            finite.
+        FedsimError: if a speaker is there twice, there are fewer than 20 clusters, or a number is
+            not finite.
     """
     order = _order(speakers)
+    of = _numbered(np.asarray(speakers if clusters is None else clusters)[order])
+    independent = int(of.max()) + 1
+    _check_enough(independent, len(order))
     first, second = (checked_vectors(part, release)[order] for part in (first, second))
     if first.shape != second.shape:
         raise ValueError(f"sessions have shapes {first.shape} and {second.shape}")
@@ -100,15 +109,18 @@ def reidentify(
         note = "all releases are the same, so nobody can be told from another"
         found = {figure: Interval(chance, chance, chance) for figure, chance in chances.items()}
     else:
-        halves, chosen = _judge(first, second, rng)
-        note = f"gallery of {len(order) // FOLDS:,} speakers; chosen: " + ", ".join(
+        halves, chosen = _judge(first, second, of, rng)
+        gallery = f"gallery of {len(order) // FOLDS:,} speakers"
+        if independent < len(order):
+            gallery += f" in {independent // FOLDS:,} groups, whose members sent the same"
+        note = f"{gallery}; chosen: " + ", ".join(
             f"{name} ({count} of {FOLDS})" for name, count in chosen.items()
         )
         figures = {"rank-1": _rank_1, "AUC": _auc, EER: _eer}
         found = {
             figure: speaker_interval(
                 partial(compute, halves),
-                len(order),
+                independent,
                 rng,
                 resamples=resamples,
                 cases=len(order) ** 2 // FOLDS,
@@ -116,7 +128,7 @@ def reidentify(
             for figure, compute in figures.items()
         }
         rank = found["rank-1"]
-        low, high = clopper_pearson(rank.value * len(order), len(order))
+        low, high = clopper_pearson(rank.value * independent, independent)
         found["rank-1"] = Interval(rank.value, min(rank.low, low), max(rank.high, high))
     return tuple(
         Finding(
@@ -128,7 +140,7 @@ def reidentify(
             low=interval.low,
             high=interval.high,
             chance=chances[figure],
-            n=len(order),
+            n=independent,
             note=note,
         )
         for figure, interval in found.items()
@@ -143,46 +155,71 @@ def _order(speakers: np.ndarray) -> np.ndarray:
         raise FedsimError(
             f"speaker {twice!r} is there twice: give one release a session for each speaker"
         )
-    if len(names) < FEWEST_SPEAKERS:
-        raise FedsimError(
-            f"re-identification needs {FEWEST_SPEAKERS} speakers with two sessions, of which half"
-            f" are learned from, but there are {len(names)}; add speakers"
-        )
     return np.argsort(np.asarray(speakers))
 
 
-def _judge(
-    first: np.ndarray, second: np.ndarray, rng: np.random.Generator
-) -> tuple[list[_Half], dict[str, int]]:
-    """Return the distances within each half, learned from the other, and which were chosen."""
-    from sklearn.model_selection import KFold
+def _numbered(clusters: np.ndarray) -> np.ndarray:
+    """Return clusters as numbers from 0, int64 (n,), in the order in which they first come."""
+    _, first, of = np.unique(clusters, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[of]
 
+
+def _check_enough(clusters: int, speakers: int) -> None:
+    if clusters < FEWEST_SPEAKERS:
+        there = f"there are {clusters}"
+        if clusters < speakers:
+            there = f"{speakers} speakers are in {clusters} groups, whose members send the same"
+        raise FedsimError(
+            f"re-identification needs {FEWEST_SPEAKERS} speakers with two sessions, of which half"
+            f" are learned from, but {there}; add speakers"
+        )
+
+
+def _judge(
+    first: np.ndarray, second: np.ndarray, of: np.ndarray, rng: np.random.Generator
+) -> tuple[list[_Half], dict[str, int]]:
+    """Return the distances within each half, learned from the other, and which were chosen.
+
+    `of` is the cluster of each speaker, (n,).
+    """
     halves, chosen = [], []
-    outer = KFold(FOLDS, shuffle=True, random_state=random_state(rng))
-    for train, test in outer.split(first):
-        inner = KFold(FOLDS, shuffle=True, random_state=random_state(rng))
+    for train, test in _split(of, np.arange(len(of)), rng):
         areas: defaultdict[str, float] = defaultdict(float)
-        for ours, theirs in inner.split(train):
-            learned = _learned(first[train[ours]], second[train[ours]])
-            judged = first[train[theirs]], second[train[theirs]]
-            for name, distance in learned.items():
-                half = _half(np.arange(len(theirs)), distance(*judged))
-                areas[name] += float(_auc([half], np.ones((1, len(theirs))))[0])
+        for ours, theirs in _split(of, train, rng):
+            for name, distance in _learned(first, second, of, ours).items():
+                half = _half(theirs, of, distance(first[theirs], second[theirs]))
+                areas[name] += float(_auc([half], np.ones((1, int(of.max()) + 1)))[0])
         best = max(areas, key=lambda name: areas[name])
-        distance = _learned(first[train], second[train])[best]
-        halves.append(_half(test, distance(first[test], second[test])))
+        distance = _learned(first, second, of, train)[best]
+        halves.append(_half(test, of, distance(first[test], second[test])))
         chosen.append(best)
     return halves, dict(Counter(sorted(chosen)))
 
 
-def _half(place: np.ndarray, distances: np.ndarray) -> _Half:
+def _split(
+    of: np.ndarray, rows: np.ndarray, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the rows to learn from and those to judge: of different clusters."""
+    from sklearn.model_selection import KFold
+
+    present = np.unique(of[rows])
+    for _, held_out in KFold(FOLDS, shuffle=True, random_state=random_state(rng)).split(present):
+        judged = np.isin(of[rows], present[held_out])
+        yield rows[~judged], rows[judged]
+
+
+def _half(place: np.ndarray, of: np.ndarray, distances: np.ndarray) -> _Half:
     rows, columns = np.nonzero(~np.eye(len(place), dtype=bool))
     order = np.argsort(-distances[rows, columns], kind="stable")
-    return _Half(place, distances, (rows[order], columns[order]))
+    return _Half(of[place], distances, (rows[order], columns[order]))
 
 
-def _learned(first: np.ndarray, second: np.ndarray) -> dict[str, _Distance]:
-    """Return the spaces in which releases are compared, learned from these speakers.
+def _learned(
+    first: np.ndarray, second: np.ndarray, of: np.ndarray, rows: np.ndarray
+) -> dict[str, _Distance]:
+    """Return the spaces in which releases are compared, learned from the speakers of these rows.
+
+    One speaker of a cluster is enough: copies would pass for a larger sample.
 
     - Standardised: each feature by its mean and deviation in its session.
     - Whitened: differences between the sessions of a speaker are then made as large in every
@@ -196,6 +233,8 @@ def _learned(first: np.ndarray, second: np.ndarray) -> dict[str, _Distance]:
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
+    rows = rows[np.unique(of[rows], return_index=True)[1]]
+    first, second = first[rows], second[rows]
     scalers = StandardScaler().fit(first), StandardScaler().fit(second)
     ours, theirs = scalers[0].transform(first), scalers[1].transform(second)
     size, axes = np.linalg.eigh(shrunken_covariance(ours - theirs))
@@ -236,12 +275,14 @@ def _distances(
 
 
 def _rank_1(halves: Sequence[_Half], weights: np.ndarray) -> np.ndarray:
-    """Return the share of probes found under each row of weights of speakers (b, n): (b,)."""
-    found = np.zeros(len(weights))
+    """Return the share of probes found under each row of weights of clusters (b, g): (b,)."""
+    found, probes = np.zeros(len(weights)), np.zeros(len(weights))
     for half in halves:
+        own = weights[:, half.cluster]
         nearest = half.distances == half.distances.min(axis=1, keepdims=True)
-        found += weights[:, half.place] @ (nearest.diagonal() / nearest.sum(axis=1))
-    return found / weights.sum(axis=1)
+        found += own @ (nearest.diagonal() / nearest.sum(axis=1))
+        probes += own.sum(axis=1)
+    return found / probes
 
 
 def _auc(halves: Sequence[_Half], weights: np.ndarray) -> np.ndarray:
@@ -264,10 +305,11 @@ def _pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the scores of pairs of one speaker (m,) and of two (m * (m - 1),), and their weights.
 
-    A pair of two weighs the product of their weights. Copies of a speaker that is drawn twice are
-    no pair of two.
+    A pair of two weighs the product of their weights; of one cluster, which are drawn together, its
+    weight. Copies of a cluster that is drawn twice make no pairs of two.
     """
-    own = weights[:, half.place]
+    own = weights[:, half.cluster]
     rows, columns = half.others
-    both = own[:, rows] * own[:, columns]
+    is_one = half.cluster[rows] == half.cluster[columns]
+    both = own[:, rows] * np.where(is_one, 1.0, own[:, columns])
     return -half.distances.diagonal(), -half.distances[rows, columns], own, both
