@@ -23,7 +23,6 @@ from fedsim.speech.corpus import client_rng
 
 R = TypeVar("R", bound=m.Group)
 T = TypeVar("T")
-_KEY_BYTES = 32
 
 
 class Ask(Protocol):
@@ -96,20 +95,24 @@ def group_means(
                         fail(client, str(error))
         return made
 
-    def keys_odd(client: str, keys: wire.Keys) -> str:
-        sound = keys.place == place[client] and len(keys.seal) == len(keys.mask) == _KEY_BYTES
-        return "" if sound else "keys that are none, or another member's"
+    of = {client: number for number, group in enumerate(groups) for client in group}
 
-    def codes_odd(client: str, masked: wire.Masked) -> str:
+    def odd_keys(client: str, keys: wire.Keys) -> str:
+        return protocol.odd_keys(keys, place[client])
+
+    def odd_envelopes(client: str, envelopes: wire.Envelopes) -> str:
+        return protocol.odd_envelopes(envelopes, place[client], rosters[of[client]])
+
+    def odd_codes(client: str, masked: wire.Masked) -> str:
         due = 4 * len(bounds.low)
         return "" if len(masked.codes) == due else f"{len(masked.codes)} bytes of codes for {due}"
 
-    def sound(client: str, _: Any) -> str:
-        return ""
+    def odd_shares(client: str, shares: wire.Shares) -> str:
+        return protocol.odd_shares(shares, posts[of[client]])
 
-    keys = ask(m.JOIN, {c: wire.Invitation(p) for c, p in place.items()}, wire.Keys, keys_odd)
+    keys = ask(m.JOIN, {c: wire.Invitation(p) for c, p in place.items()}, wire.Keys, odd_keys)
     rosters = each(keys, lambda g, there: protocol.roster(there.values(), least[g]))
-    sent = ask(m.SHARE, _of_members(groups, rosters, keys), wire.Envelopes, sound)
+    sent = ask(m.SHARE, _of_members(groups, rosters, keys), wire.Envelopes, odd_envelopes)
     posts = each(sent, lambda g, there: protocol.route(there, rosters[g]))
     low, high = tuple(bounds.low.tolist()), tuple(bounds.high.tolist())
     masked = ask(
@@ -121,10 +124,10 @@ def group_means(
             if (post := posts.get(number, {}).get(place[client])) is not None
         },
         wire.Masked,
-        codes_odd,
+        odd_codes,
     )
     alive = each(masked, lambda g, there: protocol.survivors(there, rosters[g]))
-    shares = ask(m.UNMASK, _of_members(groups, alive, masked), wire.Shares, sound)
+    shares = ask(m.UNMASK, _of_members(groups, alive, masked), wire.Shares, odd_shares)
 
     def mean(number: int, there: dict[int, wire.Shares]) -> Mean:
         codes = {place[c]: masked[c] for c in groups[number] if c in masked}

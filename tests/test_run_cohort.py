@@ -1,13 +1,17 @@
 """Groups over a Grid: the mean is exact, no summary is ever seen, and members may fall out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import toys
 
+from clients.device import Device
 from fedsim import messages as m
 from fedsim.engine.faulty import FaultyGrid
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.privacy.bounds import denormalize, normalize
+from fedsim.privacy.cohort import device as member
 from fedsim.privacy.cohort.codes import STEPS, encode
 from fedsim.promise import read_promise
 from fedsim.results.ledger import Ledger
@@ -165,6 +169,42 @@ def test_a_group_survives_members_that_fall_out(run, values, monkeypatch, stage)
     wanted = group_mean(values, group, bounds)
     for client in set(large) - {gone}:
         assert told[client] == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "change"),
+    [
+        ("join", "join", lambda keys: replace(keys, seal=bytes(32))),
+        ("share", "share", lambda sent: replace(sent, sealed=sent.sealed[:-1])),
+        ("mask", "hide", lambda masked: replace(masked, codes=masked.codes[:-4])),
+        ("unmask", "unmask", lambda shares: replace(shares, shares=shares.shares[:-1])),
+    ],
+)
+def test_a_member_whose_message_is_odd_is_left_out(run, values, monkeypatch, stage, step, change):
+    """It is quarantined by name, and the rest of its group goes on."""
+    (large,) = (g for g in make_groups(PEOPLE, 3, 5) if len(g) == 4)
+    odd, do = large[1], getattr(member, step)
+    asked, read = [], Device.read
+
+    def note(self, kind, message):
+        asked.append(self.data.key)
+        return read(self, kind, message)
+
+    def broken(*args):
+        state, answer = do(*args)
+        return state, change(answer) if asked[-1] == odd else answer
+
+    monkeypatch.setattr(Device, "read", note)
+    monkeypatch.setattr(member, step, broken)
+    result = run()
+    assert [(f.client, f.stage, f.outcome) for f in result.failures] == [
+        (odd, stage, "quarantined")
+    ]
+    assert f"client {odd!r} sent " in result.failures[0].reason
+    bounds = read_promise(result.folder.privacy).bounds
+    group = large if stage == "unmask" else [c for c in large if c != odd]
+    for client in set(large) - {odd}:
+        assert sensed(result)[client] == pytest.approx(group_mean(values, group, bounds), rel=1e-4)
 
 
 def test_a_group_that_too_many_leave_has_failed_and_tells_nothing(run, monkeypatch):
