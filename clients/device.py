@@ -66,7 +66,7 @@ class Device:
         most = most_bytes(
             kind,
             len(bench.model.layers),
-            models=most_models(bench.scenario, len(bench.clients)),
+            models=most_models(bench.scenario),
             members=most_members(bench.scenario),
         )
         check_size(kind, message.content, most, "the server")

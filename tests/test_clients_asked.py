@@ -11,6 +11,7 @@ from clients.workbench import open_workbench
 from fedsim import messages as m
 from fedsim.assignment import Assignment
 from fedsim.errors import FedsimError
+from fedsim.limits import check_size, most_bytes, most_models
 from fedsim.privacy.cohort import wire
 from fedsim.scenario import Scenario
 
@@ -63,6 +64,26 @@ def test_rounds_that_the_scenario_does_not_have(number):
         check_asked(scenario(**NOISY), "ann", replace(PLAIN, round=good))
     with pytest.raises(FedsimError, match=f"round {number}, .* rounds 1 to 2"):
         check_asked(scenario(**NOISY), "ann", replace(PLAIN, round=number))
+
+
+def test_a_device_that_knows_itself_alone_takes_models_of_many_others():
+    """`tuned_on: each` sends a model a client, and a device of a deployment has only its own."""
+    methods = {"methods": [{"allocation": "myqasr", "tuned_on": ["own", "each"]}]}
+    own = scenario(methods=[{"allocation": "myqasr", "tuned_on": ["own"]}])
+    layers = 25
+    candidate = m.Candidate(
+        "myqasr/minmax", "minmax", "c", (4,) * layers, bytes(32 * layers), (0.1,) * 2 * layers
+    )
+    record = m.to_record(m.Evaluation(True, (candidate,) * 100))
+    check_size(
+        m.Evaluation,
+        record,
+        most_bytes(m.Evaluation, layers, models=most_models(scenario(**methods))),
+        "the server",
+    )
+    with pytest.raises(FedsimError, match="refused unread"):
+        most = most_bytes(m.Evaluation, layers, models=most_models(own))
+        check_size(m.Evaluation, record, most, "the server")
 
 
 def test_every_message_of_the_server_is_looked_at(study, tmp_path):
