@@ -81,8 +81,8 @@ def test_a_device_that_knows_itself_alone_takes_models_of_many_others():
         most_bytes(m.Evaluation, layers, models=most_models(scenario(**methods))),
         "the server",
     )
+    most = most_bytes(m.Evaluation, layers, models=most_models(own))
     with pytest.raises(FedsimError, match="refused unread"):
-        most = most_bytes(m.Evaluation, layers, models=most_models(own))
         check_size(m.Evaluation, record, most, "the server")
 
 
