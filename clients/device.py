@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from flwr.app import Message
 
+from clients.asked import check_asked
 from clients.hearing import PUBLIC, Hearing, seconds
 from clients.release import released
 from clients.workbench import Workbench
@@ -57,16 +58,21 @@ class Device:
         return Hearing(self.bench, self.data, self.mode)
 
     def read(self, kind: type[R], message: Message) -> R:
-        """Return a message of the server's as its type; `FedsimError` for one too large or odd."""
+        """Return a message of the server's as its type.
+
+        Raises `FedsimError` for one too large or odd, or that asks for more than the scenario says.
+        """
         bench = self.bench
         most = most_bytes(
             kind,
             len(bench.model.layers),
-            models=most_models(bench.scenario, len(bench.clients)),
+            models=most_models(bench.scenario),
             members=most_members(bench.scenario),
         )
         check_size(kind, message.content, most, "the server")
-        return m.from_record(kind, message.content, "the server")
+        request = m.from_record(kind, message.content, "the server")
+        check_asked(bench.scenario, self.data.key, request)
+        return request
 
     def sense(self, request: m.SenseRequest) -> m.Summary:
         """Observe the tuning clips once; return the profile and what the scenario releases."""

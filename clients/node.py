@@ -24,11 +24,24 @@ def device_of(context: Context) -> Device:
 
 
 def clips_of(context: Context) -> ClientData | None:
-    """Return the clips of the client that a node plays, None where they cannot be had."""
+    """Return the clips of the client that a node plays, None where the corpus cannot be had.
+
+    A node that plays no client of the corpus has no clips.
+    """
     try:
-        return device_of(context).data
+        clients = open_workbench(read_assignment(context)).clients
+        key = _named(context, list(clients))
+        return clients[key] if key in clients else ClientData(key, (), ())
     except Exception:  # whatever it is, it has been told already
         return None
+
+
+def _named(context: Context, clients: Sequence[str]) -> str:
+    """Return the key of the client that a node plays, empty where it says none."""
+    try:
+        return client_key(context.node_config, clients)
+    except FedsimError:
+        return ""
 
 
 def _mode(bench: Workbench, key: str) -> str:

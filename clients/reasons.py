@@ -14,7 +14,17 @@ from fedsim.errors import FedsimError
 from fedsim.speech.corpus import ClientData
 
 _LOG = logging.getLogger("fedsim.device")
-_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:\\|~?/)(?:[^\s:;,'\"()]*[/\\])*[^\s:;,'\"()]+")
+_IN = r"[^\n:;,'\"()]"
+_EXTENSION = r"(?:\.[A-Za-z]\w{0,7})+(?![\w/\\])"
+_BEGIN = r"(?<![\w.])(?:[A-Za-z]:[/\\]|~\w*[/\\]|\.{0,2}[/\\])(?=\S)"
+_PATH = re.compile(
+    rf"(['\"]){_BEGIN}[^'\"\n]*\1"  # in quotes, to their end
+    rf"|(['\"])[^'\"\n]*[/\\][^'\"\n]*{_EXTENSION}\2"
+    # Else to a file's extension, past any spaces; without one past the last slash.
+    rf"|{_BEGIN}(?:{_IN}*?{_EXTENSION}|(?:{_IN}*[/\\])?[^\s:;,'\"()]+)"
+    rf"|[^\s:;,'\"()/\\]+[/\\]{_IN}*?{_EXTENSION}"
+)
+"""A path, relative ones by their extension: rather too much of a sentence than too little."""
 _LONGEST = 1_000
 """Characters of a reason."""
 
@@ -23,7 +33,8 @@ def told_reason(error: Exception, client: str, message_type: str, data: ClientDa
     """Return what the server is told of an error.
 
     A sentence of ours is told with its clips as numbers and without paths. Of any other exception,
-    whose text may hold anything, its type and the line of ours that it came through are told.
+    whose text may hold anything, and of all while the clips are not known, the type and the line of
+    ours that it came through are told.
 
     Args:
         error: what happened.
@@ -32,9 +43,8 @@ def told_reason(error: Exception, client: str, message_type: str, data: ClientDa
         data: the client's clips, None where they could not be had.
     """
     _LOG.info("client %s: %s", client, error, exc_info=error)
-    if isinstance(error, FedsimError):
-        text = _without_clips(str(error), data) if data is not None else str(error)
-        text = _PATH.sub("a local file", text)
+    if isinstance(error, FedsimError) and data is not None:
+        text = _PATH.sub("a local file", _without_clips(str(error), data))
         if client and repr(client) not in text:
             text = f"client {client!r}: {text}"
         return text[:_LONGEST]

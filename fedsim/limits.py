@@ -20,6 +20,9 @@ _NAMES = 4_096
 """Bytes for names of fields and of clients, bit depths and single numbers."""
 _NUMBER, _KEY, _SHARE, _SEALED = 8, 32, 16, 64
 _HASH = 32
+_EACH = 10_000
+"""Clients whose models one client tests at most: a device of a deployment does not know how many
+there are."""
 
 
 def most_bytes(
@@ -72,12 +75,12 @@ def check_size(kind: type, record: RecordDict, most: int, sender: str) -> None:
         )
 
 
-def most_models(scenario: Scenario, clients: int) -> int:
-    """Return how many models a client is sent at most, in a run of so many clients."""
+def most_models(scenario: Scenario) -> int:
+    """Return how many models a client is sent at most."""
     return 1 + sum(
         method.draws
         * max(len(method.calibration), 1)
-        * (clients if "each" in method.tuned_on else max(len(method.tuned_on), 1))
+        * (_EACH if "each" in method.tuned_on else max(len(method.tuned_on), 1))
         for method in scenario.methods
     )
 

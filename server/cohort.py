@@ -6,7 +6,7 @@ asked twice; a group of which too few are left has failed, and nothing was learn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +23,6 @@ from fedsim.speech.corpus import client_rng
 
 R = TypeVar("R", bound=m.Group)
 T = TypeVar("T")
-_KEY_BYTES = 32
 
 
 class Ask(Protocol):
@@ -64,16 +63,19 @@ def group_means(
     groups: Sequence[Sequence[str]],
     ask: Ask,
     fail: Callable[[str, str], None],
+    asking: Callable[[Sequence[str]], None],
     said: CohortSettings,
     measure: str,
     bounds: Bounds,
-) -> list[Mean]:
-    """Go through the four exchanges with every group; return what was learned.
+) -> Iterator[Mean]:
+    """Go through the four exchanges with every group; yield what was learned of each.
 
     Args:
         groups: the clients of each.
         ask: sends, and takes the answers in.
         fail: called for each client, with a sentence, whose group was left by too many.
+        asking: called with the clients of all groups whose sums are about to be uncovered, before
+            anybody is asked for it.
         said: the threshold.
         measure: name of the sensitivity measure.
         bounds: public bounds of each layer.
@@ -81,36 +83,42 @@ def group_means(
     place = {client: i for group in groups for i, client in enumerate(group, start=1)}
     least = [max(said.least, protocol.least_threshold(len(group))) for group in groups]
 
-    def each(alive: Mapping[str, Any], step: Callable[[int, dict[int, Any]], T]) -> dict[int, T]:
-        """Return the result of `step` for each group of which enough are left."""
-        made = {}
+    def steps(
+        alive: Mapping[str, Any], step: Callable[[int, dict[int, Any]], T]
+    ) -> Iterator[tuple[int, T]]:
+        """Yield the result of `step` for each group of which enough are left."""
         for number, group in enumerate(groups):
             there = {place[c]: alive[c] for c in group if c in alive}
             if not there:
                 continue
             try:
-                made[number] = step(number, there)
+                made = step(number, there)
             except FedsimError as error:
                 for client in group:
                     if client in alive:
                         fail(client, str(error))
-        return made
+            else:
+                yield number, made
 
-    def keys_odd(client: str, keys: wire.Keys) -> str:
-        sound = keys.place == place[client] and len(keys.seal) == len(keys.mask) == _KEY_BYTES
-        return "" if sound else "keys that are none, or another member's"
+    of = {client: number for number, group in enumerate(groups) for client in group}
 
-    def codes_odd(client: str, masked: wire.Masked) -> str:
+    def odd_keys(client: str, keys: wire.Keys) -> str:
+        return protocol.odd_keys(keys, place[client])
+
+    def odd_envelopes(client: str, envelopes: wire.Envelopes) -> str:
+        return protocol.odd_envelopes(envelopes, place[client], rosters[of[client]])
+
+    def odd_codes(client: str, masked: wire.Masked) -> str:
         due = 4 * len(bounds.low)
         return "" if len(masked.codes) == due else f"{len(masked.codes)} bytes of codes for {due}"
 
-    def sound(client: str, _: Any) -> str:
-        return ""
+    def odd_shares(client: str, shares: wire.Shares) -> str:
+        return protocol.odd_shares(shares, posts[of[client]])
 
-    keys = ask(m.JOIN, {c: wire.Invitation(p) for c, p in place.items()}, wire.Keys, keys_odd)
-    rosters = each(keys, lambda g, there: protocol.roster(there.values(), least[g]))
-    sent = ask(m.SHARE, _of_members(groups, rosters, keys), wire.Envelopes, sound)
-    posts = each(sent, lambda g, there: protocol.route(there, rosters[g]))
+    keys = ask(m.JOIN, {c: wire.Invitation(p) for c, p in place.items()}, wire.Keys, odd_keys)
+    rosters = dict(steps(keys, lambda g, there: protocol.roster(there.values(), least[g])))
+    sent = ask(m.SHARE, _of_members(groups, rosters, keys), wire.Envelopes, odd_envelopes)
+    posts = dict(steps(sent, lambda g, there: protocol.route(there, rosters[g])))
     low, high = tuple(bounds.low.tolist()), tuple(bounds.high.tolist())
     masked = ask(
         m.MASK,
@@ -121,10 +129,12 @@ def group_means(
             if (post := posts.get(number, {}).get(place[client])) is not None
         },
         wire.Masked,
-        codes_odd,
+        odd_codes,
     )
-    alive = each(masked, lambda g, there: protocol.survivors(there, rosters[g]))
-    shares = ask(m.UNMASK, _of_members(groups, alive, masked), wire.Shares, sound)
+    alive = dict(steps(masked, lambda g, there: protocol.survivors(there, rosters[g])))
+    last = _of_members(groups, alive, masked)
+    asking(list(last))
+    shares = ask(m.UNMASK, last, wire.Shares, odd_shares)
 
     def mean(number: int, there: dict[int, wire.Shares]) -> Mean:
         codes = {place[c]: masked[c] for c in groups[number] if c in masked}
@@ -132,7 +142,8 @@ def group_means(
         values = decode(total, len(codes), bounds)
         return Mean(tuple(c for c in groups[number] if c in masked), tuple(values.tolist()))
 
-    return list(each(shares, mean).values())
+    for _, found in steps(shares, mean):
+        yield found
 
 
 def _of_members(

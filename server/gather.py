@@ -21,28 +21,26 @@ if TYPE_CHECKING:
 
 
 def recall_means(study: Study) -> None:
-    """Take up again what groups had told before a run was cut off.
+    """Take up again what is known of clients that a group was asked with before a run was cut off.
 
     A group is never asked twice: with and without one member its sums would tell that one's values.
     """
     nodes = {client: node for node, client in study.names.items()}
-    for text in study.ledger.kept(COHORT):
-        summary = m.from_text(m.Summary, text)
-        if summary.client in nodes and summary.client not in study.ended:
-            study.summaries[summary.client] = summary
-            study.nodes[summary.client] = nodes[summary.client]
+    for client, summary in _asked(study).items():
+        if client in nodes and client not in study.ended:
+            study.summaries[client], study.nodes[client] = summary, nodes[client]
 
 
 def gather_means(study: Study, clients: Sequence[str]) -> None:
     """Learn the mean of each group of clients, as the sensitivities of all its members.
 
-    Members who fall out have ended, and so have all of a group that fails.
+    Members who fall out have ended, and so have all of a group that fails. Who was asked in an
+    earlier run keeps the mean of that time, or has failed if none came of it.
     """
     said, bounds = study.scenario.privacy.cohort, study.told.terms.bounds
     assert bounds is not None  # the release needs them
     progress.current().stage("aggregate", len(clients))
     profiles = {client: study.summaries[client] for client in clients}
-    groups = make_groups(clients, said.size, study.scenario.seed)
 
     def fail(client: str, reason: str) -> None:
         if client not in study.ended:
@@ -53,18 +51,47 @@ def gather_means(study: Study, clients: Sequence[str]) -> None:
     ) -> dict[str, R]:
         return _ask(study, kind, messages, reply, odd)
 
+    def keep(members: Sequence[str], sensitivity: tuple[float, ...]) -> None:
+        told = {c: replace(profiles[c], sensitivity=sensitivity) for c in members}
+        logs = [study.logs.pop(c) for c in members if c in study.logs]
+        study.ledger.keep_together(COHORT, {c: m.to_text(s) for c, s in told.items()}, logs)
+        if sensitivity:
+            study.summaries |= {c: s for c, s in told.items() if c not in study.ended}
+
+    before = _asked(study)
+    for client in clients:
+        if client not in before:
+            continue
+        if before[client].sensitivity:
+            study.summaries[client] = before[client]
+            progress.current().advance()
+        else:
+            fail(
+                client,
+                "its group was asked for its sum before, and none came of it; nobody is asked"
+                " twice, so start a run in another folder to have it take part",
+            )
+    fresh = [client for client in clients if client not in before]
+    groups = make_groups(fresh, said.size, study.scenario.seed)
     if not groups:
-        for client in clients:
-            fail(client, f"{len(clients)} clients are left, too few for a group of {said.size}")
+        for client in fresh:
+            fail(client, f"{len(fresh)} clients are left, too few for a group of {said.size}")
     measure = study.scenario.quantization.sensitivity
-    for mean in group_means(groups, ask, fail, said, measure, bounds):
+
+    def asking(members: Sequence[str]) -> None:
+        keep(members, ())  # asked, and no mean yet
+
+    for mean in group_means(groups, ask, fail, asking, said, measure, bounds):
+        keep(mean.clients, mean.sensitivity)
         for client in mean.clients:
-            summary = replace(profiles[client], sensitivity=mean.sensitivity)
-            log = study.logs.pop(client, None)
-            study.ledger.keep(client, COHORT, m.to_text(summary), log)
             if client not in study.ended:
-                study.summaries[client] = summary
                 progress.current().advance()
+
+
+def _asked(study: Study) -> dict[str, m.Summary]:
+    """Return the clients whose groups were asked for their sums, each with the mean if it came."""
+    kept = (m.from_text(m.Summary, text) for text in study.ledger.kept(COHORT))
+    return {summary.client: summary for summary in kept}
 
 
 def _ask(

@@ -45,7 +45,7 @@ class Told:
     def request(self, measure: str, number: int = 1) -> m.SenseRequest:
         """Return the request for a client's release of a round; `measure` may be empty."""
         alone = self.release in (COHORT, "none")  # a profile is all that one device tells
-        bounds = self.terms.bounds if self.release in ("quantized", "noisy") else None
+        bounds = None if alone else self.terms.bounds
         return m.SenseRequest(
             measure="" if alone else measure,
             quantiles=self.scenario.study and self.release == "values",

@@ -254,6 +254,37 @@ def test_reasons_name_clips_by_number(tmp_path):
         assert str(tmp_path) not in reason
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "cannot read /home/anna smith/My Calls/doctor visit.wav: no",
+            "cannot read a local file: no",
+        ),
+        ("file C:\\Users\\Anna Smith\\x.wav bad", "file a local file bad"),
+        ("data/alice/secret.csv is broken", "a local file is broken"),
+        ("'data/my calls/a b.tar.gz' is broken", "a local file is broken"),
+        ('"/home/anna smith" is no folder', "a local file is no folder"),
+        ("/home/anna smith/calls is empty", "a local file is empty"),
+        ("../anna/notes, ~anna/notes: no", "a local file, a local file: no"),
+        ("/home/a.b c/My d.wav, no", "a local file a local file, no"),
+        (
+            "the file of 'myqasr/minmax' takes 3 / 4 of 1/2",
+            "the file of 'myqasr/minmax' takes 3 / 4 of 1/2",
+        ),
+        ("set privacy.budget to 3.5 or 1e-5", "set privacy.budget to 3.5 or 1e-5"),
+    ],
+)
+def test_paths_stay_whole_with_their_spaces(tmp_path, text, told):
+    data, _ = data_of(tmp_path)
+    assert reasons.told_reason(FedsimError(text), "ann", m.SENSE, data) == f"client 'ann': {told}"
+
+
+def test_of_a_client_whose_clips_are_not_known_no_sentence_is_told():
+    reason = reasons.told_reason(FedsimError("audio file call my doctor"), "ann", m.SENSE, None)
+    assert reason == "client 'ann' failed in query.sense: FedsimError in another's code"
+
+
 def test_reasons_of_other_errors_tell_their_type_alone(tmp_path):
     data, path = data_of(tmp_path)
     try:

@@ -1,13 +1,17 @@
 """Groups over a Grid: the mean is exact, no summary is ever seen, and members may fall out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import toys
 
+from clients.device import Device
 from fedsim import messages as m
 from fedsim.engine.faulty import FaultyGrid
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.privacy.bounds import denormalize, normalize
+from fedsim.privacy.cohort import device as member
 from fedsim.privacy.cohort.codes import STEPS, encode
 from fedsim.promise import read_promise
 from fedsim.results.ledger import Ledger
@@ -23,7 +27,7 @@ MYQASR = {"allocation": "myqasr", "calibration": ["minmax"]}
 def run(tmp_path_factory, model_folder):
     corpus = toys.write_corpus(tmp_path_factory.mktemp("group") / "clips", PEOPLE, each=3)
 
-    def run_(release="cohort", **sections):
+    def run_(release="cohort", home=None, **sections):
         scenario = Scenario.model_validate(
             {
                 "name": "toy",
@@ -47,7 +51,7 @@ def run(tmp_path_factory, model_folder):
                 **sections,
             }
         )
-        return run_scenario(scenario, tmp_path_factory.mktemp("run") / "out")
+        return run_scenario(scenario, home or tmp_path_factory.mktemp("run") / "out")
 
     return run_
 
@@ -167,6 +171,42 @@ def test_a_group_survives_members_that_fall_out(run, values, monkeypatch, stage)
         assert told[client] == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("stage", "step", "change"),
+    [
+        ("join", "join", lambda keys: replace(keys, seal=bytes(32))),
+        ("share", "share", lambda sent: replace(sent, sealed=sent.sealed[:-1])),
+        ("mask", "hide", lambda masked: replace(masked, codes=masked.codes[:-4])),
+        ("unmask", "unmask", lambda shares: replace(shares, shares=shares.shares[:-1])),
+    ],
+)
+def test_a_member_whose_message_is_odd_is_left_out(run, values, monkeypatch, stage, step, change):
+    """It is quarantined by name, and the rest of its group goes on."""
+    (large,) = (g for g in make_groups(PEOPLE, 3, 5) if len(g) == 4)
+    odd, do = large[1], getattr(member, step)
+    asked, read = [], Device.read
+
+    def note(self, kind, message):
+        asked.append(self.data.key)
+        return read(self, kind, message)
+
+    def broken(*args):
+        state, answer = do(*args)
+        return state, change(answer) if asked[-1] == odd else answer
+
+    monkeypatch.setattr(Device, "read", note)
+    monkeypatch.setattr(member, step, broken)
+    result = run()
+    assert [(f.client, f.stage, f.outcome) for f in result.failures] == [
+        (odd, stage, "quarantined")
+    ]
+    assert f"client {odd!r} sent " in result.failures[0].reason
+    bounds = read_promise(result.folder.privacy).bounds
+    group = large if stage == "unmask" else [c for c in large if c != odd]
+    for client in set(large) - {odd}:
+        assert sensed(result)[client] == pytest.approx(group_mean(values, group, bounds), rel=1e-4)
+
+
 def test_a_group_that_too_many_leave_has_failed_and_tells_nothing(run, monkeypatch):
     small, large = sorted(make_groups(PEOPLE, 3, 5), key=len)
     result = run(**lost(monkeypatch, mask=[small[0]]))
@@ -196,6 +236,71 @@ def test_a_group_is_not_asked_twice(run, monkeypatch):
     assert "1 clients are left, too few for a group of 3" in again.failures[0].reason
     told = sensed(again)
     assert told[large[0]].tolist() == before[large[2]].tolist()  # of its first group
+
+
+class Cut(BaseException):
+    """The server process ends here."""
+
+
+def cut_off(monkeypatch, tmp_path, run, writes):
+    """Run until the ledger has been written so often of groups; return the run folder."""
+    keep, made = Ledger.keep_together, []
+    home = tmp_path / "cut"
+
+    def once(self, stage, replies, logs=()):
+        if stage == "cohort":
+            if len(made) == writes:
+                raise Cut
+            made.append(list(replies))
+        keep(self, stage, replies, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "keep_together", once)
+        with pytest.raises(Cut):
+            run(home=home)
+    return home, made
+
+
+@pytest.mark.parametrize("sums", [0, 1])
+def test_nobody_is_asked_twice_after_an_interruption(run, monkeypatch, tmp_path, sums):
+    """Who was about to be uncovered keeps the mean that came, or has failed: never regrouped."""
+    home, made = cut_off(monkeypatch, tmp_path, run, 1 + sums)
+    assert sorted(made[0]) == PEOPLE
+    invited, push = [], InProcessGrid.push_messages
+
+    def note(self, messages):
+        messages = list(messages)
+        invited.extend(x for x in messages if x.metadata.message_type == m.JOIN)
+        return push(self, messages)
+
+    monkeypatch.setattr(InProcessGrid, "push_messages", note)
+    again = resume_run(home)
+    assert invited == []
+    group = made[1] if sums else []
+    told = sensed(again)
+    assert sorted(told) == sorted(group)
+    assert len({tuple(v) for v in told.values()}) == sums
+    assert {f.client for f in again.failures} == set(PEOPLE) - set(group)
+    assert {(f.stage, f.outcome) for f in again.failures} == {("aggregate", "failed")}
+    assert "was asked for its sum before, and none came of it" in again.failures[0].reason
+    assert {f.client for f in resume_run(home).failures} == set(PEOPLE) - set(group)
+    assert invited == []
+
+
+def test_before_a_sum_is_uncovered_groups_are_drawn_anew(run, monkeypatch, tmp_path):
+    home, made = cut_off(monkeypatch, tmp_path, run, 0)
+    assert made == []
+    assert resume_run(home).failures == []
+
+
+def test_a_group_that_failed_at_the_end_is_not_asked_again(run, monkeypatch):
+    small, large = sorted(make_groups(PEOPLE, 3, 5), key=len)
+    result = run(**lost(monkeypatch, unmask=[small[0]]))
+    assert {f.client for f in result.failures} == set(small)
+    monkeypatch.undo()
+    again = resume_run(result.folder.path)
+    assert {f.client: f.outcome for f in again.failures} == dict.fromkeys(small, "failed")
+    assert set(sensed(again)) == set(large)
 
 
 def test_a_device_refuses_a_smaller_group_than_its_scenario_promises(run, monkeypatch):

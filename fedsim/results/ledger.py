@@ -8,7 +8,7 @@ cost the others' time (`keep`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
@@ -226,9 +226,19 @@ class Ledger:
 
     def keep(self, client: str, stage: str, reply: str, log: Log | None = None) -> None:
         """Write what a client that is not finished yet answered at a stage, as text."""
+        self.keep_together(stage, {client: reply}, [] if log is None else [log])
+
+    def keep_together(
+        self, stage: str, replies: Mapping[str, str], logs: Iterable[Log] = ()
+    ) -> None:
+        """Write what several clients answered at a stage (client -> text), of all or of none."""
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (client, stage, reply))
-            _write_log(db, log)
+            db.executemany(
+                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)",
+                [(client, stage, reply) for client, reply in replies.items()],
+            )
+            for log in logs:
+                _write_log(db, log)
 
     def fail_client(
         self,
@@ -259,7 +269,7 @@ class Ledger:
         """
         with self._transaction() as db:
             for table in ("clients", "results", "plans", "sensed", "kept", "payloads"):
-                # A group's mean stays: the same group is never asked twice, with and without one.
+                # Who was asked for a group's mean stays so: never twice, with and without one.
                 keep = "AND stage != 'cohort'" if table == "kept" else ""
                 db.execute(
                     f"DELETE FROM {table} WHERE client IN (SELECT client FROM failures) {keep}"

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 COHORT = "cohort"
 """The release that several devices make together; the others are in `fedsim.privacy.releases`."""
 _PUBLIC = ("public_voices", "bounds")
-_READS = {
+_READS: dict[str, tuple[str, ...]] = {
+    "values": (),
+    "ranks": (),
+    "plan": (),
     "quantized": ("bits", *_PUBLIC),
     "noisy": (
         *("mechanism", "epsilon", "delta", "noise", "layers", "rounds", "budget"),
@@ -26,7 +29,7 @@ _READS = {
     COHORT: ("cohort", *_PUBLIC),
     "none": _PUBLIC,
 }
-"""Release -> the settings that it reads."""
+"""Release -> the settings that it reads; one that is not here may read them all."""
 _BLIND = ("fp32", "uniform", "shuffled")  # allocations that look at no sensitivity
 _ORDER_ONLY = ("myqasr", "reversed")  # allocations that look at the order of layers alone
 
@@ -41,7 +44,7 @@ class PrivacyBudget(Settings):
 class CohortSettings(Settings):
     """Groups whose mean alone the server learns."""
 
-    size: int = Field(default=8, ge=3, le=4096, description="devices in a group, at least")
+    size: int = Field(default=8, ge=3, le=2048, description="devices in a group, at least")
     threshold: int | None = Field(
         default=None,
         ge=3,
@@ -95,7 +98,7 @@ class PrivacySettings(Settings):
     @property
     def needs_bounds(self) -> bool:
         """Whether the release reads public bounds of each layer."""
-        return "bounds" in _READS.get(self.release, ())
+        return "bounds" in self._reads
 
     @property
     def _needs_delta(self) -> bool:
@@ -107,7 +110,12 @@ class PrivacySettings(Settings):
     def relevant(self) -> dict[str, Any]:
         """Return the settings that results depend on: the release, and what it reads."""
         said = self.model_dump(mode="json")
-        return {key: said[key] for key in ("release", *_READS.get(self.release, ()))}
+        return {key: said[key] for key in ("release", *self._reads)}
+
+    @property
+    def _reads(self) -> tuple[str, ...]:
+        every = (name for name in type(self).model_fields if name != "release")
+        return _READS[self.release] if self.release in _READS else tuple(every)
 
     @field_validator("layers")
     @classmethod

@@ -306,14 +306,14 @@ def test_members_that_break_the_protocol_are_named():
     sent = dict(enumerate(sent, 1))
     for places in ((1, 3), (1, 3, 9)):
         odd = wire.Envelopes(places, sent[2].sealed[: len(places)])
-        with pytest.raises(FedsimError, match="member 2 of a group sealed"):
+        with pytest.raises(FedsimError, match="member 2 of a group sent"):
             server.route(sent | {2: odd}, roster)
     play = Play(summaries(4), 3, {"masked": [4]})
     play.run()
     total = partial(server.total, play.group, [1, 2, 3, 4])
     shares = play.shares
     few = replace(shares[2], places=shares[2].places[:-1], shares=shares[2].shares[:-1])
-    with pytest.raises(FedsimError, match="member 2 of a group sent shares of 3 members"):
+    with pytest.raises(FedsimError, match="member 2 of a group sent 3 shares for 3 members"):
         total(play.masked, shares | {2: few})
     short = play.masked | {2: wire.Masked(play.masked[2].codes[:-4])}
     with pytest.raises(FedsimError, match="not of one length"):
@@ -321,6 +321,48 @@ def test_members_that_break_the_protocol_are_named():
     wrong = replace(shares[1], shares=(bytes(16),) * 4)
     with pytest.raises(FedsimError, match="shares of member 4, which fell out, do not give"):
         total(play.masked, shares | {1: wrong})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda places, parts: (places, parts[:-1]),
+        lambda places, parts: (places, (*parts, parts[0])),
+        lambda places, parts: ((*places, places[0]), (*parts, parts[0])),
+        lambda places, parts: ((places[0], *places[:-1]), parts),
+        lambda places, parts: ((-1, *places[1:]), parts),
+        lambda places, parts: (places, (b"", *parts[1:])),
+        lambda places, parts: (places, (parts[0] + b"x", *parts[1:])),
+        lambda places, parts: ((), ()),
+    ],
+)
+def test_odd_parts_are_told_and_sound_ones_are_not(change):
+    """Nothing that a member sends makes the server fail but by a sentence that names it."""
+    found, roster = group(4, 3)
+    found, sent = zip(*(device.share(m, roster) for m in found), strict=True)
+    sent = dict(enumerate(sent, 1))
+    assert all(server.odd_envelopes(e, place, roster) == "" for place, e in sent.items())
+    odd = wire.Envelopes(*change(sent[2].places, sent[2].sealed))
+    assert server.odd_envelopes(odd, 2, roster) != ""
+    with pytest.raises(FedsimError, match="member 2 of a group sent"):
+        server.route(sent | {2: odd}, roster)
+    play = Play(summaries(4), 3, {"masked": [4]})
+    play.run()
+    assert all(server.odd_shares(shares, [1, 2, 3, 4]) == "" for shares in play.shares.values())
+    bad = wire.Shares(*change(play.shares[2].places, play.shares[2].shares))
+    assert server.odd_shares(bad, [1, 2, 3, 4]) != ""
+    with pytest.raises(FedsimError, match="member 2 of a group sent"):
+        server.total(play.group, [1, 2, 3, 4], play.masked, play.shares | {2: bad})
+
+
+def test_odd_keys_are_told_and_sound_ones_are_not():
+    _, keys = device.join(3)
+    assert server.odd_keys(keys, 3) == ""
+    assert "member 3, and it is member 2" in server.odd_keys(keys, 2)
+    assert "31 bytes" in server.odd_keys(replace(keys, mask=keys.mask[1:]), 3)
+    assert "twice" in server.odd_keys(replace(keys, mask=keys.seal), 3)
+    # A point of small order: each other member would refuse to go on.
+    assert "no X25519 key" in server.odd_keys(replace(keys, seal=bytes(32)), 3)
 
 
 def test_masks_that_did_not_come_off_are_noticed():

@@ -155,5 +155,25 @@ def test_what_results_depend_on():
     assert PrivacySettings(epsilon=2.0, bits=7).relevant() == {"release": "values"}
     assert PrivacySettings(release="noisy", epsilon=2.0).relevant()["epsilon"] == 2.0
     assert "epsilon" not in PrivacySettings(release="quantized").relevant()
+    for release in ("values", "ranks", "plan"):
+        assert not PrivacySettings(release=release).needs_bounds
     with pytest.raises(ValidationError):
         PrivacySettings(release="")
+
+
+def test_a_release_that_is_plugged_in_may_read_every_setting():
+    ours = PrivacySettings(release="mine")
+    assert ours.needs_bounds
+    assert set(ours.relevant()) == set(PrivacySettings.model_fields)
+    for other in ({"bits": 1}, {"epsilon": 2.0}, {"public_voices": 4}, {"cohort": {"size": 3}}):
+        assert PrivacySettings(release="mine", **other).relevant() != ours.relevant()
+
+
+def test_a_group_is_no_larger_than_its_sums_hold():
+    """Of nearly twice the size there is one group: its codes must add up to less than 2^32."""
+    from fedsim.privacy.cohort.codes import MOST_MEMBERS
+
+    made = PrivacySettings(release="cohort", cohort={"size": 2048})
+    assert 2 * made.cohort.size - 1 <= MOST_MEMBERS
+    with pytest.raises(ValidationError):
+        PrivacySettings(release="cohort", cohort={"size": 2049})

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 SECRET_BYTES = 16
 """Of what is split into shares: a mask's seed, or what a key is made of (128-bit security)."""
-_NONCE_BYTES = 12
+KEY_BYTES = 32
+"""Of a public key."""
+_NONCE_BYTES, _TAG_BYTES = 12, 16
+SEALED_BYTES = _NONCE_BYTES + 2 * SECRET_BYTES + _TAG_BYTES
+"""Of two shares, sealed."""
 
 
 def new_secret() -> bytes:

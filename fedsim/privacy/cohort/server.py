@@ -5,18 +5,64 @@ It keeps nothing: each step is a function of what the members sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from fedsim.errors import FedsimError
-from fedsim.privacy.cohort.ciphers import combine, mask, public_key, seed_key, shared_key
+from fedsim.privacy.cohort.ciphers import (
+    KEY_BYTES,
+    SEALED_BYTES,
+    SECRET_BYTES,
+    combine,
+    mask,
+    public_key,
+    seed_key,
+    shared_key,
+)
 from fedsim.privacy.cohort.wire import Envelopes, Keys, Masked, Roster, Shares, Survivors
 
 
 def least_threshold(members: int) -> int:
     """Return the smallest threshold that members agree to: more than half of them, 3 or more."""
     return max(members // 2 + 1, 3)
+
+
+def odd_keys(keys: Keys, place: int) -> str:
+    """Return what of the keys is not as a member at `place` sends them, or nothing."""
+    if keys.place != place:
+        return f"the keys of member {keys.place}, and it is member {place}"
+    for key in (keys.seal, keys.mask):
+        if len(key) != KEY_BYTES:
+            return f"a key of {len(key)} bytes, and it takes {KEY_BYTES}"
+        try:
+            shared_key(bytes(SECRET_BYTES), key, "trial")
+        except FedsimError as error:
+            return f"a key with which no other member can do anything: {error}"
+    return "one key twice" if keys.seal == keys.mask else ""
+
+
+def odd_envelopes(sent: Envelopes, place: int, group: Roster) -> str:
+    """Return what of the envelopes is not as a member at `place` sends them, or nothing."""
+    others = sorted(set(group.places) - {place})
+    return _odd_parts(sent.places, sent.sealed, others, SEALED_BYTES, "sealed shares")
+
+
+def odd_shares(sent: Shares, sharers: Iterable[int]) -> str:
+    """Return what of the shares is not as each member sends them at the end, or nothing."""
+    return _odd_parts(sent.places, sent.shares, sorted(sharers), SECRET_BYTES, "shares")
+
+
+def _odd_parts(
+    places: Sequence[int], parts: Sequence[bytes], due: list[int], size: int, what: str
+) -> str:
+    if sorted(places) != due or len(parts) != len(due):
+        return (
+            f"{len(parts)} {what} for {len(places)} members, and not one for each of the"
+            f" {len(due)} that are due"
+        )
+    odd = next((len(part) for part in parts if len(part) != size), None)
+    return "" if odd is None else f"{what} of {odd} bytes, and each takes {size}"
 
 
 def roster(keys: Iterable[Keys], threshold: int) -> Roster:
@@ -37,15 +83,13 @@ def roster(keys: Iterable[Keys], threshold: int) -> Roster:
 def route(sent: Mapping[int, Envelopes], group: Roster) -> dict[int, Envelopes]:
     """Return each sender's post: what the others sealed for it, of those who sent any.
 
-    Raises `FedsimError` where these are fewer than the threshold.
+    Raises `FedsimError` where these are fewer than the threshold, or one of them is odd.
     """
     _enough(len(sent), group.threshold, "sent their shares")
     for place, envelopes in sent.items():
-        if set(envelopes.places) != set(group.places) - {place}:
-            raise FedsimError(
-                f"member {place} of a group sealed shares for {len(envelopes.places)} members, and"
-                f" not one for each of the {len(group.places) - 1} others: leave it out"
-            )
+        odd = odd_envelopes(envelopes, place, group)
+        if odd:
+            raise FedsimError(f"member {place} of a group sent {odd}: leave it out")
     post = {place: dict(zip(e.places, e.sealed, strict=True)) for place, e in sent.items()}
     return {
         receiver: Envelopes(
@@ -86,11 +130,9 @@ def total(
     _enough(len(shares), group.threshold, "sent shares of the masks")
     sharers = set(sharers)
     for holder, found in shares.items():
-        if set(found.places) != sharers:
-            raise FedsimError(
-                f"member {holder} of a group sent shares of {len(found.places)} members, and not"
-                f" one of each of {len(sharers)}: leave it out"
-            )
+        odd = odd_shares(found, sharers)
+        if odd:
+            raise FedsimError(f"member {holder} of a group sent {odd}: leave it out")
     lengths = {len(m.codes) for m in masked.values()}
     if len(lengths) != 1 or max(lengths) % 4:
         raise FedsimError("the masked codes of a group's members are not of one length")

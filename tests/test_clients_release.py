@@ -1,0 +1,88 @@
+"""The budget of a device: what a request costs, when it is the same one, and where it is kept."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clients.release import HOME, SPENT, released
+from fedsim import messages as m
+from fedsim.errors import DeclinedError
+from fedsim.privacy.budget import spent
+from fedsim.scenario import Scenario
+
+LAYERS = 6
+LOW, HIGH = (1.0,) * LAYERS, (2.0,) * LAYERS
+VALUES = np.linspace(1.1, 1.9, LAYERS)
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch):
+    monkeypatch.delenv(HOME, raising=False)
+
+
+def bench(run_dir, **privacy):
+    run_dir.mkdir(exist_ok=True)
+    said = {"release": "noisy", "epsilon": 1.0, "delta": 1e-5, "noise": "seeded", **privacy}
+    corpus = {"kind": "voices", "group_by": "speaker", "population": {"speakers": 4}}
+    scenario = Scenario.model_validate(
+        {
+            "name": "x",
+            "model": {"id": "m"},
+            "corpus": corpus,
+            "clients": {"budget_mb": 1},
+            "methods": ["myqasr"],
+            "privacy": said,
+        }
+    )
+    model = SimpleNamespace(layers=[None] * LAYERS)
+    return SimpleNamespace(scenario=scenario, model=model, run_dir=run_dir, devices={}, sizes=None)
+
+
+def ask(bench, number=1, low=LOW, measure="median"):
+    request = m.SenseRequest(measure, round=number, low=low, high=HIGH)
+    return released(bench, "ann", request, lambda: VALUES)
+
+
+def test_the_same_request_has_the_same_answer_and_costs_once(tmp_path):
+    one = bench(tmp_path / "run", noise="seeded")
+    assert ask(one) == ask(one)
+    assert spent(one.run_dir / SPENT, "ann") == (1.0, pytest.approx(1e-5))
+
+
+@pytest.mark.parametrize(
+    ("terms", "asked"),
+    [
+        ({"epsilon": 500.0}, {}),
+        ({"delta": 1e-6}, {}),
+        ({"mechanism": "laplace"}, {}),
+        ({"layers": [0, 1]}, {}),
+        ({}, {"low": (0.5,) * LAYERS}),
+        ({}, {"measure": "std"}),
+        ({"rounds": 2}, {"number": 2}),
+    ],
+)
+def test_at_other_terms_a_request_is_another(tmp_path, terms, asked):
+    first = ask(bench(tmp_path / "run"))
+    other = bench(tmp_path / "run", **terms)
+    answer = ask(other, **asked)
+    assert (answer == first) == (asked == {"measure": "std"})  # of the toy both are one
+    epsilon, _ = spent(tmp_path / "run" / SPENT, "ann")
+    assert epsilon == 1.0 + terms.get("epsilon", 1.0)
+
+
+def test_a_folder_of_the_device_holds_its_budget_across_runs(tmp_path, monkeypatch):
+    limit = {"budget": {"epsilon": 2.0, "delta": 0.5}}
+    for number in range(3):  # the budget of one run
+        ask(bench(tmp_path / f"apart{number}", **limit))
+    home = tmp_path / "device"
+    home.mkdir()
+    monkeypatch.setenv(HOME, str(home))
+    first, second, third = (bench(tmp_path / f"run{i}", **limit) for i in range(3))
+    kept = ask(first)
+    ask(second)
+    with pytest.raises(DeclinedError, match=r"client 'ann' declines: it has spent . = 2 of 2"):
+        ask(third)
+    assert ask(first) == kept
+    assert spent(home / SPENT, "ann")[0] == 2.0
+    assert not (tmp_path / "run0" / SPENT).exists()
