@@ -81,22 +81,22 @@ def overhead(clients: str = "1000") -> None:
         print(f"ratio: {statistics.mean(ratios):.3f}")
 
 
-def _bare_loop(study: Path) -> float:
-    """Return the seconds of `bare` in as many processes as the study has workers."""
+def _bare_loop(study: Path, processes: int = WORKERS) -> float:
+    """Return the seconds of `bare` in so many processes."""
     began = time.perf_counter()
     parts = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.scale", "bare", str(study), str(part)],
+            [sys.executable, "-m", "benchmarks.scale", "bare", str(study), f"{part}/{processes}"],
             env={**os.environ, **THREADS},
         )
-        for part in range(WORKERS)
+        for part in range(processes)
     ]
-    assert [part.wait() for part in parts] == [0] * WORKERS
+    assert [part.wait() for part in parts] == [0] * processes
     return time.perf_counter() - began
 
 
 def bare(study: str, part: str) -> None:
-    """Read clips and run the forwards of every second client, and nothing else.
+    """Read clips and run the forwards of a part of the clients, such as 0/2, and nothing else.
 
     One pass in full precision over its tuning clips, and one over its test clips with a model of 4
     bits and 8-bit activations, which stays installed.
@@ -122,7 +122,8 @@ def bare(study: str, part: str) -> None:
     }
     ranges = {name: Range(-8.0, 8.0) for name in weights}
     switch.install(weights, switch.full_leftovers(), ranges, 8)
-    for key in list(clients)[int(part) :: WORKERS]:
+    first, step = map(int, part.split("/"))
+    for key in list(clients)[first::step]:
         client = clients[key]
         tuning, test = ([read_utterance(u) for u in us] for us in (client.tuning, client.test))
         with torch.inference_mode():
@@ -156,16 +157,28 @@ def growth() -> None:
 
 
 def workers(clients: str = "400") -> None:
-    """Compare one worker with two."""
-    seconds = {}
+    """Compare one worker with two, beside one and two processes of the bare loop.
+
+    What a run takes from 8 clients to all: starting is told by `start`. The bare loop shows how
+    much the machine's second core is worth.
+    """
+    seconds: dict[tuple[int, int], list[float]] = {}
+    loops: dict[int, list[float]] = {1: [], 2: []}
+    many = int(clients)
     with tempfile.TemporaryDirectory() as scratch:
-        for count in (1, 2, 1, 2):
-            study = _voices(Path(scratch), int(clients), count)
-            out = Path(scratch) / f"run{len(list(Path(scratch).iterdir()))}"
-            seconds.setdefault(count, []).append(_run(study, out)[1])
-    one, two = (min(seconds[n]) for n in (1, 2))
+        for number in range(2):
+            for count in (1, 2):
+                for n in (8, many):
+                    study = _voices(Path(scratch), n, count)
+                    out = Path(scratch) / f"run{number}-{count}-{n}"
+                    seconds.setdefault((count, n), []).append(_run(study, out)[1])
+                few, all_ = (_bare_loop(_voices(Path(scratch), n), count) for n in (8, many))
+                loops[count].append(all_ - few)
+    one, two = (min(seconds[n, many]) - min(seconds[n, 8]) for n in (1, 2))
+    ceiling = min(loops[1]) / min(loops[2])
     print(
-        f"{int(clients):,} clients: one worker {one:.1f} s, two {two:.1f} s, ratio {one / two:.2f}"
+        f"{many - 8:,} clients: one worker {one:.1f} s, two {two:.1f} s, ratio {one / two:.2f}; bare "
+        f"loop in two processes {ceiling:.2f} times as fast as in one, share {one / two / ceiling:.2f}"
     )
 
 
