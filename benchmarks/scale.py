@@ -177,8 +177,9 @@ def workers(clients: str = "400") -> None:
     one, two = (min(seconds[n, many]) - min(seconds[n, 8]) for n in (1, 2))
     ceiling = min(loops[1]) / min(loops[2])
     print(
-        f"{many - 8:,} clients: one worker {one:.1f} s, two {two:.1f} s, ratio {one / two:.2f}; bare "
-        f"loop in two processes {ceiling:.2f} times as fast as in one, share {one / two / ceiling:.2f}"
+        f"{many - 8:,} clients: one worker {one:.1f} s, two {two:.1f} s, ratio {one / two:.2f}; "
+        f"bare loop in two processes {ceiling:.2f} times as fast as in one: of that "
+        f"{one / two / ceiling:.2f}"
     )
 
 
