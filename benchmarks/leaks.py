@@ -39,9 +39,8 @@ def main() -> None:
         cells = [_finding(audited, *figure) for figure in FIGURES]
         claim = "–" if audited.claim is None else f"{audited.claim.at_least:.2g}"
         print(f"| {part.label} | " + " | ".join(cells) + f" | {claim} |")
-    print(
-        "\n| release | WER % | against the public plan | against a shuffled order |\n|---|---|---|---|"
-    )
+    print("\n| release | WER % | against the public plan | against a shuffled order |")
+    print("|---|---|---|---|")
     for part, _ in found:
         own, shuffled = _line(part, "myqasr"), _line(part, "shuffled")
         differences = [_difference(own, _line(public, "myqasr")), _difference(own, shuffled)]

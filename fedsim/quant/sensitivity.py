@@ -223,11 +223,23 @@ class _Watcher:
         per_frame = out.shape[1] if conv else out.shape[-1]
         n = out.numel() if frames is None else int(frames.sum()) * per_frame
         keep = sample.room_for(n)
+        if keep == n:  # all of it: no places to look for
+            sample.add(_speech(conv, out, frames).numpy())
+            return
         flat = out.reshape(-1)
         key = (conv, tuple(out.shape), id(frames), keep)
         if key not in self.places:
             self.places[key] = torch.from_numpy(_places(conv, out.shape, frames, spread(n, keep)))
         sample.add(flat.index_select(0, self.places[key]).numpy())
+
+
+def _speech(conv: bool, out: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
+    """Return the elements that are speech, clip by clip, (n,); a copy, for `out` may be reused."""
+    if frames is None:
+        return out.reshape(-1).clone()
+    counts = enumerate(frames.tolist())
+    parts = [out[b, :, :n] if conv else out[b, :n] for b, n in counts]
+    return torch.cat([part.reshape(-1) for part in parts])
 
 
 def _places(
