@@ -1,6 +1,6 @@
 """How a run grows: against a bare loop, with clients, with workers; and what a message costs.
 
-    python -m benchmarks.scale overhead [CLIENTS]     1,000: wall time against the same forwards
+    python -m benchmarks.scale overhead [CLIENTS [REPEATS]]  1,000: wall time against the same forwards
     python -m benchmarks.scale growth                 250 to 4,000 clients: exponent, memory
     python -m benchmarks.scale workers [CLIENTS]      one worker against two
     python -m benchmarks.scale messages               CPU of the driver for a message on Ray
@@ -56,7 +56,7 @@ def main() -> None:
     measures[what](*more)
 
 
-def overhead(clients: str = "1000") -> None:
+def overhead(clients: str = "1000", repeats: str = "2") -> None:
     """Compare a study on Ray with the forwards alone, spread over as many processes."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -69,7 +69,7 @@ def overhead(clients: str = "1000") -> None:
         study = folder / "study.yaml"
         study.write_text(SCENARIO.format(corpus=corpus, workers=WORKERS))
         ratios = []
-        for number in range(2):
+        for number in range(int(repeats)):
             loop = _bare_loop(study)
             ours, said_seconds, _ = _run(study, folder / f"run{number}")
             ratios.append(ours / loop)
