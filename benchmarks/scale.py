@@ -1,6 +1,6 @@
 """How a run grows: against a bare loop, with clients, with workers; and what a message costs.
 
-    python -m benchmarks.scale overhead [CLIENTS [REPEATS]]  1,000: wall time against the same forwards
+    python -m benchmarks.scale overhead [CLIENTS [REPEATS]]    1,000 against the same forwards
     python -m benchmarks.scale growth                 250 to 4,000 clients: exponent, memory
     python -m benchmarks.scale workers [CLIENTS]      one worker against two
     python -m benchmarks.scale messages               CPU of the driver for a message on Ray
