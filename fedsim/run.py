@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 
 from fedsim import progress
@@ -90,10 +88,6 @@ def _run(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> RunRe
     from server.app import app as server_app
 
     engine = scenario.engine
-    # It takes seconds, and the engine waits for other processes as it starts.
-    threading.Thread(
-        target=import_module, args=("transformers.modeling_utils",), daemon=True
-    ).start()
 
     def serve(assignment: Assignment) -> None:
         run_config = assignment.to_run_config()
