@@ -243,7 +243,13 @@ def start() -> None:
         helped.append(time.perf_counter() - began)
     with tempfile.TemporaryDirectory() as scratch:
         study = _voices(Path(scratch), 8)
-        wall, _, _ = _run(study, Path(scratch) / "run")
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "fedsim", "run", str(study), "--out", f"{scratch}/run"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        wall = time.perf_counter() - began
     print(f"fedsim --help {statistics.median(helped):.2f} s; 8 clients from cold {wall:.1f} s")
 
 
