@@ -134,7 +134,7 @@ def test_flwr_run_in_simulation(finished, write_study, tmp_path):
         failures = {failure.client: failure for failure in ledger.failures()}
         assert {row.client for row in ledger.rows()} == {"ann"}
     assert failures["bob"].stage == "sense"
-    assert failures["bob"].reason.startswith("client 'bob': audio file")
+    assert failures["bob"].reason.startswith("client 'bob': tuning clip ")
 
     command = command.replace("num-supernodes=2", "num-supernodes=3")
     printed = finished(command.replace(f"{tmp_path}/run", f"{tmp_path}/third"), bare, **port)
