@@ -47,6 +47,20 @@ def test_the_papers_formula(a, b, bits, seed):
 
 
 @thorough
+@given(ENDS, ENDS, st.integers(4, 16), st.integers(0, 2**32 - 1))
+def test_to_the_bit_what_torchs_own_kernel_answers(a, b, bits, seed):
+    rng = make_range(min(a, b), max(a, b))
+    scale, zero, top = rng.scale(bits), rng.zero_point(bits), 2**bits - 1
+    spread = np.random.default_rng(seed).normal(0, rng.high - rng.low, 300)
+    halves = (np.arange(300) - 150.5) * scale  # where rounding has to choose
+    x = torch.from_numpy(
+        np.concatenate([spread, halves, [rng.low, 0.0, rng.high]], dtype=np.float32)
+    )
+    expected = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, top)
+    assert torch.equal(quantize_activation(x, rng, bits), expected)
+
+
+@thorough
 @given(ENDS, ENDS, st.integers(4, 16))
 def test_zero_is_exact(a, b, bits):
     zero = quantize_activation(torch.zeros(3, 2), make_range(min(a, b), max(a, b)), bits)
