@@ -8,6 +8,7 @@ evaluate.candidates   transcribe the held-out clips with each candidate, return 
 
 from __future__ import annotations
 
+import transformers.modeling_utils  # noqa: F401  (every model needs it: a worker has it in advance)
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable

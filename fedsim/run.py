@@ -15,6 +15,7 @@ from fedsim import progress
 from fedsim.assignment import Assignment
 from fedsim.engine import EngineSettings, open_grid
 from fedsim.errors import FedsimError
+from fedsim.importing import importing
 from fedsim.results.folder import RunFolder, create_run, locked, open_run, write_results
 from fedsim.results.ledger import Failure, Ledger
 from fedsim.results.rows import Row
@@ -67,7 +68,8 @@ def client_keys(scenario: Scenario) -> list[str]:
     Raises `FedsimError` for a corpus that cannot be opened, and where the scenario's budgets and
     sources, or its privacy, do not fit the clients that were found.
     """
-    from fedsim.speech.corpus import open_clients
+    with importing():
+        from fedsim.speech.corpus import open_clients
 
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
     check_sources(scenario, clients)
@@ -83,9 +85,10 @@ def client_keys(scenario: Scenario) -> list[str]:
 
 def _run(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> RunResult:
     """Run what the ledger of a folder does not hold yet, on the scenario's engine."""
-    from flwr.app import Context, RecordDict
+    with importing():
+        from flwr.app import Context, RecordDict
 
-    from server.app import app as server_app
+        from server.app import app as server_app
 
     engine = scenario.engine
 

@@ -8,6 +8,8 @@ error or no client finished, 2 wrong usage, 130 interrupted
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _make_parser()
     options = parser.parse_args(arguments)
+    atexit.register(gc.freeze)  # else the interpreter's end goes through all of torch: a second
     try:
         _stop_on_termination()
         code = _print_help(parser) if options.verb is None else options.verb(options)

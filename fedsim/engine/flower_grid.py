@@ -57,8 +57,8 @@ def open_flower(
         torch_threads(settings.threads),
         server_identity(),
         closing(grid),  # after Ray, whose end takes as long as that of Flower's threads
-        ray_cluster.connected(settings, len(clients)) as count,
-        grid.served(GuardedApp(app, settings.threads), Workers(count, settings.threads)),
+        ray_cluster.connected(settings, len(clients)) as room,
+        grid.served(GuardedApp(app, settings.threads), Workers(room, settings.threads)),
     ):
         yield grid
 

@@ -52,17 +52,17 @@ RunConfig = Mapping[str, str | int | float | bool]
 class Workers(RayBackend):
     """Flower's pool of Ray actors, in a Ray that somebody else starts and ends."""
 
-    def __init__(self, workers: int, threads: int) -> None:
+    def __init__(self, room: ray_cluster.Room, threads: int) -> None:
         # Not by RayBackend's own constructor, which would start Ray and take all of its cores.
         self.pool = None
         self.app_fn = None
         self.built = threading.Event()
-        self._workers = workers
+        self._workers = room.workers
         self._options: dict[str, Any] = {
             "num_cpus": threads,
             "max_restarts": -1,  # a dead actor goes back into Flower's pool: it must come to life
             "max_task_retries": DEATHS - 1,
-            "runtime_env": ray_cluster.worker_environment(threads),
+            "runtime_env": room.runtime_env,
             "scheduling_strategy": "SPREAD",
         }
         self._actors: tuple[Any, ...] = ()

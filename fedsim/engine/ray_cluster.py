@@ -9,8 +9,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.engine.settings import EngineSettings, cores
@@ -38,38 +39,67 @@ from ray.exceptions import RayError  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 
+@dataclass(frozen=True)
+class Room:
+    """How many workers to start, and what to say of their environment when one is started."""
+
+    workers: int
+    runtime_env: dict[str, dict[str, str]]
+
+
 @contextmanager
-def connected(settings: EngineSettings, clients: int) -> Iterator[int]:
-    """Connect to Ray and yield how many workers to start, no more than there are clients.
+def connected(settings: EngineSettings, clients: int) -> Iterator[Room]:
+    """Connect to Ray and yield room for workers, no more than there are clients.
 
     A Ray that is already running in this process is used and left running; one that was started
     or joined here is shut down, also after Ctrl-C. Raises `FedsimError` where the address does not
     answer, a machine of the cluster does not see `settings.shared`, or too few cores are free.
     """
+    variables = _variables(settings.threads)
+    stated = {"env_vars": variables}
     if ray.is_initialized():
-        yield _free_workers(settings, clients)
+        yield Room(_free_workers(settings, clients), stated)
         return
     try:
         if settings.address is None:
             workers = min(settings.workers or max(1, cores() // settings.threads), clients)
-            _init(address="local", num_cpus=workers * settings.threads, include_dashboard=False)
+            # Inherited rather than stated: so the processes that Ray starts ahead will do.
+            with _environment(variables):
+                _init(address="local", num_cpus=workers * settings.threads, include_dashboard=False)
+                _end_monitors()
+            room = Room(workers, {})
         else:
             _join(settings.address)
             if settings.shared is not None:
-                _check_shared(settings.shared, settings.threads)
-            workers = _free_workers(settings, clients)
-        yield workers
+                _check_shared(settings.shared, stated)
+            room = Room(_free_workers(settings, clients), stated)
+        yield room
     finally:
         ray.shutdown()
 
 
-def worker_environment(threads: int) -> dict[str, dict[str, str]]:
-    """Return the runtime environment of a worker: this process's import path and the threads.
+def _variables(threads: int) -> dict[str, str]:
+    """Return the environment of a worker: this process's import path and the threads.
 
     Nothing is uploaded, so the machines of a cluster need the same files in the same places.
     """
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    return {"env_vars": {**_QUIET, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}}
+    return {**_QUIET, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Let processes that start while open inherit these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _join(address: str) -> None:
@@ -83,7 +113,7 @@ def _join(address: str) -> None:
         raise FedsimError(f"Ray cluster {address!r} cannot be joined: {text}; {_REMEDY}") from error
 
 
-def _check_shared(folder: Path, threads: int) -> None:
+def _check_shared(folder: Path, runtime_env: dict[str, dict[str, str]]) -> None:
     """Raise `FedsimError` for a machine that does not see the files of this one in `folder`.
 
     A folder of the same name would not do: a file is written here and looked for there.
@@ -95,7 +125,7 @@ def _check_shared(folder: Path, threads: int) -> None:
         looks = {
             look.options(
                 num_cpus=0,
-                runtime_env=worker_environment(threads),
+                runtime_env=runtime_env,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             ).remote(str(proof)): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
             for node in ray.nodes()
@@ -126,6 +156,19 @@ def _init(**options: str | int | bool) -> None:
     ray.init(log_to_driver=False, logging_level="ERROR", **options)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_termination)  # Ray's would abort this process
+
+
+def _end_monitors() -> None:
+    """End what Ray starts to add machines to a cluster and to copy logs to the terminal.
+
+    A Ray of one run has no use for either; they take a second of a core to start, and the first
+    another second to stop. Ray has no public way to leave them out: where this one has gone, they
+    run.
+    """
+    with suppress(AttributeError, KeyError):
+        node = ray._private.worker._global_node
+        node.kill_monitor(check_alive=False)
+        node.kill_log_monitor(check_alive=False)
 
 
 def _probe(address: str) -> None:

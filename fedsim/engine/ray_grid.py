@@ -40,7 +40,10 @@ class Flight:
 
 
 class RayGrid(ClientGrid):
-    """Hands batches to Ray actors and streams their replies."""
+    """Hands batches to Ray actors and streams their replies.
+
+    The actors may still be starting: whoever asks for nodes or replies waits for them.
+    """
 
     def __init__(
         self,
@@ -51,10 +54,19 @@ class RayGrid(ClientGrid):
     ) -> None:
         super().__init__(nodes, run_config)
         self._actors = actors
+        self._starting = [actor.load.remote() for actor in actors]
         self._schedule = Schedule(len(actors), batch)
         self._flights: dict[Any, Flight] = {}  # in the order of dispatch
         self._loads = [0] * len(actors)
         self._open: set[str] = set()  # ids pushed and not pulled
+
+    def get_node_ids(self) -> list[int]:
+        """Return the id of every client, once each worker has imported the client app.
+
+        Raises `FedsimError` where one cannot.
+        """
+        self._await_start()
+        return super().get_node_ids()
 
     def _enqueue(self, job: Job) -> None:
         self._open.add(job.message_id)
@@ -64,6 +76,7 @@ class RayGrid(ClientGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are ready; wait up to `PULL_SECONDS` where none is."""
+        self._await_start()
         wanted = self._open.intersection(message_ids)
         if not wanted:
             return []
@@ -73,6 +86,27 @@ class RayGrid(ClientGrid):
         ready = [message_id for message_id in self._replies if message_id in wanted]
         self._open.difference_update(ready)
         return [self._take_reply(message_id) for message_id in ready]
+
+    def _await_start(self) -> None:
+        """Wait until each worker has imported the client app."""
+        if not self._starting:
+            return
+        refs, self._starting = self._starting, []
+        done, late = ray.wait(refs, num_returns=len(refs), timeout=START_SECONDS)
+        try:
+            ray.get(done)
+        except RayTaskError as error:
+            raise _broken(error) from error
+        except RayError as error:
+            raise FedsimError(
+                "a worker process died while it imported the client app (out of memory?): "
+                "ask for fewer workers"
+            ) from error
+        if late:
+            raise FedsimError(
+                f"{len(late)} of {len(refs)} workers did not start within {START_SECONDS:.0f} s: "
+                "ask for fewer workers, or wait until the machine is less busy"
+            )
 
     def _dispatch(self, *, steal: bool) -> None:
         """Give every idle worker a batch, first of its own clients' messages."""
@@ -145,14 +179,14 @@ def open_ray(
     run_config: Mapping[str, str | int | float | bool],
     settings: EngineSettings,
 ) -> Iterator[RayGrid]:
-    """Start or join Ray, start the workers, and stop what was started at the end."""
+    """Start or join Ray, begin to start the workers, and stop what was started at the end."""
     nodes = nodes_of(clients)
     with (
         torch_threads(settings.threads),
-        ray_cluster.connected(settings, len(nodes)) as workers,
+        ray_cluster.connected(settings, len(nodes)) as room,
         server_identity(),
     ):
-        actors = _start(workers, app, dict(run_config), settings.threads)
+        actors = _spawn(room, app, dict(run_config), settings.threads)
         try:
             yield RayGrid(actors, nodes, run_config, settings.batch)
         finally:
@@ -160,38 +194,24 @@ def open_ray(
                 ray.kill(actor)
 
 
-def _start(
-    workers: int, app: str, run_config: dict[str, str | int | float | bool], threads: int
+def _spawn(
+    room: ray_cluster.Room,
+    app: str,
+    run_config: dict[str, str | int | float | bool],
+    threads: int,
 ) -> list[Any]:
-    """Start the actors and wait until each has imported the client app."""
+    """Start the actors; they are not waited for."""
     options = {
         "num_cpus": threads,
         "max_restarts": -1,
         # Lets calls wait for an actor that is being restarted; the methods themselves say 0, so
         # that no batch is sent again behind our back.
         "max_task_retries": -1,
-        "runtime_env": ray_cluster.worker_environment(threads),
+        "runtime_env": room.runtime_env,
         "scheduling_strategy": "SPREAD",  # over the machines of a cluster, not one after another
     }
     spawn = ray.remote(Worker).options(**options).remote
-    actors = [spawn(app, run_config, threads) for _ in range(workers)]
-    loads = [actor.load.remote() for actor in actors]
-    done, late = ray.wait(loads, num_returns=len(loads), timeout=START_SECONDS)
-    try:
-        ray.get(done)
-    except RayTaskError as error:
-        raise _broken(error) from error
-    except RayError as error:
-        raise FedsimError(
-            "a worker process died while it imported the client app (out of memory?): "
-            "ask for fewer workers"
-        ) from error
-    if late:
-        raise FedsimError(
-            f"{len(late)} of {workers} workers did not start within {START_SECONDS:.0f} s: "
-            "ask for fewer workers, or wait until the machine is less busy"
-        )
-    return actors
+    return [spawn(app, run_config, threads) for _ in range(room.workers)]
 
 
 def _broken(error: RayTaskError) -> FedsimError:

@@ -6,6 +6,7 @@ environment: it must import neither torch nor the client app before the threads 
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from flwr.clientapp import ClientApp
 
 from fedsim.engine.nodes import Node
 from fedsim.engine.worker import exchange, load_app
+from fedsim.importing import importing
 
 
 class Worker:
@@ -22,7 +24,8 @@ class Worker:
     def __init__(
         self, app: str, run_config: Mapping[str, str | int | float | bool], threads: int
     ) -> None:
-        import torch
+        with importing():
+            import torch
 
         torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)
@@ -49,5 +52,7 @@ class Worker:
 
     def _loaded(self) -> ClientApp:
         if self._app is None:  # at the start, and again in a worker that took a dead one's place
-            self._app = load_app(self._reference)
+            with importing():
+                self._app = load_app(self._reference)
+            gc.freeze()  # what was imported stays: never look through it again
         return self._app

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.importing import importing
 from fedsim.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.quant.layers import find_layers, plain_weights
 from fedsim.speech.models.base import SpeechModel
@@ -39,6 +40,9 @@ def load_model(
     Raises `FedsimError` when there is no such model, its architecture is not known, a file is
     missing or damaged, or an option does not fit.
     """
+    with importing():
+        import transformers.modeling_utils  # noqa: F401  (two seconds, whatever the model is)
+
     name = str(model)
     place = str(bundled_folder(name)) if name.startswith(BUNDLED_PREFIX) else name
     config = _read_config(place)
