@@ -211,14 +211,13 @@ class Device:
         if not missing:
             return known
         seen = self._hearing.seen(source, {c.calibration for c in candidates})
-        owners = dict(bench.model.module.named_modules())
         for (calibration, index, bits), candidate in missing.items():
             layer = bench.model.layers[index]
             known[calibration, index, bits] = (
                 calibrate_layer(
                     calibration,
                     layer,
-                    owners[layer.name],
+                    bench.modules[layer.name],
                     seen[layer.name],
                     self._weight(candidate, index),
                     bench.scenario.quantization.activation_bits,

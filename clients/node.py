@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from flwr.app import Context
 
@@ -17,7 +17,7 @@ from fedsim.speech.corpus import ClientData
 def device_of(context: Context) -> Device:
     """Return the device that a Flower node plays: named by its node config, set up by the run's."""
     bench = open_workbench(read_assignment(context))
-    key = client_key(context.node_config, list(bench.clients))
+    key = client_key(context.node_config, bench.clients)
     if key not in bench.clients:
         raise FedsimError(f"client {key!r} is not in the corpus of this scenario")
     return Device(bench, bench.clients[key], _mode(bench, key))
@@ -30,13 +30,13 @@ def clips_of(context: Context) -> ClientData | None:
     """
     try:
         clients = open_workbench(read_assignment(context)).clients
-        key = _named(context, list(clients))
+        key = _named(context, clients)
         return clients[key] if key in clients else ClientData(key, (), ())
     except Exception:  # whatever it is, it has been told already
         return None
 
 
-def _named(context: Context, clients: Sequence[str]) -> str:
+def _named(context: Context, clients: Collection[str]) -> str:
     """Return the key of the client that a node plays, empty where it says none."""
     try:
         return client_key(context.node_config, clients)
@@ -58,7 +58,7 @@ def _mode(bench: Workbench, key: str) -> str:
     return mode
 
 
-def client_key(node: Mapping[str, str | int | float | bool], clients: Sequence[str]) -> str:
+def client_key(node: Mapping[str, str | int | float | bool], clients: Collection[str]) -> str:
     """Return the key of the client that a node with this config plays.
 
     That is its `client`; in Flower's own simulation, which knows no names, the one at

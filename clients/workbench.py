@@ -94,6 +94,12 @@ class Workbench:
         raise FedsimError(f"there is no sensing mode {mode!r}: {nearest(mode, MODES)}")
 
     @cached_property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Layer name -> its module."""
+        found = dict(self.model.module.named_modules())
+        return {layer.name: found[layer.name] for layer in self.model.layers}
+
+    @cached_property
     def peaks(self) -> dict[str, int]:
         """Sensing mode -> the most bytes of weights that are in memory at once."""
         return peak_bytes(self.model.layers, self.leftovers)

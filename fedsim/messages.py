@@ -41,6 +41,7 @@ DECLINED = 1_001
 PROTOCOL = 1
 """Version of the messages; client and server must speak the same."""
 
+_HINTS: dict[type, dict[str, Any]] = {}
 _MAIN = "message"
 _VERSION = "protocol"
 
@@ -232,7 +233,7 @@ def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
             f"the message from {sender} is of version {version!r:.20} of the protocol, and "
             f"{PROTOCOL} is understood here: run the same version of fedsim on both sides"
         )
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     if "candidates" in hints:
         values["candidates"] = tuple(
             _build(Candidate, dict(configs[n]), sender) for n in candidates
@@ -249,7 +250,7 @@ def to_text(message: Message) -> str:
 
 def from_text(kind: type[M], text: str) -> M:
     """Return the message of type `kind` that `to_text` wrote."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
 
     def read(value: Any, hint: Any) -> Any:
         if hint is bytes:
@@ -279,8 +280,15 @@ def _values(flat: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()}
 
 
+def _hints(kind: type) -> dict[str, Any]:
+    """Return field name -> type; once, for evaluating the annotations costs more than a message."""
+    if kind not in _HINTS:
+        _HINTS[kind] = get_type_hints(kind)
+    return _HINTS[kind]
+
+
 def _build(kind: type[M], values: dict[str, Any], sender: str) -> M:
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     if values.keys() != hints.keys():
         odd = sorted(values.keys() ^ hints.keys())
         raise FedsimError(
@@ -298,7 +306,7 @@ def _coerce(name: str, hint: Any, value: Any, kind: type, sender: str) -> Any:
 
     if get_origin(hint) is tuple:
         (item, _) = get_args(hint)
-        if not isinstance(value, list | tuple) or any(type(v) is not item for v in value):
+        if not isinstance(value, list | tuple) or not set(map(type, value)) <= {item}:
             raise refuse()
         return tuple(value)
     if isinstance(hint, types.UnionType) or type(value) is not hint:
@@ -309,6 +317,8 @@ def _coerce(name: str, hint: Any, value: Any, kind: type, sender: str) -> Any:
 def value_bytes(value: Any) -> int:
     """Return the bytes of one field's value: 8 a number, 1 a flag, UTF-8 a text."""
     if isinstance(value, tuple | list):
+        if set(map(type, value)) <= {int, float}:
+            return 8 * len(value)
         return sum(value_bytes(v) for v in value)
     if isinstance(value, bool):
         return 1

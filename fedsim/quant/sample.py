@@ -17,17 +17,19 @@ class Sample:
 
     def __init__(self, capacity: int, row_shape: tuple[int, ...] = ()) -> None:
         self._capacity = capacity
-        self._parts = [np.empty((0, *row_shape), np.float32)]
+        self._row_shape = row_shape
+        self._parts: list[np.ndarray] = []
         self._used = 0
         self._stride = 1
         self._offered = 0
-        self._rng = np.random.default_rng(0)
+        self._rng: np.random.Generator | None = None  # most samples never overflow
 
     @property
     def values(self) -> np.ndarray:
         """What has been kept, float32 (n, *row_shape)."""
-        if len(self._parts) > 1:
-            self._parts = [np.concatenate(self._parts)]
+        if len(self._parts) != 1:
+            nothing = np.empty((0, *self._row_shape), np.float32)
+            self._parts = [np.concatenate([nothing, *self._parts])]
         return self._parts[0]
 
     def room_for(self, n: int) -> int:
@@ -36,6 +38,8 @@ class Sample:
             # One of each two neighbours, at random: a fixed choice would follow the channels'
             # order.
             half = self._used // 2
+            if self._rng is None:
+                self._rng = np.random.default_rng(0)
             pick = 2 * np.arange(half) + self._rng.integers(0, 2, half)
             self._parts = [self.values[pick]]
             self._used = half
@@ -80,9 +84,12 @@ def _jittered(size: int) -> np.ndarray:
 def masked_extremes(x: torch.Tensor, frames: torch.Tensor | None, axis: int) -> tuple[float, float]:
     """Return the least and greatest element of `x` (B, ...), of each clip its first `frames[b]`
     only; NaN when one of them is."""
+    values = x.numpy()
     if frames is None or int(frames.min()) == x.shape[axis]:
-        low, high = torch.aminmax(x)
-        return float(low), float(high)
-    parts = [x[b].narrow(axis - 1, 0, int(n)).aminmax() for b, n in enumerate(frames) if int(n)]
-    lows, highs = zip(*parts, strict=True)
-    return float(torch.stack(lows).min()), float(torch.stack(highs).max())
+        return float(values.min()), float(values.max())
+    counts = enumerate(frames.tolist())
+    clips = [values[b, :n] if axis == 1 else values[b, :, :n] for b, n in counts if n]
+    # The bare reductions: on clips as short as these, half of numpy's min() is Python.
+    lows = [np.minimum.reduce(clip, axis=None) for clip in clips]
+    highs = [np.maximum.reduce(clip, axis=None) for clip in clips]
+    return float(np.min(lows)), float(np.max(highs))

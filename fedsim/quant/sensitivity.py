@@ -54,9 +54,9 @@ class Observed:
 def median(seen: Observed) -> float:
     """Median of |output| (the paper's choice)."""
     size, n = np.abs(seen.sample), len(seen.sample)
-    halves = np.partition(size, n // 2)  # at one place only: numpy's fast path
-    upper = float(halves[n // 2])
-    return upper if n % 2 else (float(halves[: n // 2].max()) + upper) / 2
+    size.partition(n // 2)  # at one place only: numpy's fast path
+    upper = float(size[n // 2])
+    return upper if n % 2 else (float(size[: n // 2].max()) + upper) / 2
 
 
 @MEASURES.register("mean")
@@ -224,7 +224,7 @@ class _Watcher:
         n = out.numel() if frames is None else int(frames.sum()) * per_frame
         keep = sample.room_for(n)
         if keep == n:  # all of it: no places to look for
-            sample.add(_speech(conv, out, frames).numpy())
+            sample.add(_speech(conv, out, frames))
             return
         flat = out.reshape(-1)
         key = (conv, tuple(out.shape), id(frames), keep)
@@ -233,13 +233,18 @@ class _Watcher:
         sample.add(flat.index_select(0, self.places[key]).numpy())
 
 
-def _speech(conv: bool, out: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
+def _speech(conv: bool, out: torch.Tensor, frames: torch.Tensor | None) -> np.ndarray:
     """Return the elements that are speech, clip by clip, (n,); a copy, for `out` may be reused."""
+    values = out.numpy()
     if frames is None:
-        return out.reshape(-1).clone()
+        return values.flatten()
     counts = enumerate(frames.tolist())
-    parts = [out[b, :, :n] if conv else out[b, :n] for b, n in counts]
-    return torch.cat([part.reshape(-1) for part in parts])
+    clips = [values[b, :, :n] if conv else values[b, :n] for b, n in counts]
+    kept, begin = np.empty(sum(clip.size for clip in clips), values.dtype), 0
+    for clip in clips:
+        kept[begin : begin + clip.size].reshape(clip.shape)[...] = clip
+        begin += clip.size
+    return kept
 
 
 def _places(

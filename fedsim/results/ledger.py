@@ -379,16 +379,16 @@ def _write_log(db: sqlite3.Connection, log: Log | None) -> None:
     places = ", ".join("?" for _ in fields(Release))
     db.executemany(
         f"INSERT INTO releases ({_RELEASE_NAMES}) VALUES ({places})",
-        [astuple(release) for release in log.releases],
+        [tuple(vars(release).values()) for release in log.releases],
     )
     places = ", ".join("?" for _ in fields(Event))
     db.executemany(
         f"INSERT INTO events ({_EVENT_NAMES}) VALUES ({places})",
-        [astuple(event) for event in log.events],
+        [tuple(vars(event).values()) for event in log.events],
     )
     db.executemany(
         "INSERT OR REPLACE INTO workloads VALUES (?, ?, ?, ?, ?)",
-        [astuple(workload) for workload in log.workloads],
+        [tuple(vars(workload).values()) for workload in log.workloads],
     )
     db.executemany(
         "INSERT OR REPLACE INTO planned (client, method, bits) VALUES (?, ?, ?)",

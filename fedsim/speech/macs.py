@@ -56,10 +56,10 @@ def _probe(model: SpeechModel, seconds: float, tokens: int) -> np.ndarray:
     try:
         with torch.inference_mode():
             for batch, _ in model.batches(public_clips(seconds, n=1)):
-                rows = model.own_tokens(batch)
-                counted[:] = 0  # the transcript is what the tokens stand for
-                if rows is not None:
-                    batch = model.with_tokens(batch, [rows[0][:1].repeat(tokens)])
+                if model.needs_tokens:
+                    start = model.own_tokens(batch)[0][:1]
+                    counted[:] = 0  # the transcript is what the tokens stand for
+                    batch = model.with_tokens(batch, [start.repeat(tokens)])
                 model.forward(batch)
     finally:
         for hook in hooks:

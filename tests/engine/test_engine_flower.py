@@ -9,6 +9,7 @@ from engine_asks import CLIENTS, ask_all, said
 
 from fedsim.engine.flower_grid import GuardedApp
 from fedsim.engine.flower_simulation import FlowerGrid, Workers
+from fedsim.engine.ray_cluster import Room
 from fedsim.errors import FedsimError
 
 
@@ -36,7 +37,7 @@ def test_an_engine_that_breaks_down_says_so_instead_of_waiting():
     app = GuardedApp("engine_toys:app", threads=1)
     with (
         pytest.raises(FedsimError, match="has stopped: no room for workers; try --engine ray"),
-        grid.served(app, Broken(workers=1, threads=1)),
+        grid.served(app, Broken(Room(1, {}), threads=1)),
     ):
         pass
     grid.close()

@@ -210,5 +210,5 @@ def test_workers_that_die(opened):
 )
 def test_an_engine_that_cannot_be_opened(opened, monkeypatch, settings, reason):
     monkeypatch.setattr(ray_cluster, "_FREE_SECONDS", 0.0)
-    with pytest.raises(FedsimError, match=reason), opened("ray", **settings):
-        pass
+    with pytest.raises(FedsimError, match=reason), opened("ray", **settings) as grid:
+        grid.get_node_ids()

@@ -28,6 +28,8 @@ class SpeechModel(Protocol):
     """"transcribe" (scored by WER and CER) or "classify" (scored by accuracy)."""
     module: nn.Module
     layers: tuple[Layer, ...]
+    needs_tokens: bool
+    """Whether a forward pass needs tokens beside the audio (seq2seq)."""
 
     def batches(
         self, clips: Sequence[np.ndarray], language: str | None = None
@@ -37,9 +39,8 @@ class SpeechModel(Protocol):
         How clips are grouped depends on the clips alone, and padding never changes a result.
         """
 
-    def own_tokens(self, batch: Batch) -> list[torch.Tensor] | None:
-        """Return the tokens of the model's own transcript of each clip, where a forward pass needs
-        them beside the audio (seq2seq); None where it does not."""
+    def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
+        """Return the tokens of the model's own transcript of each clip, where it `needs_tokens`."""
 
     def with_tokens(self, batch: Batch, tokens: Sequence[torch.Tensor]) -> Batch:
         """Return the batch with those tokens: ready for a teacher-forced pass."""
@@ -70,13 +71,12 @@ def own_tokens(
     model: SpeechModel, clips: Sequence[np.ndarray], language: str | None = None
 ) -> list[torch.Tensor] | None:
     """Return the tokens of the model's own transcript of each clip, or None where it needs none."""
+    if not model.needs_tokens:
+        return None
     tokens: list[torch.Tensor | None] = [None] * len(clips)
     with torch.no_grad():  # not inference mode: the Fisher differentiates through what uses these
         for batch, places in model.batches(clips, language):
-            rows = model.own_tokens(batch)
-            if rows is None:
-                return None
-            for place, row in zip(places, rows, strict=True):
+            for place, row in zip(places, model.own_tokens(batch), strict=True):
                 tokens[place] = row
     return tokens  # type: ignore[return-value]
 

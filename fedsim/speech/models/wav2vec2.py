@@ -41,6 +41,8 @@ class Wav2Vec2:
     tokenizer: Any
     batch_size: int
 
+    needs_tokens: bool = False
+
     @property
     def task(self) -> str:
         """ "classify" for the sequence classifiers, else "transcribe"."""
@@ -97,9 +99,9 @@ class Wav2Vec2:
         """Return logits: (B, T, V) of a CTC model, (B, classes) of a classifier."""
         return self.module(**batch.inputs).logits
 
-    def own_tokens(self, batch: Batch) -> None:
-        """Return None: a forward pass needs the audio alone."""
-        return None
+    def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
+        """Return nothing: a forward pass needs the audio alone."""
+        return []
 
     def with_tokens(self, batch: Batch, tokens: Sequence[torch.Tensor]) -> Batch:
         """Return the batch as it is: a forward pass needs the audio alone."""

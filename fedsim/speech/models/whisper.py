@@ -47,6 +47,7 @@ class Whisper:
     tokenizer: Any
     batch_size: int
     task: str = "transcribe"
+    needs_tokens: bool = True
 
     @property
     def window(self) -> float:
