@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 
 from fedsim.scenario.schema import TOPICS
-from fedsim.speech.models.base import SAMPLE_RATE
+from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.voices import Take, render
 from fedsim.speech.voices.sentences import draw_sentences
 from fedsim.speech.voices.speaker import speaker

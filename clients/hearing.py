@@ -15,9 +15,9 @@ from fedsim.errors import AudioError, FedsimError
 from fedsim.quant.calibration import NEEDS_FISHER, NO_USER_DATA, needs
 from fedsim.quant.model import Batch
 from fedsim.quant.observe import Seen, SeenLayers, observe, observing
+from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.corpus import ClientData, Utterance, read_utterance
 from fedsim.speech.models.base import (
-    SAMPLE_RATE,
     SpeechModel,
     own_tokens,
     public_clips,

@@ -84,8 +84,7 @@ def estimate(scenario: Scenario) -> Estimate:
 
     Raises `FedsimError` for what a run would stop at.
     """
-    from server.plan import needs_others
-    from server.study import is_grouped
+    from server.cells import is_grouped, needs_others
 
     cells = expand(scenario)
     first = cells[0].scenario
@@ -150,7 +149,7 @@ def _passes(scenario: Scenario, clients: int) -> float:
     Each tuning clip once, for sensing and calibration together, and each test clip once for every
     model that is tested on it.
     """
-    from server.plan import cells_of
+    from server.cells import cells_of
 
     models = 0
     for method in scenario.methods:

@@ -24,7 +24,7 @@ from fedsim.run import RunResult, client_keys, collect, run_scenario
 from fedsim.scenario import Devices
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import FULL_PRECISION, MethodSettings, Scenario
-from server.plan import NOBODY, SENSITIVITY_FREE, cells_of, sources
+from server.cells import NOBODY, SENSITIVITY_FREE, cells_of, sources
 
 INDEX = "matrix.json"
 _DATA_FILES = ("metadata.csv", "model.safetensors", "config.json")

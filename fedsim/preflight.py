@@ -18,8 +18,9 @@ from fedsim.quant.allocation import MB, Sizes, smallest
 from fedsim.quant.switch import switch_of
 from fedsim.scenario import Devices, Scenario
 from fedsim.scenario.matrix import expand
+from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.corpus import ClientData, Utterance, read_utterance, require_clips
-from fedsim.speech.models.base import SAMPLE_RATE, SpeechModel
+from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.scoring import normalize
 from fedsim.study import load_study_model, model_manifest
 

@@ -85,11 +85,6 @@ def client_keys(scenario: Scenario) -> list[str]:
 
 def _run(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> RunResult:
     """Run what the ledger of a folder does not hold yet, on the scenario's engine."""
-    with importing():
-        from flwr.app import Context, RecordDict
-
-        from server.app import app as server_app
-
     engine = scenario.engine
 
     def serve(assignment: Assignment) -> None:
@@ -98,6 +93,11 @@ def _run(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> RunRe
             engine.workers, engine.threads, engine.address, shared=assignment.run_dir
         )
         with open_grid(engine.kind, CLIENT_APP, clients, run_config, settings) as grid:
+            with importing():  # only now: the engine's workers start meanwhile
+                from flwr.app import Context, RecordDict
+
+                from server.app import app as server_app
+
             context = Context(
                 run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config
             )
@@ -116,7 +116,7 @@ def record(
 
     Also where `serve` raises: what clients had finished by then is collected.
     """
-    from server.study import stages
+    from server.cells import stages
 
     shown = progress.current()
     shown.start(len(clients), stages(scenario))

@@ -10,7 +10,8 @@ from fedsim import messages as m
 from fedsim.quant.allocation import mean_bits
 from fedsim.results.rows import Plan, Row
 from fedsim.scenario.schema import FULL_PRECISION
-from server.plan import NOBODY, Planner, all_cells
+from server.cells import NOBODY, all_cells
+from server.plan import Planner
 
 FULL_BITS = 32.0
 

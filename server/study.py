@@ -20,28 +20,14 @@ from fedsim import messages as m
 from fedsim import progress
 from fedsim.errors import DeclinedError, FedsimError
 from fedsim.results.ledger import Event, Ledger, Log, Outcome, Planned, Release, Workload
-from fedsim.scenario.privacy import COHORT
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
+from server.cells import all_cells, is_grouped, needs_others, needs_sensitivity
 from server.exchange import Outgoing, stream
 from server.gather import gather_means, recall_means
-from server.plan import Planner, all_cells, needs_others, needs_sensitivity
+from server.plan import Planner
 from server.replies import NoAnswer, Refused, Untrusted, read_reply
 from server.rows import result_rows, tested_plans
 from server.told import Told
-
-
-def stages(scenario: Scenario) -> tuple[str, ...]:
-    """Return the stages that a run of the scenario shows."""
-    if needs_others(scenario):
-        return "sense", "personalize", "evaluate"
-    if is_grouped(scenario):
-        return "sense", "aggregate", "personalize"
-    return ("personalize",)
-
-
-def is_grouped(scenario: Scenario) -> bool:
-    """Return whether clients tell of their sensitivities in groups."""
-    return scenario.privacy.release == COHORT and needs_sensitivity(scenario)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from plan_toys import DEPTHS, label, myqasr, scenario
 
 from fedsim import messages as m
 from fedsim.errors import BudgetError, FedsimError
@@ -14,17 +15,8 @@ from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
-from fedsim.scenario.schema import MethodSettings, Scenario
 from fedsim.speech.corpus import client_rng
-from server.plan import (
-    Cell,
-    Planner,
-    all_cells,
-    cells_of,
-    needs_others,
-    needs_sensitivity,
-    sources,
-)
+from server.plan import Planner
 
 LAYERS = tuple(Layer(f"layer{i}", "linear", (8, 10 + i)) for i in range(6))
 MEDIANS = {
@@ -33,25 +25,6 @@ MEDIANS = {
     "cyd": (6.0, 5.0, 4.0, 3.0, 2.0, 1.0),
 }
 KEYS = sorted(MEDIANS)
-DEPTHS = (2, 4, 8)
-
-
-def scenario(*methods, seed=5) -> Scenario:
-    return Scenario.model_validate(
-        {
-            "name": "toy",
-            "seed": seed,
-            "model": {"id": "none"},
-            "corpus": {"path": "none", "group_by": "speaker"},
-            "clients": {"budget_mb": 1.0, "bit_depths": list(DEPTHS)},
-            "methods": list(methods),
-        }
-    )
-
-
-def myqasr(*sources, **options):
-    tuned = {"tuned_on": list(sources)} if sources else {}
-    return {"allocation": "myqasr", "calibration": ["minmax"], **tuned, **options}
 
 
 @pytest.fixture
@@ -73,87 +46,6 @@ def summary(client, budget=450) -> m.Summary:
 
 
 SUMMARIES = {key: summary(key) for key in KEYS}
-
-
-def label(allocation, calibration, order="descending", draw=0, name=None):
-    return Cell(allocation, calibration, order, draw, f"{name or allocation}/{calibration}")
-
-
-def settings(**options) -> MethodSettings:
-    return MethodSettings.model_validate(options)
-
-
-@pytest.mark.parametrize(
-    ("method", "cells"),
-    [
-        ({"allocation": "uniform"}, [label("uniform", "cosine")]),
-        (
-            {"allocation": "myqasr", "calibration": ["minmax", "none"]},
-            [label("myqasr", "minmax"), label("myqasr", "none")],
-        ),
-        (
-            {"allocation": "myqasr", "order": "ascending"},
-            [label("myqasr", "cosine", "ascending", name="myqasr-asc")],
-        ),
-        (
-            {"allocation": "shuffled", "draws": 2, "calibration": ["minmax", "none"]},
-            [
-                label("shuffled", "minmax", draw=0, name="shuffled-1"),
-                label("shuffled", "minmax", draw=1, name="shuffled-2"),
-                label("shuffled", "none", draw=0, name="shuffled-1"),
-                label("shuffled", "none", draw=1, name="shuffled-2"),
-            ],
-        ),
-    ],
-)
-def test_cells_of_a_method(method, cells):
-    assert cells_of(settings(**method)) == cells
-
-
-def test_cells_of_a_scenario():
-    """Each once, however many clients' clips it is tuned on; full precision is no cell."""
-    found = all_cells(scenario("fp32", "uniform", myqasr("own"), myqasr("other"), "shuffled"))
-    assert [c.label for c in found] == ["uniform/cosine", "myqasr/minmax", "shuffled/cosine"]
-    assert all_cells(scenario("fp32")) == []
-
-
-@pytest.mark.parametrize(
-    ("methods", "sensitivity", "others"),
-    [
-        (["fp32"], False, False),
-        (["fp32", "uniform", "shuffled"], False, False),
-        (["uniform", "myqasr"], True, False),
-        (["reversed"], True, False),
-        (["linear"], True, False),
-        ([{"allocation": "uniform", "tuned_on": ["other"]}], False, True),
-        ([myqasr("own", "each")], True, True),
-        ([myqasr("bob")], True, True),
-    ],
-)
-def test_what_a_scenario_needs(methods, sensitivity, others):
-    assert needs_sensitivity(scenario(*methods)) == sensitivity
-    assert needs_others(scenario(*methods)) == others
-
-
-@pytest.mark.parametrize(
-    ("words", "client", "found"),
-    [
-        (("own",), "bob", ["bob"]),
-        (("other",), "ann", ["bob"]),
-        (("other",), "bob", ["cyd"]),
-        (("other",), "cyd", ["ann"]),  # round the ring
-        (("each",), "bob", ["ann", "cyd"]),
-        (("own", "other", "each"), "bob", ["bob", "cyd", "ann"]),  # nobody twice
-        (("cyd", "own"), "cyd", ["cyd"]),
-        (("cyd",), "ann", ["cyd"]),
-    ],
-)
-def test_sources(words, client, found):
-    assert sources(words, client, KEYS) == found
-
-
-def test_everybody_is_somebodys_other():
-    assert sorted(sources(("other",), key, KEYS)[0] for key in KEYS) == KEYS
 
 
 def test_a_candidate(planner):

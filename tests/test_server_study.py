@@ -19,9 +19,10 @@ from fedsim.quant.packing import packed_bytes
 from fedsim.results.ledger import Failure, Ledger
 from fedsim.scenario.schema import Scenario
 from server import exchange
+from server.cells import stages
 from server.exchange import Outgoing, stream
 from server.plan import Planner
-from server.study import Study, result_rows, stages
+from server.study import Study, result_rows
 from server.told import told_by
 
 LAYERS = (Layer("one", "linear", (8, 10)), Layer("two", "linear", (8, 12)))

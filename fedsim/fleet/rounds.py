@@ -63,7 +63,7 @@ def timed_model(scenario: Scenario) -> str:
     Raises:
         FedsimError: if `clock.model` is none that the scenario makes.
     """
-    from server.plan import all_cells
+    from server.cells import all_cells
 
     labels = [cell.label for cell in all_cells(scenario)]
     model = scenario.clock.model
@@ -77,7 +77,7 @@ def timed_model(scenario: Scenario) -> str:
 def _works(
     folder: RunFolder, scenario: Scenario, clients: Sequence[str], cost: ModelCost
 ) -> Iterator[ClientWork]:
-    from server.plan import all_cells, needs_sensitivity
+    from server.cells import all_cells, needs_sensitivity
 
     label = timed_model(scenario)
     calibration = next(c.calibration for c in all_cells(scenario) if c.label == label)

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.errors import AudioError
-from fedsim.speech.models.base import SAMPLE_RATE
+
+SAMPLE_RATE = 16_000
+"""Hz. Every clip, everywhere, is mono float32 at this rate."""
 
 SHORTEST = 0.1
 """Seconds. A shorter clip holds no word, and less than 0.025 s not even one frame."""

@@ -11,9 +11,7 @@ from torch import nn
 
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-
-SAMPLE_RATE = 16_000
-"""Hz. Every clip, everywhere, is mono float32 at this rate."""
+from fedsim.speech.audio import SAMPLE_RATE
 
 
 class SpeechModel(Protocol):

@@ -19,7 +19,8 @@ from torch import nn
 from fedsim.errors import FedsimError
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.speech.models.base import SAMPLE_RATE, by_length
+from fedsim.speech.audio import SAMPLE_RATE
+from fedsim.speech.models.base import by_length
 
 CLASSES = (
     "Wav2Vec2ForCTC",

@@ -21,7 +21,8 @@ from torch import nn
 from fedsim.errors import AudioError, FedsimError, nearest
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.speech.models.base import SAMPLE_RATE, by_length
+from fedsim.speech.audio import SAMPLE_RATE
+from fedsim.speech.models.base import by_length
 
 CLASSES = ("WhisperForConditionalGeneration",)
 KEEP = ("model.encoder.embed_positions", "model.decoder.embed_positions")

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fedsim.speech.models.base import SAMPLE_RATE
+from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.voices.speaker import Speaker
 from fedsim.speech.voices.synthesizer import SYNTHESIZER_RATE
 

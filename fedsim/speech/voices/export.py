@@ -9,8 +9,8 @@ import numpy as np
 
 from fedsim import progress
 from fedsim.errors import FedsimError
+from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.corpus import GROUPS, Clients, read_utterance
-from fedsim.speech.models.base import SAMPLE_RATE
 
 
 def export_clips(clients: Clients, folder: Path) -> int:

@@ -1,0 +1,30 @@
+"""Scenarios of which only the methods matter, and their cells."""
+
+from __future__ import annotations
+
+from fedsim.scenario.schema import Scenario
+from server.cells import Cell
+
+DEPTHS = (2, 4, 8)
+
+
+def scenario(*methods, seed=5) -> Scenario:
+    return Scenario.model_validate(
+        {
+            "name": "toy",
+            "seed": seed,
+            "model": {"id": "none"},
+            "corpus": {"path": "none", "group_by": "speaker"},
+            "clients": {"budget_mb": 1.0, "bit_depths": list(DEPTHS)},
+            "methods": list(methods),
+        }
+    )
+
+
+def myqasr(*sources, **options):
+    tuned = {"tuned_on": list(sources)} if sources else {}
+    return {"allocation": "myqasr", "calibration": ["minmax"], **tuned, **options}
+
+
+def label(allocation, calibration, order="descending", draw=0, name=None):
+    return Cell(allocation, calibration, order, draw, f"{name or allocation}/{calibration}")
