@@ -13,21 +13,18 @@ from typing import Any
 
 from flwr.app import Message
 
-from fedsim.engine import ray_cluster
 from fedsim.engine.flower_internals import pack, server_identity, unpack
 from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
-from fedsim.engine.ray_worker import Worker
+from fedsim.engine.ray_start import Aside, aside, await_imports, broken, workers
 from fedsim.engine.schedule import Schedule
 from fedsim.engine.settings import EngineSettings, torch_threads
 from fedsim.engine.worker import DEATHS, died
-from fedsim.errors import FedsimError
 
-import ray  # isort: skip  (after ray_cluster, which sets the variables that Ray reads on import)
+import ray  # isort: skip  (after ray_start, which sets the variables that Ray reads on import)
 from ray.exceptions import RayError, RayTaskError  # isort: skip
 
 PULL_SECONDS = 0.2  # the longest that one pull waits for a reply
-START_SECONDS = 300.0  # importing torch and the app on a cold, slow disk
 
 
 @dataclass
@@ -42,22 +39,22 @@ class Flight:
 class RayGrid(ClientGrid):
     """Hands batches to Ray actors and streams their replies.
 
-    The actors may still be starting: whoever asks for nodes or replies waits for them.
+    The actors may still be starting: whoever asks for the nodes or sends a message waits for them.
     """
 
     def __init__(
         self,
-        actors: Sequence[Any],
+        starting: Aside,
         nodes: Mapping[int, Node],
         run_config: Mapping[str, str | int | float | bool],
         batch: int | None,
     ) -> None:
         super().__init__(nodes, run_config)
-        self._actors = actors
-        self._starting = [actor.load.remote() for actor in actors]
-        self._schedule = Schedule(len(actors), batch)
+        self._starting, self._batch = starting, batch
+        self._actors: Sequence[Any] = ()
+        self._schedule = Schedule(0, batch)
+        self._loads: list[int] = []
         self._flights: dict[Any, Flight] = {}  # in the order of dispatch
-        self._loads = [0] * len(actors)
         self._open: set[str] = set()  # ids pushed and not pulled
 
     def get_node_ids(self) -> list[int]:
@@ -69,6 +66,7 @@ class RayGrid(ClientGrid):
         return super().get_node_ids()
 
     def _enqueue(self, job: Job) -> None:
+        self._await_start()
         self._open.add(job.message_id)
         self._schedule.add(job)
         # No stealing yet: the next message that is pushed may belong to the idle worker.
@@ -76,7 +74,6 @@ class RayGrid(ClientGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are ready; wait up to `PULL_SECONDS` where none is."""
-        self._await_start()
         wanted = self._open.intersection(message_ids)
         if not wanted:
             return []
@@ -88,25 +85,12 @@ class RayGrid(ClientGrid):
         return [self._take_reply(message_id) for message_id in ready]
 
     def _await_start(self) -> None:
-        """Wait until each worker has imported the client app."""
-        if not self._starting:
-            return
-        refs, self._starting = self._starting, []
-        done, late = ray.wait(refs, num_returns=len(refs), timeout=START_SECONDS)
-        try:
-            ray.get(done)
-        except RayTaskError as error:
-            raise _broken(error) from error
-        except RayError as error:
-            raise FedsimError(
-                "a worker process died while it imported the client app (out of memory?): "
-                "ask for fewer workers"
-            ) from error
-        if late:
-            raise FedsimError(
-                f"{len(late)} of {len(refs)} workers did not start within {START_SECONDS:.0f} s: "
-                "ask for fewer workers, or wait until the machine is less busy"
-            )
+        if not self._actors:
+            actors = self._starting.result()
+            await_imports(actors)
+            self._actors = actors
+            self._schedule = Schedule(len(self._actors), self._batch)
+            self._loads = [0] * len(self._actors)
 
     def _dispatch(self, *, steal: bool) -> None:
         """Give every idle worker a batch, first of its own clients' messages."""
@@ -144,7 +128,7 @@ class RayGrid(ClientGrid):
             try:
                 answers, seconds_taken = ray.get(ref)
             except RayTaskError as error:
-                raise _broken(error) from error
+                raise broken(error) from error
             except RayError:
                 self._lost(flight)
                 continue
@@ -183,41 +167,9 @@ def open_ray(
     nodes = nodes_of(clients)
     with (
         torch_threads(settings.threads),
-        ray_cluster.connected(settings, len(nodes)) as room,
+        aside(lambda: workers(app, len(nodes), run_config, settings)) as starting,
         server_identity(),
     ):
-        actors = _spawn(room, app, dict(run_config), settings.threads)
-        try:
-            yield RayGrid(actors, nodes, run_config, settings.batch)
-        finally:
-            for actor in actors:
-                ray.kill(actor)
-
-
-def _spawn(
-    room: ray_cluster.Room,
-    app: str,
-    run_config: dict[str, str | int | float | bool],
-    threads: int,
-) -> list[Any]:
-    """Start the actors; they are not waited for."""
-    options = {
-        "num_cpus": threads,
-        "max_restarts": -1,
-        # Lets calls wait for an actor that is being restarted; the methods themselves say 0, so
-        # that no batch is sent again behind our back.
-        "max_task_retries": -1,
-        "runtime_env": room.runtime_env,
-        "scheduling_strategy": "SPREAD",  # over the machines of a cluster, not one after another
-    }
-    spawn = ray.remote(Worker).options(**options).remote
-    return [spawn(app, run_config, threads) for _ in range(room.workers)]
-
-
-def _broken(error: RayTaskError) -> FedsimError:
-    """Return what a worker itself raised: no client's failure gets here."""
-    cause = error.cause
-    if isinstance(cause, FedsimError):
-        return cause
-    text = " ".join(str(cause).split())
-    return FedsimError(f"a worker process failed outside any client: {text}; please report this")
+        if settings.address is not None:
+            starting.result()  # what is wrong with a cluster is told before anything is loaded
+        yield RayGrid(starting, nodes, run_config, settings.batch)

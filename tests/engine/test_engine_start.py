@@ -6,12 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from processes import MARK, marked
 
 from fedsim.engine import ray_cluster
+from fedsim.engine.ray_start import aside
 from fedsim.errors import FedsimError
 
 
@@ -65,3 +69,88 @@ def test_ctrl_c_leaves_no_process(tmp_path, engine):
     _, errors = child.communicate(timeout=30)
     assert "KeyboardInterrupt" in errors
     assert marked(str(tmp_path)) == {}
+
+
+STARTING = """
+import sys
+from fedsim.engine import EngineSettings, open_grid
+settings = EngineSettings(workers=2)
+with open_grid("ray", "engine_toys:app", ["a", "b"], {"word": "", "folder": ""}, settings) as grid:
+    print("starting", flush=True)
+    grid.get_node_ids()
+"""
+
+
+@pytest.mark.parametrize(
+    "seconds", [0.5, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.0, 1.0, 1.5, 2.0, 3.0))]
+)
+def test_ctrl_c_while_ray_starts_leaves_no_process(tmp_path, seconds):
+    folder = Path(__file__).parent
+    environment = {"PYTHONPATH": f"{folder}:{folder.parents[1]}", MARK: str(tmp_path)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", STARTING],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdout.readline() == "starting\n"
+    time.sleep(seconds)
+    os.killpg(child.pid, signal.SIGINT)
+    _, errors = child.communicate(timeout=30)
+    assert "KeyboardInterrupt" in errors
+    assert marked(str(tmp_path)) == {}
+
+
+def test_a_context_aside_is_opened_and_closed_by_one_thread():
+    seen = []
+
+    @contextmanager
+    def opened():
+        seen.append(threading.get_ident())
+        try:
+            yield ["worker"]
+        finally:
+            seen.append(threading.get_ident())
+
+    with aside(opened) as thread:
+        assert thread.result() == ["worker"]
+        assert len(seen) == 1
+    assert len(seen) == 2
+    assert seen[0] == seen[1] != threading.get_ident()
+
+
+def test_what_opening_aside_raises_is_raised_where_it_is_asked_for():
+    @contextmanager
+    def opened():
+        raise FedsimError("no room")
+        yield
+
+    with pytest.raises(FedsimError, match="no room"), aside(opened) as thread:
+        thread.result()
+    with aside(opened):
+        pass  # nobody asked
+
+
+def test_ctrl_c_does_not_wait_for_what_is_being_opened_and_the_next_one_does():
+    go, seen = threading.Event(), []
+
+    @contextmanager
+    def slow():
+        go.wait()
+        yield []
+        seen.append("closed")
+
+    @contextmanager
+    def quick():
+        seen.append("opened")
+        yield []
+
+    with pytest.raises(KeyboardInterrupt), aside(slow):
+        raise KeyboardInterrupt
+    assert seen == []
+    threading.Timer(0.2, go.set).start()
+    with aside(quick) as thread:
+        thread.result()
+    assert seen == ["closed", "opened"]
