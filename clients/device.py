@@ -211,20 +211,21 @@ class Device:
         if not missing:
             return known
         seen = self._hearing.seen(source, {c.calibration for c in candidates})
-        for (calibration, index, bits), candidate in missing.items():
-            layer = bench.model.layers[index]
-            known[calibration, index, bits] = (
-                calibrate_layer(
-                    calibration,
-                    layer,
-                    bench.modules[layer.name],
-                    seen[layer.name],
-                    self._weight(candidate, index),
-                    bench.scenario.quantization.activation_bits,
+        with torch.inference_mode():
+            for (calibration, index, bits), candidate in missing.items():
+                layer = bench.model.layers[index]
+                known[calibration, index, bits] = (
+                    calibrate_layer(
+                        calibration,
+                        layer,
+                        bench.modules[layer.name],
+                        seen[layer.name],
+                        self._weight(candidate, index),
+                        bench.scenario.quantization.activation_bits,
+                    )
+                    if layer.name in seen
+                    else None
                 )
-                if layer.name in seen
-                else None
-            )
         return known
 
     def _weight(self, candidate: m.Candidate, index: int) -> torch.Tensor:

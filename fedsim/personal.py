@@ -186,19 +186,20 @@ def personalize(
     batches = tuning_batches(speech, checked, tokens, language)
     seen = observe(speech, batches, **needs([calibration]))
     owners = dict(speech.module.named_modules())
-    ranges = tuple(
-        calibrate_layer(
-            calibration,
-            layer,
-            owners[layer.name],
-            seen[layer.name],
-            dequantized[layer.name],
-            activation_bits,
+    with torch.inference_mode():
+        ranges = tuple(
+            calibrate_layer(
+                calibration,
+                layer,
+                owners[layer.name],
+                seen[layer.name],
+                dequantized[layer.name],
+                activation_bits,
+            )
+            if layer.name in seen
+            else None
+            for layer in speech.layers
         )
-        if layer.name in seen
-        else None
-        for layer in speech.layers
-    )
     manifest = Manifest(name, blank.fingerprint, weights, activation_bits, bits, settings)
     file = ModelFile(manifest, packed, ranges, stored)
     return PersonalizedModel(speech, file, sizes.total(bits), language)

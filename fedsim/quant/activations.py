@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 MIN_ACTIVATION_BITS, MAX_ACTIVATION_BITS = 4, 16
+_SMALLEST = 3e-39
+"""A scale below this has no inverse in float32."""
 
 
 @dataclass(frozen=True)
@@ -56,5 +58,6 @@ def quantize_activation(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
 
 def _inverse(scale: float) -> float:
     """Return 1 / scale at float32 precision, finite however small the scale is."""
-    with np.errstate(divide="ignore", over="ignore"):
-        return float(min(np.float32(1) / np.float32(scale), np.finfo(np.float32).max))
+    if scale < _SMALLEST:
+        return float(np.finfo(np.float32).max)
+    return float(np.float32(1) / np.float32(scale))

@@ -85,7 +85,6 @@ def hessian(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range
     return search(seen, fisher_score(layer, seen, weights, bits))
 
 
-@torch.inference_mode()
 def calibrate_layer(
     calibration: str,
     layer: Layer,
@@ -97,7 +96,8 @@ def calibrate_layer(
     """Return the range of one layer's input.
 
     `owner` is the layer's module with its full-precision weight, `quantized` the dequantized weight
-    of the plan (float32, of the layer's shape), `bits` the activation bits (4..16).
+    of the plan (float32, of the layer's shape), `bits` the activation bits (4..16). Call it in
+    inference mode, for no gradient is needed.
     """
     weights = LayerWeights(owner.weight, quantized, owner.bias)  # type: ignore[arg-type]
     return CALIBRATORS[calibration](layer, seen, weights, bits)
