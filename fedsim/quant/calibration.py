@@ -96,10 +96,10 @@ def calibrate_layer(
     """Return the range of one layer's input.
 
     `owner` is the layer's module with its full-precision weight, `quantized` the dequantized weight
-    of the plan (float32, of the layer's shape), `bits` the activation bits (4..16). Call it in
-    inference mode, for no gradient is needed.
+    of the plan (float32, of the layer's shape), `bits` the activation bits (4..16).
     """
-    weights = LayerWeights(owner.weight, quantized, owner.bias)  # type: ignore[arg-type]
+    bias = None if owner.bias is None else owner.bias.detach()  # type: ignore[operator]
+    weights = LayerWeights(owner.weight.detach(), quantized, bias)  # type: ignore[operator]
     return CALIBRATORS[calibration](layer, seen, weights, bits)
 
 
