@@ -20,7 +20,8 @@ def device_of(context: Context) -> Device:
     key = client_key(context.node_config, bench.clients)
     if key not in bench.clients:
         raise FedsimError(f"client {key!r} is not in the corpus of this scenario")
-    return Device(bench, bench.clients[key], _mode(bench, key))
+    data = bench.remember(("data", key), lambda: bench.clients[key])
+    return Device(bench, data, _mode(bench, key))
 
 
 def clips_of(context: Context) -> ClientData | None:

@@ -6,6 +6,7 @@ Everything here is a cache: losing it, with the process or with age, changes no 
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
@@ -38,9 +39,12 @@ from fedsim.study import load_study_model, model_manifest
 REMEMBERED = 256
 """Results remembered of clients (pseudo-labels, ranges): some 100 kB each at most."""
 
-
 CLIP_BYTES = 64 << 20
 """Of clips kept: those of a client are read when it senses, and needed again to calibrate."""
+
+CONVOLUTIONS = 64
+"""That torch keeps compiled, one for each layer and length of a batch. Clients' lengths differ, and
+its own thousand would take 150 MB; it reads the number at its first convolution."""
 
 SEEN_BYTES = 256 << 20
 """Of what layers saw: some 50 MB a client for cosine calibration of a Whisper base."""
@@ -64,7 +68,7 @@ class Workbench:
     run_dir: Path
     clips: Recent[np.ndarray] = field(default_factory=lambda: Recent(CLIP_BYTES))
     """Clips by their key, of clients that are under way."""
-    seen: Recent[SeenLayers] = field(default_factory=lambda: Recent(SEEN_BYTES))
+    seen: Recent[SeenLayers] = field(default_factory=lambda: Recent(SEEN_BYTES, REMEMBERED))
     """What layers saw of clips, of clients between sensing and calibrating."""
     _places: dict[str, str] = field(default_factory=dict)
     _recent: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
@@ -125,6 +129,7 @@ def open_workbench(assignment: Assignment) -> Workbench:
     scenario = scenario_from_json(assignment.scenario)
     # Where the process is Flower's, nobody else has; sums would differ in the last bit.
     torch.set_num_threads(scenario.engine.threads)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CONVOLUTIONS))
     model = load_study_model(scenario)
     switch = switch_of(model)
     stored = modelfile.store_leftovers(switch.full_leftovers())

@@ -20,7 +20,7 @@ from fedsim.engine import EngineSettings, kept_running
 from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, create_run, versions
 from fedsim.results.ledger import Ledger, Payload
 from fedsim.results.rows import Plan, Row
-from fedsim.run import RunResult, client_keys, collect, run_scenario
+from fedsim.run import CLIENT_APP, RunResult, client_keys, collect, run_scenario
 from fedsim.scenario import Devices
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import FULL_PRECISION, MethodSettings, Scenario
@@ -62,7 +62,7 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
     settings = EngineSettings(engine.workers, engine.threads, engine.address, shared=folder.path)
     # Every corpus is opened first: a mistake in the last combination is told before the first runs.
     clients = max(len(client_keys(cell.scenario)) for cell in cells)
-    with kept_running(engine.kind, clients, settings):
+    with kept_running(engine.kind, CLIENT_APP, clients, settings):
         for number, cell in enumerate(cells, start=1):
             name = f"cells/{number:03d}"
             progress.current().part(number, len(cells))

@@ -1,7 +1,8 @@
-"""A cache of arrays that is bounded by their bytes."""
+"""A cache of arrays that is bounded by their bytes and their number."""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
@@ -16,10 +17,11 @@ T = TypeVar("T", bound=_Sized)
 
 
 class Recent(Generic[T]):
-    """Keeps the arrays or tensors used last, up to `limit` bytes, and the very last in any case."""
+    """Keeps the values used last, up to `limit` bytes and `most` values, and the very last in any
+    case."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, most: float = math.inf) -> None:
+        self._limit, self._most = limit, most
         self._bytes = 0
         self._values: OrderedDict[Hashable, T] = OrderedDict()
 
@@ -30,6 +32,8 @@ class Recent(Generic[T]):
             return self._values[key]
         value = self._values[key] = make()
         self._bytes += value.nbytes
-        while self._bytes > self._limit and len(self._values) > 1:
+        while len(self._values) > 1 and (
+            self._bytes > self._limit or len(self._values) > self._most
+        ):
             self._bytes -= self._values.popitem(last=False)[1].nbytes
         return value

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import weakref
 from collections import OrderedDict
 
@@ -11,10 +12,11 @@ from fedsim.recent import Recent
 BYTES = 120
 
 
+@pytest.mark.parametrize("most", [1, 3, math.inf])
 @pytest.mark.parametrize("limit", [0, 100, 120, 121, 240, 600, 10_000])
-def test_it_holds_what_was_used_last_and_never_more_than_its_limit_or_one(limit):
+def test_it_holds_what_was_used_last_and_never_more_than_its_limits_or_one(limit, most):
     """Against a list that is searched and cut from its end."""
-    recent: Recent[np.ndarray] = Recent(limit)
+    recent: Recent[np.ndarray] = Recent(limit, most)
     model: OrderedDict[int, None] = OrderedDict()
     alive: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
     for key in [*range(8), *range(7, -1, -1), *range(0, 8, 2), 0, 0, 3]:
@@ -31,7 +33,7 @@ def test_it_holds_what_was_used_last_and_never_more_than_its_limit_or_one(limit)
         del value
         model[key] = None
         model.move_to_end(key)
-        while len(model) * BYTES > limit and len(model) > 1:
+        while (len(model) * BYTES > limit or len(model) > most) and len(model) > 1:
             model.popitem(last=False)
         assert set(alive) == set(model)
 

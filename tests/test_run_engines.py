@@ -25,7 +25,7 @@ def ray():
     """One Ray for all runs of this module: the engine uses one that is running."""
     from fedsim.engine import ray_cluster
 
-    with ray_cluster.connected(EngineSettings(workers=3), clients=3):
+    with ray_cluster.connected(EngineSettings(workers=3), 3, "clients.app:app"):
         yield
 
 

@@ -58,7 +58,9 @@ def _flower(
 
 
 @contextmanager
-def kept_running(engine_name: str, clients: int, settings: EngineSettings) -> Iterator[None]:
+def kept_running(
+    engine_name: str, app: str, clients: int, settings: EngineSettings
+) -> Iterator[None]:
     """Keep what an engine starts first (Ray itself) running over several grids, one after another.
 
     Starting it takes seconds, which runs with many combinations of settings pay once.
@@ -69,7 +71,7 @@ def kept_running(engine_name: str, clients: int, settings: EngineSettings) -> It
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from fedsim.engine.ray_cluster import connected
 
-    with connected(settings, clients):
+    with connected(settings, clients, app):
         yield
 
 

@@ -57,7 +57,7 @@ def open_flower(
         torch_threads(settings.threads),
         server_identity(),
         closing(grid),  # after Ray, whose end takes as long as that of Flower's threads
-        ray_cluster.connected(settings, len(clients)) as room,
+        ray_cluster.connected(settings, len(clients), app) as room,
         grid.served(GuardedApp(app, settings.threads), Workers(room, settings.threads)),
     ):
         yield grid

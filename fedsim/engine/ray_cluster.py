@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ _QUIET = {
     # An error reply says it in one sentence.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died|^Task ClientAppActor.run failed",
 }
+AHEAD = "FEDSIM_CLIENT_APP"
+"""Environment variable: the client app, for the processes that Ray starts before any has work."""
 # Each client needs the same memory again, which glibc would give back and fetch page by page: some
 # thirtieth of a worker's time.
 _KEEP_MEMORY = {
@@ -37,12 +39,17 @@ _PROBE_SECONDS = 3.0
 _LOOK_SECONDS = 120.0  # to start a process there on a cold, slow disk
 _FREE_SECONDS = 10.0  # Ray hears of released cores a little later
 
+_inherited: dict[str, str] = {}
+"""The environment of the workers of a Ray that was started here."""
+
 for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402  (reads the variables above)
 from ray.exceptions import RayError  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
+
+from fedsim.engine.ray_processes import bare_head, shut_down  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -54,25 +61,30 @@ class Room:
 
 
 @contextmanager
-def connected(settings: EngineSettings, clients: int) -> Iterator[Room]:
+def connected(settings: EngineSettings, clients: int, app: str) -> Iterator[Room]:
     """Connect to Ray and yield room for workers, no more than there are clients.
 
-    A Ray that is already running in this process is used and left running; one that was started
-    or joined here is shut down, also after Ctrl-C. Raises `FedsimError` where the address does not
-    answer, a machine of the cluster does not see `settings.shared`, or too few cores are free.
+    Processes of a Ray that is started here import the client app `app` ("module:attribute") while
+    they have nothing else to do. A Ray that is already running in this process is used and left
+    running; one that was started or joined here is shut down, also after Ctrl-C. Raises
+    `FedsimError` where the address does not answer, a machine of the cluster does not see
+    `settings.shared`, or too few cores are free.
     """
     variables = _variables(settings.threads)
     stated = {"env_vars": variables}
     if ray.is_initialized():
-        yield Room(_free_workers(settings, clients), stated)
+        inherited = variables == _inherited
+        yield Room(_free_workers(settings, clients), {} if inherited else stated)
         return
+    end = shut_down if settings.address is None else ray.shutdown
     try:
         if settings.address is None:
             workers = min(settings.workers or max(1, cores() // settings.threads), clients)
             # Inherited rather than stated: so the processes that Ray starts ahead will do.
-            with _environment(variables):
+            ahead = {AHEAD: app, "RAY_preload_python_modules": "fedsim.engine.ray_ahead"}
+            with _environment({**variables, **ahead}), bare_head():
                 _init(address="local", num_cpus=workers * settings.threads, include_dashboard=False)
-                _end_monitors()
+            _inherited.update(variables)
             room = Room(workers, {})
         else:
             _join(settings.address)
@@ -81,7 +93,8 @@ def connected(settings: EngineSettings, clients: int) -> Iterator[Room]:
             room = Room(_free_workers(settings, clients), stated)
         yield room
     finally:
-        ray.shutdown()
+        _inherited.clear()
+        end()
 
 
 def _variables(threads: int) -> dict[str, str]:
@@ -162,19 +175,6 @@ def _init(**options: str | int | bool) -> None:
     ray.init(log_to_driver=False, logging_level="ERROR", **options)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_termination)  # Ray's would abort this process
-
-
-def _end_monitors() -> None:
-    """End what Ray starts to add machines to a cluster and to copy logs to the terminal.
-
-    A Ray of one run has no use for either; they take a second of a core to start, and the first
-    another second to stop. Ray has no public way to leave them out: where this one has gone, they
-    run.
-    """
-    with suppress(AttributeError, KeyError):
-        node = ray._private.worker._global_node
-        node.kill_monitor(check_alive=False)
-        node.kill_log_monitor(check_alive=False)
 
 
 def _probe(address: str) -> None:

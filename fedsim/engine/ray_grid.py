@@ -166,8 +166,8 @@ def open_ray(
     """Start or join Ray, begin to start the workers, and stop what was started at the end."""
     nodes = nodes_of(clients)
     with (
-        torch_threads(settings.threads),
         aside(lambda: workers(app, len(nodes), run_config, settings)) as starting,
+        torch_threads(settings.threads),  # which imports torch: Ray starts meanwhile
         server_identity(),
     ):
         if settings.address is not None:

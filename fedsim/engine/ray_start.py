@@ -10,10 +10,11 @@ import atexit
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from fedsim.engine import ray_cluster
+from fedsim.engine.ray_processes import exit_while_starting
 from fedsim.engine.ray_worker import Worker
 from fedsim.engine.settings import EngineSettings
 from fedsim.errors import FedsimError
@@ -37,7 +38,7 @@ def workers(
 
     Raises `FedsimError` where there is no Ray or no room.
     """
-    with ray_cluster.connected(settings, clients) as room:
+    with ray_cluster.connected(settings, clients, app) as room:
         options = {
             "num_cpus": settings.threads,
             "max_restarts": -1,
@@ -132,20 +133,9 @@ _abandoned: list[threading.Thread] = []
 
 @atexit.register
 def _end_abandoned() -> None:
-    """End the processes of a Ray that was still starting at Ctrl-C, when this process ends.
-
-    Ray's own children would be killed with this process, and what those have started would live on.
-    """
+    """End a Ray that was still starting at Ctrl-C, when this process ends."""
     if any(thread.is_alive() for thread in _abandoned):
-        import psutil  # type: ignore[import-untyped]  # Ray brings it along
-
-        atexit.unregister(ray.shutdown)  # would wait for that thread, and it for what ends here
-        for child in psutil.Process().children():
-            with suppress(psutil.Error):  # it has ended by itself
-                if "/ray/" in " ".join(child.cmdline()):
-                    child.suspend()  # so that it starts nothing more
-                    for process in (*child.children(recursive=True), child):
-                        process.kill()
+        exit_while_starting()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.errors import FedsimError
+from fedsim.importing import importing
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def torch_threads(count: int) -> Iterator[None]:
 
     Also where the workers are other processes: the server app packs weights in this one.
     """
-    import torch
+    with importing():
+        import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -84,12 +84,13 @@ def _jittered(size: int) -> np.ndarray:
 def masked_extremes(x: torch.Tensor, frames: torch.Tensor | None, axis: int) -> tuple[float, float]:
     """Return the least and greatest element of `x` (B, ...), of each clip its first `frames[b]`
     only; NaN when one of them is."""
-    values = x.numpy()
-    if frames is None or int(frames.min()) == x.shape[axis]:
-        return float(values.min()), float(values.max())
-    counts = enumerate(frames.tolist())
-    clips = [values[b, :n] if axis == 1 else values[b, :, :n] for b, n in counts if n]
     # The bare reductions: on clips as short as these, half of numpy's min() is Python.
-    lows = [np.minimum.reduce(clip, axis=None) for clip in clips]
-    highs = [np.maximum.reduce(clip, axis=None) for clip in clips]
-    return float(np.min(lows)), float(np.max(highs))
+    least, greatest = np.minimum.reduce, np.maximum.reduce
+    values = x.numpy()
+    counts = [] if frames is None else frames.tolist()
+    if not counts or min(counts) == x.shape[axis]:
+        return float(least(values, axis=None)), float(greatest(values, axis=None))
+    clips = [values[b, :n] if axis == 1 else values[b, :, :n] for b, n in enumerate(counts) if n]
+    lows = [least(clip, axis=None) for clip in clips]
+    highs = [greatest(clip, axis=None) for clip in clips]
+    return float(least(lows)), float(greatest(highs))

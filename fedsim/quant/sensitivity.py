@@ -339,8 +339,7 @@ def _reduce(model: Quantizable, watcher: _Watcher, reduce: Measure) -> np.ndarra
         kept = watcher.samples[layer.name]
         low, high = watcher.extremes.get(layer.name, (0.0, 0.0))
         # A median of the rest would look sound: one bad clip among good ones must not hide.
-        # The sum is finite unless an element is not (or the elements near float32's end).
-        if np.isfinite(kept.values.sum()):
+        if _finite(kept.values):
             value = reduce(Observed(kept.values, low, high, watcher.changes.get(layer.name)))
         else:
             value = float(kept.values[np.abs(kept.values).argmax()])
@@ -351,3 +350,12 @@ def _reduce(model: Quantizable, watcher: _Watcher, reduce: Measure) -> np.ndarra
             )
         values.append(value)
     return np.asarray(values, dtype=np.float64)
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Return whether all of `values` (n,) are finite.
+
+    Their product with themselves is, unless one of them is not or some are past 1e16: the quickest
+    look there is at every element.
+    """
+    return bool(np.isfinite(values.dot(values))) or bool(np.isfinite(values).all())

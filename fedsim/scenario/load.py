@@ -42,6 +42,15 @@ _PRIVACY = {path: name for path, name in _REGISTRIES.items() if path[0] == "priv
 _ALLOCATORS = "fedsim.quant.allocation:ALLOCATORS"
 _FLEET_FILES = ("catalogue", "trace")
 _CALIBRATORS = "fedsim.quant.calibration:CALIBRATORS"
+_KNOWN = {
+    "fedsim.quant.sensitivity:MEASURES": {
+        *("median", "mean", "max", "abs-max", "std", "var", "normality"),
+        *("l1", "l2", "frobenius", "spectral", "kl"),
+    },
+    _CALIBRATORS: {"minmax", "cosine", "hessian", "none"},
+}
+"""Names of registries whose modules import torch: a scenario that uses these is read without, and a
+second sooner."""
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -189,9 +198,9 @@ def _check_name(node: Node, key: str, registry: str, more: tuple[str, ...]) -> I
     name = plain(node)
     if not isinstance(name, str) or not name:
         return  # the schema says so
-    known = _named(registry)
-    if name in more:
+    if name in more or name in _KNOWN.get(registry, ()):
         return
+    known = _named(registry)
     try:
         known[name]
     except FedsimError:

@@ -16,7 +16,7 @@ def shared_ray() -> Iterator[None]:
     """One Ray for a module's tests: the engine uses a Ray that runs and leaves it running."""
     from fedsim.engine import ray_cluster
 
-    with ray_cluster.connected(EngineSettings(workers=8), clients=8):
+    with ray_cluster.connected(EngineSettings(workers=8), 8, "engine_toys:app"):
         yield
 
 

@@ -1,6 +1,8 @@
 """Scenario files: what loads, what comes out, and the sentence for every mistake."""
 
 import string
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedsim.errors import FedsimError
 from fedsim.scenario import Scenario, dump_scenario, load_scenario, scenario_from_json
+from fedsim.scenario.load import _KNOWN, _named
 
 FULL = """\
 # fedsim run prompts
@@ -372,3 +375,20 @@ def test_any_text_and_number_round_trips(tmp_path_factory, description, keys, bu
     path = tmp_path_factory.getbasetemp() / "round.yaml"
     path.write_bytes(scenario.to_yaml().encode())
     assert load_scenario(path) == scenario
+
+
+def test_names_known_without_torch_are_those_of_the_registries():
+    for registry, known in _KNOWN.items():
+        assert known == set(_named(registry)._entries)
+
+
+def test_a_right_scenario_is_read_without_torch(tmp_path):
+    (tmp_path / "s.yaml").write_text("model: {id: bundled:ctc}\n")
+    program = """
+import sys
+from fedsim.scenario import load_scenario
+load_scenario(sys.argv[1], ["quantization.sensitivity=kl", "methods.0.calibration=hessian"])
+sys.exit("torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "s.yaml")]
+    assert subprocess.run(command).returncode == 0
