@@ -13,7 +13,7 @@ from fedsim.engine.grid import Job
 
 LARGEST_BATCH = 32  # beyond this the cost of a call is already spread thin
 BATCHES_PER_WORKER = 8  # so that work is shared evenly and replies stream
-BATCH_SECONDS = 0.25  # slow messages travel alone: a reply should not wait for its neighbours
+BATCH_SECONDS = 0.5  # slow messages travel alone: a reply should not wait for its neighbours
 
 
 class Schedule:

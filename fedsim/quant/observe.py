@@ -219,8 +219,8 @@ def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
     def hook(view: _View):  # type: ignore[no-untyped-def]
         return lambda module, args, out: see(view, module, args[0], out)
 
-    find = model.module.get_submodule
-    handles = [find(name).register_forward_hook(hook(view)) for name, view in views.items()]
+    modules = dict(model.module.named_modules())
+    handles = [modules[name].register_forward_hook(hook(view)) for name, view in views.items()]
     try:
         yield
     finally:

@@ -172,7 +172,8 @@ class _Watcher:
     """Forward hooks on every layer; a context manager, so hooks never outlive an error."""
 
     def __init__(self, model: Quantizable, capacity: int, measure: str) -> None:
-        self.layers = {model.module.get_submodule(layer.name): layer for layer in model.layers}
+        modules = dict(model.module.named_modules())
+        self.layers = {modules[layer.name]: layer for layer in model.layers}
         self.samples = {layer.name: Sample(capacity) for layer in model.layers}
         self.extremes: dict[str, tuple[float, float]] = {}
         self.want_extremes = measure in NEEDS_EXTREMES

@@ -383,11 +383,11 @@ def test_names_known_without_torch_are_those_of_the_registries():
 
 
 def test_a_right_scenario_is_read_without_torch(tmp_path):
-    (tmp_path / "s.yaml").write_text("model: {id: bundled:ctc}\n")
+    (tmp_path / "s.yaml").write_text(FULL)
     program = """
 import sys
 from fedsim.scenario import load_scenario
-load_scenario(sys.argv[1], ["quantization.sensitivity=kl", "methods.0.calibration=hessian"])
+load_scenario(sys.argv[1], ["quantization.sensitivity=kl", "methods.1.calibration=hessian"])
 sys.exit("torch" in sys.modules)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "s.yaml")]
