@@ -205,9 +205,6 @@ def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
     def see(
         view: _View, module: nn.Module, x: torch.Tensor, out: torch.Tensor
     ) -> torch.Tensor | None:
-        view.see_range(x.detach())
-        if not rows:
-            return None
         places, total = view.see_rows(module, x, out)
         if fisher:
             if not out.requires_grad:
@@ -216,11 +213,19 @@ def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
             return out.clone()  # a network that writes into its copy does not lose the gradient
         return None
 
-    def hook(view: _View):  # type: ignore[no-untyped-def]
+    def before(view: _View):  # type: ignore[no-untyped-def]
+        return lambda module, args: view.see_range(args[0].detach())
+
+    def after(view: _View):  # type: ignore[no-untyped-def]
         return lambda module, args, out: see(view, module, args[0], out)
 
     modules = dict(model.module.named_modules())
-    handles = [modules[name].register_forward_hook(hook(view)) for name, view in views.items()]
+    handles = []
+    for name, view in views.items():
+        # A layer's input lies in the cache before the layer is computed, and not after.
+        handles.append(modules[name].register_forward_pre_hook(before(view)))
+        if rows:
+            handles.append(modules[name].register_forward_hook(after(view)))
     try:
         yield
     finally:
