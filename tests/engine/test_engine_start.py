@@ -99,6 +99,36 @@ def test_ctrl_c_while_ray_starts_leaves_no_process(tmp_path, seconds):
     interrupt(STARTING, seconds=seconds, mark=str(tmp_path))
 
 
+KILLED = """
+import ray, psutil
+from ray._private.node import Node
+from fedsim.engine import EngineSettings
+from fedsim.engine.ray_cluster import connected
+
+def kill(self, *, allow_graceful, **options):
+    end(self, allow_graceful=False, **options)
+
+end, Node.kill_all_processes = Node.kill_all_processes, kill
+with connected(EngineSettings(workers=1), 1, "engine_toys:app"):
+    for name in sorted(child.name() for child in psutil.Process().children()):
+        print(name)
+"""
+
+
+def test_ray_starts_two_processes_and_nothing_is_left_of_a_raylet_that_is_killed(tmp_path):
+    """As Ray does with one that takes more than a second to end; its agents would go on."""
+    environment = {"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        env={**os.environ, **environment, MARK: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert marked(str(tmp_path), 0.2) == {}
+    assert run.stdout.split() == ["gcs_server", "raylet"]
+
+
 def test_a_context_aside_is_opened_and_closed_by_one_thread():
     seen = []
 
