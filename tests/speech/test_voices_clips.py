@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,7 @@ def in_another_process(code: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=True,
+        timeout=120,
     ).stdout
 
 
@@ -77,6 +79,24 @@ def test_clips_are_the_same_in_another_process(seed, step):
     """Whatever its hashes, and whichever clip comes first in it."""
     code = _RENDER.format(tests=os.path.dirname(__file__), step=step)
     assert json.loads(in_another_process(code, PYTHONHASHSEED=seed)) == digests(TAKES)
+
+
+_FORK = """
+import json, os, sys
+sys.path.insert(0, {tests!r})
+from test_voices_clips import TAKES, digests
+before = digests(TAKES[:1])
+if os.fork() == 0:
+    print(json.dumps(digests(TAKES[:1]) == before), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_fork_speaks_as_what_it_was_forked_from():
+    """As the workers of a data loader do; threads are not forked."""
+    code = _FORK.format(tests=os.path.dirname(__file__))
+    assert in_another_process(code, OMP_NUM_THREADS="1") == "true\n"
 
 
 def test_a_clip_does_not_depend_on_what_was_rendered_before():
@@ -476,24 +496,42 @@ def test_a_synthesizer_that_others_hold_is_refused():
     assert said.count("\n") == 1
 
 
-def test_nothing_of_the_synthesizer_stays_loaded():
-    render(TAKES[0])
+def assert_unloaded():
     with pytest.raises(OSError, match=r"."):
         ctypes.CDLL(_library()[0], mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
 
 
-def test_an_interrupt_in_the_middle_of_a_word_is_not_lost(monkeypatch):
-    """It comes inside the synthesizer's callback, where ctypes would swallow it."""
-    how = {"rate": 170, "pitch": 50, "pitch_range": 50}
-    calls = []
+def test_nothing_of_the_synthesizer_stays_loaded():
+    render(TAKES[0])
+    assert_unloaded()
 
-    def press(*args):
-        calls.append(args)
+
+def test_an_interrupt_at_any_moment_is_neither_lost_nor_remembered():
+    """Also as eSpeak calls back, where ctypes would swallow it, and as it is loaded."""
+
+    def ring(*_):
+        rang.append(True)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ctypes, "string_at", press)
-        with pytest.raises(KeyboardInterrupt):
-            synthesize(TEXT, "en", **how)
-    assert len(calls) == 1
-    assert len(synthesize(TEXT, "en", **how).samples) > 10_000
+    def say() -> bytes:
+        how = {"rate": 170, "pitch": 50, "pitch_range": 50}
+        return synthesize("one two three", "en-us", **how).samples.tobytes()
+
+    said, rang = say(), []
+    lost, changed, before = 0, 0, signal.signal(signal.SIGALRM, ring)
+    try:
+        for moment in np.linspace(0.0001, 0.006, 240):
+            rang.clear()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, moment)
+                say()
+                lost += bool(rang)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                pass
+            changed += say() != said
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (lost, changed) == (0, 0)
+    assert_unloaded()

@@ -10,8 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +26,7 @@ _RETRIEVAL, _UTF8 = 2, 1  # output mode and text encoding
 _RATE, _PITCH, _PITCH_RANGE = 1, 3, 4  # espeak_SetParameter
 _END_OF_LIST, _WORD = 0, 1  # event types
 _RANDOM_SEED = 1  # of its breath and noise; what differs between clips is drawn elsewhere
+Answer = TypeVar("Answer")
 _LOCK = threading.Lock()  # the library is not thread-safe
 
 
@@ -66,28 +70,46 @@ def synthesize(text: str, voice: str, *, rate: int, pitch: int, pitch_range: int
         FedsimError: when the synthesizer is not installed, lacks the language, or cannot be reset
             on this system.
     """
+    parameters = {_RATE: rate, _PITCH: pitch, _PITCH_RANGE: pitch_range}
+    return _undisturbed(_speak, text.encode(), voice, parameters)
+
+
+def require_synthesizer() -> None:
+    """Raise `FedsimError` when the synthesizer cannot be used here, with what to do."""
+    _undisturbed(_library)
+
+
+def _undisturbed(function: Callable[..., Answer], *arguments: object) -> Answer:
+    """Return what `function` answers, called to its end in another thread.
+
+    Ctrl-C is raised in the main thread alone. There it would be lost in what eSpeak calls back, or
+    come between loading the library and unloading it, which would then remember what it said.
+    """
+    return _thread(os.getpid()).submit(function, *arguments).result()
+
+
+@cache
+def _thread(pid: int) -> ThreadPoolExecutor:
+    """Return what speaks in process `pid`: a fork has none of the threads it was forked from."""
+    return ThreadPoolExecutor(1, f"synthesizer-{pid}")
+
+
+def _speak(text: bytes, voice: str, parameters: dict[int, int]) -> Synthesis:
     path, data = _library()
     chunks: list[bytes] = []
     starts: list[int] = []
 
-    interrupted: list[BaseException] = []
-
     def collect(samples: ctypes._Pointer, n: int, events: ctypes._Pointer) -> int:
-        try:
-            if samples and n > 0:
-                chunks.append(ctypes.string_at(samples, 2 * n))
-            place = 0
-            while events[place].type != _END_OF_LIST:
-                if events[place].type == _WORD:
-                    starts.append(events[place].sample)
-                place += 1
-        except BaseException as error:  # Ctrl-C: ctypes would print it and go on
-            interrupted.append(error)
-            return 1  # say no more
+        if samples and n > 0:
+            chunks.append(ctypes.string_at(samples, 2 * n))
+        place = 0
+        while events[place].type != _END_OF_LIST:
+            if events[place].type == _WORD:
+                starts.append(events[place].sample)
+            place += 1
         return 0
 
     callback = _CALLBACK(collect)
-    encoded = text.encode()
     with _LOCK:
         library = ctypes.CDLL(path)
         try:
@@ -96,20 +118,13 @@ def synthesize(text: str, voice: str, *, rate: int, pitch: int, pitch_range: int
             library.espeak_ng_SetRandSeed(ctypes.c_long(_RANDOM_SEED))
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
                 raise FedsimError(f"the speech synthesizer has no voice {voice!r}")
-            for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_PITCH_RANGE, pitch_range)):
+            for parameter, value in parameters.items():
                 library.espeak_SetParameter(parameter, value, 0)
-            library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _UTF8, None, None)
+            library.espeak_Synth(text, len(text) + 1, 0, 0, 0, _UTF8, None, None)
             library.espeak_Terminate()
         finally:
             _unload(library)
-    if interrupted:
-        raise interrupted[0]
     return Synthesis(np.frombuffer(b"".join(chunks), np.int16), tuple(starts))
-
-
-def require_synthesizer() -> None:
-    """Raise `FedsimError` when the synthesizer cannot be used here, with what to do."""
-    _library()
 
 
 @cache
