@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 
 import fedsim
+import fedsim.quant.linear
 from fedsim.errors import FedsimError
 from fedsim.paths import bundled_folder, bundled_names, resolve
+from fedsim.quant.linear import OneDnnLinear
+from fedsim.quant.sensitivity import sense
 from fedsim.speech.models import load_model
-from fedsim.speech.models.base import transcribe_clips
+from fedsim.speech.models.base import transcribe_clips, tuning_batches
 from fedsim.speech.scoring import count_correct, count_errors
 from fedsim.speech.voices.speaker import FIRST_TRAINING_SPEAKER
 from training import heldout
@@ -76,6 +80,21 @@ def test_the_files(bundled):
         assert heading in card
     assert "synthetic" in card
     assert re.search(r"\d,\d{3} steps, \d+ minutes", card)
+
+
+def test_onednn_and_mkl_hear_the_same(bundled, tested, monkeypatch):
+    """Linear layers are computed by the one or the other, as the processor asks for."""
+    clips = tested[0][:30]
+    heard, sensed = [], []
+    for slow in (False, True):
+        monkeypatch.setattr(fedsim.quant.linear, "mkl_is_slow", lambda slow=slow: slow)
+        model = load_model(bundled.id)
+        n_onednn = sum(isinstance(m, OneDnnLinear) for m in model.module.modules())
+        assert n_onednn == slow * sum(layer.kind == "linear" for layer in model.layers)
+        heard.append(transcribe_clips(model, clips))
+        sensed.append(sense(model, tuning_batches(model, clips, None)))
+    np.testing.assert_allclose(sensed[1], sensed[0], rtol=1e-3)
+    assert sum(a != b for a, b in zip(*heard, strict=True)) <= 1  # two labels may come close
 
 
 def test_the_names():

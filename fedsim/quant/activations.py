@@ -41,8 +41,7 @@ def make_range(low: float, high: float) -> Range:
 
     Float32 because that is what the model file stores: the same range before and after a save.
     """
-    ends = torch.tensor([min(low, 0.0), max(high, 0.0)], dtype=torch.float32)
-    return Range(float(ends[0]), float(ends[1]))
+    return Range(float(np.float32(min(low, 0.0))), float(np.float32(max(high, 0.0))))
 
 
 def quantize_activation(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:

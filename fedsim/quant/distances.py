@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fedsim.quant.linear import OneDnnLinear
 from fedsim.quant.model import frame_axis
 from fedsim.quant.on_demand import weight_of
 from fedsim.quant.sample import Sample, spread
@@ -129,7 +130,7 @@ class Spectrum(Gauge):
         super().__init__(kind, module, capacity)
         self.grams: list[torch.Tensor] = []
         self.from_input = False
-        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+        if isinstance(module, nn.Linear) and type(module) in (nn.Linear, OneDnnLinear):
             width = module.in_features + (module.bias is not None)
             self.from_input = width**2 <= 2 * module.out_features**2
 

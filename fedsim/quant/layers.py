@@ -7,11 +7,11 @@ Everything else that a model needs (biases, norms, position tables, layers that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, remove_weight_norm
@@ -47,7 +47,7 @@ class Layer:
     @property
     def n_weights(self) -> int:
         """Number of weights."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def channels(self) -> int:

@@ -16,7 +16,7 @@ from torch import nn
 
 from fedsim.speech.models.base import SpeechModel, public_clips
 
-_SECONDS = (0.5, 1.0)
+_SECONDS = (0.5, 1.0)  # not padded: whole tenths (`speech/models/wav2vec2.py`)
 _TOKENS = (4, 8)
 
 

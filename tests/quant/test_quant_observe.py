@@ -58,7 +58,9 @@ def test_rows_of_a_convolution(c_in, c_out, groups, kernel, stride, padding, dil
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize(("kernel", "dilation"), itertools.product([1, 2, 3, 4, 5], [1, 2, 3]))
+@pytest.mark.parametrize(
+    ("kernel", "dilation"), list(itertools.product([1, 2, 3, 4, 5], [1, 2, 3]))
+)
 def test_rows_of_a_convolution_with_named_padding(padding, kernel, dilation):
     torch.manual_seed(0)
     toy = Toy(One(nn.Conv1d(4, 6, kernel, padding=padding, dilation=dilation, groups=2)))

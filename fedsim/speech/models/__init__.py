@@ -15,6 +15,7 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.importing import importing
 from fedsim.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.quant.layers import find_layers, plain_weights
+from fedsim.quant.linear import use_onednn
 from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.models.wav2vec2 import CLASSES as WAV2VEC2
 from fedsim.speech.models.whisper import CLASSES as WHISPER
@@ -143,7 +144,7 @@ def _freeze(module: nn.Module) -> nn.Module:
     conformer: Any = getattr(module, "wav2vec2_conformer", None)
     if conformer is not None:  # transformers makes this convolution and never calls it
         conformer.encoder.pos_conv_embed = nn.Identity()
-    return plain_weights(module)
+    return use_onednn(plain_weights(module))
 
 
 def _load_processor(name: str, config: Any) -> tuple[Any, Any]:
