@@ -39,12 +39,14 @@ from fedsim.study import load_study_model, model_manifest
 REMEMBERED = 256
 """Results remembered of clients (pseudo-labels, ranges): some 100 kB each at most."""
 
-CLIP_BYTES = 64 << 20
-"""Of clips kept: those of a client are read when it senses, and needed again to calibrate."""
+CLIP_BYTES = 16 << 20
+"""Of clips kept: four minutes. Those of a client are read when it senses, and by some calibrations
+again."""
 
-CONVOLUTIONS = 64
-"""That torch keeps compiled (oneDNN's primitives), for each length of a batch anew. Its own number
-is 1,024, which lengths of clients fill: 118 MB more after 800 of them. It is read at the first."""
+PRIMITIVES = 256
+"""Convolutions and the like that torch keeps compiled (by oneDNN), for each length of a batch some
+ten to fifteen. Its own number is 1,024, which models whose batches are not padded fill. It is read
+at the first."""
 
 SEEN_BYTES = 256 << 20
 """Of what layers saw: some 50 MB a client for cosine calibration of a Whisper base."""
@@ -129,7 +131,7 @@ def open_workbench(assignment: Assignment) -> Workbench:
     scenario = scenario_from_json(assignment.scenario)
     # Where the process is Flower's, nobody else has; sums would differ in the last bit.
     torch.set_num_threads(scenario.engine.threads)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CONVOLUTIONS))
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
     model = load_study_model(scenario)
     switch = switch_of(model)
     stored = modelfile.store_leftovers(switch.full_leftovers())

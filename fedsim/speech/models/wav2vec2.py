@@ -2,7 +2,7 @@
 
 Models whose first convolution is group-normalised (`feat_extract_norm: group`, the base models) and
 Conformers (an unmasked depthwise convolution) answer differently when a clip is padded; their
-batches hold clips of one length only. The others are padded and masked.
+batches hold clips of one length only. The others are padded to whole tenths of a second and masked.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ CLASSES = (
 )
 KEEP: tuple[str, ...] = ()
 
+GRAIN = SAMPLE_RATE // 10
+"""Samples of which a padded batch is a whole number long. Few lengths occur, then: torch compiles
+convolutions for each anew, and what one batch leaves free in memory fits the next."""
+
 
 @dataclass(frozen=True)
 class Wav2Vec2:
@@ -41,6 +45,7 @@ class Wav2Vec2:
     extractor: Any
     tokenizer: Any
     batch_size: int
+    grain: int = GRAIN
 
     needs_tokens: bool = False
 
@@ -64,11 +69,13 @@ class Wav2Vec2:
 
     def _encode(self, clips: list[np.ndarray]) -> Batch:
         lengths = torch.tensor([len(c) for c in clips])
-        padded = bool((lengths != lengths[0]).any())
+        grain = self.grain if self.pads else 1
+        padded = bool((lengths != -(-lengths.max() // grain) * grain).any())
         inputs = self.extractor(
             clips,
             sampling_rate=SAMPLE_RATE,
             padding=True,
+            pad_to_multiple_of=grain,
             return_attention_mask=padded,
             return_tensors="pt",
         )
