@@ -1,8 +1,13 @@
-"""What became of the processes that a test started."""
+"""Starting programs as a shell does, and what became of their processes."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MARK = "FEDSIM_TEST_MARK"
@@ -23,3 +28,27 @@ def marked(mark: str, seconds: float = 10.0) -> dict[int, str]:
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.2)
+
+
+@contextmanager
+def foreground(words: list[str], mark: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program in a process group of its own, as from a shell: Ctrl-C reaches all of it.
+
+    Also where Ctrl-C is ignored here, as it is in the background of a shell. What is left of the
+    program at the end, after a test that failed, is killed.
+    """
+    with subprocess.Popen(
+        words,
+        env={**os.environ, MARK: mark, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as child:
+        try:
+            yield child
+        finally:
+            for process in marked(mark, seconds=0):
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from processes import MARK, marked
+from processes import foreground, marked
 
 from fedsim.cli import main
 from fedsim.results.ledger import Ledger
@@ -37,7 +36,7 @@ def scenario(study):
     ],
 )
 def test_a_run_that_is_stopped_keeps_what_is_done(study, tmp_path, engine, stop):
-    """In a process group of its own, as from a shell: Ctrl-C reaches all of it, kill one process.
+    """Ctrl-C reaches all of its processes, kill one.
 
     There are 300 clients, so that it is at work; what had finished by then is taken up again.
     """
@@ -50,25 +49,20 @@ def test_a_run_that_is_stopped_keeps_what_is_done(study, tmp_path, engine, stop)
     scenario = type(study.scenario).model_validate(said)
     file.write_text(scenario.to_yaml(), encoding="utf-8")
     out = tmp_path / "run"
-    words = ["run", str(file), "--engine", engine, "--out", str(out)]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "fedsim", *words],
-        env={**os.environ, MARK: str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while _finished(out) < 3:
-        assert time.monotonic() < deadline, child.stderr.read()
-        time.sleep(0.05)
-    (os.killpg if stop == signal.SIGINT else os.kill)(child.pid, stop)
-    _, errors = child.communicate(timeout=30)
-    assert child.returncode == 130
-    assert "interrupted: the clients that finished are in " in errors.splitlines()[-1]
-    assert "Traceback" not in errors
-    assert marked(str(tmp_path)) == {}
+    words = [sys.executable, "-m", "fedsim", "run", str(file), "--engine", engine]
+    path = str(Path(__file__).parents[1])
+    with foreground([*words, "--out", str(out)], str(tmp_path), PYTHONPATH=path) as child:
+        deadline = time.monotonic() + 60
+        while _finished(out) < 3:
+            assert child.poll() is None, child.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (os.killpg if stop == signal.SIGINT else os.kill)(child.pid, stop)
+        _, errors = child.communicate(timeout=30)
+        assert child.returncode == 130
+        assert "interrupted: the clients that finished are in " in errors.splitlines()[-1]
+        assert "Traceback" not in errors
+        assert marked(str(tmp_path)) == {}
     assert 3 <= _finished(out) < 300
     assert (out / "results.parquet").is_file()
 

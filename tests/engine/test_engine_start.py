@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import MARK, marked
+from processes import MARK, foreground, marked
 
 from fedsim.engine import ray_cluster
 from fedsim.engine.ray_start import aside
@@ -52,27 +52,17 @@ with open_grid(sys.argv[1], "engine_toys:app", ["a", "b"], config, settings) as 
 
 
 def interrupt(program: str, *arguments: str, seconds: float, mark: str) -> None:
-    """Stop a program by Ctrl-C so long after its first line, and see that nothing of it is left.
-
-    In a process group of its own, as from a shell: Ctrl-C reaches all of it.
-    """
+    """Stop a program by Ctrl-C so long after its first line, and see that nothing of it is left."""
     folder = Path(__file__).parent
-    environment = {"PYTHONPATH": f"{folder}:{folder.parents[1]}", MARK: mark}
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert child.stdout.readline() == "ready\n"
-    time.sleep(seconds)
-    os.killpg(child.pid, signal.SIGINT)
-    _, errors = child.communicate(timeout=30)
-    assert "KeyboardInterrupt" in errors
-    assert child.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
-    assert marked(mark) == {}
+    words = [sys.executable, "-c", program, *arguments]
+    with foreground(words, mark, PYTHONPATH=f"{folder}:{folder.parents[1]}") as child:
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(seconds)
+        os.killpg(child.pid, signal.SIGINT)
+        _, errors = child.communicate(timeout=30)
+        assert "KeyboardInterrupt" in errors
+        assert child.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+        assert marked(mark) == {}
 
 
 @pytest.mark.parametrize("engine", ["ray", pytest.param("flower", marks=pytest.mark.slow)])

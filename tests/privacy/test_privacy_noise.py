@@ -53,8 +53,8 @@ def test_opendp_agrees_on_what_a_scale_costs(coordinates):
     assert 1.5 <= curve.epsilon(1e-6) <= 1.5 * 1.1
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("mechanism", list(MECHANISMS))
+@pytest.mark.parametrize("noise", list(NOISE))
 def test_both_sources_have_the_distribution_that_is_accounted_for(mechanism, noise):
     # `secure` cannot be seeded: one run in a million would fail by chance.
     scale, n = 2.5, 10_000
@@ -67,20 +67,20 @@ def test_both_sources_have_the_distribution_that_is_accounted_for(mechanism, noi
         assert kstest(told - values, other.cdf).pvalue < 1e-3
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("mechanism", list(MECHANISMS))
 def test_the_two_sources_cannot_be_told_apart(mechanism):
     zeros = np.zeros(6_000)
     pair = [perturb(zeros, mechanism, 1.0, n, np.random.default_rng(2)) for n in NOISE]
     assert kstest(*pair).pvalue > 1e-6
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("mechanism", list(MECHANISMS))
 def test_variance_is_that_of_the_noise(mechanism):
     known = MECHANISMS[mechanism]().variance(3.0)
     assert known == pytest.approx(SHAPES[mechanism](scale=3.0).var())
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("mechanism", list(MECHANISMS))
 def test_seeded_noise_comes_again_and_secure_noise_does_not(mechanism):
     def told(noise, seed):
         return perturb(np.full(5, 0.5), mechanism, 1.0, noise, np.random.default_rng(seed))

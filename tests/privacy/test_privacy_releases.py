@@ -56,7 +56,7 @@ def test_bytes(kind, nbytes):
     assert release(kind, VALUES, TERMS, rng()).nbytes == nbytes
 
 
-@pytest.mark.parametrize("kind", RELEASES)
+@pytest.mark.parametrize("kind", list(RELEASES))
 def test_only_noise_looks_at_the_generator_and_costs(kind):
     one, two = (release(kind, VALUES, TERMS, rng(seed)) for seed in (0, 1))
     assert (one != two) == (kind == "noisy")
@@ -152,7 +152,7 @@ def test_none_is_the_public_middle_whatever_the_audio():
     )
 
 
-@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("noise", list(NOISE))
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 def test_noisy_is_the_clipped_value_and_noise_of_the_accounted_scale(noise, mechanism):
     many = 4_000
@@ -236,13 +236,13 @@ def test_terms_that_no_release_can_keep(kind, changes, text):
 
 
 @pytest.mark.parametrize("odd", [VALUES[:-1], np.append(VALUES[:-1], np.nan), VALUES[None]])
-@pytest.mark.parametrize("kind", RELEASES)
+@pytest.mark.parametrize("kind", list(RELEASES))
 def test_summaries_that_are_none(kind, odd):
     with pytest.raises(FedsimError, match="cannot be released for a model of 30 layers"):
         release(kind, odd, TERMS, rng())
 
 
-@pytest.mark.parametrize("kind", RELEASES)
+@pytest.mark.parametrize("kind", list(RELEASES))
 def test_payloads_of_another_length(kind):
     found = release(kind, VALUES, TERMS, rng())
     for payload in (found.payload + b"\0", found.payload[:-1]):
