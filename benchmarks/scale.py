@@ -1,6 +1,6 @@
 """How a run grows: against a bare loop, with clients, with workers; and what a message costs.
 
-    python -m benchmarks.scale overhead [CLIENTS [REPEATS]]    1,000 against the same forwards
+    python -m benchmarks.scale overhead [CLIENTS [REPEATS]]    1,000 against the forwards alone
     python -m benchmarks.scale growth                 250 to 4,000 clients: exponent, memory
     python -m benchmarks.scale workers [CLIENTS]      one worker against two
     python -m benchmarks.scale messages               CPU of the driver for a message on Ray
@@ -28,6 +28,8 @@ THREADS = {"OMP_NUM_THREADS": "1"}
 MEMORY = Path("/dev/shm")
 WORKERS = 2
 CLIPS = 4
+LINEARS = ("torch", "fedsim")
+"""By whom the bare loop's linear layers are computed; see `fedsim.quant.linear`."""
 SCENARIO = """\
 name: scale
 model: {{id: "bundled:ctc"}}
@@ -70,40 +72,49 @@ def overhead(clients: str = "1000", repeats: str = "2") -> None:
         )
         study = folder / "study.yaml"
         study.write_text(SCENARIO.format(corpus=corpus, workers=WORKERS))
-        ratios = []
+        ratios: dict[str, list[float]] = {linears: [] for linears in LINEARS}
         for number in range(int(repeats)):
-            loop = _bare_loop(study)
+            loops = {linears: _bare_loop(study, linears=linears) for linears in LINEARS}
             ours, said_seconds, _ = _run(study, folder / f"run{number}")
-            ratios.append(ours / loop)
+            for linears, loop in loops.items():
+                ratios[linears].append(ours / loop)
             print(
-                f"{int(clients):,} clients: bare loop {loop:.1f} s, fedsim {ours:.1f} s (of which "
-                f"{said_seconds:.1f} s after its start), ratio {ratios[-1]:.3f}",
+                f"{int(clients):,} clients: fedsim {ours:.1f} s (of which {said_seconds:.1f} s "
+                f"after its start); "
+                + "; ".join(
+                    f"bare loop with linear layers by {linears} {loop:.1f} s, ratio "
+                    f"{ratios[linears][-1]:.3f}"
+                    for linears, loop in loops.items()
+                ),
                 flush=True,
             )
-        print(f"ratio: {statistics.mean(ratios):.3f}")
+        for linears, found in ratios.items():
+            print(
+                f"ratio, linear layers of the bare loop by {linears}: {statistics.mean(found):.3f}"
+            )
 
 
-def _bare_loop(study: Path, processes: int = WORKERS) -> float:
+def _bare_loop(study: Path, processes: int = WORKERS, linears: str = "fedsim") -> float:
     """Return the seconds of `bare` in so many processes."""
     began = time.perf_counter()
+    command = [sys.executable, "-m", "benchmarks.scale", "bare", str(study)]
     parts = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.scale", "bare", str(study), f"{part}/{processes}"],
-            env={**os.environ, **THREADS},
-        )
+        subprocess.Popen([*command, f"{part}/{processes}", linears], env={**os.environ, **THREADS})
         for part in range(processes)
     ]
     assert [part.wait() for part in parts] == [0] * processes
     return time.perf_counter() - began
 
 
-def bare(study: str, part: str) -> None:
+def bare(study: str, part: str, linears: str = "fedsim") -> None:
     """Read clips and run the forwards of a part of the clients, such as 0/2, and nothing else.
 
     One pass in full precision over its tuning clips, and one over its test clips with a model of 4
-    bits and 8-bit activations, which stays installed.
+    bits and 8-bit activations, which stays installed. Linear layers are computed as fedsim does, or
+    as torch does.
     """
     import torch
+    from torch import nn
 
     from fedsim.quant.activations import Range
     from fedsim.quant.switch import switch_of
@@ -117,6 +128,10 @@ def bare(study: str, part: str) -> None:
     scenario = load_scenario(study)
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
     model, delivered = (load_study_model(scenario) for _ in range(2))
+    if linears == "torch":
+        for module in [*model.module.modules(), *delivered.module.modules()]:
+            if isinstance(module, nn.Linear):
+                module.__class__ = nn.Linear
     switch = switch_of(delivered)
     weights = {
         name: dequantize_weight(quantize_weight(weight, 4, "per_channel"))
@@ -135,27 +150,49 @@ def bare(study: str, part: str) -> None:
 
 
 def growth() -> None:
-    """Double the clients from 250 to 4,000; fit the exponent of time; compare peak memory."""
-    seconds: dict[int, float] = {}
+    """Double the clients from 250 to 4,000; fit the exponent of time; compare peak memory.
+
+    The exponent is that of what a run takes from 8 clients to all, as starting is told by `start`;
+    it varies by a tenth, which would be much of what 250 clients take: hence five times. The bare
+    loop beside each run shows what the machine itself did meanwhile.
+    """
+    sizes = (250, 500, 1000, 2000, 4000)
+    runs: dict[int, float] = {}
+    loops: dict[int, float] = {}
     peaks: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for clients in (250, 500, 1000, 2000, 4000):
+        few = _voices(Path(scratch), 8)
+        starts = [(_bare_loop(few), _run(few, Path(scratch) / f"start{n}")[0]) for n in range(5)]
+        loops[8], runs[8] = (statistics.median(found) for found in zip(*starts, strict=True))
+        print(
+            f"8 clients: {runs[8]:.1f} s, bare loop {loops[8]:.1f} s, medians of five", flush=True
+        )
+        for clients in sizes:
             study = _voices(Path(scratch), clients)
-            _, seconds[clients], peaks[clients] = _run(study, Path(scratch) / f"run{clients}")
+            loops[clients] = _bare_loop(study)
+            runs[clients], _, peaks[clients] = _run(study, Path(scratch) / f"run{clients}")
             print(
-                f"{clients:,} clients: {seconds[clients]:.1f} s, driver "
-                f"{peaks[clients]['driver']:.0f} MB, largest worker "
+                f"{clients:,} clients: {runs[clients]:.1f} s, bare loop {loops[clients]:.1f} s, "
+                f"driver {peaks[clients]['driver']:.0f} MB, largest worker "
                 f"{peaks[clients]['worker']:.0f} MB",
                 flush=True,
             )
-    x = [math.log(n) for n in seconds]
-    y = [math.log(s) for s in seconds.values()]
-    slope = statistics.linear_regression(x, y).slope
-    first, last = peaks[250], peaks[4000]
+    first, last = peaks[sizes[0]], peaks[sizes[-1]]
     print(
-        f"exponent of time in clients: {slope:.3f}; memory at 4,000 over that at 250: driver "
-        f"{last['driver'] / first['driver']:.3f}, worker {last['worker'] / first['worker']:.3f}"
+        f"exponent of time in clients: {_exponent(runs, sizes):.3f}, bare loop "
+        f"{_exponent(loops, sizes):.3f}; with the start {_exponent(runs, sizes, few=0):.3f}, "
+        f"{_exponent(loops, sizes, few=0):.3f}; memory at {sizes[-1]:,} over that at {sizes[0]}: "
+        f"driver {last['driver'] / first['driver']:.3f}, worker "
+        f"{last['worker'] / first['worker']:.3f}"
     )
+
+
+def _exponent(seconds: dict[int, float], sizes: tuple[int, ...], few: int = 8) -> float:
+    """Return the slope of log seconds in log clients, of those past the first `few`."""
+    begun = seconds.get(few, 0.0)
+    x = [math.log(n - few) for n in sizes]
+    y = [math.log(seconds[n] - begun) for n in sizes]
+    return statistics.linear_regression(x, y).slope
 
 
 def workers(clients: str = "400") -> None:
