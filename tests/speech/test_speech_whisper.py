@@ -67,7 +67,7 @@ def test_batches_equal_single_clips(speech, name, language):
         answers = model.forward(model.with_tokens(batch, [tokens[i] for i in places]))
         for i, answer in zip(places, answers, strict=True):
             used = len(tokens[i]) - 1
-            torch.testing.assert_close(answer[:used], logits[i], atol=2e-5, rtol=2e-5)
+            torch.testing.assert_close(answer[:used], logits[i], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("end", [None, "likely"])
@@ -244,7 +244,7 @@ def test_forward_is_transformers_teacher_forced_call(speech, name):
                 expected = model.module(
                     input_features=features[None], decoder_input_ids=row[None, :-1]
                 ).logits[0]
-            torch.testing.assert_close(answer[: len(row) - 1], expected, atol=2e-5, rtol=2e-5)
+            torch.testing.assert_close(answer[: len(row) - 1], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_forward_repeats_the_transcript(speech):
