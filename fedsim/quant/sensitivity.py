@@ -54,7 +54,9 @@ class Observed:
 def median(seen: Observed) -> float:
     """Median of |output| (the paper's choice)."""
     size, n = np.abs(seen.sample), len(seen.sample)
-    size.partition(n // 2)  # at one place only: numpy's fast path
+    # By their bits, which order numbers of one sign as their values do: a third of the time.
+    # And at one place only: numpy's fast path.
+    size.view(np.int32).partition(n // 2)
     upper = float(size[n // 2])
     return upper if n % 2 else (float(size[: n // 2].max()) + upper) / 2
 
