@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import simpy
@@ -106,6 +106,8 @@ class _Round:
         self.distinct: set[str] = set()
         self.closed_s: float | None = None
         self._enough = self.env.event()
+        self._nobody_left = self.env.event()
+        self._under_way = clients
         # 0.1 * 30 is a little above 3.
         self._to_go = math.ceil((server.goal or 1.0) * clients - 1e-9)
 
@@ -114,19 +116,28 @@ class _Round:
         if self._to_go == 0:
             self._enough.succeed()
 
+    def count_ended(self) -> None:
+        self._under_way -= 1
+        if self._under_way == 0:
+            self._nobody_left.succeed()
+
     def close(self, clients: list[_Client]) -> Steps:
-        """Wait until the round closes, if it ever does, and send those away who have no model."""
+        """Wait until the policy closes the round, if it does before everybody has ended, and send
+        those away who have no model."""
         deadline = self.server.deadline_s
         at_deadline = self._enough if deadline is None else self.env.timeout(deadline)
         match self.server.policy:
             case "drop":
-                yield at_deadline
+                closes: simpy.Event = at_deadline
             case "extend":
-                yield at_deadline & self._enough
+                closes = at_deadline & self._enough
             case "over_select":
-                yield at_deadline | self._enough
+                closes = at_deadline | self._enough
             case _:
                 return
+        yield closes | self._nobody_left
+        if not closes.processed:
+            return
         self.closed_s = self.env.now
         for client in clients:
             if client.outcome is None:
@@ -188,6 +199,7 @@ class _Client:
         except simpy.Interrupt:
             self.outcome = "late"
         self._end_s = self._env.now
+        self._round.count_ended()
         self._held.clear()  # thousands of these would be most of a round's memory
 
     def _exchange(self, stage: str, work: StageWork) -> Steps:
@@ -197,6 +209,8 @@ class _Client:
             if i:
                 self._retries += 1
                 yield from self._pause(self._round.server.backoff_s * 2 ** (i - 1))
+            if attempt.outcome == "failed":
+                yield from self._decline(work)
             if attempt.outcome != "unreached":
                 yield from self._fetch(work, first=not has_fetched)
                 has_fetched = True
@@ -214,8 +228,6 @@ class _Client:
                     return
                 case "refused":
                     raise _Stopped("quarantined")
-                case "failed":
-                    raise _Stopped("failed")
                 case "unread":
                     continue
             yield from self._pause(self._round.server.timeout_s)
@@ -227,6 +239,12 @@ class _Client:
             self._round.peak_queue = max(self._round.peak_queue, len(self._round.planners.queue))
             yield from self._spell("queue_s", turn)
             yield from self._spell("plan_s", self._env.timeout(self._round.server.plan_s))
+
+    def _decline(self, work: StageWork) -> Steps:
+        """Take a request, and answer that the device cannot do it."""
+        yield from self._fetch(replace(work, blobs=()), first=False)
+        yield from self._upload(work.up_bytes)
+        raise _Stopped("failed")
 
     def _pause(self, seconds: float) -> Steps:
         yield from self._spell("retry_s", self._env.timeout(seconds))

@@ -88,14 +88,15 @@ def drawn_fault(
 ) -> Fault | None:
     """Return the fault of one attempt (1 is the first), or None.
 
-    Of several that would hit, the first that is declared does. A delay beyond `timeout_s` is
-    returned as `late`.
+    Of several that would hit, one of the client's own (`per: client`) does, and else the first that
+    is declared: what always happens to a client is not to be hidden by what happens now and then. A
+    delay beyond `timeout_s` is returned as `late`.
     """
     if not faults:
         return None
-    rng = client_rng(seed, client, f"fault-{stage}-{attempt}")
-    for place, fault in enumerate(faults):
-        chance, length = rng.random(2)
+    drawn = client_rng(seed, client, f"fault-{stage}-{attempt}").random((len(faults), 2))
+    for place, fault in sorted(enumerate(faults), key=lambda item: item[1].per != "client"):
+        chance, length = drawn[place]
         if fault.per == "client":
             chance = client_rng(seed, client, f"fault-{place}").random()
         if chance >= fault.share or fault.stage not in (None, stage):

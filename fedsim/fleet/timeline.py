@@ -77,7 +77,7 @@ class ServerTotals:
     peak_queue: int
     """Most clients that waited for a planner at one time."""
     closed_s: float | None
-    """When the deadline policy closed the round; None if it never did."""
+    """When the deadline policy closed the round; None if it never did, or everybody had ended."""
     end_s: float
     """When the last client ended."""
 

@@ -34,7 +34,8 @@ class Attempt:
       lost, also in an earlier attempt; what it downloaded stays.
     - `unread`: the reply arrived and could not be read, and the server asks again at once.
     - `refused`: the reply arrived, and the server put the client into quarantine for it.
-    - `failed`: the reply arrived, and said that the device cannot do it.
+    - `failed`: the device answered the request at once that it cannot do it: it fetched no blob and
+      computed nothing.
     """
 
     outcome: Outcome = "ok"

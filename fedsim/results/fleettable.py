@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.fleet.timeline import ClassTimes, ServerTotals, summarize
+from fedsim.fleet.timeline import OUTCOMES, STRAGGLER, ClassTimes, ServerTotals, summarize
 from fedsim.results.table import new_table, plain
 from fedsim.results.timed import TimedRound
 
@@ -30,7 +30,7 @@ def print_fleet(timed: TimedRound, console: Console) -> None:
         table.add_row(Text(line.device), *_cells(line))
     console.print(Text(f"\nFleet on the virtual clock, {timed.model}", style="bold"))
     console.print(table)
-    console.print(Text("\n".join(["", server_line(timed.server)])))
+    console.print(Text("\n".join(["", clients_line(classes[-1]), server_line(timed.server)])))
     console.print(Text("\n".join(["", *_LEGEND]), style="dim"))
 
 
@@ -44,6 +44,17 @@ def print_fleets(rounds: Sequence[tuple[dict[str, Any], TimedRound]], console: C
     console.print(Text(f"\nFleet on the virtual clock, {models}", style="bold"))
     console.print(table)
     console.print(Text("\n".join(["", *_LEGEND]), style="dim"))
+
+
+def clients_line(every: ClassTimes) -> str:
+    """Return in one sentence how the clients of a round ended, and how many were stragglers."""
+    ended = [f"{n:,} {outcome}" for outcome in OUTCOMES if (n := getattr(every, outcome))]
+    said = f"Clients: {', '.join(ended)}"
+    if every.stragglers:
+        said += f"; {every.stragglers:,} of those delivered took over {STRAGGLER} times the median"
+    if every.late or every.battery:
+        said += "; results are of all that finish, if not in time or on a battery that lasts"
+    return f"{said}."
 
 
 def server_line(server: ServerTotals) -> str:

@@ -183,6 +183,30 @@ def test_how_an_exchange_can_end():
     assert (result.outcome, result.stopped_at, result.ready_s) == ("delivered", "evaluate", 0)
 
 
+def test_a_device_that_cannot_says_so_at_once():
+    # The request of 2 bytes comes, the answer of 3 goes; no blob of 5 bytes, no computing.
+    failed = replace(SENSING, attempts=(Attempt("failed"),))
+    later = replace(SENSING, attempts=(Attempt("lost"), Attempt("failed")))
+    found, server = clock(work("a", sense=failed), work("b", sense=later), blobs={"x": 5})
+    assert (found["a"].outcome, found["a"].stopped_at) == ("failed", "sense")
+    assert spells(found["a"]) == {"download_s": 2, "upload_s": 3}
+    assert (found["a"].down_bytes, found["a"].up_bytes, found["a"].joules) == (2, 3, 5)
+    # Who had done it once, and then could not, has paid for the first.
+    assert found["b"].down_bytes == 2 + 5 + 2
+    assert found["b"].sense_s == 10
+    assert server.sent_bytes == 2 + 9
+
+
+def test_a_round_is_over_when_nobody_is_left():
+    # All that is wanted never come, for one is lost: the round ends with the last, at 20 s.
+    lost = StageWork(macs={8: 1000}, attempts=(Attempt("failed"),))
+    works = [calibrating("a", 20), work("b", personalize=lost)]
+    for server in ({"policy": "over_select", "goal": 1.0}, {"policy": "drop", "deadline_s": 30.0}):
+        found, totals = clock(*works, **server)
+        assert (found["a"].outcome, found["b"].outcome) == ("delivered", "failed")
+        assert (totals.closed_s, totals.end_s) == (None, 20)
+
+
 def test_only_a_failed_attempt_has_another():
     for tries in ([], [Attempt(), Attempt()], [Attempt("refused"), Attempt()]):
         with pytest.raises(ValueError, match="attempt"):
@@ -199,7 +223,7 @@ def calibrating(client, seconds, **more):
     [
         ({}, "", None),
         ({"policy": "drop", "deadline_s": 25}, "cd", 25),
-        ({"policy": "drop", "deadline_s": 100}, "", 100),
+        ({"policy": "drop", "deadline_s": 100}, "", None),  # all have ended by then
         # Three of four are enough. They are not there at 15, but at 30.
         ({"policy": "extend", "deadline_s": 15, "goal": 0.75}, "d", 30),
         ({"policy": "extend", "deadline_s": 35, "goal": 0.75}, "d", 35),

@@ -51,9 +51,14 @@ def test_numbers_that_follow_from_their_sources():
     assert high.macs_per_s[4] == pytest.approx(260.5 * 1.23e9, rel=0.01)
     assert catalogue["laptop"].profile.macs_per_s[16] == pytest.approx(262.65 * 6.74e9, rel=0.01)
     assert low.battery_j == pytest.approx(5 * 3.85 * 3600, rel=0.01)
-    assert low.joules_per_mb == pytest.approx(
+    assert hub.joules_per_mb == pytest.approx(
         (6.45e-7 - 1.27e-10 * (5000 - 2130)) * 8 * 2**20, rel=0.01
     )
+    for name in ("watch", "low_phone", "mid_phone", "high_phone"):  # Huang et al.: watts by Mbit/s
+        phone = catalogue[name].profile
+        watts = 0.05197 * phone.down_mbit + 1.288
+        seconds = 8 * 2**20 / 1e6 / phone.down_mbit  # of an MB
+        assert phone.joules_per_mb == pytest.approx(watts * seconds, rel=0.01)
 
 
 def test_a_class_of_ones_own(tmp_path):

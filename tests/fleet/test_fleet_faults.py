@@ -34,6 +34,18 @@ def test_the_first_that_hits_and_only_its_stage():
     assert {f.kind for f in drawn(both, 50, stage="evaluate")} == {"late"}
 
 
+def test_what_is_a_clients_own_is_not_hidden_by_what_hits_now_and_then():
+    often = {"kind": "delay", "share": 0.5, "seconds": [1, 2]}
+    own = {"kind": "wrong_version", "share": 0.5, "per": "client"}
+    found = [f and f.kind for f in drawn([often, own], 200)]
+    assert [k == "wrong_version" for k in found] == [
+        f is not None for f in drawn([{**often, "share": 1e-9}, own], 200)
+    ]
+    # The rest meets the other fault as if there were nothing else.
+    alone = [f and f.kind for f in drawn([often, {**own, "share": 1e-9}], 200)]
+    assert all(k in (a, "wrong_version") for k, a in zip(found, alone, strict=True))
+
+
 def test_by_message_or_by_client():
     message = [{"kind": "drop_after", "share": 0.5}]
     client = [{"kind": "drop_after", "share": 0.5, "per": "client"}]

@@ -284,6 +284,9 @@ def test_a_device_without_room_even_for_a_layer(study, tmp_path):
     assert all("even layer by layer: give it more" in f.reason for f in result.failures)
     lines = from_arrow(pq.read_table(result.folder.timeline))
     assert {(t.outcome, t.stopped_at) for t in lines} == {("failed", "sense")}
+    # They said so at once: no model came, and nothing was computed.
+    assert sum(t.down_bytes for t in lines) < 1000
+    assert all(t.sense_s == t.joules == 0 for t in lines)
 
 
 def test_engines_agree_on_the_fleet(study, tmp_path):

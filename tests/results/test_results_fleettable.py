@@ -7,7 +7,15 @@ import pytest
 from rich.console import Console
 from round_toys import MB, SERVER, timed, timeline
 
-from fedsim.results.fleettable import print_fleet, print_fleets, server_line, size_words, time_words
+from fedsim.fleet.timeline import summarize
+from fedsim.results.fleettable import (
+    clients_line,
+    print_fleet,
+    print_fleets,
+    server_line,
+    size_words,
+    time_words,
+)
 
 
 def printed(show, what, width=80):
@@ -52,6 +60,18 @@ def test_a_line_for_each_combination():
     text = printed(print_fleets, rounds)
     assert row(text, "1") == ["1", "5", "5", "30.0", "s", "46.0", "s", "15", "12"]
     assert row(text, "2")[:3] == ["2", "2", "1"]
+
+
+def test_how_the_clients_ended_in_one_sentence():
+    late = [timeline("l0", "watch", None, "late"), timeline("l1", "watch", None, "late")]
+    every = summarize([*PHONES, *WATCHES, *late])[-1]
+    # Of the six delivered, in 10 .. 50 s and 2 h, the median is 35 s: one took more than 52.5.
+    assert clients_line(every) == (
+        "Clients: 6 delivered, 2 late, 1 dropped; 1 of those delivered took over 1.5 times the"
+        " median; results are of all that finish, if not in time or on a battery that lasts."
+    )
+    assert clients_line(summarize(PHONES[:1])[-1]) == "Clients: 1 delivered."
+    assert "Clients: 6 delivered, 1 dropped; 1 of" in printed(print_fleet, timed([*PHONES, *WATCHES]))
 
 
 def test_the_server_in_one_sentence():
