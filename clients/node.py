@@ -54,7 +54,8 @@ def _mode(bench: Workbench, key: str) -> str:
     if mode is None:
         raise FedsimError(
             f"client {key!r}: its device has {memory:,} bytes of memory, and sensing takes "
-            f"{bench.peaks['streamed']:,} even layer by layer: give it more, or a smaller model"
+            f"{bench.peaks['streamed']:,} even layer by layer, with activations of "
+            f"{fleet.clip_s:g} s: give it more, a smaller model, or a smaller fleet.clip_s"
         )
     return mode
 

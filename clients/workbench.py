@@ -23,7 +23,7 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.bank import BlobStore, WeightCache
-from fedsim.quant.memory import MODES, peak_bytes
+from fedsim.quant.memory import MODES
 from fedsim.quant.observe import SeenLayers
 from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.stream import Reading, store_weights, streamed
@@ -34,7 +34,7 @@ from fedsim.scenario.clients import Devices
 from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.speech.corpus import Clients, open_clients
 from fedsim.speech.models.base import SpeechModel
-from fedsim.study import load_study_model, model_manifest
+from fedsim.study import load_study_model, model_manifest, sensing_peaks
 
 REMEMBERED = 256
 """Results remembered of clients (pseudo-labels, ranges): some 100 kB each at most."""
@@ -107,8 +107,8 @@ class Workbench:
 
     @cached_property
     def peaks(self) -> dict[str, int]:
-        """Sensing mode -> the most bytes of weights that are in memory at once."""
-        return peak_bytes(self.model.layers, self.leftovers)
+        """Sensing mode -> the most bytes that are in memory at once; the scenario has a fleet."""
+        return sensing_peaks(self.scenario, self.model, self.leftovers)
 
     def _stored(self) -> dict[str, str]:
         """Return where the full-precision layers lie in the run's bank, which has them once.

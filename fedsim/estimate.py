@@ -76,14 +76,19 @@ class _Stopwatch(progress.Progress):
             raise _EnoughError
 
 
-def estimate(scenario: Scenario) -> Estimate:
+def estimate(scenario: Scenario, scratch: Path | None = None) -> Estimate:
     """Rehearse a scenario for some 15 seconds beyond its start, and return what all of it takes.
 
-    Of a matrix the first combination is rehearsed, and a pass is taken to cost as much in each;
-    what combinations share is computed once in truth, and not taken off here.
+    Of a matrix the first combination is rehearsed, and a pass is taken to cost as much in each.
+
+    Args:
+        scenario: what would be run.
+        scratch: an existing folder in which to rehearse, which every machine of a Ray cluster sees;
+            None is the system's folder for temporary files.
 
     Raises `FedsimError` for what a run would stop at.
     """
+    from fedsim.matrix import computed
     from server.cells import is_grouped, needs_others
 
     cells = expand(scenario)
@@ -98,31 +103,30 @@ def estimate(scenario: Scenario) -> Estimate:
     clients = first.clients.model_copy(update={"select": tuple(chosen), "limit": None})
     few = first.model_copy(update={"clients": clients})
     watch = _Stopwatch(workers, may_end=not staged)
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "run"
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="fedsim-plan-") as home:
+        out = Path(home) / "run"
         began = time.monotonic()
         with _Meter(out / "bank") as meter, progress.using(watch), suppress(_EnoughError):
             run_scenario(few, out)
         ended = time.monotonic()
-        disk = _bytes_below(out)
         finished = _finished(out)
-    if staged:
-        opening = watch.marks[0] - began
-        rest = (ended - watch.marks[0]) * _passes(first, len(keys)) / _passes(first, len(chosen))
-        seconds = opening + rest
+        once, each = _disk(out, Path(home) / "empty.sqlite", max(finished, 1))
+    warm = watch.marks[:1] if staged else watch.marks[min(workers, len(watch.marks)) - 1 :]
+    if staged:  # from the first that is sensed to the end
+        pass_s = (ended - warm[0]) / _passes(first, len(chosen))
     else:
-        warm = watch.marks[min(workers, len(watch.marks)) - 1 :]
-        each = (warm[-1] - warm[0]) / max(len(warm) - 1, 1)
-        seconds = warm[0] - began + each * max(len(keys) - workers, 0)
-    passes = sum(_passes(c.scenario, len(client_keys(c.scenario))) for c in cells)
+        client_s = (warm[-1] - warm[0]) / max(len(warm) - 1, 1)
+        pass_s = client_s * len(keys) / _passes(first, len(keys))
+    runs = computed(scenario)
+    passes = [_passes(run, len(client_keys(run))) for run in runs]
     return Estimate(
         combinations=len(cells),
         clients=len(keys),
-        passes=round(passes),
-        seconds=seconds * passes / _passes(first, len(keys)),
+        passes=round(sum(passes)),
+        seconds=len(runs) * (warm[0] - began) + pass_s * sum(passes),
         driver_bytes=meter.driver or None,
         worker_bytes=meter.worker or None,
-        disk_bytes=round(len(cells) * disk * len(keys) / max(finished, 1)),
+        disk_bytes=round(len(cells) * (once + each * len(keys))),
         bank_bytes=meter.bank,
         rehearsed=finished,
         workers=workers,
@@ -169,6 +173,23 @@ def _finished(out: Path) -> int:
 
     with Ledger(RunFolder(out).ledger) as ledger:
         return len(ledger.finished() | {failure.client for failure in ledger.failures()})
+
+
+def _disk(out: Path, empty: Path, finished: int) -> tuple[float, float]:
+    """Return the bytes of a run folder that are there once, and those for each client.
+
+    A ledger without a client is written to `empty`, to see what it takes.
+    """
+    from fedsim.results.folder import RunFolder
+    from fedsim.results.ledger import Ledger
+
+    with Ledger(empty):
+        pass
+    folder, all_bytes, no_client = RunFolder(out), _bytes_below(out), empty.stat().st_size
+    tables = (folder.results, folder.timeline)
+    grown = folder.ledger.stat().st_size - no_client + _bytes_below(folder.models)
+    grown += sum(table.stat().st_size for table in tables if table.is_file())
+    return all_bytes - grown, grown / finished
 
 
 class _Meter:

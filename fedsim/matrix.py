@@ -73,6 +73,21 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
     return results
 
 
+def computed(scenario: Scenario) -> list[Scenario]:
+    """Return what the combinations of a scenario have to compute: each that does not take all its
+    results over from earlier ones, with the methods that it computes itself."""
+    known: set[str] = set()
+    found = []
+    for cell in expand(scenario):
+        methods = {_key(cell.scenario, m): m for m in _single_methods(cell.scenario)}
+        missing = tuple(m for key, m in methods.items() if key not in known)
+        if cell.scenario.fleet is None:
+            known |= methods.keys()
+        if missing:
+            found.append(cell.scenario.model_copy(update={"methods": missing}))
+    return found
+
+
 def _run_cell(
     scenario: Scenario, place: Path, known: dict[str, _Known]
 ) -> tuple[RunResult, dict[str, dict[str, Any]]]:

@@ -11,7 +11,9 @@ from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.memory import peak_bytes, proxy_bytes
 from fedsim.quant.modelfile import Manifest
+from fedsim.quant.proxy import BITS, GRANULARITY
 from fedsim.scenario.schema import Scenario
+from fedsim.speech.activations import activation_bytes
 from fedsim.speech.macs import count_macs
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel
@@ -41,6 +43,18 @@ def model_manifest(scenario: Scenario, model: SpeechModel, bits: tuple[int, ...]
     )
 
 
+def sensing_peaks(
+    scenario: Scenario, model: SpeechModel, leftovers: Mapping[str, torch.Tensor]
+) -> dict[str, int]:
+    """Return sensing mode -> the most bytes that a device of the scenario's fleet needs at once.
+
+    Weights (`fedsim.quant.memory`), and the widest layer's activations for `fleet.clip_s` seconds.
+    """
+    assert scenario.fleet is not None
+    activations = activation_bytes(model, scenario.fleet.clip_s)
+    return {m: n + activations for m, n in peak_bytes(model.layers, leftovers).items()}
+
+
 def model_cost(
     scenario: Scenario,
     model: SpeechModel,
@@ -57,7 +71,8 @@ def model_cost(
         rest_bytes=sizes.fixed_bytes,
         full_bytes=full_bytes,
         proxy_bytes=proxy_bytes(model.layers) + sum(t.nbytes for t in stored.values()),
-        peaks=peak_bytes(model.layers, modelfile.load_leftovers(stored)),
+        proxy_is_model=BITS in sizes.depths and scenario.quantization.weights == GRANULARITY,
+        peaks=sensing_peaks(scenario, model, modelfile.load_leftovers(stored)),
         clip_macs=macs.clip,
         second_macs=macs.second,
         token_macs=macs.token,

@@ -7,6 +7,7 @@ import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -14,9 +15,11 @@ import fedsim
 from fedsim import progress
 from fedsim.cli import main
 from fedsim.errors import FedsimError
+from fedsim.fleet.devices import load_catalogue
 from fedsim.results.folder import create_run
 from fedsim.results.ledger import Failure, Ledger
 from fedsim.results.rows import Row
+from fedsim.scenario.fleet import ClockSettings, FaultSettings
 
 ROW = Row(
     *("en", "fp32", "fp32", "-", "-", 40 * 2**20, 41_000_000, 32.0, 40),
@@ -233,6 +236,10 @@ def test_list_shows_scenarios_and_every_choice(capsys, folder):
     assert {"fp32", "myqasr", "uniform", "shuffled", "reversed", "linear"} <= first
     assert {"none", "minmax", "cosine", "hessian", "median", "ray", "inprocess"} <= first
     assert {"folder", "hub", "voices"} <= first
+    settings = [*FaultSettings.model_fields.items(), *ClockSettings.model_fields.items()]
+    legal = {name: set(get_args(field.annotation)) for name, field in settings}
+    assert legal["kind"] | legal["policy"] <= first
+    assert load_catalogue().keys() <= first
     assert all(len(line) > 1 for line in lines if line and "." not in line[0])  # each explained
 
 

@@ -6,12 +6,16 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import pytest
+from processes import MARK, marked
 
 from fedsim.cli import main
 from fedsim.errors import FedsimError
@@ -82,30 +86,94 @@ def test_cut_off_after_any_message(chosen, tmp_path, monkeypatch, methods, fault
         assert before < messages
 
 
+VOICES = """\
+name: killed
+model: {id: "bundled:ctc"}
+corpus:
+  kind: voices
+  group_by: speaker
+  population: {speakers: 30}
+  tuning_clips: 1
+  test_clips: 1
+clients: {budget_mb: [1.6, 2.0]}
+methods: [fp32]
+engine: {kind: ray, workers: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def killable(tmp_path_factory):
+    """f(methods) -> the file of a scenario of 30 voices, and what a whole run of it left."""
+    home = tmp_path_factory.mktemp("killable")
+
+    @cache
+    def made(methods):
+        file = home / f"{len(list(home.glob('*.yaml')))}.yaml"
+        file.write_text(VOICES)
+        file.write_text(load_scenario(file, [methods, FAULTS]).to_yaml())
+        return file, run_scenario(load_scenario(file, ["engine.kind=inprocess"]), home / file.stem)
+
+    return made
+
+
+def begun(file, place):
+    """Start a run, whose processes can be told by the path of its folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedsim", "run", str(file), "--out", str(place)],
+        env={**os.environ, MARK: str(place)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def steps(place):
+    """How many clients a ledger has, and answers that it keeps of those under way."""
+    try:
+        with closing(sqlite3.connect(f"file:{place / 'ledger.sqlite'}?mode=ro", uri=True)) as db:
+            query = "SELECT (SELECT count(*) FROM clients) + (SELECT count(*) FROM kept)"
+            return db.execute(query).fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def wait_for(child, place, step):
+    while steps(place) < step:
+        assert child.poll() is None
+        time.sleep(0.005)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
-def test_killed_at_a_random_moment(chosen, tmp_path, seed):
-    """kill -9 of the driver of a real run, on Ray, then resume: the same bytes."""
-    scenario = chosen(SHARED if seed % 2 else PLAIN, FAULTS, "engine.kind=ray", "engine.workers=2")
-    file = tmp_path / "scenario.yaml"
-    file.write_text(scenario.to_yaml(), encoding="utf-8")
-    whole = run_scenario(
-        scenario.model_copy(
-            update={"engine": scenario.engine.model_copy(update={"kind": "inprocess"})}
-        ),
-        tmp_path / "whole",
-    )
-    place = tmp_path / "cut"
-    command = [sys.executable, "-m", "fedsim", "run", str(file), "--out", str(place)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while child.poll() is None and not (place / "ledger.sqlite").is_file():
-        time.sleep(0.05)
-    time.sleep(random.Random(seed).random() * 12)
-    child.send_signal(signal.SIGKILL)
+def test_killed_at_a_random_moment(killable, tmp_path, seed):
+    """kill -9 of the driver of a real run, on Ray, while clients work; then resume: the same
+    bytes."""
+    file, whole = killable(SHARED if seed % 2 else PLAIN)
+    place, all_steps = tmp_path / "cut", steps(whole.folder.path)
+    step = random.Random(seed).randrange(int(0.9 * all_steps))
+    child = begun(file, place)
+    wait_for(child, place, step)
+    child.kill()
     child.wait()
-    result = resume_run(place)
+    assert step <= steps(place) < all_steps  # it was at work, and had not ended
+    result = resume_run(place, load_scenario(file, ["engine.kind=inprocess"]).engine)
     assert contents(result.folder)[0] == contents(whole.folder)[0]
     assert result.failures == whole.failures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_worker_killed_at_a_random_moment(killable, tmp_path, seed):
+    """kill -9 of one of the two processes that play clients: the run goes on, to the same bytes."""
+    file, whole = killable(SHARED if seed % 2 else PLAIN)
+    place, all_steps = tmp_path / "cut", steps(whole.folder.path)
+    child = begun(file, place)
+    wait_for(child, place, random.Random(seed).randrange(int(0.7 * all_steps)))
+    workers = [p for p, name in marked(str(place), 0.0).items() if name.startswith("ray::Worker")]
+    assert len(workers) == 2
+    os.kill(workers[seed % 2], signal.SIGKILL)
+    assert steps(place) < all_steps
+    assert child.wait() == 0
+    assert (place / "results.parquet").read_bytes() == contents(whole.folder)[0]
 
 
 def test_resuming_a_run_that_has_ended_changes_nothing(chosen, tmp_path, monkeypatch):
@@ -176,6 +244,19 @@ def test_what_cannot_be_resumed(chosen, tmp_path, spoil, sentence):
     spoil(tmp_path / "run")
     with pytest.raises(FedsimError, match=sentence):
         resume_run(tmp_path / "run")
+
+
+def test_a_run_is_not_resumed_on_another_fleet(chosen, tmp_path):
+    """Not on one whose table of devices was changed since, or is gone."""
+    table = tmp_path / "devices.csv"
+    table.write_text("device\nwatch\nhub\n")
+    scenario = chosen("methods=[{allocation: uniform}]", f"fleet={{trace: {table}}}")
+    run_scenario(scenario, tmp_path / "run")
+    resume_run(tmp_path / "run")
+    for text in ("device\nhub\n", None):
+        table.write_text(text) if text else table.unlink()
+        with pytest.raises(FedsimError, match="other devices than .*devices.csv|no such file|cannot"):
+            resume_run(tmp_path / "run")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 _CHOICES = (
     ("corpus.kind", "fedsim.speech.corpus", "CORPORA"),
@@ -42,7 +43,29 @@ def _list(_: argparse.Namespace) -> int:
             names["cohort"] = "The mean of a group, by secure aggregation: no member's own values."
         print(f"\n{key}")
         _print_names(names)
+    for key, names in _fleet():
+        print(f"\n{key}")
+        _print_names(names)
     return 0
+
+
+def _fleet() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield what a scenario may name of a fleet: device classes, faults, policies."""
+    from fedsim.fleet.devices import BUILT_IN, load_catalogue
+    from fedsim.fleet.faults import KINDS
+    from fedsim.fleet.work import POLICIES
+
+    profiles = {name: device.profile for name, device in load_catalogue().items()}
+    yield (
+        f"fleet.devices (each number and its source: {BUILT_IN})",
+        {
+            name: f"{p.budget_mb:g} MB for a model of {', '.join(map(str, p.bit_depths))} bits, "
+            f"{p.memory_mb:g} MB of memory, {p.down_mbit:g} Mbit/s down."
+            for name, p in profiles.items()
+        },
+    )
+    yield "faults.kind", KINDS
+    yield "clock.policy", POLICIES
 
 
 def _print_names(names: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedsim.scenario import Scenario
@@ -21,6 +21,32 @@ def add_scenario(parser: argparse.ArgumentParser, nargs: str | None = None) -> N
     parser.add_argument(
         "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help=_SET_HELP
     )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of an engine to a command's options."""
+    parser.add_argument("--engine", metavar="NAME", help="ray, inprocess or flower; see fedsim list")
+    parser.add_argument("--workers", metavar="N", type=positive, help="number of worker processes")
+    parser.add_argument(
+        "--threads", metavar="N", type=positive, help="threads of arithmetic in each process"
+    )
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="the Ray cluster to join, or auto; see docs/scale.md"
+    )
+
+
+def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
+    """Return the scenario with the engine that the options name."""
+    update: dict[str, Any] = {}
+    if options.engine is not None:
+        from fedsim.engine import ENGINES
+
+        ENGINES[options.engine]  # raises for an unknown name
+        update["kind"] = options.engine
+    for name in ("workers", "threads", "address"):
+        if getattr(options, name) is not None:
+            update[name] = getattr(options, name)
+    return scenario.model_copy(update={"engine": scenario.engine.model_copy(update=update)})
 
 
 def chosen_scenario(options: argparse.Namespace) -> Scenario:

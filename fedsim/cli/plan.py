@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from fedsim.cli.options import add_scenario, chosen_scenario, count
+from fedsim.cli.options import add_engine, add_scenario, chosen_scenario, count, with_engine
 
 _DESCRIPTION = """\
 Say what a scenario will cost before it is run: clients, passes through the model, time, memory and
@@ -23,15 +24,26 @@ def add(verbs: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     add_scenario(plan)
+    add_engine(plan)
+    plan.add_argument(
+        "--scratch",
+        metavar="DIR",
+        type=Path,
+        help="a folder to rehearse in, such as one that all machines of a cluster share (default: "
+        "the system's temporary folder); nothing is left in it",
+    )
     plan.set_defaults(verb=_plan)
 
 
 def _plan(options: argparse.Namespace) -> int:
-    scenario = chosen_scenario(options)
+    scenario = with_engine(chosen_scenario(options), options)
+    from fedsim.errors import FedsimError
     from fedsim.estimate import estimate
 
+    if options.scratch is not None and not options.scratch.is_dir():
+        raise FedsimError(f"--scratch {options.scratch}: there is no such folder: make it first")
     print(f"rehearsing {scenario.name} ...", file=sys.stderr, flush=True)
-    found = estimate(scenario)
+    found = estimate(scenario, options.scratch)
     runs = f"{count(found.combinations, 'run')} of " if found.combinations > 1 else ""
     lines = {
         "clients": f"{runs}{found.clients:,}",

@@ -6,9 +6,9 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fedsim.cli.options import add_scenario, chosen_scenario, positive
+from fedsim.cli.options import add_engine, add_scenario, chosen_scenario, with_engine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,14 +42,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         type=Path,
         help="go on with the run in this folder, which was cut off, in place of SCENARIO",
     )
-    run.add_argument("--engine", metavar="NAME", help="ray, inprocess or flower; see fedsim list")
-    run.add_argument("--workers", metavar="N", type=positive, help="number of worker processes")
-    run.add_argument(
-        "--threads", metavar="N", type=positive, help="threads of arithmetic in each process"
-    )
-    run.add_argument(
-        "--address", metavar="HOST:PORT", help="the Ray cluster to join, or auto; see docs/scale.md"
-    )
+    add_engine(run)
     run.add_argument(
         "--out",
         metavar="DIR",
@@ -61,7 +54,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     # First, so that mistakes are told at once.
-    scenario = _with_engine(_scenario_of(options), options)
+    scenario = with_engine(_scenario_of(options), options)
 
     from rich.console import Console
 
@@ -147,19 +140,6 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
             f"it, and what finished is taken over"
         )
     return scenario
-
-
-def _with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
-    update: dict[str, Any] = {}
-    if options.engine is not None:
-        from fedsim.engine import ENGINES
-
-        ENGINES[options.engine]  # raises for an unknown name
-        update["kind"] = options.engine
-    for name in ("workers", "threads", "address"):
-        if getattr(options, name) is not None:
-            update[name] = getattr(options, name)
-    return scenario.model_copy(update={"engine": scenario.engine.model_copy(update=update)})
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -26,8 +26,11 @@ class ModelCost:
     """Of the full-precision model."""
     proxy_bytes: int
     """Of the model with every layer at 8 bits, on which a device may sense."""
+    proxy_is_model: bool
+    """Whether the proxy's layers are those of a model at 8 bits, to the byte: what a device holds
+    of them it need not fetch again."""
     peaks: dict[str, int]
-    """Sensing mode -> the most bytes of weights in memory at once."""
+    """Sensing mode -> the most bytes in memory at once, of weights and activations."""
     clip_macs: tuple[float, ...]
     """MACs of each layer in a pass over one clip, besides those for its seconds, (L,)."""
     second_macs: tuple[float, ...]

@@ -23,7 +23,7 @@ FULL = 32
 """Bit depth of full precision, in which sensing runs."""
 DEPTHS = range(2, 17)
 """Bit depths that a quantized model may have."""
-_BUILT_IN = Path(__file__).with_name("catalogue.yaml")
+BUILT_IN = Path(__file__).with_name("catalogue.yaml")
 _UNITS = {
     "budget_mb": "MB",
     "memory_mb": "MB",
@@ -106,7 +106,7 @@ def load_catalogue(path: Path | None = None) -> dict[str, DeviceClass]:
             unknown or missing, a number is out of range or says neither source nor assumed, a bit
             depth is outside 2..16, or one that the class supports, or 32, has no MACs a second.
     """
-    classes = _read(_BUILT_IN)
+    classes = _read(BUILT_IN)
     for name, (where, keys) in _read(path).items() if path is not None else ():
         known = classes[name][1] if name in classes else {}
         classes[name] = (where, {**known, **keys})

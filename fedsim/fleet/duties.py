@@ -76,7 +76,7 @@ class Duties:
         if not self.observes:
             return self._stage("sense", tries, (), {}, 0.0)
         passes = 1 + self._labels
-        return self._stage("sense", tries, (self._full,), self._macs(passes), self._read(1, True))
+        return self._stage("sense", tries, self._whole, self._macs(passes), self._read(1, True))
 
     def personalize(self, tries: tuple[Attempt, ...]) -> StageWork:
         """The layers of its model come; its clips are passed unless they were, and ranges tried."""
@@ -91,7 +91,7 @@ class Duties:
             labels = self._labels and not self.observes
             macs = self._macs((_GRADIENT if gradient else 1) + labels)
             read = self._read(1, labels)
-            blobs = (self._full, *blobs)
+            blobs = (*self._whole, *blobs)
         positions = self._pass() / [layer.n_weights for layer in self.cost.layers]
         macs[FULL] = macs.get(FULL, 0.0) + sum(
             search_macs(self.calibration, layer, n)
@@ -109,8 +109,13 @@ class Duties:
         return self._stage("evaluate", tries, (), macs, 0.0)
 
     @property
-    def _full(self) -> str:
-        return PROXY if self.mode == "proxy" else MODEL
+    def _whole(self) -> tuple[str, ...]:
+        """Blobs of the model that it senses on."""
+        if self.mode != "proxy":
+            return (MODEL,)
+        if self.cost.proxy_is_model:
+            return (REST, *(_blob(i, _PROXY_BITS) for i in range(len(self.cost.layers))))
+        return (PROXY,)
 
     @property
     def _labels(self) -> bool:

@@ -2,16 +2,6 @@
 
 A fault is drawn for the attempt of a stage of a client, from the scenario's seed: the same on any
 engine, in any order, and after a resume.
-
-drop_before      the request is lost; the client does nothing
-drop_after       the client answers, and the answer is lost
-delay            the answer takes longer; beyond `retries.timeout_s` it is late
-crash            the client dies over the request
-out_of_memory    the client runs out of memory over the request
-corrupt          the answer arrives damaged
-duplicate        the answer arrives twice
-late             the answer arrives after the server has given up this attempt
-wrong_version    the client speaks another version of the protocol
 """
 
 from __future__ import annotations
@@ -27,6 +17,18 @@ if TYPE_CHECKING:
     from fedsim.scenario.fleet import FaultSettings
     from fedsim.scenario.schema import Scenario
 
+KINDS = {
+    "drop_before": "The request is lost; the client does nothing.",
+    "drop_after": "The client answers, and the answer is lost.",
+    "delay": "The answer takes longer; beyond `retries.timeout_s` it is late.",
+    "crash": "The client dies over the request.",
+    "out_of_memory": "The client runs out of memory over the request.",
+    "corrupt": "The answer arrives damaged.",
+    "duplicate": "The answer arrives twice.",
+    "late": "The answer arrives after the server has given up this attempt.",
+    "wrong_version": "The client speaks another version of the protocol.",
+}
+"""Every kind of fault, in a sentence."""
 UNANSWERED = {
     "drop_before": "the request was lost",
     "crash": "the client crashed",

@@ -109,10 +109,7 @@ def _works(
             calibration,
             plans.get(client, ()),
         )
-        tries = {
-            stage: _tries(scenario, client, stage, end) if mode else (Attempt("failed"),)
-            for stage in STAGES
-        }
+        tries = {stage: _tries(scenario, client, stage, end) for stage in STAGES}
         yield ClientWork(
             client,
             profile,

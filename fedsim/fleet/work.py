@@ -13,6 +13,13 @@ STAGES = ("sense", "personalize", "evaluate")
 """The exchanges of a round, in order; the server plans between the first two."""
 Outcome = Literal["ok", "delayed", "lost", "unreached", "crashed", "unread", "refused", "failed"]
 _FAILED = ("lost", "unreached", "crashed", "unread")
+POLICIES = {
+    "wait": "The round ends with the last client.",
+    "drop": "Who has no model at the deadline is left out.",
+    "extend": "As drop, but the deadline is extended until the goal is reached.",
+    "over_select": "The round ends as soon as the goal is reached, or at the deadline.",
+}
+"""Every policy of who is waited for, in a sentence."""
 _POLICIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "wait": ((), ()),
     "drop": (("deadline_s",), ()),
@@ -103,7 +110,8 @@ class ServerClock:
     plan_s: float = 0.0
     """Seconds to plan for one client."""
     timeout_s: float = 60.0
-    """Seconds after which a message that was lost is missed."""
+    """Seconds after which an answer that was lost is missed, from when it would have come: a
+    device that is slow or asleep is a matter of the deadline."""
     backoff_s: float = 10.0
     """Seconds before the first retry of an exchange; twice as many before each further one."""
     begin_hour: float = 0.0

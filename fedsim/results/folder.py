@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -61,6 +62,12 @@ class RunFolder:
         return self.path / "timing.json"
 
     @property
+    def tables(self) -> Path:
+        """SHA-256 of the files that say what devices the clients have, by path, in JSON; there only
+        if the scenario's fleet names any."""
+        return self.path / "tables.json"
+
+    @property
     def privacy(self) -> Path:
         """What was promised of what leaves a device, in JSON."""
         return self.path / "privacy.json"
@@ -97,6 +104,10 @@ def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
         folder = RunFolder(path.absolute())
         folder.scenario.write_text(scenario.to_yaml(), encoding="utf-8")
         folder.versions.write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        tables = _fleet_tables(scenario)
+        if tables:
+            said = json.dumps({name: _sha256(Path(name)) for name in tables}, indent=2)
+            folder.tables.write_text(said + "\n", encoding="utf-8")
         if scenario.save_models:
             folder.models.mkdir()
     except OSError as error:
@@ -112,8 +123,8 @@ def open_run(path: Path) -> RunFolder:
     """Return the folder of a run that was begun, to go on with it.
 
     Raises:
-        FedsimError: if it is no run folder, or was begun with other versions: the results of both
-            would not be those of one run.
+        FedsimError: if it is no run folder, or was begun with other versions or with other tables
+            of devices: the results of both would not be those of one run.
     """
     folder = RunFolder(path.expanduser().absolute())
     if not folder.scenario.is_file() or not folder.versions.is_file():
@@ -132,7 +143,24 @@ def open_run(path: Path) -> RunFolder:
                 f"{path}: the run was begun with {name} {begun.get(name)}, and here is "
                 f"{here[name]}: install that version, or begin a new run"
             )
+    tables = json.loads(folder.tables.read_text("utf-8")) if folder.tables.is_file() else {}
+    for name, digest in tables.items():
+        if not Path(name).is_file() or _sha256(Path(name)) != digest:
+            raise FedsimError(
+                f"{path}: the run was begun with other devices than {name} holds now: put the file "
+                f"back as it was, or begin a new run"
+            )
     return folder
+
+
+def _fleet_tables(scenario: Scenario) -> list[str]:
+    """Return the paths of the scenario's own tables of devices."""
+    fleet = scenario.fleet
+    return [name for name in (fleet.catalogue, fleet.trace) if name] if fleet else []
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager

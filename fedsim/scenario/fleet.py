@@ -33,6 +33,14 @@ class FleetChoice(Settings):
         " by layer, or sense on an 8-bit proxy",
     )
 
+    clip_s: float = Field(
+        default=10,
+        gt=0,
+        le=60,
+        description="seconds of audio that a device computes on at one time: their activations must"
+        " fit into its memory beside the weights",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> FleetChoice:
         try:
@@ -44,7 +52,7 @@ class FleetChoice(Settings):
 
     def read(self) -> FleetSettings:
         """Return what the devices are drawn from."""
-        said = self.model_dump(exclude={"sensing"}, exclude_defaults=True)
+        said = self.model_dump(exclude={"sensing", "clip_s"}, exclude_defaults=True)
         return read_fleet(said)
 
 
@@ -132,7 +140,10 @@ class RetrySettings(Settings):
 
     attempts: int = Field(default=3, ge=1, description="times that a message is sent at most")
     timeout_s: float = Field(
-        default=600, gt=0, description="seconds of the fleet without an answer until the next"
+        default=600,
+        gt=0,
+        description="seconds of the fleet until a lost answer is missed, from when it would have"
+        " come",
     )
     backoff_s: float = Field(
         default=30, ge=0, description="pause before the second attempt; each further one doubles it"

@@ -13,6 +13,7 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.paths import resolve
 from fedsim.registry import Registry
 from fedsim.scenario.explain import explain
+from fedsim.scenario.fleet import ClockSettings
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.privacy import COHORT
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
@@ -84,8 +85,19 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
         problems.sort(key=lambda p: p.line)
         raise FedsimError("\n".join(str(p) for p in problems))
     scenario = _resolve_paths(scenario, root, path.parent)
+    _check_clock(scenario, place(find(root, ["clock"]).key)[0])
     _check_cells(scenario, place(find(root, ["matrix"]).key)[0])
     return scenario
+
+
+def _check_clock(scenario: Scenario, where: str) -> None:
+    """Refuse a clock that nothing would ask the time of."""
+    timed = scenario.fleet is not None or any(k.split(".")[0] == "fleet" for k in scenario.matrix)
+    if scenario.clock != ClockSettings() and not timed:
+        raise FedsimError(
+            f"{where}: clock: it times the devices of a fleet, and there is none: add `fleet`, or "
+            f"leave the clock out"
+        )
 
 
 def _check_cells(scenario: Scenario, where: str) -> None:

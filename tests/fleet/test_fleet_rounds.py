@@ -30,6 +30,7 @@ COST = ModelCost(
     rest_bytes=30,
     full_bytes=1200,
     proxy_bytes=330,
+    proxy_is_model=False,
     peaks={"full": 1200, "streamed": 800, "proxy": 1100},
     clip_macs=(0.0, 0.0),
     second_macs=(1000.0, 2000.0),
@@ -170,6 +171,17 @@ def test_a_device_that_streams_reads_the_model_once_a_batch_and_pass(tmp_path):
     assert late.calibrate_s == pytest.approx(line.sense_s)
 
 
+def test_what_a_device_holds_of_its_proxy_it_does_not_fetch_again(tmp_path, monkeypatch):
+    """The proxy is layer a and b at 8 bits and the rest; of its model only b at 4 is new."""
+    monkeypatch.setattr(f"{__name__}.COST", replace(COST, proxy_is_model=True))
+    said = scenario(tmp_path, device={"memory_mb": 1150 / MB}, sensing="proxy")
+    run = timed(tmp_path, said, log=log())
+    (line,) = run.timelines
+    assert line.down_bytes == 6 + (100 + 200 + 30) + 80 + 100
+    assert run.server.full_bytes == line.down_bytes + 100 + 30
+    assert run.server.shared_bytes == line.down_bytes
+
+
 def test_a_device_that_senses_on_a_proxy(tmp_path):
     """It is sent 330 bytes in place of 1,200, and computes at 8 bits."""
     said = scenario(tmp_path, device={"memory_mb": 1150 / MB}, sensing="proxy")
@@ -250,11 +262,17 @@ FLEET = [
 
 def test_a_run_of_a_fleet(study, tmp_path):
     """Budgets, bit depths and memory of the devices; the timeline agrees with ledger and table."""
-    toy = "{share: 1, budget_mb: [0.024, 0.04], bit_depths: [4, 8], memory_mb: 0.02}"
+    # 0.020 MB of the largest layer and the rest, and 0.026 MB of activations for a tenth of a second.
+    toy = "{share: 1, budget_mb: [0.024, 0.04], bit_depths: [4, 8], memory_mb: 0.05}"
     faults = [{"kind": k, "share": 0.12} for k in ("drop_after", "crash", "corrupt", "delay")]
     faults[-1]["seconds"] = [1, 2]
     said = load_scenario(
-        study.file, [*FLEET, f"fleet={{devices: {{watch: {toy}}}}}", f"faults={json.dumps(faults)}"]
+        study.file,
+        [
+            *FLEET,
+            f"fleet={{devices: {{watch: {toy}}}, clip_s: 0.1}}",
+            f"faults={json.dumps(faults)}",
+        ],
     )
     result = run_scenario(said, tmp_path / "run")
     lines = {t.client: t for t in from_arrow(pq.read_table(result.folder.timeline))}
@@ -275,13 +293,13 @@ def test_a_run_of_a_fleet(study, tmp_path):
     assert again == lines
 
 
-def test_a_device_without_room_even_for_a_layer(study, tmp_path):
-    said = load_scenario(
-        study.file, [*FLEET, "fleet={devices: {watch: {share: 1, memory_mb: 0.001}}}"]
-    )
+@pytest.mark.parametrize("fleet", ["memory_mb: 0.001}}", "memory_mb: 0.05}}, clip_s: 0.2"])
+def test_a_device_without_room_even_for_a_layer(study, tmp_path, fleet):
+    """No room for the layer, or not for what it answers to two tenths of a second."""
+    said = load_scenario(study.file, [*FLEET, f"fleet={{devices: {{watch: {{share: 1, {fleet}}}"])
     result = run_scenario(said, tmp_path / "run")
     assert result.rows == []
-    assert all("even layer by layer: give it more" in f.reason for f in result.failures)
+    assert all("even layer by layer, with activations of" in f.reason for f in result.failures)
     lines = from_arrow(pq.read_table(result.folder.timeline))
     assert {(t.outcome, t.stopped_at) for t in lines} == {("failed", "sense")}
     # They said so at once: no model came, and nothing was computed.

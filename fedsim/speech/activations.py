@@ -1,0 +1,33 @@
+"""The memory that a pass takes beside the weights, measured on the public signal."""
+
+from __future__ import annotations
+
+import torch
+
+from fedsim.speech.models.base import SpeechModel, public_clips
+
+
+def activation_bytes(model: SpeechModel, seconds: float) -> int:
+    """Return the bytes of the widest layer's input and output, for one clip of so many seconds.
+
+    What a runtime needs at least that computes layer by layer, in float32, and frees what it has
+    used. What is kept across layers (a residual, a decoder's keys and values) comes on top.
+    """
+    widest = 0
+
+    def see(module: torch.nn.Module, args: tuple, out: torch.Tensor) -> None:
+        nonlocal widest
+        widest = max(widest, sum(x.nbytes for x in (*args, out) if isinstance(x, torch.Tensor)))
+
+    modules = dict(model.module.named_modules())
+    hooks = [modules[layer.name].register_forward_hook(see) for layer in model.layers]
+    try:
+        with torch.inference_mode():
+            for batch, _ in model.batches(public_clips(seconds, n=1)):
+                if model.needs_tokens:
+                    batch = model.with_tokens(batch, model.own_tokens(batch))
+                model.forward(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return widest
