@@ -167,7 +167,7 @@ def test_a_worker_killed_at_a_random_moment(killable, tmp_path, seed):
     file, whole = killable(SHARED if seed % 2 else PLAIN)
     place, all_steps = tmp_path / "cut", steps(whole.folder.path)
     child = begun(file, place)
-    wait_for(child, place, random.Random(seed).randrange(int(0.7 * all_steps)))
+    wait_for(child, place, 1 + random.Random(seed).randrange(int(0.7 * all_steps)))
     workers = [p for p, name in marked(str(place), 0.0).items() if name.startswith("ray::Worker")]
     assert len(workers) == 2
     os.kill(workers[seed % 2], signal.SIGKILL)
