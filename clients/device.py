@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -67,6 +67,7 @@ class Device:
             kind,
             len(bench.model.layers),
             models=most_models(bench.scenario),
+            packed=int(bench.sizes.layer_bytes.max(axis=1).sum()),
             members=most_members(bench.scenario),
         )
         check_size(kind, message.content, most, "the server")
@@ -113,6 +114,7 @@ class Device:
 
     def personalize(self, delivery: m.Delivery) -> m.Receipt:
         """Calibrate each delivered model, store it, check its size."""
+        self._keep(delivery.layers)
         sizes, flat = [], []
         for candidate, ranges in self._calibrated(delivery.candidates):
             sizes.append(self._store(candidate, ranges))
@@ -124,6 +126,7 @@ class Device:
         """Transcribe the test clips with each candidate; return error counts, never a
         transcript."""
         bench = self.bench
+        self._keep(evaluation.layers)
         clips = self._hearing.read(self.data.test)
         references = [u.text or "" for u in self.data.test]
         counted: dict[tuple, list[Errors]] = {}  # equal models are tested once
@@ -147,6 +150,11 @@ class Device:
             sizes.append(bench.sizes.total(candidate.bits))
         scores = self._scores(results, sizes, clip_counts=evaluation.clip_counts)
         return replace(scores, workload=(seconds(clips),)) if evaluation.workload else scores
+
+    def _keep(self, layers: Iterable[bytes]) -> None:
+        """Put the packed layers that a message brought where the device looks for them."""
+        for layer in layers:
+            self.bench.weights.store.put(layer)
 
     def _scores(
         self, results: list[list[Errors]], sizes: list[int], *, clip_counts: bool

@@ -26,7 +26,7 @@ there are."""
 
 
 def most_bytes(
-    kind: type, layers: int, *, models: int = 0, clips: int = 0, members: int = 0
+    kind: type, layers: int, *, models: int = 0, packed: int = 0, clips: int = 0, members: int = 0
 ) -> int:
     """Return the bytes that a message of a type takes at most.
 
@@ -34,6 +34,7 @@ def most_bytes(
         kind: type of the message.
         layers: of the model.
         models: candidates that the message, or what it answers, is about.
+        packed: bytes of the layers of one of them at most.
         clips: test clips whose counts it holds.
         members: of the sender's group.
     """
@@ -42,8 +43,8 @@ def most_bytes(
     sizes: dict[type, int] = {
         m.SenseRequest: bounds,
         m.Summary: layers * (1 + len(QUANTILES) + 1) * _NUMBER,
-        m.Delivery: models * model,
-        m.Evaluation: models * model,
+        m.Delivery: models * (model + packed),
+        m.Evaluation: models * (model + packed),
         m.Receipt: models * (1 + 2 * layers) * _NUMBER,
         m.Scores: models * (8 + 2 * clips) * _NUMBER,
         wire.Invitation: 0,

@@ -115,11 +115,14 @@ class Delivery:
     """Server to client: your models.
 
     `return_ranges` asks for the activation ranges of each candidate: set only by a study that tests
-    one client's model on another, and written in the ledger as a release.
+    one client's model on another, and written in the ledger as a release. `layers` are packed
+    layers, each told by its hash, that the device was not sent before; none where devices read them
+    from the server's bank.
     """
 
     return_ranges: bool
     candidates: tuple[Candidate, ...]
+    layers: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,15 @@ class Evaluation:
     asked.
 
     `clip_counts` asks for the counts of each clip as well: set only by a scenario that says
-    `study: true`, and written in the ledger as a release; `workload` as in `SenseRequest`.
+    `study: true`, and written in the ledger as a release; `workload` as in `SenseRequest`, `layers`
+    as in `Delivery`.
     """
 
     full_precision: bool
     candidates: tuple[Candidate, ...]
     clip_counts: bool = False
     workload: bool = False
+    layers: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.scenario.schema import scenario_from_json
 from fedsim.study import load_study_model, model_cost, model_manifest
+from server.carrier import Carrier
 from server.plan import Planner
 from server.public import scenario_bounds
 from server.study import Study
@@ -43,10 +44,13 @@ def main(grid: Grid, context: Context) -> None:
         run_launched(grid, assignment)
 
 
-def serve(grid: Grid, assignment: Assignment, names: Mapping[int, str]) -> None:
+def serve(
+    grid: Grid, assignment: Assignment, names: Mapping[int, str], *, by_value: bool = False
+) -> None:
     """Run a scenario over `grid`; its run folder is there, with an empty bank.
 
-    `names` holds node id -> client key, of the nodes whose client is known before it answers.
+    `names` holds node id -> client key, of the nodes whose client is known before it answers. With
+    `by_value` models travel in the messages; else clients read them from the bank.
     """
     scenario = scenario_from_json(assignment.scenario)
     store = BlobStore(assignment.bank_dir)
@@ -70,6 +74,7 @@ def serve(grid: Grid, assignment: Assignment, names: Mapping[int, str]) -> None:
     told = told_by(scenario, len(model.layers), bounds)
     with Ledger(folder.ledger) as ledger:
         study = Study(grid, scenario, Planner(scenario, sizes, bank), ledger, told, dict(names))
+        study.carrier = Carrier(store) if by_value else None
         if scenario.faults:
             study.grid = FaultyGrid(grid, names, scenario, study.note)
         study.run()

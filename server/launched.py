@@ -34,12 +34,13 @@ def run_launched(grid: Grid, assignment: Assignment) -> None:
     scenario = scenario.model_copy(update={"engine": engine})
     clients = client_keys(scenario)
     names = _wait_for_nodes(grid, clients)
+    deployed = not nodes_by_partition(grid)  # devices on machines of their own
     with torch_threads(engine.threads):
         result = record(
             create_run(assignment.run_dir, scenario),
             scenario,
             clients,
-            lambda made: serve(grid, made, names),
+            lambda made: serve(grid, made, names, by_value=deployed),
         )
     console = stdout_console()
     print_table(result.rows, result.failures, console)

@@ -22,6 +22,7 @@ from fedsim.errors import DeclinedError, FedsimError
 from fedsim.results.ledger import Event, Ledger, Log, Outcome, Planned, Release, Workload
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
 from server.cells import all_cells, is_grouped, needs_others, needs_sensitivity
+from server.carrier import Carrier
 from server.exchange import Outgoing, stream
 from server.gather import gather_means, recall_means
 from server.plan import Planner
@@ -51,6 +52,8 @@ class Study:
     """What is to be written of clients under way, with the next thing that they finish."""
     ended: set[str] = field(default_factory=set)
     """Clients that finished or failed."""
+    carrier: Carrier | None = None
+    """Where devices do not see the server's bank: what puts layers into their messages."""
 
     @property
     def _timed(self) -> bool:
@@ -217,7 +220,9 @@ class Study:
         candidates = self.planner.own(self.summaries[client])
         if self._timed:
             self.logs[client].planned += [Planned(client, c.name, c.bits) for c in candidates]
-        return Outgoing(self.nodes[client], m.PERSONALIZE, m.Delivery(self.shared, candidates))
+        node = self.nodes[client]
+        delivery = m.Delivery(self.shared, candidates, self._layers(node, candidates))
+        return Outgoing(node, m.PERSONALIZE, delivery)
 
     def _evaluation(self, client: str) -> Outgoing:
         candidates, lost = self.planner.tested(
@@ -229,8 +234,12 @@ class Study:
 
     def _evaluation_of(self, client: str, candidates: tuple[m.Candidate, ...]) -> Outgoing:
         full = any(method.allocation == FULL_PRECISION for method in self.scenario.methods)
-        message = m.Evaluation(full, candidates, self.scenario.study, self._timed)
-        return Outgoing(self.nodes[client], m.EVALUATE, message)
+        node, layers = self.nodes[client], self._layers(self.nodes[client], candidates)
+        message = m.Evaluation(full, candidates, self.scenario.study, self._timed, layers)
+        return Outgoing(node, m.EVALUATE, message)
+
+    def _layers(self, node: int, candidates: tuple[m.Candidate, ...]) -> tuple[bytes, ...]:
+        return () if self.carrier is None else self.carrier.lacking(node, candidates)
 
     def _keep_ranges(self, receipt: m.Receipt) -> None:
         width = 2 * len(self.planner.bank.layers)
@@ -245,7 +254,9 @@ class Study:
         cost = self.told.epsilon if up.get("payload") else None
         log = self.logs[client].releases
         log += [
-            Release(client, stage, "down", k, n) for k, n in m.field_bytes(sent.message).items()
+            Release(client, stage, "down", k, n)
+            for k, n in m.field_bytes(sent.message).items()
+            if k != "layers"  # they count as the bytes of the model's file, however they came
         ]
         log += [
             Release(client, stage, "up", k, n, cost if k == "payload" else None)

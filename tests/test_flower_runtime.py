@@ -59,7 +59,6 @@ def shell(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "KEYS": str(tmp_path / "keys"),
-        "SHARED": str(tmp_path / "shared"),
         "COLUMNS": "200",
         MARK: str(tmp_path),
     }
@@ -148,9 +147,8 @@ def test_flwr_run_in_simulation(finished, write_study, tmp_path):
 )
 def test_a_deployment_with_tls_and_authenticated_devices(shell, finished, write_study, tmp_path):
     """Each device sees its own clips; the server sees none until the run is over."""
-    keys, shared, server = (tmp_path / name for name in ("keys", "shared", "server"))
+    keys, server = tmp_path / "keys", tmp_path / "server"
     keys.mkdir()
-    shared.mkdir()
     study = write_study(server)
     toys.write_corpus(tmp_path / "all", list(BUDGETS))
     (server / "clips").mkdir()
@@ -186,15 +184,17 @@ def test_a_deployment_with_tls_and_authenticated_devices(shell, finished, write_
         time.sleep(1)
     assert online() == len(BUDGETS)  # and the stranger is not among them
     printed = finished(block("5. The run"), REPOSITORY)
-    assert f"run folder: {shared}/run" in printed, printed
+    assert f"run folder: {server}/run" in printed, printed
     assert stranger.wait(timeout=60) != 0
     assert "Failed to activate SuperNode" in (tmp_path / "eve.log").read_text()
 
     for client in BUDGETS:
         shutil.copytree(tmp_path / "all" / client, server / "clips" / client)
     expected = run_scenario(load_scenario(study), tmp_path / "expected").folder.results
-    assert (shared / "run/results.parquet").read_bytes() == expected.read_bytes()
-    assert not (shared / "run/bank").exists()
+    assert (server / "run/results.parquet").read_bytes() == expected.read_bytes()
+    assert not (server / "run/bank").exists()
+    for client in BUDGETS:  # the layers came to each device's own folder
+        assert any((tmp_path / client / "run/bank").iterdir())
 
 
 def _wait_for(port: str) -> None:

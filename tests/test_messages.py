@@ -190,7 +190,7 @@ def test_there_is_no_field_for_audio_or_text():
     """The privacy claim of this project in one place.
 
     Texts are names: of a client, a measure, a candidate, a calibrator; the only bytes are hashes
-    that the server sends down. Upwards go the client's key (which the server knows and compares),
+    and packed layers that the server sends down. Upwards go the client's key (which the server knows and compares),
     whole numbers, and floats: one sensitivity a layer, two ends of a range a layer and candidate,
     two ends of an interval a candidate; in a study, and not otherwise (tests/test_run_matrix.py),
     33 quantiles a layer; where there is a fleet, seconds of audio and a number of tokens. In place
@@ -204,7 +204,9 @@ def test_there_is_no_field_for_audio_or_text():
         (m.Summary, "payload"),
         *((wire.Keys, "seal"), (wire.Keys, "mask"), (wire.Masked, "codes")),
     }
-    groups = {(k, n) for k, n, hint in every if hint == tuple[bytes, ...]}
+    lists = {(k, n) for k, n, hint in every if hint == tuple[bytes, ...]}
+    groups = lists - {(m.Delivery, "layers"), (m.Evaluation, "layers")}  # these only come down
+    assert len(groups) == len(lists) - 2
     assert {k for k, _ in groups} == {wire.Roster, wire.Envelopes, wire.Post, wire.Shares}
     allowed = {str, int, bool, bytes, tuple[int, ...], tuple[float, ...], tuple[bytes, ...]}
     assert {hint for _, _, hint in every} <= allowed
@@ -244,13 +246,17 @@ def test_field_bytes_by_hand():
     }
     assert m.field_bytes(m.Receipt("ann", (), ())) == {"client": 3, "file_bytes": 0, "ranges": 0}
     one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64
-    assert m.field_bytes(DELIVERY) == {"return_ranges": 1, "candidates": 2 * one}
+    expected = {"return_ranges": 1, "candidates": 2 * one, "layers": 0}
+    assert m.field_bytes(DELIVERY) == expected
+    carried = replace(DELIVERY, layers=(b"abc", b"de"))
+    assert m.field_bytes(carried) == {**expected, "layers": 5}
     ranged = replace(candidate("a"), ranges=(0.0, 1.0, 0.0, 1.0))
     assert m.field_bytes(m.Evaluation(False, (ranged,))) == {
         "full_precision": 1,
         "candidates": one + 4 * 8,
         "clip_counts": 1,
         "workload": 1,
+        "layers": 0,
     }
 
 
