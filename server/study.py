@@ -21,8 +21,8 @@ from fedsim import progress
 from fedsim.errors import DeclinedError, FedsimError
 from fedsim.results.ledger import Event, Ledger, Log, Outcome, Planned, Release, Workload
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
-from server.cells import all_cells, is_grouped, needs_others, needs_sensitivity
 from server.carrier import Carrier
+from server.cells import all_cells, is_grouped, needs_others, needs_sensitivity
 from server.exchange import Outgoing, stream
 from server.gather import gather_means, recall_means
 from server.plan import Planner

@@ -255,7 +255,7 @@ def test_a_run_is_not_resumed_on_another_fleet(chosen, tmp_path):
     resume_run(tmp_path / "run")
     for text in ("device\nhub\n", None):
         table.write_text(text) if text else table.unlink()
-        with pytest.raises(FedsimError, match="other devices than .*devices.csv|no such file|cannot"):
+        with pytest.raises(FedsimError, match=r"other devices than .*devices\.csv holds now"):
             resume_run(tmp_path / "run")
 
 

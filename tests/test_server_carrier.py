@@ -56,7 +56,7 @@ def apart(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("methods", ["own", "others"])
 def test_devices_that_do_not_see_the_bank(study, apart, tmp_path, methods):
-    """A study of own models, and one where each tests another's: what it needs of that comes too."""
+    """Own models, and a study where each tests another's: what it needs of that comes too."""
     file = study.file
     if methods == "own":
         chosen = study.scenario.model_copy(

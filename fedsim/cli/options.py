@@ -25,7 +25,7 @@ def add_scenario(parser: argparse.ArgumentParser, nargs: str | None = None) -> N
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the choice of an engine to a command's options."""
-    parser.add_argument("--engine", metavar="NAME", help="ray, inprocess or flower; see fedsim list")
+    parser.add_argument("--engine", metavar="NAME", help="ray, inprocess or flower")
     parser.add_argument("--workers", metavar="N", type=positive, help="number of worker processes")
     parser.add_argument(
         "--threads", metavar="N", type=positive, help="threads of arithmetic in each process"

@@ -23,7 +23,8 @@ _FLOAT_BYTES = 4
 def choose_mode(peaks: Mapping[str, int], memory_bytes: int | None, little: str) -> str | None:
     """Return how a device holds the model while it senses, None if it cannot.
 
-    `peaks` are `peak_bytes`, with what is to fit beside the weights. The full model if there is room; else `little`, or what takes less.
+    `peaks` are `peak_bytes`, with what is to fit beside the weights. The full model if there is
+    room; else `little`, or what takes less.
     """
     modes = ("full", little, "streamed")
     return next((m for m in modes if memory_bytes is None or peaks[m] <= memory_bytes), None)

@@ -262,7 +262,7 @@ FLEET = [
 
 def test_a_run_of_a_fleet(study, tmp_path):
     """Budgets, bit depths and memory of the devices; the timeline agrees with ledger and table."""
-    # 0.020 MB of the largest layer and the rest, and 0.026 MB of activations for a tenth of a second.
+    # 0.020 MB of the largest layer and the rest, 0.026 MB of activations for a tenth of a second.
     toy = "{share: 1, budget_mb: [0.024, 0.04], bit_depths: [4, 8], memory_mb: 0.05}"
     faults = [{"kind": k, "share": 0.12} for k in ("drop_after", "crash", "corrupt", "delay")]
     faults[-1]["seconds"] = [1, 2]

@@ -71,7 +71,8 @@ def test_how_the_clients_ended_in_one_sentence():
         " median; results are of all that finish, if not in time or on a battery that lasts."
     )
     assert clients_line(summarize(PHONES[:1])[-1]) == "Clients: 1 delivered."
-    assert "Clients: 6 delivered, 1 dropped; 1 of" in printed(print_fleet, timed([*PHONES, *WATCHES]))
+    text = printed(print_fleet, timed([*PHONES, *WATCHES]))
+    assert "Clients: 6 delivered, 1 dropped; 1 of" in text
 
 
 def test_the_server_in_one_sentence():
