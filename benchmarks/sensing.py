@@ -13,12 +13,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from benchmarks.fixtures import noise, prompts, small_wav2vec2, whisper_base
-from fedsim.quant import sensitivity
+from fedsim.quant import measures, sensitivity
 from fedsim.quant.model import Batch
 from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
 
@@ -88,9 +89,10 @@ def compare(name: str, model: SpeechModel, batches: list[Batch]) -> None:
 def kept_elements(model: SpeechModel, batches: Sequence[Batch]) -> int:
     """Return the elements that the samples of all layers hold after sensing."""
     held: list[int] = []
+    batches = [replace(batch, alone=False) for batch in batches]  # repeated, so they are not
 
-    @sensitivity.MEASURES.register(f"count-{id(held)}")
-    def count(seen: sensitivity.Observed) -> float:
+    @measures.MEASURES.register(f"count-{id(held)}")
+    def count(seen: measures.Observed) -> float:
         held.append(len(seen.sample))
         return 0.0
 

@@ -21,10 +21,11 @@ from fedsim.quant.activations import MAX_ACTIVATION_BITS, MIN_ACTIVATION_BITS, R
 from fedsim.quant.allocation import ALLOCATORS, MB, allocate, mean_bits
 from fedsim.quant.calibration import CALIBRATORS, NO_USER_DATA, calibrate_layer, needs
 from fedsim.quant.layers import KINDS
+from fedsim.quant.measures import MEASURES
 from fedsim.quant.modelfile import Manifest, ModelFile
 from fedsim.quant.observe import observe
 from fedsim.quant.packing import MAX_BITS, MIN_BITS
-from fedsim.quant.sensitivity import MEASURES, sense
+from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import Switch, switch_of
 from fedsim.quant.weights import GRANULARITIES, PackedWeight, dequantize_weight, quantize_weight
 from fedsim.speech.audio import check_clip

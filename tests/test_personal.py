@@ -16,7 +16,8 @@ from fedsim.errors import AudioError, BudgetError, FedsimError, ModelFileError
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import ALLOCATORS, MB
 from fedsim.quant.calibration import CALIBRATORS
-from fedsim.quant.sensitivity import MEASURES, sense
+from fedsim.quant.measures import MEASURES
+from fedsim.quant.sensitivity import sense
 from fedsim.speech.models.base import public_clips, transcribe_clips, tuning_batches
 
 CLIPS = toys.clips([0.3, 0.5, 0.44, 0.6])

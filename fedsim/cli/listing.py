@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 _CHOICES = (
     ("corpus.kind", "fedsim.speech.corpus", "CORPORA"),
-    ("quantization.sensitivity", "fedsim.quant.sensitivity", "MEASURES"),
+    ("quantization.sensitivity", "fedsim.quant.measures", "MEASURES"),
     ("methods.allocation", "fedsim.quant.allocation", "ALLOCATORS"),
     ("methods.calibration", "fedsim.quant.calibration", "CALIBRATORS"),
     ("privacy.release", "fedsim.privacy.releases", "RELEASES"),

@@ -23,6 +23,7 @@ class Batch:
     less (Whisper answers to the silence that fills its window). `targets` are token ids of the
     model's own transcript (B, U), -100 where there is none, for a model whose forward needs them.
     `language` is the code of the language that the clips are in, for models that want to know.
+    `alone` says that it is the only batch of its pass: when a layer has answered, that is all.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -31,6 +32,7 @@ class Batch:
     speech: Mapping[str, torch.Tensor] = field(default_factory=dict)
     targets: torch.Tensor | None = None
     language: str | None = None
+    alone: bool = False
 
 
 class Quantizable(Protocol):

@@ -6,27 +6,29 @@ observed in the same pass. A layer keeps a jittered, evenly spread sample of its
 memory is flat and the cost small against the forward. With fewer elements than that the statistics
 are exact.
 
-What replaces the median in the ablations is a measure too: other statistics of that sample, and the
-distances between a layer's output and what it answers with its own weight rounded
-(`quant/distances.py`). None is turned round: whatever its meaning, the layer where a measure is
-largest gives up its bit first under `descending`.
+What replaces the median in the ablations is in `quant/measures.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
-from fedsim.quant.distances import TINY, Gauge, Pairs, Spectrum, Sums
+from fedsim.quant.distances import Gauge
 from fedsim.quant.layers import Layer
+from fedsim.quant.measures import (
+    MEASURES,
+    NEEDS_CHANGE,
+    NEEDS_EXTREMES,
+    OF_MAGNITUDES,
+    Observed,
+)
 from fedsim.quant.model import Batch, Quantizable, frame_axis
 from fedsim.quant.sample import Sample, masked_extremes, spread
-from fedsim.registry import Registry
 
 CAPACITY = 1 << 19
 """Elements that a layer keeps at most (float32: 2 MiB a layer)."""
@@ -34,149 +36,28 @@ CAPACITY = 1 << 19
 QUANTILES = tuple(np.linspace(0, 1, 33).tolist())
 """Of a layer's output, where a study asks for its distribution."""
 
-Measure = Callable[["Observed"], float]
-MEASURES: Registry[Measure] = Registry("sensitivity")
-"""name -> f(observed) -> the sensitivity of one layer."""
 
-
-@dataclass(frozen=True)
-class Observed:
-    """What was seen of one layer's output: a sample (n,) float32, the exact extremes, and what a
-    rounded weight changes; of the last two only what the measure needs."""
-
-    sample: np.ndarray
-    low: float
-    high: float
-    change: Gauge | None = None
-
-
-@MEASURES.register("median")
-def median(seen: Observed) -> float:
-    """Median of |output| (the paper's choice)."""
-    size, n = np.abs(seen.sample), len(seen.sample)
-    # By their bits, which order numbers of one sign as their values do: a third of the time.
-    # And at one place only: numpy's fast path.
-    size.view(np.int32).partition(n // 2)
-    upper = float(size[n // 2])
-    return upper if n % 2 else (float(size[: n // 2].max()) + upper) / 2
-
-
-@MEASURES.register("mean")
-def mean(seen: Observed) -> float:
-    """Mean of |output|."""
-    return float(np.abs(seen.sample).mean(dtype=np.float64))
-
-
-@MEASURES.register("max")
-def maximum(seen: Observed) -> float:
-    """Largest output (signed, exact)."""
-    return seen.high
-
-
-@MEASURES.register("abs-max")
-def absolute_maximum(seen: Observed) -> float:
-    """Largest |output| (exact)."""
-    return max(abs(seen.low), abs(seen.high))
-
-
-@MEASURES.register("std")
-def standard_deviation(seen: Observed) -> float:
-    """Standard deviation of the output."""
-    return float(seen.sample.std(dtype=np.float64))
-
-
-@MEASURES.register("var")
-def variance(seen: Observed) -> float:
-    """Variance of the output."""
-    return float(seen.sample.var(dtype=np.float64))
-
-
-@MEASURES.register("normality")
-def normality(seen: Observed) -> float:
-    """Distance of the output's distribution from a normal one (Lilliefors' statistic, 0 to 1).
-
-    sup_x |F(x) - Phi((x - m) / s)|: F the empirical distribution of the sample, m and s its mean
-    and standard deviation, Phi the standard normal distribution (H. W. Lilliefors, J. Am. Stat.
-    Assoc. 62, 1967). 0 is normal; it depends on neither scale nor offset, and unlike a test
-    statistic does not grow with the number of elements. A constant output is 1/2 away.
-    """
-    x = np.sort(seen.sample).astype(np.float64)
-    z = (x - x.mean()) / max(x.std(), TINY)
-    phi = torch.special.ndtr(torch.from_numpy(z)).numpy()
-    steps = np.arange(len(x) + 1) / len(x)
-    return float(max((steps[1:] - phi).max(), (phi - steps[:-1]).max()))
-
-
-@MEASURES.register("l1")
-def l1(seen: Observed) -> float:
-    """Mean |D|, D the change of the output by a weight of 4 bits.
-
-    sum |D| / (F N) over F frames of N channels, D = Y_q - Y (`quant/distances.py`). Exact, as are
-    l2, frobenius and spectral.
-    """
-    assert isinstance(seen.change, Sums)
-    return seen.change.l1()
-
-
-@MEASURES.register("l2")
-def l2(seen: Observed) -> float:
-    """Mean length of a frame of D, the change of the output by a weight of 4 bits.
-
-    sum_t ||D_t||_2 / F, D_t the row of frame t.
-    """
-    assert isinstance(seen.change, Sums)
-    return seen.change.l2()
-
-
-@MEASURES.register("frobenius")
-def frobenius(seen: Observed) -> float:
-    """Relative change of the output by a weight of 4 bits: ||D||_F / ||Y||_F, over all frames."""
-    assert isinstance(seen.change, Sums)
-    return seen.change.frobenius()
-
-
-@MEASURES.register("spectral")
-def spectral(seen: Observed) -> float:
-    """Relative change of the output by a weight of 4 bits: ||D||_2 / ||Y||_2, over all frames.
-
-    ||M||_2 is the largest singular value of the matrix (F, N), from its Gram matrix.
-    """
-    assert isinstance(seen.change, Spectrum)
-    return seen.change.ratio()
-
-
-@MEASURES.register("kl")
-def kullback_leibler(seen: Observed) -> float:
-    """KL divergence (nats) of the output's histogram with a weight of 4 bits from that in full.
-
-    KL(P || Q) = sum_i P_i ln(P_i / Q_i), P of Y and Q of Y_q: 64 bins over the exact range of Y,
-    half a count added to each (`Pairs.divergence`). From a sample of at most `CAPACITY` elements;
-    exact below.
-    """
-    assert isinstance(seen.change, Pairs)
-    return seen.change.divergence()
-
-
-NEEDS_EXTREMES = {"max", "abs-max"}
-"""Measures of the exact extremes, which cost a look at every element."""
-NEEDS_CHANGE: dict[str, type[Gauge]] = {
-    "l1": Sums,
-    "l2": Sums,
-    "frobenius": Sums,
-    "spectral": Spectrum,
-    "kl": Pairs,
-}
-"""Measures of what a rounded weight changes -> what gathers it, at the cost of one more evaluation
-of each layer. Others need the sample alone."""
+class _AnsweredTwiceError(Exception):
+    """A layer answers more than once in a pass: its network uses it in several places."""
 
 
 class _Watcher:
-    """Forward hooks on every layer; a context manager, so hooks never outlive an error."""
+    """Forward hooks on every layer; a context manager, so hooks never outlive an error.
 
-    def __init__(self, model: Quantizable, capacity: int, measure: str) -> None:
+    Where a batch is the only one, and no `quantiles` are wanted, a layer's value is worked out as
+    soon as it has answered: the answer lies in the processor's cache then, and needs not be kept.
+    """
+
+    def __init__(
+        self, model: Quantizable, capacity: int, measure: str, *, quantiles: bool = False
+    ) -> None:
         modules = dict(model.module.named_modules())
+        self.measure, self.capacity = measure, capacity
         self.layers = {modules[layer.name]: layer for layer in model.layers}
         self.samples = {layer.name: Sample(capacity) for layer in model.layers}
+        self.values: dict[str, float] = {}
+        self.at_once = bool(measure) and measure not in NEEDS_CHANGE and not quantiles
+        self.copied = np.abs if measure in OF_MAGNITUDES and not quantiles else np.positive
         self.extremes: dict[str, tuple[float, float]] = {}
         self.want_extremes = measure in NEEDS_EXTREMES
         self.changes: dict[str, Gauge] = {}
@@ -198,9 +79,37 @@ class _Watcher:
         for handle in self.handles:
             handle.remove()
 
-    def start(self, batch: Batch) -> None:
-        self.batch = batch
-        self.places = {}
+    def run(self, model: Quantizable, batch: Batch) -> None:
+        """Run the model on a batch, and see what its layers answer."""
+        if self.values:
+            raise ValueError("a batch said that it is alone in its pass, and here is another")
+        self.batch, self.places, at_once = batch, {}, self.at_once
+        self.at_once &= batch.alone
+        try:
+            model.forward(batch)
+        except _AnsweredTwiceError:  # so its first answer was not all; once more, and all is kept
+            self.samples = {name: Sample(self.capacity) for name in self.samples}
+            self.values, self.at_once = {}, False
+            model.forward(batch)
+        self.at_once = at_once
+
+    def value(self, layer: Layer) -> float:
+        """Return a layer's sensitivity, once all batches are through."""
+        if layer.name not in self.values:
+            sample = self.samples[layer.name].values
+            signed = self.measure in OF_MAGNITUDES and self.copied is not np.abs
+            self._work_out(layer.name, np.abs(sample) if signed else sample)
+        return self.values[layer.name]
+
+    def _work_out(self, name: str, sample: np.ndarray) -> None:
+        """Take the value of a layer from all that is kept of its output; `sample` is used up."""
+        # A median of the rest would look sound: one bad clip among good ones must not hide.
+        if not _finite(sample):
+            self.values[name] = float(sample[np.abs(sample).argmax()])
+            return
+        low, high = self.extremes.get(name, (0.0, 0.0))
+        seen = Observed(sample, low, high, self.changes.get(name))
+        self.values[name] = MEASURES[self.measure](seen)
 
     def _frames(self, layer: Layer) -> torch.Tensor | None:
         assert self.batch is not None
@@ -224,27 +133,36 @@ class _Watcher:
         sample = self.samples[layer.name]
         per_frame = out.shape[1] if conv else out.shape[-1]
         n = out.numel() if frames is None else int(frames.sum()) * per_frame
+        if layer.name in self.values:
+            raise _AnsweredTwiceError
         keep = sample.room_for(n)
         if keep == n:  # all of it: no places to look for
-            sample.add(_speech(conv, out, frames))
-            return
-        flat = out.reshape(-1)
-        key = (conv, tuple(out.shape), id(frames), keep)
-        if key not in self.places:
-            self.places[key] = torch.from_numpy(_places(conv, out.shape, frames, spread(n, keep)))
-        sample.add(flat.index_select(0, self.places[key]).numpy())
+            kept = _speech(conv, out, frames, self.copied)
+        else:
+            key = (conv, tuple(out.shape), id(frames), keep)
+            if key not in self.places:
+                places = _places(conv, out.shape, frames, spread(n, keep))
+                self.places[key] = torch.from_numpy(places)
+            kept = out.reshape(-1).index_select(0, self.places[key]).numpy()
+            self.copied(kept, out=kept)
+        if self.at_once and len(kept):
+            self._work_out(layer.name, kept)
+        else:
+            sample.add(kept)
 
 
-def _speech(conv: bool, out: torch.Tensor, frames: torch.Tensor | None) -> np.ndarray:
-    """Return the elements that are speech, clip by clip, (n,); a copy, for `out` may be reused."""
+def _speech(
+    conv: bool, out: torch.Tensor, frames: torch.Tensor | None, copied: np.ufunc
+) -> np.ndarray:
+    """Return the elements that are speech, clip by clip, (n,), `copied` for `out` may be reused."""
     values = out.numpy()
     if frames is None:
-        return values.flatten()
+        return copied(values.reshape(-1))
     counts = enumerate(frames.tolist())
     clips = [values[b, :, :n] if conv else values[b, :n] for b, n in counts]
     kept, begin = np.empty(sum(clip.size for clip in clips), values.dtype), 0
     for clip in clips:
-        kept[begin : begin + clip.size].reshape(clip.shape)[...] = clip
+        copied(clip, out=kept[begin : begin + clip.size].reshape(clip.shape))
         begin += clip.size
     return kept
 
@@ -266,14 +184,20 @@ def _places(
     return clip * (per_frame * length) + local
 
 
-def _watch(model: Quantizable, batches: Iterable[Batch], capacity: int, measure: str) -> _Watcher:
+def _watch(
+    model: Quantizable,
+    batches: Iterable[Batch],
+    capacity: int,
+    measure: str,
+    *,
+    quantiles: bool = False,
+) -> _Watcher:
     """Return what every layer kept of one forward pass; each has seen something."""
-    with _Watcher(model, capacity, measure) as watcher:
+    with _Watcher(model, capacity, measure, quantiles=quantiles) as watcher:
         for batch in batches:
-            watcher.start(batch)
-            model.forward(batch)
+            watcher.run(model, batch)
     for name, kept in watcher.samples.items():
-        if not len(kept.values):
+        if name not in watcher.values and not len(kept.values):
             raise FedsimError(
                 f"layer {name!r} saw no audio: it is not part of the forward pass; add it to "
                 f"model.keep, or give at least one clip"
@@ -289,7 +213,7 @@ def quantiles(
 
     For histograms of a study (the paper's Fig. 2), in one forward pass as `sense`.
     """
-    return _quantiles(model, _watch(model, batches, capacity, ""))
+    return _quantiles(model, _watch(model, batches, capacity, "", quantiles=True))
 
 
 @torch.inference_mode()
@@ -305,8 +229,8 @@ def sense(
     One forward pass over `batches` (a stream: nothing of a batch is kept). A layer that the forward
     pass never reaches, or that answers NaN, is a `FedsimError` that names it.
     """
-    reduce = MEASURES[measure]
-    return _reduce(model, _watch(model, batches, capacity, measure), reduce)
+    MEASURES[measure]  # an unknown one is told at once
+    return _values(model, _watch(model, batches, capacity, measure))
 
 
 @torch.inference_mode()
@@ -314,9 +238,10 @@ def sense_and_quantiles(
     model: Quantizable, batches: Iterable[Batch], measure: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what `sense` and `quantiles` return, by one forward pass."""
-    reduce = MEASURES[measure]
-    watcher = _watch(model, batches, CAPACITY, measure)
-    return _reduce(model, watcher, reduce), _quantiles(model, watcher)
+    MEASURES[measure]
+    watcher = _watch(model, batches, CAPACITY, measure, quantiles=True)
+    distribution = _quantiles(model, watcher)  # first, for values use samples up
+    return _values(model, watcher), distribution
 
 
 def _quantiles(model: Quantizable, watcher: _Watcher) -> np.ndarray:
@@ -336,16 +261,10 @@ def _spread(values: np.ndarray) -> np.ndarray:
     return low + (high - low) * (places - below)
 
 
-def _reduce(model: Quantizable, watcher: _Watcher, reduce: Measure) -> np.ndarray:
+def _values(model: Quantizable, watcher: _Watcher) -> np.ndarray:
     values = []
     for layer in model.layers:
-        kept = watcher.samples[layer.name]
-        low, high = watcher.extremes.get(layer.name, (0.0, 0.0))
-        # A median of the rest would look sound: one bad clip among good ones must not hide.
-        if _finite(kept.values):
-            value = reduce(Observed(kept.values, low, high, watcher.changes.get(layer.name)))
-        else:
-            value = float(kept.values[np.abs(kept.values).argmax()])
+        value = watcher.value(layer)
         if not np.isfinite(value):
             raise FedsimError(
                 f"layer {layer.name!r} answers the clips with {value}: the model overflows on "

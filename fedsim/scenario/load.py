@@ -31,7 +31,7 @@ from fedsim.scenario.yamltree import (
 
 _REGISTRIES = {
     ("corpus", "kind"): "fedsim.speech.corpus:CORPORA",
-    ("quantization", "sensitivity"): "fedsim.quant.sensitivity:MEASURES",
+    ("quantization", "sensitivity"): "fedsim.quant.measures:MEASURES",
     ("engine", "kind"): "fedsim.engine:ENGINES",
     ("privacy", "release"): "fedsim.privacy.releases:RELEASES",
     ("privacy", "mechanism"): "fedsim.privacy.noise:MECHANISMS",
@@ -44,7 +44,7 @@ _ALLOCATORS = "fedsim.quant.allocation:ALLOCATORS"
 _FLEET_FILES = ("catalogue", "trace")
 _CALIBRATORS = "fedsim.quant.calibration:CALIBRATORS"
 _KNOWN = {
-    "fedsim.quant.sensitivity:MEASURES": {
+    "fedsim.quant.measures:MEASURES": {
         *("median", "mean", "max", "abs-max", "std", "var", "normality"),
         *("l1", "l2", "frobenius", "spectral", "kl"),
     },

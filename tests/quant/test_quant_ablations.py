@@ -13,8 +13,9 @@ from torch import nn
 
 from fedsim import personalize
 from fedsim.errors import FedsimError
+from fedsim.quant.measures import MEASURES, NEEDS_CHANGE, Observed
 from fedsim.quant.model import Batch
-from fedsim.quant.sensitivity import MEASURES, NEEDS_CHANGE, Observed, sense
+from fedsim.quant.sensitivity import sense
 from fedsim.speech.models.base import tuning_batches
 
 DISTANCES = sorted(NEEDS_CHANGE)

@@ -14,8 +14,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from fedsim.quant.distances import BINS, BITS, Pairs, Spectrum, Sums
 from fedsim.quant.layers import plain_weights
+from fedsim.quant.measures import NEEDS_CHANGE
 from fedsim.quant.model import Batch
-from fedsim.quant.sensitivity import NEEDS_CHANGE, sense
+from fedsim.quant.sensitivity import sense
 from fedsim.quant.weights import GRANULARITIES, dequantize_weight, quantize_weight, round_weight
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from math import erf
 
 import numpy as np
@@ -11,8 +12,9 @@ from quant_toys import Echo, Talker, Tied, Toy, clips, n_hooks, outputs_of, talk
 from torch import nn
 
 from fedsim.errors import FedsimError
+from fedsim.quant.measures import MEASURES, NEEDS_CHANGE
 from fedsim.quant.model import Batch
-from fedsim.quant.sensitivity import CAPACITY, MEASURES, NEEDS_CHANGE, QUANTILES, _spread, sense
+from fedsim.quant.sensitivity import CAPACITY, QUANTILES, _spread, _watch, sense
 
 
 def lilliefors(y: np.ndarray) -> float:
@@ -83,6 +85,51 @@ def test_padded_batches_are_single_clips(measure):
         np.testing.assert_allclose(together, single, rtol=2e-5)
     backwards = sense(Toy(Talker()), [talk([c]) for c in audio[::-1]], measure)
     np.testing.assert_allclose(backwards, single, rtol=2e-5)
+
+
+@pytest.mark.parametrize("measure", list(MEASURES))
+@pytest.mark.parametrize("capacity", [40, 1 << 19])
+def test_a_batch_that_is_alone_is_worked_out_at_once(measure, capacity):
+    """Layer by layer as the model answers, and to the same bit; nothing of it is kept."""
+    batch = talk(clips(LENGTHS))
+    kept = sense(Toy(Talker()), [batch], measure, capacity=capacity)
+    toy = Toy(Talker())
+    at_once = sense(toy, [replace(batch, alone=True)], measure, capacity=capacity)
+    np.testing.assert_array_equal(at_once, kept)
+    assert toy.forwards == 1
+    with torch.inference_mode():
+        watcher = _watch(toy, [replace(batch, alone=True)], capacity, measure)
+    assert any(len(s.values) for s in watcher.samples.values()) == (measure in NEEDS_CHANGE)
+
+
+def test_a_batch_that_is_alone_has_none_beside_it():
+    batch = replace(talk(clips(LENGTHS)), alone=True)
+    with pytest.raises(ValueError, match="here is another"):
+        sense(Toy(Talker()), [batch, batch])
+
+
+class Again(nn.Module):
+    """Uses one linear map twice: what it answers first is not all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mid = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.mid(3 * torch.tanh(self.mid(x)))))
+
+
+def test_a_layer_that_answers_twice_is_seen_twice_in_a_batch_that_is_alone():
+    batch = Batch({"x": torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(1))})
+    toy = Toy(Again())
+    found = sense(toy, [replace(batch, alone=True)])
+    np.testing.assert_array_equal(found, sense(Toy(Again()), [batch]))
+    with torch.inference_mode():
+        first = toy.module.mid(batch.inputs["x"])
+        both = torch.stack([first, toy.module.mid(3 * torch.tanh(first))])
+    assert found[0] == pytest.approx(np.median(both.abs().numpy()), rel=1e-6)
 
 
 def test_clips_of_one_length_need_no_frames():

@@ -12,8 +12,9 @@ import toys
 
 from fedsim.errors import FedsimError
 from fedsim.quant.bank import BlobStore
+from fedsim.quant.measures import MEASURES
 from fedsim.quant.observe import observe
-from fedsim.quant.sensitivity import MEASURES, quantiles, sense
+from fedsim.quant.sensitivity import quantiles, sense
 from fedsim.quant.stream import store_weights, streamed
 from fedsim.quant.switch import switch_of
 from fedsim.speech.models.base import own_tokens, transcribe_clips, tuning_batches

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 import toys
 
+from fedsim.quant.measures import MEASURES
 from fedsim.quant.model import Batch
 from fedsim.quant.observe import observe
-from fedsim.quant.sensitivity import MEASURES, sense
+from fedsim.quant.sensitivity import sense
 from fedsim.speech.models.base import own_tokens, transcribe_clips, tuning_batches
 
 CTC = ["ctc-group", "ctc-layer", "conformer"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -87,8 +88,16 @@ def tuning_batches(
 ) -> Iterator[Batch]:
     """Yield batches of `clips` that a forward pass takes; `tokens` as `own_tokens` returned
     them."""
-    for batch, places in model.batches(clips, language):
-        yield batch if tokens is None else model.with_tokens(batch, [tokens[i] for i in places])
+    ready = (
+        batch if tokens is None else model.with_tokens(batch, [tokens[i] for i in places])
+        for batch, places in model.batches(clips, language)
+    )
+    first, second = next(ready, None), next(ready, None)
+    if first is not None:
+        yield replace(first, alone=second is None)
+    if second is not None:
+        yield second
+        yield from ready
 
 
 def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterator[list[int]]:
