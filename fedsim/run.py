@@ -138,7 +138,7 @@ def record(
                 "began": began.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 3),
                 "engine": engine.kind,
-                "workers": engine.workers,
+                "workers": 1 if engine.kind == "inprocess" else engine.workers,
                 "threads": engine.threads,
                 "clients": len(clients),
             }
