@@ -57,6 +57,7 @@ class _Watcher:
         self.samples = {layer.name: Sample(capacity) for layer in model.layers}
         self.values: dict[str, float] = {}
         self.at_once = bool(measure) and measure not in NEEDS_CHANGE and not quantiles
+        # How an output is copied: without signs where nobody asks for them.
         self.copied = np.abs if measure in OF_MAGNITUDES and not quantiles else np.positive
         self.extremes: dict[str, tuple[float, float]] = {}
         self.want_extremes = measure in NEEDS_EXTREMES
@@ -97,8 +98,9 @@ class _Watcher:
         """Return a layer's sensitivity, once all batches are through."""
         if layer.name not in self.values:
             sample = self.samples[layer.name].values
-            signed = self.measure in OF_MAGNITUDES and self.copied is not np.abs
-            self._work_out(layer.name, np.abs(sample) if signed else sample)
+            if self.measure in OF_MAGNITUDES and self.copied is not np.abs:  # beside quantiles
+                sample = np.abs(sample)
+            self._work_out(layer.name, sample)
         return self.values[layer.name]
 
     def _work_out(self, name: str, sample: np.ndarray) -> None:
