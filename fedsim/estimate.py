@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from fedsim import progress
+from fedsim.importing import importing
 from fedsim.run import client_keys, run_scenario
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
@@ -103,6 +104,7 @@ def estimate(scenario: Scenario, scratch: Path | None = None) -> Estimate:
     clients = first.clients.model_copy(update={"select": tuple(chosen), "limit": None})
     few = first.model_copy(update={"clients": clients})
     watch = _Stopwatch(workers, may_end=not staged)
+    import_s = _imported(first)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="fedsim-plan-") as home:
         out = Path(home) / "run"
         began = time.monotonic()
@@ -123,7 +125,7 @@ def estimate(scenario: Scenario, scratch: Path | None = None) -> Estimate:
         combinations=len(cells),
         clients=len(keys),
         passes=round(sum(passes)),
-        seconds=len(runs) * (warm[0] - began) + pass_s * sum(passes),
+        seconds=import_s + len(runs) * (warm[0] - began) + pass_s * sum(passes),
         driver_bytes=meter.driver or None,
         worker_bytes=meter.worker or None,
         disk_bytes=round(len(cells) * (once + each * len(keys))),
@@ -131,6 +133,18 @@ def estimate(scenario: Scenario, scratch: Path | None = None) -> Estimate:
         rehearsed=finished,
         workers=workers,
     )
+
+
+def _imported(scenario: Scenario) -> float:
+    """Import what clients need, where this process plays them; return the seconds it took.
+
+    That is once for all combinations; workers that are processes of their own do it for each.
+    """
+    began = time.monotonic()
+    if scenario.engine.kind == "inprocess":
+        with importing():
+            import clients.app  # noqa: F401
+    return time.monotonic() - began
 
 
 def _workers(scenario: Scenario, clients: int) -> int:

@@ -12,6 +12,7 @@ from fedsim import estimate as estimating
 from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.estimate import estimate
+from fedsim.matrix import run_matrix
 from fedsim.run import run_scenario
 from fedsim.scenario import load_scenario
 
@@ -79,6 +80,23 @@ def test_a_rehearsal_is_broken_off_and_leaves_nothing(chosen, monkeypatch, tmp_p
     assert found.rehearsed < found.clients == 5
     assert found.combinations == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_combinations_share_is_told_once(chosen, tmp_path):
+    """As a run of the matrix computes: passes of the model, and the ledgers that it leaves."""
+    methods = "methods=[fp32, uniform, {allocation: myqasr, calibration: minmax}]"
+    matrix = "matrix={clients.budget_mb: [0.03, 0.04], quantization.sensitivity: [median, mean]}"
+    scenario = chosen(methods, matrix, "corpus.test_clips=2")
+    found = estimate(scenario)
+    # 2 tuning clips in each run, 2 test clips a model: full precision in one combination alone,
+    # uniform in one of each budget, myqasr in all four.
+    assert found.passes == 5 * (4 * 2 + 2 * (1 + 2 + 4))
+    assert found.combinations == 4
+    cells = run_matrix(scenario, tmp_path / "run")
+    disk = sum(
+        f.stat().st_size for c in cells for f in c.result.folder.path.rglob("*") if f.is_file()
+    )
+    assert 1 / 1.5 < found.disk_bytes / disk < 1.5
 
 
 def test_clients_are_spread_over_all():
