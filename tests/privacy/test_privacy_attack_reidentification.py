@@ -38,6 +38,7 @@ def test_planted_speakers_are_found():
     assert found["rank-1"].chance == 1 / 30
 
 
+@pytest.mark.slow
 def test_noise_is_found_as_often_as_by_guessing():
     rng = np.random.default_rng(1)
     rounds = [attack(*rng.normal(size=(2, 40, 10)), seed=seed, resamples=100) for seed in range(40)]

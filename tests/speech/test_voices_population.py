@@ -411,7 +411,11 @@ FILES = sorted(SCENARIOS.rglob("*.yaml"))
 OURS = [path for path in FILES if is_of_voices(path)]
 
 
-@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+LARGE = {"fleet_10000": pytest.mark.slow}
+EACH = [pytest.param(path, id=path.stem, marks=LARGE.get(path.stem, ())) for path in OURS]
+
+
+@pytest.mark.parametrize("path", EACH)
 def test_no_scenario_tests_on_what_was_trained_on(path):
     assert cells_of(path)
     for found in map(dict, cells_of(path)):  # each client is made at each look
