@@ -38,7 +38,6 @@ from fedsim.speech.models.base import (
 from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, total
 from fedsim.study import model_manifest
 
-HASH_BYTES = 32
 R = TypeVar("R", bound=m.Message)
 
 
@@ -240,7 +239,7 @@ class Device:
         """Return a layer's dequantized weight, shared with every other client in this process."""
         bench = self.bench
         return bench.weights.weight(
-            _blob(candidate, index),
+            candidate.blob(index),
             bench.model.layers[index],
             candidate.bits[index],
             bench.scenario.quantization.weights,
@@ -297,7 +296,7 @@ class Device:
         bench, scenario = self.bench, self.bench.scenario
         granularity = scenario.quantization.weights
         weights = tuple(
-            from_blob(bench.weights.store.get(_blob(candidate, i)), layer, b, granularity)
+            from_blob(bench.weights.store.get(candidate.blob(i)), layer, b, granularity)
             for i, (layer, b) in enumerate(zip(bench.model.layers, candidate.bits, strict=True))
         )
         manifest = model_manifest(scenario, bench.model, candidate.bits)
@@ -314,10 +313,6 @@ def model_name(client: str, candidate: str) -> str:
     if plain != text:
         plain += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
     return plain + modelfile.SUFFIX
-
-
-def _blob(candidate: m.Candidate, index: int) -> str:
-    return candidate.blobs[index * HASH_BYTES : (index + 1) * HASH_BYTES].hex()
 
 
 def _flatten(ranges: tuple[Range | None, ...]) -> list[float]:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _NAMES = 4_096
 """Bytes for names of fields and of clients, bit depths and single numbers."""
 _NUMBER, _KEY, _SHARE, _SEALED = 8, 32, 16, 64
-_HASH = 32
 _EACH = 10_000
 """Clients whose models one client tests at most: a device of a deployment does not know how many
 there are."""
@@ -38,7 +37,7 @@ def most_bytes(
         clips: test clips whose counts it holds.
         members: of the sender's group.
     """
-    model = layers * (_NUMBER + _HASH + 2 * _NUMBER) + _NAMES
+    model = layers * (_NUMBER + m.HASH_BYTES + 2 * _NUMBER) + _NAMES
     bounds = 2 * layers * _NUMBER
     sizes: dict[type, int] = {
         m.SenseRequest: bounds,

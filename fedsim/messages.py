@@ -38,6 +38,8 @@ STAGES = {
 DECLINED = 1_001
 """Code of the reply of a device that has spent its privacy budget; Flower's own are below 1,000."""
 
+HASH_BYTES = 32
+"""Of a SHA-256, by which packed layers are called."""
 PROTOCOL = 1
 """Version of the messages; client and server must speak the same."""
 
@@ -108,6 +110,10 @@ class Candidate:
     bits: tuple[int, ...]
     blobs: bytes
     ranges: tuple[float, ...] = ()
+
+    def blob(self, layer: int) -> str:
+        """Return the name of a layer's packed form in a bank: its SHA-256, in hex."""
+        return self.blobs[layer * HASH_BYTES : (layer + 1) * HASH_BYTES].hex()
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from fedsim import messages as m
 from fedsim.quant.bank import BlobStore
 
-HASH_BYTES = 32
-
 
 @dataclass(frozen=True)
 class Carrier:
@@ -23,9 +21,9 @@ class Carrier:
     def lacking(self, node: int, candidates: Iterable[m.Candidate]) -> tuple[bytes, ...]:
         """Return the packed layers of `candidates` that the device was not sent yet, in order."""
         names = dict.fromkeys(
-            candidate.blobs[i : i + HASH_BYTES].hex()
+            candidate.blob(layer)
             for candidate in candidates
-            for i in range(0, len(candidate.blobs), HASH_BYTES)
+            for layer in range(len(candidate.bits))
         )
         new = [name for name in names if name not in self._held[node]]
         self._held[node].update(new)

@@ -72,7 +72,7 @@ def test_cut_off_after_any_message(chosen, tmp_path, monkeypatch, methods, fault
     limit = 10**6
     run_scenario(scenario, tmp_path / "counted")
     messages = handled
-    for limit in sorted(random.Random(0).sample(range(messages), min(messages, 4))):
+    for limit in sorted(random.Random(0).sample(range(messages), min(messages, 6))):
         place, handled = tmp_path / str(limit), 0
         with pytest.raises(PowerCutError):
             run_scenario(scenario, place)
