@@ -25,6 +25,7 @@ from fedsim.quant import modelfile
 from fedsim.quant.activations import Range
 from fedsim.quant.bank import from_blob
 from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer
+from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.speech.corpus import (
@@ -237,8 +238,12 @@ class Device:
 
     def _weight(self, candidate: m.Candidate, index: int) -> torch.Tensor:
         """Return a layer's dequantized weight, shared with every other client in this process."""
+        return self.bench.weights.weight(*self._place(candidate, index))
+
+    def _place(self, candidate: m.Candidate, index: int) -> tuple[str, Layer, int, str]:
+        """Return what the weight cache is asked with for a candidate's layer."""
         bench = self.bench
-        return bench.weights.weight(
+        return (
             candidate.blob(index),
             bench.model.layers[index],
             candidate.bits[index],
@@ -252,11 +257,13 @@ class Device:
         """Put a candidate's weights and ranges in place while open."""
         bench = self.bench
         layers = bench.model.layers
+        places = {layer.name: self._place(candidate, i) for i, layer in enumerate(layers)}
         bench.switch.install(
-            {layer.name: self._weight(candidate, i) for i, layer in enumerate(layers)},
+            {name: bench.weights.weight(*place) for name, place in places.items()},
             bench.leftovers,
             {a.name: r for a, r in zip(layers, ranges, strict=True) if r is not None},
             bench.scenario.quantization.activation_bits,
+            {name: bench.weights.integers(*place) for name, place in places.items()},
         )
         try:
             yield

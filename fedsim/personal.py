@@ -20,6 +20,7 @@ from fedsim.quant import modelfile
 from fedsim.quant.activations import MAX_ACTIVATION_BITS, MIN_ACTIVATION_BITS, Range
 from fedsim.quant.allocation import ALLOCATORS, MB, allocate, mean_bits
 from fedsim.quant.calibration import CALIBRATORS, NO_USER_DATA, calibrate_layer, needs
+from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import KINDS
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.modelfile import Manifest, ModelFile
@@ -93,12 +94,17 @@ class PersonalizedModel:
         return {layer.name: dequantize_weight(packed) for layer, packed in pairs}
 
     @cached_property
+    def _integers(self) -> dict[str, IntegerWeight | None]:
+        pairs = zip(self.model.layers, self.file.weights, strict=True)
+        return {layer.name: integers_of(layer, packed) for layer, packed in pairs}
+
+    @cached_property
     def _leftovers(self) -> dict[str, torch.Tensor]:
         return modelfile.load_leftovers(self.file.leftovers)
 
     def _install(self, switch: Switch) -> None:
         bits = self.file.manifest.activation_bits
-        switch.install(self._weights, self._leftovers, self.ranges, bits)
+        switch.install(self._weights, self._leftovers, self.ranges, bits, self._integers)
 
 
 def personalize(

@@ -50,9 +50,21 @@ def quantize_activation(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
     Equal to `torch.fake_quantize_per_tensor_affine`, whose kernel goes element by element and takes
     some twenty times as long on a CPU.
     """
-    scale, zero = rng.scale(bits), rng.zero_point(bits)
-    steps = (x * _inverse(scale)).round_()  # halves to even
-    return steps.clamp_(-zero, (1 << bits) - 1 - zero).mul_(scale)
+    return _steps(x, rng, bits).mul_(rng.scale(bits))
+
+
+def activation_codes(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
+    """Return the codes q of `x` (any shape, float32) at `bits` (4..8), uint8."""
+    codes = _steps(x, rng, bits).add_(rng.zero_point(bits)).numpy()
+    with np.errstate(invalid="ignore"):  # NaN has no code; sensing has told of it by then
+        return torch.from_numpy(codes.astype(np.uint8))  # three times as fast as torch's
+
+
+def _steps(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
+    """Return q + Z of `x`, float32, a new tensor."""
+    zero = rng.zero_point(bits)
+    steps = (x * _inverse(rng.scale(bits))).round_()  # halves to even
+    return steps.clamp_(-zero, (1 << bits) - 1 - zero)
 
 
 def _inverse(scale: float) -> float:

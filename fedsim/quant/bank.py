@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
+from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
 from fedsim.quant.weights import (
@@ -34,7 +35,7 @@ from fedsim.recent import Recent
 T = TypeVar("T")
 
 CACHE_BYTES = 1 << 30
-"""Bytes of dequantized layers (float32) that a process keeps."""
+"""Bytes of unpacked layers that a process keeps."""
 
 
 @dataclass(frozen=True)
@@ -160,18 +161,39 @@ class LayerBank:
         return tuple(self.name(i, bits) for i, bits in enumerate(plan))
 
 
+@dataclass(frozen=True)
+class _Unpacked:
+    """A layer as a process computes with it: float32, and codes where integers serve."""
+
+    weight: torch.Tensor
+    integers: IntegerWeight | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + (self.integers.nbytes if self.integers else 0)
+
+
 class WeightCache:
-    """Dequantized layers of this process, by content hash; the least recently used go first."""
+    """Unpacked layers of this process, by content hash; the least recently used go first."""
 
     def __init__(self, store: BlobStore, limit: int = CACHE_BYTES) -> None:
         self.store = store
-        self._recent: Recent[torch.Tensor] = Recent(limit)
+        self._recent: Recent[_Unpacked] = Recent(limit)
 
     def weight(self, name: str, layer: Layer, bits: int, granularity: str) -> torch.Tensor:
         """Return the float32 weight called `name`, shared with every model that uses it: read
         only."""
+        return self._unpacked(name, layer, bits, granularity).weight
 
-        def unpack() -> torch.Tensor:
-            return dequantize_weight(from_blob(self.store.get(name), layer, bits, granularity))
+    def integers(
+        self, name: str, layer: Layer, bits: int, granularity: str
+    ) -> IntegerWeight | None:
+        """Return the same weight for products in integers, or None where floats are to serve."""
+        return self._unpacked(name, layer, bits, granularity).integers
+
+    def _unpacked(self, name: str, layer: Layer, bits: int, granularity: str) -> _Unpacked:
+        def unpack() -> _Unpacked:
+            packed = from_blob(self.store.get(name), layer, bits, granularity)
+            return _Unpacked(dequantize_weight(packed), integers_of(layer, packed))
 
         return self._recent.get(name, unpack)

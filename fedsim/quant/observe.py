@@ -97,8 +97,10 @@ class Observation:
     def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; each is to be run before the next is asked for."""
         for batch in batches:
-            for view in self._views.values():
-                view.start(batch)
+            # Most layers of a batch share theirs.
+            counts = {id(frames): frames.tolist() for frames in batch.frames_in.values()}
+            for name, view in self._views.items():
+                view.start(batch, counts.get(id(batch.frames_in.get(name))))
             yield batch
 
     def keep_gradients(self) -> None:
@@ -137,13 +139,13 @@ class _View:
         self.inputs: Sample | None = None
         self.fisher: Sample | None = None
 
-    def start(self, batch: Batch) -> None:
-        self.frames_in = batch.frames_in.get(self.layer.name)
+    def start(self, batch: Batch, counts: list[int] | None) -> None:
+        self.counts = counts  # of the input
         self.frames_out = batch.frames_out.get(self.layer.name)
         self.gradients: list[tuple[int, np.ndarray]] = []
 
     def see_range(self, x: torch.Tensor) -> None:
-        low, high = masked_extremes(x, self.frames_in, frame_axis(self.layer.kind))
+        low, high = masked_extremes(x, self.counts, frame_axis(self.layer.kind))
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)  # NaN stays
 
     def see_rows(
@@ -219,13 +221,13 @@ def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
     def after(view: _View):  # type: ignore[no-untyped-def]
         return lambda module, args, out: see(view, module, args[0], out)
 
-    modules = dict(model.module.named_modules())
     handles = []
     for name, view in views.items():
+        module = model.module.get_submodule(name)
         # A layer's input lies in the cache before the layer is computed, and not after.
-        handles.append(modules[name].register_forward_pre_hook(before(view)))
+        handles.append(module.register_forward_pre_hook(before(view)))
         if rows:
-            handles.append(modules[name].register_forward_hook(after(view)))
+            handles.append(module.register_forward_hook(after(view)))
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -81,13 +82,14 @@ def _jittered(size: int) -> np.ndarray:
     return np.arange(size) + np.random.default_rng(size).random(size)
 
 
-def masked_extremes(x: torch.Tensor, frames: torch.Tensor | None, axis: int) -> tuple[float, float]:
-    """Return the least and greatest element of `x` (B, ...), of each clip its first `frames[b]`
-    only; NaN when one of them is."""
+def masked_extremes(
+    x: torch.Tensor, counts: Sequence[int] | None, axis: int
+) -> tuple[float, float]:
+    """Return the least and greatest element of `x` (B, ...), of each clip its first `counts[b]`
+    frames only; NaN when one of them is."""
     # The bare reductions: on clips as short as these, half of numpy's min() is Python.
     least, greatest = np.minimum.reduce, np.maximum.reduce
     values = x.numpy()
-    counts = [] if frames is None else frames.tolist()
     if not counts or min(counts) == x.shape[axis]:
         return float(least(values, axis=None)), float(greatest(values, axis=None))
     clips = [values[b, :n] if axis == 1 else values[b, :, :n] for b, n in enumerate(counts) if n]

@@ -51,9 +51,8 @@ class _Watcher:
     def __init__(
         self, model: Quantizable, capacity: int, measure: str, *, quantiles: bool = False
     ) -> None:
-        modules = dict(model.module.named_modules())
         self.measure, self.capacity = measure, capacity
-        self.layers = {modules[layer.name]: layer for layer in model.layers}
+        self.layers = {model.module.get_submodule(layer.name): layer for layer in model.layers}
         self.samples = {layer.name: Sample(capacity) for layer in model.layers}
         self.values: dict[str, float] = {}
         self.at_once = bool(measure) and measure not in NEEDS_CHANGE and not quantiles
@@ -66,6 +65,7 @@ class _Watcher:
             gauge = NEEDS_CHANGE[measure]
             self.changes = {a.name: gauge(a.kind, m, capacity) for m, a in self.layers.items()}
         self.batch: Batch | None = None
+        self.counts: dict[int, list[int]] = {}
         self.places: dict[tuple, torch.Tensor] = {}
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -84,7 +84,7 @@ class _Watcher:
         """Run the model on a batch, and see what its layers answer."""
         if self.values:
             raise ValueError("a batch said that it is alone in its pass, and here is another")
-        self.batch, self.places, at_once = batch, {}, self.at_once
+        self.batch, self.counts, self.places, at_once = batch, {}, {}, self.at_once
         self.at_once &= batch.alone
         try:
             model.forward(batch)
@@ -117,6 +117,15 @@ class _Watcher:
         assert self.batch is not None
         return self.batch.speech.get(layer.name, self.batch.frames_out.get(layer.name))
 
+    def _counts(self, layer: Layer) -> list[int] | None:
+        """Return the same as numbers; most layers of a batch share theirs."""
+        frames = self._frames(layer)
+        if frames is None:
+            return None
+        if id(frames) not in self.counts:  # the batch keeps it while it runs
+            self.counts[id(frames)] = frames.tolist()
+        return self.counts[id(frames)]
+
     def _compare(
         self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], out: torch.Tensor
     ) -> None:
@@ -125,25 +134,25 @@ class _Watcher:
 
     def _see(self, module: torch.nn.Module, args: tuple, out: torch.Tensor) -> None:
         layer = self.layers[module]
-        frames = self._frames(layer)
+        counts = self._counts(layer)
         conv = layer.kind == "conv1d"
         if self.want_extremes:
-            low, high = masked_extremes(out, frames, frame_axis(layer.kind))
+            low, high = masked_extremes(out, counts, frame_axis(layer.kind))
             old = self.extremes.get(layer.name, (low, high))
             ends = np.minimum(old[0], low), np.maximum(old[1], high)  # NaN stays
             self.extremes[layer.name] = float(ends[0]), float(ends[1])
         sample = self.samples[layer.name]
         per_frame = out.shape[1] if conv else out.shape[-1]
-        n = out.numel() if frames is None else int(frames.sum()) * per_frame
+        n = out.numel() if counts is None else sum(counts) * per_frame
         if layer.name in self.values:
             raise _AnsweredTwiceError
         keep = sample.room_for(n)
         if keep == n:  # all of it: no places to look for
-            kept = _speech(conv, out, frames, self.copied)
+            kept = _speech(conv, out, counts, self.copied)
         else:
-            key = (conv, tuple(out.shape), id(frames), keep)
+            key = (conv, tuple(out.shape), id(counts), keep)
             if key not in self.places:
-                places = _places(conv, out.shape, frames, spread(n, keep))
+                places = _places(conv, out.shape, counts, spread(n, keep))
                 self.places[key] = torch.from_numpy(places)
             kept = out.reshape(-1).index_select(0, self.places[key]).numpy()
             self.copied(kept, out=kept)
@@ -154,14 +163,13 @@ class _Watcher:
 
 
 def _speech(
-    conv: bool, out: torch.Tensor, frames: torch.Tensor | None, copied: np.ufunc
+    conv: bool, out: torch.Tensor, counts: list[int] | None, copied: np.ufunc
 ) -> np.ndarray:
     """Return the elements that are speech, clip by clip, (n,), `copied` for `out` may be reused."""
     values = out.numpy()
-    if frames is None:
+    if counts is None:
         return copied(values.reshape(-1))
-    counts = enumerate(frames.tolist())
-    clips = [values[b, :, :n] if conv else values[b, :n] for b, n in counts]
+    clips = [values[b, :, :n] if conv else values[b, :n] for b, n in enumerate(counts)]
     kept, begin = np.empty(sum(clip.size for clip in clips), values.dtype), 0
     for clip in clips:
         copied(clip, out=kept[begin : begin + clip.size].reshape(clip.shape))
@@ -170,18 +178,18 @@ def _speech(
 
 
 def _places(
-    conv: bool, shape: torch.Size, frames: torch.Tensor | None, index: np.ndarray
+    conv: bool, shape: torch.Size, counts: list[int] | None, index: np.ndarray
 ) -> np.ndarray:
     """Turn places among the elements that are speech into flat indices of the padded output."""
-    if frames is None:
+    if counts is None:
         return index
     per_frame, length = (shape[1], shape[2]) if conv else (shape[-1], shape[1])
-    counts = frames.numpy()
-    ends = np.cumsum(counts) * per_frame
+    frames = np.asarray(counts)
+    ends = np.cumsum(frames) * per_frame
     clip = np.searchsorted(ends, index, side="right")
-    local = index - (ends - counts * per_frame)[clip]
+    local = index - (ends - frames * per_frame)[clip]
     if conv:  # (B, C, T): the speech of a channel is the first part of its row
-        channel, t = np.divmod(local, counts[clip])
+        channel, t = np.divmod(local, frames[clip])
         local = channel * length + t
     return clip * (per_frame * length) + local
 

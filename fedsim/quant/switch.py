@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fedsim.quant.activations import Range, quantize_activation
+from fedsim.quant.integers import BITS, IntegerWeight, computes_plainly, integer_linear
 from fedsim.quant.layers import leftovers
 from fedsim.quant.model import Quantizable
 
@@ -30,6 +31,7 @@ class Switch:
         self._full = {name: holder.data for name, holder in state.items()}
         self._rest = leftovers(model.module, model.layers).keys()
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._integer: list[nn.Module] = []
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         """Return the full-precision weight of each layer, by layer name."""
@@ -49,10 +51,13 @@ class Switch:
         leftovers: Mapping[str, torch.Tensor],
         ranges: Mapping[str, Range] | None,
         activation_bits: int,
+        integers: Mapping[str, IntegerWeight | None] | None = None,
     ) -> None:
         """Put `weights` (by layer name), `leftovers` (by state name) and `ranges` in place.
 
-        With `ranges` None activations stay in full precision.
+        With `ranges` None activations stay in full precision. A linear layer whose weight is among
+        `integers` too (the same numbers as codes) is computed with those, where its input is
+        quantized to bytes.
         """
         self._unhook()
         for name, tensor in leftovers.items():
@@ -61,8 +66,15 @@ class Switch:
             # Tied modules hold the same parameter, so one assignment serves the aliases too.
             self._holders[f"{layer.name}.weight"].data = weights[layer.name]
         for name, rng in (ranges or {}).items():
-            hook = _quantize_input(rng, activation_bits)
-            self._hooks.append(self._modules[name].register_forward_pre_hook(hook))
+            module, codes = self._modules[name], (integers or {}).get(name)
+            if codes is not None and activation_bits <= BITS and computes_plainly(module):
+                bias = self._holders.get(f"{name}.bias")
+                # Of this very module: one that shares its weight may look rows of it up.
+                module.forward = integer_linear(codes, bias, rng, activation_bits)
+                self._integer.append(module)
+            else:
+                hook = _quantize_input(rng, activation_bits)
+                self._hooks.append(module.register_forward_pre_hook(hook))
 
     def restore(self) -> None:
         """Put the full-precision model back."""
@@ -73,7 +85,9 @@ class Switch:
     def _unhook(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
+        for module in self._integer:
+            del module.forward  # which its class has
+        self._hooks, self._integer = [], []
 
 
 _SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()

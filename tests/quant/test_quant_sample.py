@@ -101,14 +101,14 @@ def test_masked_extremes():
     x = torch.tensor(
         [[[1.0, -2.0], [3.0, 4.0], [99.0, -99.0]], [[0.5, 0.0], [-99.0, 99.0], [99.0, 99.0]]]
     )
-    assert masked_extremes(x, torch.tensor([2, 1]), 1) == (-2.0, 4.0)
-    assert masked_extremes(x, torch.tensor([2, 0]), 1) == (-2.0, 4.0)
-    assert masked_extremes(x.transpose(1, 2), torch.tensor([2, 1]), 2) == (-2.0, 4.0)
-    assert masked_extremes(x, torch.tensor([1, 3]), 1) == (-99.0, 99.0)
-    assert masked_extremes(x[1:], torch.tensor([1]), 1) == (0.0, 0.5)
-    assert masked_extremes(x.flip(0), torch.tensor([1, 3]), 1) == (-99.0, 99.0)
-    assert masked_extremes(x[:, :2], torch.tensor([2, 1]), 1) == (-2.0, 4.0)  # one clip is whole
-    assert masked_extremes(x, torch.tensor([3, 3]), 1) == (-99.0, 99.0)
+    assert masked_extremes(x, [2, 1], 1) == (-2.0, 4.0)
+    assert masked_extremes(x, [2, 0], 1) == (-2.0, 4.0)
+    assert masked_extremes(x.transpose(1, 2), [2, 1], 2) == (-2.0, 4.0)
+    assert masked_extremes(x, [1, 3], 1) == (-99.0, 99.0)
+    assert masked_extremes(x[1:], [1], 1) == (0.0, 0.5)
+    assert masked_extremes(x.flip(0), [1, 3], 1) == (-99.0, 99.0)
+    assert masked_extremes(x[:, :2], [2, 1], 1) == (-2.0, 4.0)  # one clip is whole
+    assert masked_extremes(x, [3, 3], 1) == (-99.0, 99.0)
     assert masked_extremes(x, None, 1) == (-99.0, 99.0)
 
 
@@ -116,11 +116,11 @@ def test_masked_extremes():
 def test_masked_extremes_of_nan(clip):
     x = torch.ones(3, 4, 2)
     x[clip, 0, 1] = float("nan")
-    for frames in (torch.tensor([2, 1, 4]), torch.tensor([4, 4, 4]), None):
-        assert np.isnan(masked_extremes(x, frames, 1)).all()
+    for counts in ([2, 1, 4], [4, 4, 4], None):
+        assert np.isnan(masked_extremes(x, counts, 1)).all()
 
 
 def test_masked_extremes_look_past_nan_in_the_padding():
     x = torch.ones(2, 4, 2)
     x[:, 3] = float("nan")
-    assert masked_extremes(x, torch.tensor([3, 1]), 1) == (1.0, 1.0)
+    assert masked_extremes(x, [3, 1], 1) == (1.0, 1.0)
