@@ -31,7 +31,7 @@ MEMORY = Path("/dev/shm")
 WORKERS = 2
 CLIPS = 4
 LINEARS = ("torch", "fedsim")
-"""By whom the bare loop's linear layers are computed; see `fedsim.quant.linear`."""
+"""By whom the bare loop's linear layers are computed: `quant/linear.py`, `quant/integers.py`."""
 SCENARIO = """\
 name: scale
 model: {{id: "bundled:ctc"}}
@@ -112,13 +112,15 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
     """Read clips and run the forwards of a part of the clients, such as 0/2, and nothing else.
 
     One pass in full precision over its tuning clips, and one over its test clips with a model of 4
-    bits and 8-bit activations, which stays installed. Linear layers are computed as fedsim does, or
-    as torch does.
+    bits and 8-bit activations, which stays installed. Linear layers are computed as fedsim does
+    (the delivered model's in integers, where that is faster), or as torch does, from dequantized
+    floats.
     """
     import torch
     from torch import nn
 
     from fedsim.quant.activations import Range
+    from fedsim.quant.integers import integers_of
     from fedsim.quant.switch import switch_of
     from fedsim.quant.weights import dequantize_weight, quantize_weight
     from fedsim.scenario import load_scenario
@@ -135,12 +137,14 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
             if isinstance(module, nn.Linear):
                 module.__class__ = nn.Linear
     switch = switch_of(delivered)
-    weights = {
-        name: dequantize_weight(quantize_weight(weight, 4, "per_channel"))
-        for name, weight in switch.full_weights().items()
-    }
+    full = switch.full_weights()
+    packed = {a: quantize_weight(full[a.name], 4, "per_channel") for a in delivered.layers}
+    weights = {a.name: dequantize_weight(p) for a, p in packed.items()}
+    integers = {a.name: integers_of(a, p) for a, p in packed.items()}
     ranges = {name: Range(-8.0, 8.0) for name in weights}
-    switch.install(weights, switch.full_leftovers(), ranges, 8)
+    switch.install(
+        weights, switch.full_leftovers(), ranges, 8, integers if linears == "fedsim" else None
+    )
     first, step = map(int, part.split("/"))
     for key in list(clients)[first::step]:
         client = clients[key]
