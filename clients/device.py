@@ -23,9 +23,8 @@ from fedsim.errors import FedsimError
 from fedsim.limits import check_size, most_bytes, most_members, most_models
 from fedsim.quant import modelfile
 from fedsim.quant.activations import Range
-from fedsim.quant.bank import from_blob
+from fedsim.quant.bank import UnpackedLayer, from_blob
 from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer
-from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.speech.corpus import (
@@ -228,7 +227,7 @@ class Device:
                         layer,
                         bench.modules[layer.name],
                         seen[layer.name],
-                        self._weight(candidate, index),
+                        self._unpacked(candidate, index).weight,
                         bench.scenario.quantization.activation_bits,
                     )
                     if layer.name in seen
@@ -236,14 +235,10 @@ class Device:
                 )
         return known
 
-    def _weight(self, candidate: m.Candidate, index: int) -> torch.Tensor:
-        """Return a layer's dequantized weight, shared with every other client in this process."""
-        return self.bench.weights.weight(*self._place(candidate, index))
-
-    def _place(self, candidate: m.Candidate, index: int) -> tuple[str, Layer, int, str]:
-        """Return what the weight cache is asked with for a candidate's layer."""
+    def _unpacked(self, candidate: m.Candidate, index: int) -> UnpackedLayer:
+        """Return a candidate's layer, shared with every other client in this process."""
         bench = self.bench
-        return (
+        return bench.weights.layer(
             candidate.blob(index),
             bench.model.layers[index],
             candidate.bits[index],
@@ -257,13 +252,13 @@ class Device:
         """Put a candidate's weights and ranges in place while open."""
         bench = self.bench
         layers = bench.model.layers
-        places = {layer.name: self._place(candidate, i) for i, layer in enumerate(layers)}
+        unpacked = {layer.name: self._unpacked(candidate, i) for i, layer in enumerate(layers)}
         bench.switch.install(
-            {name: bench.weights.weight(*place) for name, place in places.items()},
+            {name: layer.weight for name, layer in unpacked.items()},
             bench.leftovers,
             {a.name: r for a, r in zip(layers, ranges, strict=True) if r is not None},
             bench.scenario.quantization.activation_bits,
-            {name: bench.weights.integers(*place) for name, place in places.items()},
+            {name: layer.integers for name, layer in unpacked.items()},
         )
         try:
             yield

@@ -43,10 +43,10 @@ CLIP_BYTES = 16 << 20
 """Of clips kept: four minutes. Those of a client are read when it senses, and by some calibrations
 again."""
 
-PRIMITIVES = 256
+PRIMITIVES = 512
 """Convolutions and the like that torch keeps compiled (by oneDNN), for each length of a batch some
-ten to fifteen. Its own number is 1,024, which models whose batches are not padded fill. It is read
-at the first."""
+twelve. Its own number is 1,024, which models whose batches are not padded fill. It is read at the
+first."""
 
 SEEN_BYTES = 256 << 20
 """Of what layers saw: some 50 MB a client for cosine calibration of a Whisper base."""

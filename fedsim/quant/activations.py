@@ -56,7 +56,7 @@ def quantize_activation(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
 def activation_codes(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
     """Return the codes q of `x` (any shape, float32) at `bits` (4..8), uint8."""
     codes = _steps(x, rng, bits).add_(rng.zero_point(bits)).numpy()
-    with np.errstate(invalid="ignore"):  # NaN has no code; sensing has told of it by then
+    with np.errstate(invalid="ignore"):  # NaN has no code, and becomes any
         return torch.from_numpy(codes.astype(np.uint8))  # three times as fast as torch's
 
 

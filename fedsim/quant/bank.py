@@ -3,7 +3,7 @@
 Weights never depend on a user's data, so thousands of clients share one bank: a client's model is a
 list of names. `BlobStore` is the bank's shelf, a folder of files named by their SHA-256;
 `LayerBank` fills it on the server; `WeightCache` reads it in a client's process and keeps
-dequantized layers.
+unpacked layers.
 """
 
 from __future__ import annotations
@@ -162,14 +162,19 @@ class LayerBank:
 
 
 @dataclass(frozen=True)
-class _Unpacked:
-    """A layer as a process computes with it: float32, and codes where integers serve."""
+class UnpackedLayer:
+    """A layer as a process computes with it, shared with every model that uses it: read only.
+
+    `weight` is float32, `integers` the same weight for products in integers, or None where floats
+    are to serve.
+    """
 
     weight: torch.Tensor
     integers: IntegerWeight | None
 
     @property
     def nbytes(self) -> int:
+        """Bytes of both."""
         return self.weight.nbytes + (self.integers.nbytes if self.integers else 0)
 
 
@@ -178,22 +183,13 @@ class WeightCache:
 
     def __init__(self, store: BlobStore, limit: int = CACHE_BYTES) -> None:
         self.store = store
-        self._recent: Recent[_Unpacked] = Recent(limit)
+        self._recent: Recent[UnpackedLayer] = Recent(limit)
 
-    def weight(self, name: str, layer: Layer, bits: int, granularity: str) -> torch.Tensor:
-        """Return the float32 weight called `name`, shared with every model that uses it: read
-        only."""
-        return self._unpacked(name, layer, bits, granularity).weight
+    def layer(self, name: str, layer: Layer, bits: int, granularity: str) -> UnpackedLayer:
+        """Return the layer called `name`."""
 
-    def integers(
-        self, name: str, layer: Layer, bits: int, granularity: str
-    ) -> IntegerWeight | None:
-        """Return the same weight for products in integers, or None where floats are to serve."""
-        return self._unpacked(name, layer, bits, granularity).integers
-
-    def _unpacked(self, name: str, layer: Layer, bits: int, granularity: str) -> _Unpacked:
-        def unpack() -> _Unpacked:
+        def unpack() -> UnpackedLayer:
             packed = from_blob(self.store.get(name), layer, bits, granularity)
-            return _Unpacked(dequantize_weight(packed), integers_of(layer, packed))
+            return UnpackedLayer(dequantize_weight(packed), integers_of(layer, packed))
 
         return self._recent.get(name, unpack)

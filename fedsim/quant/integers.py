@@ -5,11 +5,12 @@
 a are the codes of the input (scale S_x, zero point z; `quant/activations.py`), q those of the
 weight (scales S_n; `quant/weights.py`). The sum is exact in int32. Products of the dequantized
 numbers in float32 are the same but for their rounding, and take three times as long on a processor
-that multiplies bytes (VNNI); on others only they are used.
+that multiplies bytes (AVX-512 with VNNI); on others there are only those.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -21,8 +22,7 @@ from torch import nn
 from fedsim.quant.activations import Range, activation_codes
 from fedsim.quant.layers import Layer
 from fedsim.quant.linear import OneDnnLinear
-from fedsim.quant.packing import unpack
-from fedsim.quant.weights import PackedWeight
+from fedsim.quant.weights import PackedWeight, signed_codes
 
 BITS = 8
 """The widest codes, of weights and activations."""
@@ -50,8 +50,8 @@ class IntegerWeight:
 def integers_of(layer: Layer, packed: PackedWeight) -> IntegerWeight | None:
     """Return a layer's weight for products in integers, or None where floats are to serve.
 
-    They serve for what is no linear layer, for codes of more than 8 bits, for small layers, and on
-    processors without VNNI.
+    Floats serve for what is no linear layer, for codes of more than 8 bits, for layers that are
+    small or of so many inputs that int32 could overflow, and on processors without VNNI.
     """
     if layer.kind != "linear" or packed.bits > BITS or not bytes_are_fast():
         return None
@@ -60,17 +60,22 @@ def integers_of(layer: Layer, packed: PackedWeight) -> IntegerWeight | None:
 
 def as_integers(packed: PackedWeight) -> IntegerWeight:
     """Return a weight (N, K) of at most 8 bits for products in integers."""
-    n, k = packed.shape
-    half = 1 << (packed.bits - 1)
-    codes = (unpack(packed.payload, packed.bits, n * k).astype(np.int16) - half).astype(np.int8)
-    laid_out = torch.ops.onednn.qlinear_prepack(torch.from_numpy(codes.reshape(n, k)), None)
+    n = packed.shape[0]
+    codes = torch.from_numpy(signed_codes(packed, np.int8))
+    laid_out = torch.ops.onednn.qlinear_prepack(codes, None)
     scales = torch.from_numpy(packed.scales.copy()).expand(n).contiguous()
     return IntegerWeight(laid_out, scales, torch.zeros(n, dtype=torch.int32))
 
 
-def computes_plainly(module: nn.Module) -> bool:
-    """Return whether a module is a linear layer and nothing more: a subclass may be."""
-    return type(module) in (nn.Linear, OneDnnLinear)
+def computable(module: nn.Module, rng: Range, bits: int) -> bool:
+    """Return whether integers can take the place of a module whose input is quantized so.
+
+    They can for a linear layer and nothing more, as a subclass or one that somebody has wrapped
+    may be. A weight is laid out for inputs with a zero point: without one (what is quantized is
+    nowhere negative) oneDNN would fall back to its slow reference.
+    """
+    plain = type(module) in (nn.Linear, OneDnnLinear) and "forward" not in vars(module)
+    return plain and bits <= BITS and rng.zero_point(bits) != 0
 
 
 def integer_linear(
@@ -106,12 +111,13 @@ def integer_linear(
 def bytes_are_fast() -> bool:
     """Return whether this processor multiplies bytes quickly, and without saturating its sums."""
     known = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    if not hasattr(torch.ops.onednn, "qlinear_pointwise") or not known():
+    here = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    # With this variable torch would take one client's scales for another's.
+    if not here or not known() or os.environ.get("ONEDNN_CACHE_CONTEXT_UNSAFE") == "1":
         return False
     # The largest products there are: without VNNI pairs of them are added up in 16 bits.
     ones = PackedWeight((16, 64), 8, np.full(1024, 255, np.uint8), np.ones(1, np.float32))
+    product = integer_linear(as_integers(ones), None, Range(-1.0, 254.0), 8)
     with torch.inference_mode():
-        out = integer_linear(as_integers(ones), None, Range(0.0, 255.0), 8)(
-            torch.full((1, 64), 255.0)
-        )
-    return bool((out == 64 * 255 * 127).all())
+        sums = [product(torch.full((rows, 64), 254.0)) for rows in (1, 64)]
+    return all(bool((out == 64 * 254 * 127).all()) for out in sums)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedsim.quant.activations import Range, quantize_activation
-from fedsim.quant.integers import BITS, IntegerWeight, computes_plainly, integer_linear
+from fedsim.quant.integers import IntegerWeight, computable, integer_linear
 from fedsim.quant.layers import leftovers
 from fedsim.quant.model import Quantizable
 
@@ -56,8 +56,8 @@ class Switch:
         """Put `weights` (by layer name), `leftovers` (by state name) and `ranges` in place.
 
         With `ranges` None activations stay in full precision. A linear layer whose weight is among
-        `integers` too (the same numbers as codes) is computed with those, where its input is
-        quantized to bytes.
+        `integers` too (the same numbers as codes) is computed with those where its input is
+        quantized to bytes: no gradient passes it, and its `weights` are in place but not read.
         """
         self._unhook()
         for name, tensor in leftovers.items():
@@ -67,7 +67,7 @@ class Switch:
             self._holders[f"{layer.name}.weight"].data = weights[layer.name]
         for name, rng in (ranges or {}).items():
             module, codes = self._modules[name], (integers or {}).get(name)
-            if codes is not None and activation_bits <= BITS and computes_plainly(module):
+            if codes is not None and computable(module, rng, activation_bits):
                 bias = self._holders.get(f"{name}.bias")
                 # Of this very module: one that shares its weight may look rows of it up.
                 module.forward = integer_linear(codes, bias, rng, activation_bits)
@@ -86,7 +86,7 @@ class Switch:
         for hook in self._hooks:
             hook.remove()
         for module in self._integer:
-            del module.forward  # which its class has
+            vars(module).pop("forward", None)  # its class has one
         self._hooks, self._integer = [], []
 
 

@@ -99,12 +99,18 @@ def _codes(weight: torch.Tensor, bits: int, granularity: str) -> tuple[torch.Ten
 
 def dequantize_weight(packed: PackedWeight) -> torch.Tensor:
     """Return W' = S q as float32 of the weight's shape."""
-    codes = np.empty(int(np.prod(packed.shape)), np.float32)
+    weight = torch.from_numpy(signed_codes(packed, np.float32))
+    weight *= torch.from_numpy(packed.scales.copy()).reshape(-1, *[1] * (len(packed.shape) - 1))
+    return weight
+
+
+def signed_codes(packed: PackedWeight, dtype: type) -> np.ndarray:
+    """Return q of the weight's shape, as numbers of a type that holds them."""
+    codes: np.ndarray = np.empty(int(np.prod(packed.shape)), dtype)
     for start in range(0, codes.size, _STEP):
         n, at = min(_STEP, codes.size - start), start * packed.bits // 8
         part = packed.payload[at : at + packed_bytes(n, packed.bits)]
-        codes[start : start + n] = unpack(part, packed.bits, n)
-    codes -= float(1 << (packed.bits - 1))
-    weight = torch.from_numpy(codes).reshape(packed.shape)
-    weight *= torch.from_numpy(packed.scales.copy()).reshape(-1, *[1] * (len(packed.shape) - 1))
-    return weight
+        codes[start : start + n] = unpack(part, packed.bits, n).astype(np.int32) - (
+            1 << (packed.bits - 1)
+        )
+    return codes.reshape(packed.shape)

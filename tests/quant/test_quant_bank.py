@@ -65,7 +65,7 @@ def test_a_damaged_blob_is_an_error(store, harm):
     with pytest.raises(FedsimError, match=rf"blob {name[:12]} .* is damaged; delete the file"):
         store.get(name)
     with pytest.raises(FedsimError, match="is damaged"):
-        WeightCache(store).weight(name, LAYER, 5, "per_channel")
+        WeightCache(store).layer(name, LAYER, 5, "per_channel")
 
 
 def test_a_blob_read_into_an_array(store):
@@ -145,25 +145,27 @@ def blobs(store: BlobStore, n: int) -> list[str]:
 def test_cache_gives_the_same_tensor_to_everyone(store):
     (name,) = blobs(store, 1)
     cache = WeightCache(store)
-    first = cache.weight(name, LAYER, 8, "per_tensor")
+    first = cache.layer(name, LAYER, 8, "per_tensor")
     (store.folder / name).unlink()  # not read twice
-    assert cache.weight(name, LAYER, 8, "per_tensor") is first
-    assert torch.equal(first, dequantize_weight(quantize_weight(weight(0), 8, "per_tensor")))
+    assert cache.layer(name, LAYER, 8, "per_tensor") is first
+    assert torch.equal(first.weight, dequantize_weight(quantize_weight(weight(0), 8, "per_tensor")))
 
 
 def test_cache_keeps_its_limit_and_drops_the_least_recently_used(store):
     names = blobs(store, 5)
     size = 30 * 4
     cache = WeightCache(store, limit=3 * size)
-    kept = [cache.weight(n, LAYER, 8, "per_tensor") for n in names[:3]]
-    cache.weight(names[0], LAYER, 8, "per_tensor")  # used again: 1 is now the oldest
+    kept = [cache.layer(n, LAYER, 8, "per_tensor") for n in names[:3]]
+    cache.layer(names[0], LAYER, 8, "per_tensor")  # used again: 1 is now the oldest
     for path in store.folder.iterdir():
         if path.name != names[3]:
             path.unlink()  # what is gone from the cache cannot come back
-    cache.weight(names[3], LAYER, 8, "per_tensor")
-    assert cache.weight(names[0], LAYER, 8, "per_tensor") is kept[0]
-    assert cache.weight(names[2], LAYER, 8, "per_tensor") is kept[2]
+    cache.layer(names[3], LAYER, 8, "per_tensor")
+    assert cache.layer(names[0], LAYER, 8, "per_tensor") is kept[0]
+    assert cache.layer(names[2], LAYER, 8, "per_tensor") is kept[2]
     with pytest.raises(FedsimError, match="cannot be read"):
-        cache.weight(names[1], LAYER, 8, "per_tensor")
+        cache.layer(names[1], LAYER, 8, "per_tensor")
     # A tensor that was dropped lives on in the model that uses it.
-    assert torch.equal(kept[1], dequantize_weight(quantize_weight(weight(1), 8, "per_tensor")))
+    assert torch.equal(
+        kept[1].weight, dequantize_weight(quantize_weight(weight(1), 8, "per_tensor"))
+    )

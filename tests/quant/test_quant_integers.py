@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +26,9 @@ from fedsim.quant.weights import PackedWeight, dequantize_weight, quantize_weigh
 pytestmark = pytest.mark.skipif(
     not bytes_are_fast(), reason="this processor multiplies bytes no faster than floats"
 )
+
+
+NEAR = Range(-3.0, 4.0)
 
 
 def by_definition(
@@ -69,10 +76,10 @@ def test_it_is_the_exact_sum_and_one_product(
 def test_the_largest_sums_do_not_saturate():
     """Pairs of the largest products leave 16 bits, where older processors add them up."""
     packed = PackedWeight((24, 4096), 8, np.full(24 * 4096, 255, np.uint8), np.ones(1, np.float32))
-    x = torch.full((3, 4096), 255.0)
+    product = integer_linear(as_integers(packed), None, Range(-1.0, 254.0), 8)
     with torch.inference_mode():
-        y = integer_linear(as_integers(packed), None, Range(0.0, 255.0), 8)(x)
-    assert (y == 4096 * 255 * 127).all()
+        for rows in (1, 3, 200):
+            assert (product(torch.full((rows, 4096), 254.0)) == 4096 * 254 * 127).all()
 
 
 def test_a_clip_is_answered_alike_alone_and_in_a_batch():
@@ -126,7 +133,14 @@ class Doubled(nn.Linear):
         return 2 * super().forward(input)
 
 
-def installed(toy: Toy, bits: int, activation_bits: int, *, integers: bool) -> Switch:
+def installed(
+    toy: Toy,
+    bits: int,
+    activation_bits: int,
+    *,
+    integers: bool,
+    rng: Range = NEAR,
+) -> Switch:
     """Put a toy's own weights at `bits` in place; return its switch."""
     switch = switch_of(toy)
     full = switch.full_weights()
@@ -134,7 +148,7 @@ def installed(toy: Toy, bits: int, activation_bits: int, *, integers: bool) -> S
     switch.install(
         {name: dequantize_weight(p) for name, p in packed.items()},
         switch.full_leftovers(),
-        dict.fromkeys(packed, Range(-3.0, 4.0)),
+        dict.fromkeys(packed, rng),
         activation_bits,
         {a.name: integers_of(a, packed[a.name]) for a in toy.layers} if integers else None,
     )
@@ -160,7 +174,7 @@ def test_a_model_answers_as_with_floats(activation_bits, wanted):
     (y, count), (floats, none) = (products(toy, x) for toy in toys)
     assert (count, none) == (wanted, 0)  # the subclass computes as it did
     # A product rounded otherwise may fall on the other side of a step of the next input.
-    step = Range(-3.0, 4.0).scale(activation_bits)
+    step = NEAR.scale(activation_bits)
     assert (y - floats).abs().max() < 2 * step
     assert ((y - floats).abs() > 1e-4).float().mean() < 0.05
     assert (y - full).abs().max() > 1e-3
@@ -193,13 +207,58 @@ def test_a_head_in_integers_beside_its_tied_table(monkeypatch):
     assert (y - products(toy, words)[0]).abs().max() < 0.05
 
 
-def test_a_process_unpacks_codes_once(tmp_path):
-    toy = Toy(Wide())
-    bank = LayerBank(
-        Switch(toy).full_weights(), toy.layers, "per_channel", BlobStore(tmp_path / "bank")
-    )
-    cache = WeightCache(bank.store)
+def test_a_process_reads_and_unpacks_a_layer_once(tmp_path, monkeypatch):
+    toy, read = Toy(Wide()), []
+    store = BlobStore(tmp_path / "bank")
+    bank = LayerBank(Switch(toy).full_weights(), toy.layers, "per_channel", store)
+    get = BlobStore.get
+    monkeypatch.setattr(BlobStore, "get", lambda s, name: read.append(name) or get(s, name))
+    cache = WeightCache(store)
     place = (bank.name(0, 4), toy.layers[0], 4, "per_channel")
-    assert cache.integers(*place) is cache.integers(*place)
-    assert cache.weight(*place) is cache.weight(*place)
-    assert cache.integers(bank.name(0, 9), toy.layers[0], 9, "per_channel") is None
+    layer = cache.layer(*place)
+    assert cache.layer(*place) is layer
+    assert read == [place[0]]
+    assert layer.integers is not None
+    assert layer.nbytes > layer.weight.nbytes + toy.layers[0].n_weights
+    assert cache.layer(bank.name(0, 9), toy.layers[0], 9, "per_channel").integers is None
+
+
+def kernels(rng: Range, rows: int) -> str:
+    """Return what oneDNN says of the kernels that a model's linear layer takes."""
+    code = f"""
+import torch
+from quant_toys import Toy
+from test_quant_integers import Wide, installed
+from fedsim.quant.activations import Range
+installed(Toy(toy := Wide()), 6, 8, integers=True, rng=Range({rng.low}, {rng.high}))
+with torch.inference_mode():
+    toy.first(torch.rand({rows}, 192))
+"""
+    said = {**os.environ, "ONEDNN_VERBOSE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", code]
+    return subprocess.run(words, env=said, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("rng", [Range(-3.0, 4.0), Range(0.0, 4.0)])
+@pytest.mark.parametrize("rows", [1, 100])
+def test_no_model_meets_the_slow_reference_of_onednn(rng, rows):
+    """It answers where the zero point is none: those layers stay with floats."""
+    said = kernels(rng, rows)
+    matmuls = [line for line in said.splitlines() if ",exec," in line and f",{rows}x192:" in line]
+    assert len(matmuls) == (rng.low < 0)
+    assert not any("ref" in line for line in matmuls)
+
+
+def test_a_wrapped_layer_and_one_that_another_switch_left_are_let_be():
+    toy, x = Toy(Wide()), torch.randn(1, 20, 192)
+    plain = toy.module(x)
+    toy.module.first.forward = lambda input: 0 * nn.Linear.forward(toy.module.first, input)
+    switch = installed(toy, 8, 8, integers=True)
+    assert products(toy, x)[1] == 0
+    switch.restore()
+    assert not torch.equal(toy.module(x), plain)  # still wrapped
+    del toy.module.first.forward
+    installed(toy, 8, 8, integers=True)
+    del toy.module.first.forward  # as another switch of the same model would
+    switch.restore()
+    assert torch.equal(toy.module(x), plain)

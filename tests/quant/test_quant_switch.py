@@ -70,7 +70,7 @@ def test_weights_are_shared_not_copied(tmp_path):
     for toy in toys:
         switch = Switch(toy)
         weights = {
-            layer.name: cache.weight(name, layer, bits, "per_channel")
+            layer.name: cache.layer(name, layer, bits, "per_channel").weight
             for layer, name, bits in zip(layers, names, (4, 5, 6, 7), strict=True)
         }
         switch.install(weights, switch.full_leftovers(), None, 8)
