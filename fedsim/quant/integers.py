@@ -4,8 +4,8 @@
 
 a are the codes of the input (scale S_x, zero point z; `quant/activations.py`), q those of the
 weight (scales S_n; `quant/weights.py`). The sum is exact in int32. Products of the dequantized
-numbers in float32 are the same but for their rounding, and take three times as long on a processor
-that multiplies bytes (AVX-512 with VNNI); on others there are only those.
+numbers in float32 are the same but for their rounding, and slower on a processor that multiplies
+bytes (AVX-512 with VNNI); on others there are only those.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def bytes_are_fast() -> bool:
     if not here or not known() or os.environ.get("ONEDNN_CACHE_CONTEXT_UNSAFE") == "1":
         return False
     # The largest products there are: without VNNI pairs of them are added up in 16 bits.
-    ones = PackedWeight((16, 64), 8, np.full(1024, 255, np.uint8), np.ones(1, np.float32))
-    product = integer_linear(as_integers(ones), None, Range(-1.0, 254.0), 8)
+    largest = PackedWeight((16, 64), 8, np.full(1024, 255, np.uint8), np.ones(1, np.float32))
+    product = integer_linear(as_integers(largest), None, Range(-1.0, 254.0), 8)
     with torch.inference_mode():
         sums = [product(torch.full((rows, 64), 254.0)) for rows in (1, 64)]
     return all(bool((out == 64 * 254 * 127).all()) for out in sums)

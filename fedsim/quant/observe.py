@@ -98,7 +98,8 @@ class Observation:
         """Yield the batches; each is to be run before the next is asked for."""
         for batch in batches:
             # Most layers of a batch share theirs.
-            counts = {id(frames): frames.tolist() for frames in batch.frames_in.values()}
+            distinct = {id(frames): frames for frames in batch.frames_in.values()}
+            counts = {key: frames.tolist() for key, frames in distinct.items()}
             for name, view in self._views.items():
                 view.start(batch, counts.get(id(batch.frames_in.get(name))))
             yield batch
