@@ -5,7 +5,7 @@
     python -m benchmarks.scale workers [CLIENTS]      one worker against two
     python -m benchmarks.scale messages               CPU of the driver for a message on Ray
     python -m benchmarks.scale plan [SCENARIO ...]    what `fedsim plan` says, and the run itself
-    python -m benchmarks.scale start                  `fedsim --help`, and 8 clients from cold
+    python -m benchmarks.scale start [REPEATS]        `fedsim --help`, and 8 clients from cold
 
 Every run is a process of its own. Clips are synthetic speech; where making them would hide what is
 measured, they are written first, to memory where the system has a folder there: a disk would be
@@ -277,25 +277,26 @@ def _echoed(grid, source, count):  # type: ignore[no-untyped-def]
             yield reply
 
 
-def start() -> None:
-    """Time `fedsim --help`, and a run of 8 clients from nothing."""
-    helped = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "fedsim", "--help"], check=True, stdout=subprocess.DEVNULL
-        )
-        helped.append(time.perf_counter() - began)
+def start(repeats: str = "5") -> None:
+    """Time `fedsim --help`, and a run of 8 clients from nothing; the medians of so many times."""
+    helped, cold = [], []
     with tempfile.TemporaryDirectory() as scratch:
         study = _voices(Path(scratch), 8)
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "fedsim", "run", str(study), "--out", f"{scratch}/run"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        wall = time.perf_counter() - began
-    print(f"fedsim --help {statistics.median(helped):.2f} s; 8 clients from cold {wall:.1f} s")
+        for number in range(int(repeats)):
+            helped.append(_seconds("--help"))
+            cold.append(_seconds("run", str(study), "--out", f"{scratch}/run{number}"))
+    print(
+        f"fedsim --help {statistics.median(helped):.2f} s; 8 clients from cold "
+        f"{statistics.median(cold):.1f} s ({', '.join(f'{s:.1f}' for s in cold)})"
+    )
+
+
+def _seconds(*arguments: str) -> float:
+    """Return how long `fedsim` takes with these arguments, from the start of its process."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "fedsim", *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
 
 
 def plan(*names: str) -> None:
