@@ -165,8 +165,8 @@ class LayerBank:
 class UnpackedLayer:
     """A layer as a process computes with it, shared with every model that uses it: read only.
 
-    `weight` is float32, `integers` the same weight for products in integers, or None where floats
-    are to serve.
+    `weight` is float32 of the layer's shape, `integers` the same weight for products in integers,
+    or None where floats are to serve.
     """
 
     weight: torch.Tensor
@@ -186,7 +186,11 @@ class WeightCache:
         self._recent: Recent[UnpackedLayer] = Recent(limit)
 
     def layer(self, name: str, layer: Layer, bits: int, granularity: str) -> UnpackedLayer:
-        """Return the layer called `name`."""
+        """Return `layer` as the blob called `name` has it, packed at `bits` per `granularity`.
+
+        Raises `FedsimError` for a blob that is missing or damaged, or whose length is not the
+        layer's.
+        """
 
         def unpack() -> UnpackedLayer:
             packed = from_blob(self.store.get(name), layer, bits, granularity)
