@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsim.base.paths import cache_dir
 from fedsim.errors import FedsimError
-from fedsim.paths import cache_dir
 from fedsim.scenario.schema import ClientSettings, CorpusSettings
 from fedsim.speech.corpus import open_clients, read_utterance
 from fedsim.speech.models import load_model, wrap_model

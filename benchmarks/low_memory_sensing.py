@@ -37,8 +37,10 @@ import torch
 
 from benchmarks.plan_stability import MEAN_BITS, budget_at, clips_of, sizes_of
 from benchmarks.sensing import kept_elements
-from fedsim.paths import resolve
-from fedsim.quant.allocation import MB, allocate
+from fedsim.base.paths import resolve
+from fedsim.base.statistics import flip_share, rank_correlation
+from fedsim.base.units import MB
+from fedsim.quant.allocation import allocate
 from fedsim.quant.bank import BlobStore
 from fedsim.quant.layers import leftovers
 from fedsim.quant.memory import MODES, peak_bytes
@@ -46,7 +48,6 @@ from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.stream import Reading, store_weights, streamed
 from fedsim.quant.weights import PackedWeight
-from fedsim.results.statistics import flip_share, rank_correlation
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
 

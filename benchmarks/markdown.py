@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from fedsim.quant.allocation import MB
+from fedsim.base.units import MB
 from fedsim.results.folder import RunFolder, read_results
 from fedsim.results.rows import Row
 

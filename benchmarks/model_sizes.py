@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from fedsim.base.units import MB
 from fedsim.quant import modelfile
-from fedsim.quant.allocation import MB
 from fedsim.quant.modelfile import Manifest, ModelFile
 from fedsim.quant.packing import packed_bytes
 from fedsim.quant.switch import switch_of

@@ -16,13 +16,14 @@ from itertools import combinations
 import numpy as np
 import torch
 
+from fedsim.base.statistics import flip_share, rank_correlation
+from fedsim.base.units import MB
 from fedsim.quant import modelfile
-from fedsim.quant.allocation import MB, Sizes, allocate, smallest
+from fedsim.quant.allocation import Sizes, allocate, smallest
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import Manifest
 from fedsim.quant.stability import resampled_sensitivity
 from fedsim.quant.switch import switch_of
-from fedsim.results.statistics import flip_share, rank_correlation
 from fedsim.scenario.schema import TOPICS
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, tuning_batches

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.real_speech.fetch import fetch_debs, unpack_debs
 from benchmarks.real_speech.prompts import DEBS, decode
 from benchmarks.real_speech.texts import parse_texts
-from fedsim.paths import cache_dir
+from fedsim.base.paths import cache_dir
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, transcribe_clips
 from fedsim.speech.voices.sentences import WORDS

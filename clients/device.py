@@ -19,6 +19,7 @@ from clients.hearing import PUBLIC, Hearing, seconds
 from clients.release import released
 from clients.workbench import Workbench
 from fedsim import messages as m
+from fedsim.base.seeds import client_rng
 from fedsim.errors import FedsimError
 from fedsim.limits import check_size, most_bytes, most_members, most_models
 from fedsim.quant import modelfile
@@ -27,11 +28,7 @@ from fedsim.quant.bank import UnpackedLayer, from_blob
 from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
-from fedsim.speech.corpus import (
-    ClientData,
-    client_rng,
-    require_clips,
-)
+from fedsim.speech.corpus import ClientData, require_clips
 from fedsim.speech.models.base import (
     transcribe_clips,
 )

@@ -11,13 +11,13 @@ import numpy as np
 
 from clients.workbench import Workbench
 from fedsim import messages as m
+from fedsim.base.seeds import client_rng
 from fedsim.errors import DeclinedError
 from fedsim.privacy.budget import UNLIMITED, Limit, answer_once, is_answered, spend, spent
 from fedsim.privacy.noise import MECHANISMS
 from fedsim.privacy.releases import release
 from fedsim.quant.allocation import allocate
 from fedsim.scenario.privacy import released_allocation
-from fedsim.speech.corpus import client_rng
 from fedsim.terms import given_bounds, release_terms
 
 SPENT = "privacy.sqlite"

@@ -7,7 +7,6 @@ Everything here is a cache: losing it, with the process or with age, changes no 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from fedsim.assignment import Assignment
+from fedsim.base.cache import LRUCache
 from fedsim.errors import FedsimError, nearest
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
@@ -29,7 +29,6 @@ from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.stream import Reading, store_weights, streamed
 from fedsim.quant.switch import Switch, switch_of
 from fedsim.quant.weights import PackedWeight
-from fedsim.recent import Recent
 from fedsim.scenario.clients import Devices
 from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.speech.corpus import Clients, open_clients
@@ -68,21 +67,16 @@ class Workbench:
     devices: Devices
     weights: WeightCache
     run_dir: Path
-    clips: Recent[np.ndarray] = field(default_factory=lambda: Recent(CLIP_BYTES))
+    clips: LRUCache[np.ndarray] = field(default_factory=lambda: LRUCache(CLIP_BYTES))
     """Clips by their key, of clients that are under way."""
-    seen: Recent[SeenLayers] = field(default_factory=lambda: Recent(SEEN_BYTES, REMEMBERED))
+    seen: LRUCache[SeenLayers] = field(default_factory=lambda: LRUCache(SEEN_BYTES, REMEMBERED))
     """What layers saw of clips, of clients between sensing and calibrating."""
     _places: dict[str, str] = field(default_factory=dict)
-    _recent: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
+    _small: LRUCache[Any] = field(default_factory=lambda: LRUCache(max_values=REMEMBERED))
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what `make` returned for `key`; it is made again once forgotten."""
-        if key not in self._recent:
-            self._recent[key] = make()
-            while len(self._recent) > REMEMBERED:
-                self._recent.popitem(last=False)
-        self._recent.move_to_end(key)
-        return self._recent[key]
+        return self._small.get(key, make)
 
     def sensing(self, mode: str) -> AbstractContextManager[Reading | None]:
         """Return the context in which the model answers as a device holds it that senses in `mode`.

@@ -9,12 +9,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fedsim.base.version import __version__
+
 if TYPE_CHECKING:
     from fedsim.personal import PersonalizedModel, load_personalized, personalize
     from fedsim.speech.models import load_model, wrap_model
 
-__all__ = ["PersonalizedModel", "load_model", "load_personalized", "personalize", "wrap_model"]
-__version__ = "0.1.0"
+__all__ = [
+    "PersonalizedModel",
+    "__version__",
+    "load_model",
+    "load_personalized",
+    "personalize",
+    "wrap_model",
+]
 
 _HOMES = {
     "PersonalizedModel": "fedsim.personal",

@@ -18,8 +18,8 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from fedsim import progress
-from fedsim.importing import importing
+from fedsim.base import progress
+from fedsim.base.imports import importing
 from fedsim.run import client_keys, run_scenario
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import FULL_PRECISION, Scenario

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedsim import progress
+from fedsim.base import progress
 from fedsim.engine import EngineSettings, kept_running
 from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, create_run, versions
 from fedsim.results.ledger import Ledger, Payload

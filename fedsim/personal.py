@@ -15,10 +15,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from fedsim.base.units import MB
 from fedsim.errors import FedsimError, ModelFileError
 from fedsim.quant import modelfile
 from fedsim.quant.activations import MAX_ACTIVATION_BITS, MIN_ACTIVATION_BITS, Range
-from fedsim.quant.allocation import ALLOCATORS, MB, allocate, mean_bits
+from fedsim.quant.allocation import ALLOCATORS, allocate, mean_bits
 from fedsim.quant.calibration import CALIBRATORS, NO_USER_DATA, calibrate_layer, needs
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import KINDS

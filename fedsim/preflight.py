@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.base.units import MB
 from fedsim.errors import AudioError, BudgetError, FedsimError, nearest
 from fedsim.quant import modelfile
-from fedsim.quant.allocation import MB, Sizes, smallest
+from fedsim.quant.allocation import Sizes, smallest
 from fedsim.quant.switch import switch_of
 from fedsim.scenario import Devices, Scenario
 from fedsim.scenario.matrix import expand

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fedsim import progress
 from fedsim.assignment import Assignment
+from fedsim.base import progress
+from fedsim.base.imports import importing
 from fedsim.engine import EngineSettings, open_grid
 from fedsim.errors import FedsimError
-from fedsim.importing import importing
 from fedsim.results.folder import RunFolder, create_run, locked, open_run, write_results
 from fedsim.results.ledger import Failure, Ledger
 from fedsim.results.rows import Row

@@ -13,13 +13,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from fedsim import messages as m
+from fedsim.base.seeds import client_rng
 from fedsim.errors import FedsimError
 from fedsim.privacy.bounds import Bounds
 from fedsim.privacy.cohort import server as protocol
 from fedsim.privacy.cohort import wire
 from fedsim.privacy.cohort.codes import decode
 from fedsim.scenario.privacy import CohortSettings
-from fedsim.speech.corpus import client_rng
 
 R = TypeVar("R", bound=m.Group)
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedsim import messages as m
-from fedsim import progress
+from fedsim.base import progress
 from fedsim.errors import FedsimError
 from fedsim.limits import most_bytes, most_members
 from fedsim.scenario.privacy import COHORT

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from fedsim import messages as m
+from fedsim.base.seeds import client_rng
 from fedsim.errors import BudgetError, FedsimError
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.bank import LayerBank
 from fedsim.quant.calibration import NO_USER_DATA
 from fedsim.scenario.schema import FULL_PRECISION, Scenario
-from fedsim.speech.corpus import client_rng
 from server.cells import NOBODY, SENSITIVITY_FREE, Cell, all_cells, cells_of, sources
 
 

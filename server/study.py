@@ -17,7 +17,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedsim import messages as m
-from fedsim import progress
+from fedsim.base import progress
 from fedsim.errors import DeclinedError, FedsimError
 from fedsim.results.ledger import Event, Ledger, Log, Outcome, Planned, Release, Workload
 from fedsim.scenario.schema import FULL_PRECISION, Scenario

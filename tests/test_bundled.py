@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 import fedsim
 import fedsim.quant.linear
+from fedsim.base.paths import bundled_folder, bundled_names, resolve
 from fedsim.errors import FedsimError
-from fedsim.paths import bundled_folder, bundled_names, resolve
 from fedsim.quant.linear import OneDnnLinear
 from fedsim.quant.sensitivity import sense
 from fedsim.speech.models import load_model

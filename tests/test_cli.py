@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 import fedsim
-from fedsim import progress
+from fedsim.base import progress
 from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.fleet.devices import load_catalogue

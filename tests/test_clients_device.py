@@ -20,6 +20,7 @@ from clients.workbench import CLIP_BYTES, REMEMBERED, open_workbench
 from fedsim import load_personalized
 from fedsim import messages as m
 from fedsim.assignment import Assignment
+from fedsim.base.cache import LRUCache
 from fedsim.engine.flower_internals import new_context, server_identity, set_message_id
 from fedsim.engine.nodes import nodes_of
 from fedsim.engine.worker import load_app
@@ -28,7 +29,6 @@ from fedsim.quant import modelfile
 from fedsim.quant.bank import LayerBank, WeightCache
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
-from fedsim.recent import Recent
 from fedsim.run import CLIENT_APP
 from fedsim.scenario import MethodSettings, load_scenario
 from fedsim.speech.corpus import read_utterance
@@ -203,7 +203,7 @@ def test_test_clips_are_read_for_testing_only(device, candidates, monkeypatch):
         "clients.hearing.read_utterance",
         lambda u, **options: read.append(u) or read_utterance(u, **options),
     )
-    monkeypatch.setattr(device.bench, "clips", Recent(CLIP_BYTES))
+    monkeypatch.setattr(device.bench, "clips", LRUCache(CLIP_BYTES))
     device.sense(m.SenseRequest("median"))
     device.personalize(m.Delivery(False, candidates))
     assert len(read) == len(device.data.tuning)  # each once
@@ -396,7 +396,7 @@ def test_what_is_forgotten_is_made_again(device, bench, candidates, monkeypatch)
     monkeypatch.setattr(workbench, "REMEMBERED", 1)
     bench._recent.clear()
     bench.weights = WeightCache(bench.weights.store, limit=1)  # no layer is kept but the last
-    bench.clips, bench.seen = Recent(1), Recent(1)
+    bench.clips, bench.seen = LRUCache(1), LRUCache(1)
     assert device.evaluate(m.Evaluation(False, candidates)) == first
     assert len(bench._recent) == 1
 
@@ -437,7 +437,7 @@ def test_sensing_and_calibrating_hear_the_clips_once(bench, planner):
     once = device.personalize(m.Delivery(True, candidates))
     assert len(passes) == batches
     handle.remove()
-    device.bench.seen = Recent(0)  # the same, had it been forgotten
+    device.bench.seen = LRUCache(0)  # the same, had it been forgotten
     device.bench._recent.clear()
     assert device.personalize(m.Delivery(True, candidates)) == once
 
@@ -551,7 +551,7 @@ def test_the_flower_app(bench):
 
 def test_an_interval_is_the_devices_own(device, bench):
     """Counts of single clips stay on the device: what leaves is the interval of all of them."""
-    from fedsim.speech.corpus import client_rng
+    from fedsim.base.seeds import client_rng
 
     scores = device.evaluate(m.Evaluation(True, ()))
     clips = clips_of(device.data.test)

@@ -12,9 +12,10 @@ import toys
 
 import fedsim
 from fedsim import load_model, load_personalized, personalize
+from fedsim.base.units import MB
 from fedsim.errors import AudioError, BudgetError, FedsimError, ModelFileError
 from fedsim.quant import modelfile
-from fedsim.quant.allocation import ALLOCATORS, MB
+from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.calibration import CALIBRATORS
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.sensitivity import sense

@@ -11,9 +11,9 @@ import pytest
 import toys
 
 from clients.device import Device
-from fedsim import progress
+from fedsim.base import progress
+from fedsim.base.units import MB
 from fedsim.errors import FedsimError
-from fedsim.quant.allocation import MB
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
 from fedsim.run import run_scenario

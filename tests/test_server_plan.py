@@ -10,12 +10,12 @@ import torch
 from plan_toys import DEPTHS, label, myqasr, scenario
 
 from fedsim import messages as m
+from fedsim.base.seeds import client_rng
 from fedsim.errors import BudgetError, FedsimError
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
-from fedsim.speech.corpus import client_rng
 from server.plan import Planner
 
 LAYERS = tuple(Layer(f"layer{i}", "linear", (8, 10 + i)) for i in range(6))

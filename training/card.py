@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.real_keywords import real_keywords
+from fedsim.base.units import MB
 from fedsim.personal import personalize
-from fedsim.quant.allocation import MB
 from fedsim.quant.switch import switch_of
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, transcribe_clips

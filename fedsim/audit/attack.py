@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsim.audit.views import Told, told_alone, told_in_groups, vectors
 from fedsim.audit.voices import Voices
+from fedsim.base.seeds import client_rng
 from fedsim.errors import FedsimError
 from fedsim.privacy.attacks.attributes import infer_attribute
 from fedsim.privacy.attacks.membership import judge_membership, world_scores
@@ -23,7 +24,7 @@ from fedsim.quant.allocation import Sizes, allocate
 from fedsim.scenario import Devices
 from fedsim.scenario.privacy import COHORT, released_allocation
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.corpus import ClientData, client_rng
+from fedsim.speech.corpus import ClientData
 from fedsim.speech.voices import Take
 from fedsim.terms import release_terms
 from server.cohort import make_groups

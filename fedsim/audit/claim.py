@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from fedsim.audit.record import Claim
+from fedsim.base.seeds import client_rng
 from fedsim.privacy.audit import any_noise, epsilon_at_least, gaussian_noise
 from fedsim.privacy.bounds import Bounds
 from fedsim.privacy.releases import release
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.corpus import client_rng
 from server.told import told_by
 
 TRIALS = 2_000

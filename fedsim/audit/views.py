@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fedsim.base.seeds import client_rng
 from fedsim.privacy.bounds import Bounds
 from fedsim.privacy.cohort.codes import decode, encode
 from fedsim.privacy.digits import unpack_digits
 from fedsim.privacy.releases import READINGS, Terms, release
 from fedsim.scenario.privacy import COHORT
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.corpus import client_rng
 
 Told = Sequence[bytes]
 """What one client released, one payload a round; of a cohort the mean of its group."""

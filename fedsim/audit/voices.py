@@ -15,16 +15,10 @@ from functools import partial
 
 import numpy as np
 
+from fedsim.base.seeds import client_rng
 from fedsim.quant.sensitivity import sense
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.corpus import (
-    CORPORA,
-    Clients,
-    Utterance,
-    client_rng,
-    open_clients,
-    read_utterance,
-)
+from fedsim.speech.corpus import CORPORA, Clients, Utterance, open_clients, read_utterance
 from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
 from fedsim.speech.voices import Take
 from fedsim.study import load_study_model

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-import fedsim
+from fedsim.base.version import __version__
 from fedsim.cli import audit, listing, plan, report, run, validate, voices
 from fedsim.errors import FedsimError
 
@@ -74,7 +74,7 @@ def _print_help(parser: argparse.ArgumentParser) -> int:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"fedsim {fedsim.__version__}")
+        print(f"fedsim {__version__}")
         parser.exit()
 
 

@@ -61,8 +61,3 @@ def positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 client", "1,000 clients"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from fedsim.cli.options import add_engine, add_scenario, chosen_scenario, count, with_engine
+from fedsim.base.units import count_words, size_words, time_words
+from fedsim.cli.options import add_engine, add_scenario, chosen_scenario, with_engine
 
 _DESCRIPTION = """\
 Say what a scenario will cost before it is run: clients, passes through the model, time, memory and
@@ -44,18 +45,18 @@ def _plan(options: argparse.Namespace) -> int:
         raise FedsimError(f"--scratch {options.scratch}: there is no such folder: make it first")
     print(f"rehearsing {scenario.name} ...", file=sys.stderr, flush=True)
     found = estimate(scenario, options.scratch)
-    runs = f"{count(found.combinations, 'run')} of " if found.combinations > 1 else ""
+    runs = f"{count_words(found.combinations, 'run')} of " if found.combinations > 1 else ""
     lines = {
         "clients": f"{runs}{found.clients:,}",
         "forward passes": f"{found.passes:,} (one clip once through a model)",
-        "time": f"{_time(found.seconds)} with {count(found.workers, 'worker')}",
+        "time": f"{time_words(found.seconds)} with {count_words(found.workers, 'worker')}",
         "memory": _memory(found.driver_bytes, found.worker_bytes, found.workers),
-        "disk": f"{_size(found.disk_bytes)} in the end, and while it runs some "
-        f"{_size(found.bank_bytes)} of packed layers",
+        "disk": f"{size_words(found.disk_bytes)} in the end, and while it runs some "
+        f"{size_words(found.bank_bytes)} of packed layers",
     }
     for name, text in lines.items():
         print(f"{name:16}{text}")
-    print(f"\nrehearsed with {count(found.rehearsed, 'client')}; nothing was kept")
+    print(f"\nrehearsed with {count_words(found.rehearsed, 'client')}; nothing was kept")
     return 0
 
 
@@ -63,19 +64,6 @@ def _memory(driver: int | None, worker: int | None, workers: int) -> str:
     if driver is None:
         return "not told by this system"
     if worker is None:
-        return f"{_size(driver)} in one process"
+        return f"{size_words(driver)} in one process"
     whole = driver + workers * worker
-    return f"{_size(whole)}: the driver {_size(driver)}, each worker {_size(worker)}"
-
-
-def _size(n: int) -> str:
-    megabytes = n / 2**20
-    return f"{megabytes / 1024:,.1f} GB" if megabytes >= 1024 else f"{megabytes:,.1f} MB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{size_words(whole)}: the driver {size_words(driver)}, each worker {size_words(worker)}"

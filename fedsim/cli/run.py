@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from fedsim import progress
+    from fedsim.base import progress
     from fedsim.results.fleettable import print_fleet, print_fleets
     from fedsim.results.folder import new_run_path
     from fedsim.results.table import (

@@ -7,7 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from fedsim.cli.options import add_scenario, chosen_scenario, count
+from fedsim.base.units import MB, count_words
+from fedsim.cli.options import add_scenario, chosen_scenario
 from fedsim.errors import FedsimError
 
 if TYPE_CHECKING:
@@ -70,11 +71,11 @@ def _validate(options: argparse.Namespace) -> int:
     print("  device" if scenario.fleet else "")
     for key in list(clients)[:_SHOWN]:
         tuning, test = len(clients[key].tuning), len(clients[key].test)
-        budget, profile = devices[key].budget_bytes / 2**20, devices.profile(key)
+        budget, profile = devices[key].budget_bytes / MB, devices.profile(key)
         print(f"{key:{width}}  {tuning:12,}  {test:10,}  {budget:9,.1f}", end="")
         print(f"  {profile.device}" if profile else "")
     if len(clients) > _SHOWN:
-        print(f"... and {count(len(clients) - _SHOWN, 'client')} more")
+        print(f"... and {count_words(len(clients) - _SHOWN, 'client')} more")
     for client in clients.values():
         try:
             require_clips(client, scenario.corpus)
@@ -85,7 +86,9 @@ def _validate(options: argparse.Namespace) -> int:
 
         for line in preflight(scenario, clients):
             print(line, flush=True)
-    counts = f"{count(len(clients), 'client')}, {count(len(scenario.methods), 'method')}"
+    counts = (
+        f"{count_words(len(clients), 'client')}, {count_words(len(scenario.methods), 'method')}"
+    )
     print(f"ok: {scenario.name}: {counts}")
     return 0
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsim.cli.options import count, positive
+from fedsim.base.units import count_words
+from fedsim.cli.options import positive
 from fedsim.errors import FedsimError
 
 if TYPE_CHECKING:
@@ -65,12 +66,13 @@ def _voices(options: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    from fedsim import progress
+    from fedsim.base import progress
     from fedsim.speech.voices.export import export_clips
 
     with progress.show(Console(stderr=True)):
         written = export_clips(clients, options.export)
-    print(f"{count(written, 'clip')} of {count(len(clients), 'speaker')} in {options.export}")
+    speakers = count_words(len(clients), "speaker")
+    print(f"{count_words(written, 'clip')} of {speakers} in {options.export}")
     return 0
 
 

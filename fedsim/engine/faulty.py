@@ -14,11 +14,11 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim import messages as m
+from fedsim.base.seeds import client_rng
 from fedsim.engine.flower_internals import NO_REPLY, Run, error_reply, set_message_id
 from fedsim.errors import FedsimError
 from fedsim.fleet.faults import IDLE, UNANSWERED, Fault, drawn_fault
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.corpus import client_rng
 
 Note = Callable[[str, str, int, str, str], None]
 """f(client, stage, attempt, event, detail): write a line about a declared fault."""

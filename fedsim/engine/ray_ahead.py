@@ -6,8 +6,8 @@ model. An app that cannot be imported is told later, by the worker that is asked
 
 import os
 
+from fedsim.base.imports import importing
 from fedsim.engine.worker import load_app
-from fedsim.importing import importing
 
 with importing():
     load_app(os.environ["FEDSIM_CLIENT_APP"])  # set by `ray_cluster.connected`

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import ray
 from flwr.clientapp import ClientApp
 
+from fedsim.base.imports import importing
 from fedsim.engine.nodes import Node
 from fedsim.engine.worker import exchange, load_app
-from fedsim.importing import importing
 
 
 class Worker:

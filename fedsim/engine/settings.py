@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsim.base.imports import importing
 from fedsim.errors import FedsimError
-from fedsim.importing import importing
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from typing import Any
 
 import simpy
 
+from fedsim.base.units import MB
 from fedsim.fleet.egress import Egress
 from fedsim.fleet.timeline import ServerTotals, Timeline
 from fedsim.fleet.windows import windows_of
 from fedsim.fleet.work import ClientWork, ServerClock, StageWork, check_work
 
-MB = 2**20
 _BYTES = 1e6 / 8  # of an Mbit
 _GMAC = 1e9
 _COMPUTING = {"sense": "sense_s", "personalize": "calibrate_s", "evaluate": "evaluate_s"}

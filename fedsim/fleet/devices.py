@@ -152,7 +152,7 @@ def _read(path: Path) -> dict[str, tuple[str, dict[str, Node]]]:
     """Return class -> where it is said, and its keys."""
     from yaml.nodes import MappingNode
 
-    from fedsim.scenario.yamltree import Problem, compose, place
+    from fedsim.base.yamltree import Problem, compose, place
 
     try:
         root = compose(path.read_text(encoding="utf-8-sig"), str(path))
@@ -178,7 +178,7 @@ def _read(path: Path) -> dict[str, tuple[str, dict[str, Node]]]:
 
 
 def _device_class(name: str, where: str, keys: Mapping[str, Node]) -> DeviceClass:
-    from fedsim.scenario.yamltree import place
+    from fedsim.base.yamltree import place
 
     if name == FLEET:
         raise FedsimError(f"{where}: a class cannot be called {FLEET!r}, which tables mean all by")
@@ -206,7 +206,7 @@ def _device_class(name: str, where: str, keys: Mapping[str, Node]) -> DeviceClas
 
 def _value(key: str, node: Node, facts: list[Fact]) -> Any:
     """Return what a key says, and add it to `facts`."""
-    from fedsim.scenario.yamltree import plain
+    from fedsim.base.yamltree import plain
 
     raw = plain(node)
     zero = key in _MAY_BE_ZERO

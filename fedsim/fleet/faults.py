@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedsim.base.seeds import client_rng
 from fedsim.fleet.work import Attempt
-from fedsim.speech.corpus import client_rng
 
 if TYPE_CHECKING:
     from fedsim.scenario.fleet import FaultSettings

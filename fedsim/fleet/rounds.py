@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
+from fedsim.base.units import MB
 from fedsim.errors import FedsimError, nearest
 from fedsim.fleet.clock import ClockRun, run_clock
 from fedsim.fleet.cost import ModelCost, read_cost
@@ -98,7 +99,7 @@ def _works(
         # One that failed before it said who it is stands in the ledger as a node.
         silent = Failure(client, "sense", "it never said who it is", "dropped")
         end = None if client in finished else failures.get(client, silent)
-        mode = choose_mode(cost.peaks, int(profile.memory_mb * 2**20), scenario.fleet.sensing)
+        mode = choose_mode(cost.peaks, int(profile.memory_mb * MB), scenario.fleet.sensing)
         duties = Duties(
             cost,
             profile,

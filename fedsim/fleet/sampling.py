@@ -151,7 +151,7 @@ def sample_profile(
     client's device is the same whoever else takes part. Every draw has a place of its own among
     the random numbers, so a quantity that begins to vary changes no other.
     """
-    from fedsim.speech.corpus import client_rng  # imports torch
+    from fedsim.base.seeds import client_rng  # imports torch
 
     rng = client_rng(seed, client, "device")
     which, shift = rng.random(2).tolist()

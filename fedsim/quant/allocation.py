@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsim.base.units import MB
 from fedsim.errors import BudgetError, FedsimError
 from fedsim.registry import Registry
-
-MB = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ unpacked layers.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from fedsim.base.cache import LRUCache
+from fedsim.base.files import atomic_write
 from fedsim.errors import FedsimError
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
@@ -30,7 +30,6 @@ from fedsim.quant.weights import (
     n_scales,
     quantize_weight,
 )
-from fedsim.recent import Recent
 
 T = TypeVar("T")
 
@@ -51,11 +50,8 @@ class BlobStore:
         if path.exists():
             return name
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".part-")
-            with os.fdopen(handle, "wb") as file:
+            with atomic_write(path, durable=False) as file:  # it goes with the run
                 file.write(data)
-            os.replace(temporary, path)
         except OSError as error:
             raise FedsimError(
                 f"the bank {self.folder} cannot be written: {error.strerror}; choose a folder that "
@@ -183,7 +179,7 @@ class WeightCache:
 
     def __init__(self, store: BlobStore, limit: int = CACHE_BYTES) -> None:
         self.store = store
-        self._recent: Recent[UnpackedLayer] = Recent(limit)
+        self._recent: LRUCache[UnpackedLayer] = LRUCache(limit)
 
     def layer(self, name: str, layer: Layer, bits: int, granularity: str) -> UnpackedLayer:
         """Return `layer` as the blob called `name` has it, packed at `bits` per `granularity`.

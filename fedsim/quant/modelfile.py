@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsim.base.files import atomic_write
 from fedsim.errors import FedsimError, ModelFileError
 from fedsim.quant.activations import Range
 from fedsim.quant.allocation import Sizes
@@ -117,8 +117,7 @@ def model_sizes(
 def write(path: str | os.PathLike[str], layers: Sequence[Layer], model: ModelFile) -> int:
     """Write a model file atomically and return its bytes.
 
-    The bytes go to a temporary file beside `path` that replaces it when complete, so a reader never
-    sees half a file. Raises `FedsimError` when the folder cannot be written.
+    Raises `FedsimError` when the folder cannot be written.
     """
     target = Path(path)
     tensors = _tensors(layers, model)
@@ -128,27 +127,17 @@ def write(path: str | os.PathLike[str], layers: Sequence[Layer], model: ModelFil
     for array in tensors.values():
         digest.update(_raw(array))
     header = _header(tensors, model.manifest, digest.hexdigest(), length)
-    temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-        with os.fdopen(handle, "wb") as file:
+        with atomic_write(target) as file:
             file.write(struct.pack("<Q", len(header)) + header)
             for array in tensors.values():
                 file.write(_raw(array))
-            size = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+            return file.tell()
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise FedsimError(
             f"the model file {target} cannot be written: {error.strerror}; choose a folder that is "
             f"writable and has {length + sum(a.nbytes for a in tensors.values()):,} bytes free"
         ) from error
-    return size
 
 
 def read(path: str | os.PathLike[str], layers: Sequence[Layer]) -> ModelFile:

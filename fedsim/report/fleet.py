@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from fedsim.base.units import MB, time_words
 from fedsim.fleet.timeline import FLEET, OUTCOMES, ClassTimes, summarize
 from fedsim.report.cells import (
     INTERVAL,
@@ -20,10 +21,9 @@ from fedsim.report.cells import (
     table_of,
 )
 from fedsim.report.findings import difference, points
-from fedsim.report.lines import MB, OTHER, Line, lines_of, size_digits
+from fedsim.report.lines import OTHER, Line, lines_of, size_digits
 from fedsim.report.runs import Part
 from fedsim.report.settings import heading
-from fedsim.results.fleettable import time_words
 from fedsim.results.timed import TimedRound
 from fedsim.scenario.fleet import ClockSettings
 from fedsim.scenario.schema import FULL_PRECISION

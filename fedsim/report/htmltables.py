@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fedsim.base.units import MB
 from fedsim.report.cells import (
     INTERVAL,
     Cell,
@@ -18,15 +19,7 @@ from fedsim.report.cells import (
     table_of,
 )
 from fedsim.report.findings import Compared, points
-from fedsim.report.lines import (
-    MB,
-    OWN,
-    Line,
-    measure,
-    size_digits,
-    source_of,
-    span,
-)
+from fedsim.report.lines import OWN, Line, measure, size_digits, source_of, span
 from fedsim.report.runs import Part, Run, differences
 from fedsim.report.settings import RUN, heading, plain_value
 from fedsim.results.endings import FINISHED, IN_PART

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.report.lines import MB, OWN, lines_of, source_of
+from fedsim.base.units import MB
+from fedsim.report.lines import OWN, lines_of, source_of
 from fedsim.report.runs import Part
 from fedsim.report.tables import Table, joined
 from fedsim.results.rows import Row

@@ -10,12 +10,12 @@ from typing import Literal
 
 import numpy as np
 
+from fedsim.base.statistics import ClipCounts, rate
+from fedsim.base.units import MB
 from fedsim.report.runs import Part
 from fedsim.results.rows import Row
-from fedsim.results.statistics import ClipCounts, rate
 from fedsim.scenario.schema import FULL_PRECISION
 
-MB = 2**20
 NOBODY, OWN, OTHER = "-", "own", "other"
 _FIRST = (FULL_PRECISION, "uniform")
 

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from fedsim.base.units import MB
 from fedsim.errors import FedsimError
 from fedsim.promise import read_promise
 from fedsim.report import htmltables
@@ -18,7 +19,7 @@ from fedsim.report.findings import Compared, answers, comparisons, headline
 from fedsim.report.fleet import CLOCK, fleet_section
 from fedsim.report.gallery import Figure, figures_of, fleet_figures
 from fedsim.report.leaks import leaks_table
-from fedsim.report.lines import MB, Line, kinds_of, lines_of, size_digits, span
+from fedsim.report.lines import Line, kinds_of, lines_of, size_digits, span
 from fedsim.report.runs import Part, Run, read_runs
 from fedsim.report.style import save
 from fedsim.report.wrong import wrong_section

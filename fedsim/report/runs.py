@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedsim.base.yamltree import Problem, compose, plain
 from fedsim.errors import FedsimError
 from fedsim.report.settings import BUDGET, RUN, settings_label
 from fedsim.results.endings import endings, sentences
@@ -20,7 +21,6 @@ from fedsim.results.rows import Plan, Row, Sensed
 from fedsim.results.timed import TimedRound, read_round
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
-from fedsim.scenario.yamltree import Problem, compose, plain
 
 INDEX = "matrix.json"
 _MOST_DIFFERENCES = 3  # settings in which runs differ; more do not fit beside every number

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.report.lines import MB, NOBODY, OWN, lines_of, measure, source_of
+from fedsim.base.units import MB
+from fedsim.report.lines import NOBODY, OWN, lines_of, measure, source_of
 from fedsim.report.runs import Part
 from fedsim.report.settings import BUDGET, RUN, settings_label
 from fedsim.results.rows import Row

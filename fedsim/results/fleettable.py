@@ -9,12 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedsim.base.units import MB, size_words, time_words
 from fedsim.fleet.timeline import OUTCOMES, STRAGGLER, ClassTimes, ServerTotals, summarize
 from fedsim.results.table import new_table, plain
 from fedsim.results.timed import TimedRound
 
-_MB = 2**20
-_MINUTE, _HOUR = 60.0, 3600.0
 _LEGEND = (
     "delivered: the model was calibrated before the round closed",
     "ready: how long that took on the virtual clock; p90: of nine in ten delivered",
@@ -73,24 +72,6 @@ def server_line(server: ServerTotals) -> str:
     )
 
 
-def time_words(seconds: float | None) -> str:
-    """Return a time in the unit that suits it: `0.25 s`, `12.5 s`, `3.0 min`, `21.9 h`."""
-    if seconds is None:
-        return "-"
-    if seconds < 0.95:
-        return f"{seconds:.2g} s"
-    for unit, name in ((1.0, "s"), (_MINUTE, "min")):
-        if round(seconds / unit, 1) < 60:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds / _HOUR:,.1f} h"
-
-
-def size_words(n_bytes: int) -> str:
-    """Return a number of bytes in MB, with a decimal where it is a few."""
-    megabytes = n_bytes / _MB
-    return f"{megabytes:,.0f} MB" if megabytes >= 100 else f"{megabytes:.1f} MB"
-
-
 def _table(keys: Iterable[str]) -> Table:
     table = new_table()
     for key in keys:
@@ -106,6 +87,6 @@ def _cells(line: ClassTimes) -> tuple[str, ...]:
         f"{line.delivered:,}",
         time_words(line.ready_median_s),
         time_words(line.ready_p90_s),
-        f"{line.down_bytes / _MB:,.0f}",
+        f"{line.down_bytes / MB:,.0f}",
         f"{line.joules:,.0f}",
     )

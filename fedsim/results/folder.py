@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import fedsim
+from fedsim.base.files import atomic_write
+from fedsim.base.version import __version__
 from fedsim.errors import FedsimError
 from fedsim.results.rows import Row, to_arrow
 from fedsim.scenario.schema import Scenario
@@ -224,13 +224,9 @@ def write_results(folder: RunFolder, rows: Sequence[Row], scenario: Scenario) ->
         "fedsim.scenario": scenario.name,
         "fedsim.scenario_json": scenario.model_dump_json(exclude={"engine"}),
     }
-    partial = folder.results.with_suffix(".partial")
     try:
-        with partial.open("wb") as file:
+        with atomic_write(folder.results) as file:
             pq.write_table(to_arrow(rows, metadata), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder.results)
     except OSError as error:
         raise _unwritable(error, folder.results) from error
 
@@ -247,7 +243,7 @@ def read_results(path: Path) -> list[Row]:
 def versions() -> dict[str, str]:
     """Return the versions of Python, the platform and the packages that results may depend on."""
     found = {
-        "fedsim": fedsim.__version__,
+        "fedsim": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
     }

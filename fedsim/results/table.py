@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedsim.base.units import MB
 from fedsim.results.endings import endings, sentences
 from fedsim.results.ledger import Failure
 from fedsim.results.rows import Row
 
-_MB = 2**20
 _MOST_CLIENTS = 12
 _MOST_FAILURES = 5
 
@@ -144,7 +144,7 @@ def _cells(
     return (
         Text(method),
         source,
-        _span([row.file_bytes / _MB for row in rows], digits=1),
+        _span([row.file_bytes / MB for row in rows], digits=1),
         _span([row.mean_bits for row in rows], digits=2),
         *(rate(rows) for _, rate in _rates(every)),
         str(done) if done == clients else f"{done} of {clients}",
@@ -219,7 +219,7 @@ def _by_client(
         words = [*method.split("/"), *([] if source == "-" else [source])]
         table.add_column(Text("\n".join(words)), justify="right", no_wrap=True)
     for client in sorted(budgets):
-        budget = f"{budgets[client] / _MB:.1f}"
+        budget = f"{budgets[client] / MB:.1f}"
         table.add_row(Text(client), budget, *(cells[line, client] for line in lines))
     return table
 
@@ -231,7 +231,7 @@ def _by_method(
     table.add_column("method", no_wrap=True)
     table.add_column("tuned on", no_wrap=True)
     for client in sorted(budgets):
-        heading = f"{client}\n{budgets[client] / _MB:.1f} MB"
+        heading = f"{client}\n{budgets[client] / MB:.1f} MB"
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for line in lines:
         method, source = line

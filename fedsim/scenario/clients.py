@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsim.base.units import MB
 from fedsim.errors import FedsimError, nearest
 
 if TYPE_CHECKING:
     from fedsim.fleet.devices import DeviceProfile
     from fedsim.scenario.schema import Scenario
-
-_MB = 2**20
 
 
 def wrong_sources(
@@ -90,7 +89,7 @@ class Devices(Mapping[str, Limits]):
         profile = self.profile(key)
         if profile is None:
             assert budget is not None
-            return Limits(int(budget * _MB), legal)
+            return Limits(int(budget * MB), legal)
         depths = tuple(b for b in legal if b in profile.bit_depths)
         if not depths:
             raise FedsimError(
@@ -98,7 +97,7 @@ class Devices(Mapping[str, Limits]):
                 f"and clients.bit_depths allows {_listed(legal)}: allow one that it executes"
             )
         megabytes = profile.budget_mb if budget is None else budget
-        return Limits(int(megabytes * _MB), depths, int(profile.memory_mb * _MB))
+        return Limits(int(megabytes * MB), depths, int(profile.memory_mb * MB))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._budgets)

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from fedsim.base.yamltree import Problem, Spot, find, plain, problem
 from fedsim.errors import nearest
 from fedsim.scenario.schema import Scenario
-from fedsim.scenario.yamltree import Problem, Spot, find, plain, problem
 
 BUDGET_SHAPES = ("one", "dealt round", "by client", "several", "by language")
 _ALLOWED = {

@@ -9,15 +9,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from fedsim.errors import FedsimError, nearest
-from fedsim.paths import resolve
-from fedsim.registry import Registry
-from fedsim.scenario.explain import explain
-from fedsim.scenario.fleet import ClockSettings
-from fedsim.scenario.matrix import expand
-from fedsim.scenario.privacy import COHORT
-from fedsim.scenario.schema import FULL_PRECISION, Scenario
-from fedsim.scenario.yamltree import (
+from fedsim.base.paths import resolve
+from fedsim.base.yamltree import (
     OVERRIDE,
     Problem,
     compose,
@@ -28,6 +21,13 @@ from fedsim.scenario.yamltree import (
     problem,
     replace,
 )
+from fedsim.errors import FedsimError, nearest
+from fedsim.registry import Registry
+from fedsim.scenario.explain import explain
+from fedsim.scenario.fleet import ClockSettings
+from fedsim.scenario.matrix import expand
+from fedsim.scenario.privacy import COHORT
+from fedsim.scenario.schema import FULL_PRECISION, Scenario
 
 _REGISTRIES = {
     ("corpus", "kind"): "fedsim.speech.corpus:CORPORA",
@@ -59,7 +59,7 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
 
     An override's key is dotted, list items by index (`methods.0.calibration`); its value is YAML.
     Paths in `model`, `corpus` and `fleet` come out absolute, see
-    `fedsim.paths.resolve`.
+    `fedsim.base.paths.resolve`.
 
     Raises:
         FedsimError: one line for each mistake: `file:line: `, the key, the value, what is allowed.

@@ -7,7 +7,6 @@ it. A tuning clip has no text that could be read: its `Utterance` is stripped of
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsim.base.seeds import client_rng
 from fedsim.errors import AudioError, FedsimError, nearest
 from fedsim.registry import Registry
 from fedsim.speech.audio import clip_seconds, read_clip
@@ -206,15 +206,6 @@ def _split(corpus: CorpusSettings, key: str, utterances: list[Utterance], seed: 
         tuple(utterances[i] for i in test),
         spoken.pop() if len(spoken) == 1 else None,
     )
-
-
-def client_rng(seed: int, client: str, purpose: str) -> np.random.Generator:
-    """Return the generator for one purpose of one client: the same on any machine and engine."""
-    words = [
-        int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-        for text in (client, purpose)
-    ]
-    return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 
 
 def require_clips(client: ClientData, corpus: CorpusSettings) -> None:

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
+from fedsim.base.units import MB
 from fedsim.errors import FedsimError
 from fedsim.fleet.cost import ModelCost, read_cost
 from fedsim.fleet.rounds import time_round, timed_model
 from fedsim.fleet.timeline import from_arrow
 from fedsim.matrix import run_matrix
-from fedsim.quant.allocation import MB
 from fedsim.quant.calibration import search_macs
 from fedsim.quant.layers import Layer
 from fedsim.results.folder import create_run, read_results

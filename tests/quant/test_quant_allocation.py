@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quant_toys import thorough
 
+from fedsim.base.units import MB
 from fedsim.errors import BudgetError, FedsimError
-from fedsim.quant.allocation import ALLOCATORS, MB, Sizes, allocate, mean_bits, smallest
+from fedsim.quant.allocation import ALLOCATORS, Sizes, allocate, mean_bits, smallest
 from fedsim.quant.packing import packed_bytes
 
 DEPTHS = st.sampled_from([(4, 8), (8,), (2, 4, 8), (3, 5, 6, 16), tuple(range(2, 17))])

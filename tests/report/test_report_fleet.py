@@ -9,12 +9,12 @@ import pytest
 from report_toys import model, scenario, words_study, write_matrix, write_run
 from round_toys import MB, SERVER, timed, timeline
 
+from fedsim.base.statistics import ClipCounts, compare
 from fedsim.report import clocktables, figures
 from fedsim.report.fleet import fleet_section
 from fedsim.report.gallery import fleet_figures
 from fedsim.report.page import write_report
 from fedsim.report.runs import read_runs
-from fedsim.results.statistics import ClipCounts, compare
 from fedsim.results.timed import write_round
 
 LINES = [

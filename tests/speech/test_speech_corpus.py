@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import toys
 
+from fedsim.base.seeds import client_rng
 from fedsim.errors import AudioError, FedsimError
 from fedsim.scenario.schema import ClientSettings, CorpusSettings
 from fedsim.speech.corpus import (
@@ -22,7 +23,6 @@ from fedsim.speech.corpus import (
     Clients,
     Utterance,
     _read_folder,
-    client_rng,
     open_clients,
     read_utterance,
     require_clips,

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.base.statistics import Interval
 from fedsim.errors import FedsimError
 from fedsim.privacy.attacks.resampling import (
     CROSS_VALIDATED,
@@ -27,7 +28,6 @@ from fedsim.privacy.attacks.resampling import (
 )
 from fedsim.privacy.attacks.result import Finding
 from fedsim.privacy.attacks.vectors import carries_nothing, checked_vectors, random_state
-from fedsim.results.statistics import Interval
 
 FOLDS = 5
 _INNER_FOLDS = 3

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.base.statistics import Interval
 from fedsim.errors import FedsimError
 from fedsim.privacy.attacks.covariance import shrunken_covariance
 from fedsim.privacy.attacks.resampling import (
@@ -32,7 +33,6 @@ from fedsim.privacy.attacks.resampling import (
 )
 from fedsim.privacy.attacks.result import EER, Finding
 from fedsim.privacy.attacks.vectors import carries_nothing, checked_vectors, random_state
-from fedsim.results.statistics import Interval
 
 FOLDS = 2
 """Halves: a probe is compared with the speakers of its own half, so more folds would make it easier

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedsim.results.statistics import Interval, widened
+from fedsim.base.statistics import Interval, widened
 
 RESAMPLES = 1_000
 CROSS_VALIDATED = 2**0.5

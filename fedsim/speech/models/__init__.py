@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedsim.base.imports import importing
+from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.errors import FedsimError, nearest
-from fedsim.importing import importing
-from fedsim.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.quant.layers import find_layers, plain_weights
 from fedsim.quant.linear import use_onednn
 from fedsim.speech.models.base import SpeechModel

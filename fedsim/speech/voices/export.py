@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim import progress
+from fedsim.base import progress
 from fedsim.errors import FedsimError
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.corpus import GROUPS, Clients, read_utterance

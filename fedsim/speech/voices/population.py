@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedsim.base.seeds import client_rng
 from fedsim.errors import FedsimError
-from fedsim.speech.corpus import ClientData, Clients, Utterance, client_rng
+from fedsim.speech.corpus import ClientData, Clients, Utterance
 from fedsim.speech.voices import Take
 from fedsim.speech.voices.sentences import (
     WORD_SECONDS,

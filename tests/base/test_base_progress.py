@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from fedsim import progress
-from fedsim.progress import Progress
+from fedsim.base import progress
+from fedsim.base.progress import Progress
 
 
 class Clock:

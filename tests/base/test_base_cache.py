@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from fedsim.recent import Recent
+from fedsim.base.cache import LRUCache
 
 BYTES = 120
 
@@ -16,7 +16,7 @@ BYTES = 120
 @pytest.mark.parametrize("limit", [0, 100, 120, 121, 240, 600, 10_000])
 def test_it_holds_what_was_used_last_and_never_more_than_its_limits_or_one(limit, most):
     """Against a list that is searched and cut from its end."""
-    recent: Recent[np.ndarray] = Recent(limit, most)
+    recent: LRUCache[np.ndarray] = LRUCache(limit, most)
     model: OrderedDict[int, None] = OrderedDict()
     alive: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
     for key in [*range(8), *range(7, -1, -1), *range(0, 8, 2), 0, 0, 3]:
@@ -39,7 +39,7 @@ def test_it_holds_what_was_used_last_and_never_more_than_its_limits_or_one(limit
 
 
 def test_what_cannot_be_made_is_not_kept():
-    recent: Recent[np.ndarray] = Recent(1000)
+    recent: LRUCache[np.ndarray] = LRUCache(1000)
     with pytest.raises(ZeroDivisionError):
         recent.get("a", lambda: np.zeros(1 // 0))
     assert recent.get("a", lambda: np.ones(3)).tolist() == [1, 1, 1]

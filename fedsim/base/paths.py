@@ -10,7 +10,7 @@ from fedsim.errors import FedsimError, nearest
 
 CACHE_PREFIX = "cache:"
 BUNDLED_PREFIX = "bundled:"
-_BUNDLED = Path(__file__).with_name("bundled")
+_BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
 def cache_dir() -> Path:

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fedsim.errors import FedsimError
-from fedsim.results import statistics as module
-from fedsim.results.statistics import (
+from fedsim.base import statistics as module
+from fedsim.base.statistics import (
     ClipCounts,
     Comparison,
     Interval,
@@ -18,6 +17,7 @@ from fedsim.results.statistics import (
     rank_correlation,
     rate,
 )
+from fedsim.errors import FedsimError
 
 TRUE_RATE = 0.2
 FEW = 400

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.base.paths import cache_dir, is_path, resolve
 from fedsim.errors import FedsimError
-from fedsim.paths import cache_dir, is_path, resolve
 
 
 def test_cache(monkeypatch, tmp_path):
