@@ -23,10 +23,11 @@ from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer, needs
 from fedsim.quant.observe import observe
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight, quantize_weight
-from fedsim.report.runs import read_runs
 from fedsim.results.folder import RunFolder
+from fedsim.results.runs import read_runs
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.corpus import open_clients, read_utterance
+from fedsim.speech.clips import read_utterance
+from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import (
     SpeechModel,
     own_tokens,
@@ -34,7 +35,7 @@ from fedsim.speech.models.base import (
     transcribe_clips,
     tuning_batches,
 )
-from fedsim.study import load_study_model
+from fedsim.study.model import load_study_model
 
 MOST_CLIENTS = 8
 BITS = 5  # of the weights while a range is searched for; the time hardly depends on it

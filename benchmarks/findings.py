@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from fedsim.report.findings import answers, comparisons, headline, points
-from fedsim.report.lines import lines_of, span
-from fedsim.report.runs import heading, plain_value, read_runs
+from fedsim.results.lines import lines_of, span
+from fedsim.results.runs import heading, plain_value, read_runs
 
 
 def main() -> None:

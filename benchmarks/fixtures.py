@@ -9,8 +9,10 @@ import torch
 
 from fedsim.base.paths import cache_dir
 from fedsim.errors import FedsimError
-from fedsim.scenario.schema import ClientSettings, CorpusSettings
-from fedsim.speech.corpus import open_clients, read_utterance
+from fedsim.scenario.corpus import CorpusSettings
+from fedsim.scenario.schema import ClientSettings
+from fedsim.speech.clips import read_utterance
+from fedsim.speech.corpus import open_clients
 from fedsim.speech.models import load_model, wrap_model
 from fedsim.speech.models.base import SpeechModel
 

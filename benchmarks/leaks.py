@@ -14,8 +14,8 @@ from pathlib import Path
 from fedsim.audit.record import FILE, Audited, read_audit
 from fedsim.base.statistics import Comparison
 from fedsim.report.findings import difference
-from fedsim.report.lines import Line, lines_of
-from fedsim.report.runs import Part, read_runs
+from fedsim.results.lines import Line, lines_of
+from fedsim.results.runs import Part, read_runs
 
 FIGURES = (
     ("gender", "AUC"),

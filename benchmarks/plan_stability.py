@@ -24,7 +24,7 @@ from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import Manifest
 from fedsim.quant.stability import resampled_sensitivity
 from fedsim.quant.switch import switch_of
-from fedsim.scenario.schema import TOPICS
+from fedsim.scenario.corpus import TOPICS
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, tuning_batches
 from fedsim.speech.voices import Take, render

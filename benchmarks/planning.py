@@ -14,15 +14,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+from fedsim_server.planner import Planner
 
-from fedsim import messages as m
+from fedsim.protocol import codec
+from fedsim.protocol import messages as m
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.switch import switch_of
 from fedsim.scenario.schema import Scenario
-from fedsim.study import load_study_model, model_manifest
-from server.plan import Planner
+from fedsim.study.model import load_study_model, model_manifest
 
 LOOPED = 200
 
@@ -52,7 +53,7 @@ def main() -> None:
     values = np.exp(rng.normal(size=(clients, len(model.layers))))
     budgets = rng.uniform(1.0 * 2**20, 4.0 * 2**20, clients).astype(int)
     records = [
-        m.to_record(m.Summary(f"c{i:05d}", int(b), depths, 4, tuple(v.tolist())))
+        codec.to_record(m.Summary(f"c{i:05d}", int(b), depths, 4, tuple(v.tolist())))
         for i, (b, v) in enumerate(zip(budgets, values, strict=True))
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +65,7 @@ def main() -> None:
             bank.manifest((bits,) * len(model.layers))
         began = time.perf_counter()
         for record in records:
-            planner.own(m.from_record(m.Summary, record, "a client"))
+            planner.own(codec.from_record(m.Summary, record, "a client"))
         took = time.perf_counter() - began
     began = time.perf_counter()
     for i in range(LOOPED):

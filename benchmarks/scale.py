@@ -124,9 +124,10 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
     from fedsim.quant.switch import switch_of
     from fedsim.quant.weights import dequantize_weight, quantize_weight
     from fedsim.scenario import load_scenario
-    from fedsim.speech.corpus import open_clients, read_utterance
+    from fedsim.speech.clips import read_utterance
+    from fedsim.speech.corpus import open_clients
     from fedsim.speech.models.base import transcribe_clips, tuning_batches
-    from fedsim.study import load_study_model
+    from fedsim.study.model import load_study_model
 
     torch.set_num_threads(1)
     scenario = load_scenario(study)
@@ -301,7 +302,7 @@ def _seconds(*arguments: str) -> float:
 
 def plan(*names: str) -> None:
     """Compare an estimate with the run that follows."""
-    from fedsim.estimate import estimate
+    from fedsim.run.estimate import estimate
     from fedsim.scenario import find_scenario, load_scenario
 
     for name in names or ("quickstart", "fleet_1000"):

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from fedsim.scenario.schema import TOPICS
+from fedsim.scenario.corpus import TOPICS
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.voices import Take, render
 from fedsim.speech.voices.sentences import draw_sentences

@@ -20,25 +20,22 @@ from fedsim.errors import FedsimError, ModelFileError
 from fedsim.quant import modelfile
 from fedsim.quant.activations import MAX_ACTIVATION_BITS, MIN_ACTIVATION_BITS, Range
 from fedsim.quant.allocation import ALLOCATORS, allocate, mean_bits
-from fedsim.quant.calibration import CALIBRATORS, NO_USER_DATA, calibrate_layer, needs
+from fedsim.quant.calibration import calibrate_layer
+from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import KINDS
 from fedsim.quant.measures import MEASURES
-from fedsim.quant.modelfile import Manifest, ModelFile
-from fedsim.quant.observe import observe
+from fedsim.quant.modelfile import ModelFile
+from fedsim.quant.packable import packable
 from fedsim.quant.packing import MAX_BITS, MIN_BITS
+from fedsim.quant.profile import profile_of
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import Switch, switch_of
-from fedsim.quant.weights import GRANULARITIES, PackedWeight, dequantize_weight, quantize_weight
+from fedsim.quant.weights import GRANULARITIES, dequantize_weight, quantize_weight
 from fedsim.speech.audio import check_clip
 from fedsim.speech.models import load_model
-from fedsim.speech.models.base import (
-    SpeechModel,
-    own_tokens,
-    public_clips,
-    transcribe_clips,
-    tuning_batches,
-)
+from fedsim.speech.models.base import SpeechModel, public_clips, transcribe_clips
+from fedsim.speech.tuning import tuning_pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,51 +163,49 @@ def personalize(
         raise FedsimError("window_s and keep are for load_model, where the model is a loaded one")
     else:
         speech, window_s, keep = model, getattr(model, "window", None), _kept(model)
-    stored = modelfile.store_leftovers(switch_of(speech).full_leftovers())
-    settings = {"window_s": window_s, "keep": list(keep), "language": language}
-    name = speech.id
-    blank = Manifest(
-        name, modelfile.fingerprint(speech.layers), weights, activation_bits, (), settings
+    settings = {"window_s": window_s, "keep": list(keep)}
+    ready = packable(
+        speech,
+        speech.id,
+        granularity=weights,
+        activation_bits=activation_bits,
+        depths=depths,
+        settings=settings,
     )
-    sizes = modelfile.model_sizes(speech.layers, stored, blank, depths)
-    tokens = own_tokens(speech, checked, language)
-    batches = tuning_batches(speech, checked, tokens, language)
-    values = sense(speech, batches, sensitivity)
+    tuning = tuning_pass(speech, checked, language)
+    values, seen = tuning.sense(lambda m, batches: sense(m, batches, sensitivity), [calibration])
     bits = allocate(
         allocation,
-        values,
-        sizes,
+        profile_of(values, sensitivity),
+        ready.sizes,
         int(budget_mb * MB),
         order=order,
         rng=np.random.default_rng(seed),
     )
-    packed = _quantize(speech, bits, weights)
-    dequantized = {
-        layer.name: dequantize_weight(p) for layer, p in zip(speech.layers, packed, strict=True)
-    }
-    if calibration in NO_USER_DATA:
-        checked = public_clips()
-        tokens = own_tokens(speech, checked, language)
-    batches = tuning_batches(speech, checked, tokens, language)
-    seen = observe(speech, batches, **needs([calibration]))
-    owners = dict(speech.module.named_modules())
+    if not CALIBRATORS[calibration].user_data:
+        seen = tuning_pass(speech, public_clips(), language).observe([calibration])
+    elif seen is None:
+        seen = tuning.observe([calibration])
+    full = ready.switch.full_weights()
+    layers = speech.layers
+    packed = tuple(
+        quantize_weight(full[layer.name], depth, weights)
+        for layer, depth in zip(layers, bits, strict=True)
+    )
     with torch.inference_mode():
         ranges = tuple(
             calibrate_layer(
                 calibration,
                 layer,
-                owners[layer.name],
-                seen[layer.name],
-                dequantized[layer.name],
+                ready.modules[layer.name],
+                seen.get(layer.name),
+                dequantize_weight(weight),
                 activation_bits,
             )
-            if layer.name in seen
-            else None
-            for layer in speech.layers
+            for layer, weight in zip(layers, packed, strict=True)
         )
-    manifest = Manifest(name, blank.fingerprint, weights, activation_bits, bits, settings)
-    file = ModelFile(manifest, packed, ranges, stored)
-    return PersonalizedModel(speech, file, sizes.total(bits), language)
+    file = ModelFile(ready.manifest(bits, language), packed, ranges, ready.stored)
+    return PersonalizedModel(speech, file, ready.sizes.total(bits), language)
 
 
 def load_personalized(
@@ -280,11 +275,3 @@ def _kept(model: SpeechModel) -> list[str]:
     taken = {name for layer in model.layers for name in (layer.name, *layer.aliases)}
     modules = model.module.named_modules()
     return [n for n, module in modules if isinstance(module, tuple(KINDS)) and n not in taken]
-
-
-def _quantize(model: SpeechModel, bits: Sequence[int], weights: str) -> tuple[PackedWeight, ...]:
-    full = switch_of(model).full_weights()
-    return tuple(
-        quantize_weight(full[layer.name], b, weights)
-        for layer, b in zip(model.layers, bits, strict=True)
-    )

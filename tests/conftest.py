@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from fedsim.run import RunResult
+    from fedsim.run.single import RunResult
     from fedsim.scenario import Scenario
     from fedsim.speech.models.base import SpeechModel
 
@@ -60,7 +60,7 @@ def study(tmp_path_factory, model_folder, speech) -> Study:
     """
     import toys
 
-    from fedsim.run import run_scenario
+    from fedsim.run.single import run_scenario
     from fedsim.scenario import load_scenario
     from fedsim.speech.models.base import transcribe_clips
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fedsim.scenario.cells import Cell
 from fedsim.scenario.schema import Scenario
-from server.cells import Cell
 
 DEPTHS = (2, 4, 8)
 

@@ -6,8 +6,8 @@ import pytest
 import toys
 from flwr.app import Context, RecordDict
 
-from fedsim.assignment import Assignment, is_complete, read_assignment
 from fedsim.errors import FedsimError
+from fedsim.protocol.run_config import RunConfig, is_complete, read_run_config
 from fedsim.scenario import load_scenario
 from fedsim.scenario.schema import scenario_from_json
 
@@ -30,10 +30,10 @@ def file(tmp_path, monkeypatch):
 
 
 def test_what_fedsim_run_says(tmp_path):
-    said = Assignment('{"name": "toy"}', tmp_path / "run")
-    config = said.to_run_config()
+    said = RunConfig('{"name": "toy"}', tmp_path / "run")
+    config = said.to_flower()
     assert is_complete(config)
-    assert read_assignment(context(**config)) == said
+    assert read_run_config(context(**config)) == said
     assert said.bank_dir == tmp_path / "run" / "bank"
 
 
@@ -41,22 +41,22 @@ def test_what_fedsim_run_says(tmp_path):
 def test_what_flwr_run_says(file, tmp_path, name):
     config = {"scenario": name.format(tmp_path=tmp_path), "out": ""}
     assert not is_complete(config)
-    found = read_assignment(context(**config))
+    found = read_run_config(context(**config))
     assert scenario_from_json(found.scenario) == load_scenario(file)
     assert found.run_dir == tmp_path / "runs" / "toy" / "flower-77"
-    assert read_assignment(context(**config | {"out": "a/b"})).run_dir == tmp_path / "a" / "b"
-    assert read_assignment(context(**config | {"out": "/a/b"})).run_dir.as_posix() == "/a/b"
+    assert read_run_config(context(**config | {"out": "a/b"})).run_dir == tmp_path / "a" / "b"
+    assert read_run_config(context(**config | {"out": "/a/b"})).run_dir.as_posix() == "/a/b"
 
 
 def test_our_own_scenarios_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = read_assignment(context(scenario="quickstart", out="here"))
+    found = read_run_config(context(scenario="quickstart", out="here"))
     assert scenario_from_json(found.scenario).name == "quickstart"
 
 
 def test_mistakes(file):
     with pytest.raises(FedsimError, match="there is no scenario 'quickstrt': did you mean"):
-        read_assignment(context(scenario="quickstrt"))
+        read_run_config(context(scenario="quickstrt"))
     toys.write_scenario(file, **SECTIONS, matrix={"clients.budget_mb": [2, 3]})
     with pytest.raises(FedsimError, match=r"'\./my.yaml' has a matrix.*: use fedsim run"):
-        read_assignment(context(scenario="./my.yaml"))
+        read_run_config(context(scenario="./my.yaml"))

@@ -17,7 +17,8 @@ from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.fleet.devices import load_catalogue
 from fedsim.results.folder import create_run
-from fedsim.results.ledger import Failure, Ledger
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Failure
 from fedsim.results.rows import Row
 from fedsim.scenario.fleet import ClockSettings, FaultSettings
 
@@ -60,7 +61,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Replace `fedsim.run`; return the scenarios that were run, and a dict of what to do."""
+    """Replace `fedsim.run.single`; return the scenarios that were run, and a dict of what to do."""
     seen, wanted = [], {"rows": [ROW], "failures": [], "raises": None}
 
     def run_scenario(scenario, out):
@@ -73,9 +74,9 @@ def runs(monkeypatch):
             raise wanted["raises"]
         return Result(made, wanted["rows"], wanted["failures"])
 
-    module = types.ModuleType("fedsim.run")
+    module = types.ModuleType("fedsim.run.single")
     module.run_scenario = run_scenario
-    monkeypatch.setitem(sys.modules, "fedsim.run", module)
+    monkeypatch.setitem(sys.modules, "fedsim.run.single", module)
     return seen, wanted
 
 
@@ -149,9 +150,9 @@ def test_ctrl_c_before_anything_was_written(monkeypatch, capsys, folder):
     def interrupted(scenario, out):
         raise KeyboardInterrupt
 
-    module = types.ModuleType("fedsim.run")
+    module = types.ModuleType("fedsim.run.single")
     module.run_scenario = interrupted
-    monkeypatch.setitem(sys.modules, "fedsim.run", module)
+    monkeypatch.setitem(sys.modules, "fedsim.run.single", module)
     assert main(["run", "small.yaml"]) == 130
     assert capsys.readouterr().err == "interrupted: nothing is kept\n"
     assert list((folder / "runs" / "small").iterdir()) == []
@@ -302,7 +303,8 @@ def test_voices_exports_what_a_scenario_tests(capsys, folder):
     import numpy as np
 
     from fedsim.scenario import load_scenario
-    from fedsim.speech.corpus import open_clients, read_utterance
+    from fedsim.speech.clips import read_utterance
+    from fedsim.speech.corpus import open_clients
 
     words = "--speakers 2 --first 16 --clips 3 --seed 4 --export made"
     assert main(["voices", *words.split()]) == 0

@@ -4,15 +4,16 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from fedsim_clients.device import Device
+from fedsim_clients.guard import check_asked
+from fedsim_clients.runtime import open_workbench
 
-from clients.asked import check_asked
-from clients.device import Device
-from clients.workbench import open_workbench
-from fedsim import messages as m
-from fedsim.assignment import Assignment
 from fedsim.errors import FedsimError
-from fedsim.limits import check_size, most_bytes, most_models
-from fedsim.privacy.cohort import wire
+from fedsim.privacy.secure_aggregation import wire
+from fedsim.protocol import codec
+from fedsim.protocol import messages as m
+from fedsim.protocol.limits import check_size, max_message_bytes, max_models
+from fedsim.protocol.run_config import RunConfig
 from fedsim.scenario import Scenario
 
 
@@ -74,14 +75,14 @@ def test_a_device_that_knows_itself_alone_takes_models_of_many_others():
     candidate = m.Candidate(
         "myqasr/minmax", "minmax", "c", (4,) * layers, bytes(32 * layers), (0.1,) * 2 * layers
     )
-    record = m.to_record(m.Evaluation(True, (candidate,) * 100))
+    record = codec.to_record(m.Evaluation(True, (candidate,) * 100))
     check_size(
         m.Evaluation,
         record,
-        most_bytes(m.Evaluation, layers, models=most_models(scenario(**methods))),
+        max_message_bytes(m.Evaluation, layers, models=max_models(scenario(**methods))),
         "the server",
     )
-    most = most_bytes(m.Evaluation, layers, models=most_models(own))
+    most = max_message_bytes(m.Evaluation, layers, models=max_models(own))
     with pytest.raises(FedsimError, match="refused unread"):
         check_size(m.Evaluation, record, most, "the server")
 
@@ -89,12 +90,12 @@ def test_a_device_that_knows_itself_alone_takes_models_of_many_others():
 def test_every_message_of_the_server_is_looked_at(study, tmp_path):
     """A device reads none without the check, and a sound one as it is."""
     open_workbench.cache_clear()
-    bench = open_workbench(Assignment(study.scenario.model_dump_json(), tmp_path / "run"))
+    bench = open_workbench(RunConfig(study.scenario.model_dump_json(), tmp_path / "run"))
     device = Device(bench, bench.clients["ann"])
     for message in (replace(PLAIN, round=2), m.Evaluation(True, (), clip_counts=True)):
-        sent = SimpleNamespace(content=m.to_record(message))
+        sent = SimpleNamespace(content=codec.to_record(message))
         with pytest.raises(FedsimError, match="client 'ann' refuses"):
             device.read(type(message), sent)
-    sent = SimpleNamespace(content=m.to_record(PLAIN))
+    sent = SimpleNamespace(content=codec.to_record(PLAIN))
     assert device.read(m.SenseRequest, sent) == PLAIN
     open_workbench.cache_clear()

@@ -9,29 +9,29 @@ import numpy as np
 import pytest
 import torch
 import toys
+from fedsim_clients import app as client_app
+from fedsim_clients.device import Device, model_name
+from fedsim_clients.identity import client_key, device_of
+from fedsim_clients.runtime import CLIP_BYTES, REMEMBERED, open_workbench
+from fedsim_server.planner import Planner
 from flwr.app import Context, Message, RecordDict
 from scipy.stats import spearmanr
 
-from clients import app as client_app
-from clients import workbench
-from clients.device import Device, model_name
-from clients.node import client_key, device_of
-from clients.workbench import CLIP_BYTES, REMEMBERED, open_workbench
 from fedsim import load_personalized
-from fedsim import messages as m
-from fedsim.assignment import Assignment
 from fedsim.base.cache import LRUCache
 from fedsim.engine.flower_internals import new_context, server_identity, set_message_id
 from fedsim.engine.nodes import nodes_of
 from fedsim.engine.worker import load_app
 from fedsim.errors import FedsimError
+from fedsim.protocol import messages as m
+from fedsim.protocol.run_config import RunConfig
 from fedsim.quant import modelfile
 from fedsim.quant.bank import LayerBank, WeightCache
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
-from fedsim.run import CLIENT_APP
+from fedsim.run.single import CLIENT_APP
 from fedsim.scenario import MethodSettings, load_scenario
-from fedsim.speech.corpus import read_utterance
+from fedsim.speech.clips import read_utterance
 from fedsim.speech.models.base import (
     own_tokens,
     public_clips,
@@ -39,7 +39,6 @@ from fedsim.speech.models.base import (
     tuning_batches,
 )
 from fedsim.speech.scoring import count_errors, interval
-from server.plan import Planner
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def scenario(study):
 def bench(scenario, tmp_path):
     """A workbench of its own, with an empty bank and run folder."""
     open_workbench.cache_clear()
-    yield open_workbench(Assignment(scenario.model_dump_json(), tmp_path / "run"))
+    yield open_workbench(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
     open_workbench.cache_clear()
 
 
@@ -93,7 +92,7 @@ def whisper(study, tmp_path, model_folder):
     overrides = [f"model.id={model_folder('whisper')}", "clients.budget_mb=0.2"]
     scenario = load_scenario(study.file, overrides)
     open_workbench.cache_clear()
-    yield open_workbench(Assignment(scenario.model_dump_json(), tmp_path / "run"))
+    yield open_workbench(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
     open_workbench.cache_clear()
 
 
@@ -138,7 +137,7 @@ def test_pseudo_labels_come_from_the_mode(mode, whisper, monkeypatch):
         heard.append(model.module.get_submodule(name).weight.numel() > 0)
         return own_tokens(model, clips, language)
 
-    monkeypatch.setattr("clients.hearing.own_tokens", note)
+    monkeypatch.setattr("fedsim_clients.audio.own_tokens", note)
     for chosen in ("full", mode, "full", mode):
         Device(whisper, whisper.clients["ann"], chosen).sense(m.SenseRequest("median"))
     assert heard == [True, False]
@@ -190,7 +189,7 @@ def test_a_profile_alone_reads_no_audio(device, monkeypatch):
     def read(*_, **__):
         raise AssertionError("audio was read")
 
-    monkeypatch.setattr("clients.hearing.read_utterance", read)
+    monkeypatch.setattr("fedsim_clients.audio.read_utterance", read)
     assert device.sense(m.SenseRequest("")).sensitivity == ()
     with pytest.raises(AssertionError, match="audio was read"):
         device.sense(m.SenseRequest("median"))
@@ -200,7 +199,7 @@ def test_test_clips_are_read_for_testing_only(device, candidates, monkeypatch):
     """Nor is a label: those of tuning clips are gone, those of test clips are for counting."""
     read = []
     monkeypatch.setattr(
-        "clients.hearing.read_utterance",
+        "fedsim_clients.audio.read_utterance",
         lambda u, **options: read.append(u) or read_utterance(u, **options),
     )
     monkeypatch.setattr(device.bench, "clips", LRUCache(CLIP_BYTES))
@@ -261,7 +260,7 @@ def test_layers_that_look_rows_up_have_no_range(tmp_path, study):
     overrides = [f"model.id={folder}", "clients.budget_mb=0.2", "save_models=true"]
     scenario = load_scenario(study.file, overrides)
     open_workbench.cache_clear()
-    bench = open_workbench(Assignment(scenario.model_dump_json(), tmp_path / "run"))
+    bench = open_workbench(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
     open_workbench.cache_clear()
     names = [layer.name for layer in bench.model.layers]
     (table,) = [layer.name for layer in bench.model.layers if layer.kind == "embedding"]
@@ -325,7 +324,7 @@ def test_equal_models_are_tested_once(device, candidates, monkeypatch):
         counted.append(1)
         return transcribe_clips(*args)
 
-    monkeypatch.setattr("clients.device.transcribe_clips", transcribe)
+    monkeypatch.setattr("fedsim_clients.device.transcribe_clips", transcribe)
     one = candidates[0]
     twins = (one, replace(one, name="again"), replace(one, tuned_on="bob"))
     scores = device.evaluate(m.Evaluation(True, twins))
@@ -374,7 +373,7 @@ def test_full_precision_is_in_place_between_messages(device, bench, candidates, 
             raise MemoryError
         return transcribe_clips(*args)
 
-    monkeypatch.setattr("clients.device.transcribe_clips", failing)
+    monkeypatch.setattr("fedsim_clients.device.transcribe_clips", failing)
     with pytest.raises(MemoryError):
         device.evaluate(m.Evaluation(True, candidates))
     unchanged()
@@ -414,7 +413,7 @@ def test_calibrating_looks_at_the_clips_once(device, candidates, monkeypatch):
     """All candidates of a client share one look, and evaluation repeats none of it."""
     looks = []
     monkeypatch.setattr(
-        "clients.hearing.observe",
+        "fedsim_clients.audio.observe",
         lambda *args, **options: looks.append(1) or observe(*args, **options),
     )
     device.personalize(m.Delivery(False, candidates))
@@ -470,7 +469,7 @@ def test_a_blob_that_is_missing_or_damaged(device, bench, candidates):
 def test_models_are_saved_where_the_scenario_says(study, tmp_path):
     scenario = load_scenario(study.file, ["save_models=true"])
     open_workbench.cache_clear()
-    bench = open_workbench(Assignment(scenario.model_dump_json(), tmp_path / "run"))
+    bench = open_workbench(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
     open_workbench.cache_clear()
     bank = LayerBank(
         bench.switch.full_weights(), bench.model.layers, "per_channel", bench.weights.store
@@ -498,7 +497,7 @@ def test_file_names():
 
 
 def context(bench, client="ann"):
-    run = Assignment(bench.scenario.model_dump_json(), bench.run_dir).to_run_config()
+    run = RunConfig(bench.scenario.model_dump_json(), bench.run_dir).to_flower()
     (node,) = nodes_of([client]).values()
     return new_context(node, run, b"")
 
@@ -531,7 +530,7 @@ def test_whom_a_node_plays():
     ],
 )
 def test_a_mistake_is_answered_in_every_runtime(bench, node, reason):
-    run = Assignment(bench.scenario.model_dump_json(), bench.run_dir).to_run_config()
+    run = RunConfig(bench.scenario.model_dump_json(), bench.run_dir).to_flower()
     with server_identity():
         asked = Message(RecordDict(), dst_node_id=5, message_type=m.SENSE)
     set_message_id(asked, "1")

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fedsim_clients.release import HOME, SPENT, released
 
-from clients.release import HOME, SPENT, released
-from fedsim import messages as m
 from fedsim.errors import DeclinedError
 from fedsim.privacy.budget import spent
+from fedsim.protocol import messages as m
 from fedsim.scenario import Scenario
 
 LAYERS = 6

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import toys
+from fedsim_clients.runtime import Workbench, open_workbench
 
-from clients.workbench import Workbench, open_workbench
-from fedsim import estimate as estimating
 from fedsim.cli import main
 from fedsim.errors import FedsimError
-from fedsim.estimate import estimate
-from fedsim.matrix import run_matrix
-from fedsim.run import run_scenario
+from fedsim.run.estimate import estimate
+from fedsim.run.matrix import run_matrix
+from fedsim.run.single import estimate as estimating
+from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
 
 QUICK = ["engine.kind=inprocess", "save_models=false", "corpus.tuning_clips=2"]
@@ -47,7 +47,7 @@ def test_passes_are_those_of_a_run(chosen, tmp_path, methods, monkeypatch):
 
     benches = {}
     monkeypatch.setattr(
-        "clients.node.open_workbench",
+        "fedsim_clients.identity.open_workbench",
         lambda assignment: (
             benches.setdefault(assignment, watched(assignment))
             if assignment not in benches

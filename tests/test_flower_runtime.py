@@ -19,7 +19,7 @@ import toys
 from processes import MARK, marked
 
 from fedsim.results.ledger import Ledger
-from fedsim.run import run_scenario
+from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
 
 pytestmark = pytest.mark.slow

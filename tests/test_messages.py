@@ -13,9 +13,10 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim import messages as m
 from fedsim.errors import FedsimError
-from fedsim.privacy.cohort import wire
+from fedsim.privacy.secure_aggregation import wire
+from fedsim.protocol import codec
+from fedsim.protocol import messages as m
 
 KINDS = typing.get_args(m.Message)
 GROUP = (wire.Keys, wire.Envelopes, wire.Masked, wire.Shares)
@@ -52,16 +53,16 @@ def wired(record: RecordDict) -> RecordDict:
 @given(data=st.data())
 def test_every_message_survives_the_wire(kind, data):
     message = data.draw(any_of(kind))
-    assert m.from_record(kind, wired(m.to_record(message)), "someone") == message
+    assert codec.from_record(kind, wired(codec.to_record(message)), "someone") == message
 
 
 def test_numbers_that_are_none_survive_the_wire():
     """Layers without a range have NaN for one."""
     receipt = m.Receipt("ann", (1, 2), (float("nan"), 1.0, -float("inf"), float("inf")))
-    found = m.from_record(m.Receipt, wired(m.to_record(receipt)), "ann")
+    found = codec.from_record(m.Receipt, wired(codec.to_record(receipt)), "ann")
     np.testing.assert_array_equal(found.ranges, receipt.ranges)
     exact = replace(receipt, ranges=(0.1, 1 / 3, 5e-324, 1.7976931348623157e308))
-    assert m.from_record(m.Receipt, wired(m.to_record(exact)), "ann") == exact
+    assert codec.from_record(m.Receipt, wired(codec.to_record(exact)), "ann") == exact
 
 
 def candidate(name: str) -> m.Candidate:
@@ -72,7 +73,7 @@ def test_candidates_keep_their_order():
     """Scores are told apart by their place alone: also those of a very large study."""
     many = tuple(candidate(str(i)) for i in range(10_050))
     message = m.Evaluation(False, many)
-    found = m.from_record(m.Evaluation, m.to_record(message), "the server")
+    found = codec.from_record(m.Evaluation, codec.to_record(message), "the server")
     assert [c.name for c in found.candidates] == [c.name for c in many]
 
 
@@ -83,7 +84,7 @@ DELIVERY = m.Delivery(True, (candidate("a"), candidate("b")))
 
 def spoiled(message, **changes) -> RecordDict:
     """The record of a message with fields changed, added or (...) removed."""
-    record = m.to_record(message)
+    record = codec.to_record(message)
     values = {k: v for k, v in {**record["message"], **changes}.items() if v is not ...}
     record["message"] = ConfigRecord(values)
     return record
@@ -111,18 +112,18 @@ def test_fields_that_do_not_fit(changes, sentence):
     with pytest.raises(
         FedsimError, match=rf"^the message from client 'ann' is no Summary: {sentence}"
     ):
-        m.from_record(m.Summary, wired(spoiled(SUMMARY, **changes)), "client 'ann'")
+        codec.from_record(m.Summary, wired(spoiled(SUMMARY, **changes)), "client 'ann'")
 
 
 def test_a_long_value_is_cut_in_the_sentence():
     record = spoiled(SUMMARY, clips="audio " * 1000)
     with pytest.raises(FedsimError) as caught:
-        m.from_record(m.Summary, record, "client 'ann'")
+        codec.from_record(m.Summary, record, "client 'ann'")
     assert len(str(caught.value)) < 200
 
 
 def with_record(message, name, content) -> RecordDict:
-    record = m.to_record(message)
+    record = codec.to_record(message)
     record[name] = content
     return record
 
@@ -143,7 +144,7 @@ def with_record(message, name, content) -> RecordDict:
 def test_records_that_do_not_belong(record):
     sentence = r"^the message from client 'ann' is no Summary: it holds"
     with pytest.raises(FedsimError, match=sentence):
-        m.from_record(m.Summary, record, "client 'ann'")
+        codec.from_record(m.Summary, record, "client 'ann'")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,17 +152,17 @@ def test_a_message_of_another_kind(kind):
     for message in (SUMMARY, SCORES, DELIVERY, m.SenseRequest("median"), m.Receipt("a", (), ())):
         if not isinstance(message, kind):
             with pytest.raises(FedsimError, match=rf"from the server is no {kind.__name__}: "):
-                m.from_record(kind, m.to_record(message), "the server")
+                codec.from_record(kind, codec.to_record(message), "the server")
 
 
 def test_candidates_are_checked_as_well():
-    record = m.to_record(DELIVERY)
+    record = codec.to_record(DELIVERY)
     record["candidate.000001"] = ConfigRecord({**record["candidate.000001"], "bits": [2.5]})
     with pytest.raises(FedsimError, match=r"from the server is no Candidate: field 'bits' is \[2"):
-        m.from_record(m.Delivery, record, "the server")
+        codec.from_record(m.Delivery, record, "the server")
     record["candidate.000001"] = ConfigRecord({**record["candidate.000000"], "audio": [0.5, 0.5]})
     with pytest.raises(FedsimError, match=r"is no Candidate: field 'audio' is missing or unknown"):
-        m.from_record(m.Delivery, record, "the server")
+        codec.from_record(m.Delivery, record, "the server")
 
 
 NAMES = {
@@ -226,7 +227,7 @@ def test_there_is_no_field_for_audio_or_text():
 
 
 def test_field_bytes_by_hand():
-    assert m.field_bytes(m.SenseRequest("median")) == {
+    assert codec.field_bytes(m.SenseRequest("median")) == {
         "measure": 6,
         "quantiles": 1,
         "workload": 1,
@@ -234,7 +235,7 @@ def test_field_bytes_by_hand():
         "low": 0,
         "high": 0,
     }
-    assert m.field_bytes(replace(SUMMARY, client="zoë")) == {
+    assert codec.field_bytes(replace(SUMMARY, client="zoë")) == {
         "client": 4,  # UTF-8
         "budget_bytes": 8,
         "bit_depths": 16,
@@ -244,14 +245,18 @@ def test_field_bytes_by_hand():
         "workload": 0,
         "payload": 0,
     }
-    assert m.field_bytes(m.Receipt("ann", (), ())) == {"client": 3, "file_bytes": 0, "ranges": 0}
+    assert codec.field_bytes(m.Receipt("ann", (), ())) == {
+        "client": 3,
+        "file_bytes": 0,
+        "ranges": 0,
+    }
     one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64
     expected = {"return_ranges": 1, "candidates": 2 * one, "layers": 0}
-    assert m.field_bytes(DELIVERY) == expected
+    assert codec.field_bytes(DELIVERY) == expected
     carried = replace(DELIVERY, layers=(b"abc", b"de"))
-    assert m.field_bytes(carried) == {**expected, "layers": 5}
+    assert codec.field_bytes(carried) == {**expected, "layers": 5}
     ranged = replace(candidate("a"), ranges=(0.0, 1.0, 0.0, 1.0))
-    assert m.field_bytes(m.Evaluation(False, (ranged,))) == {
+    assert codec.field_bytes(m.Evaluation(False, (ranged,))) == {
         "full_precision": 1,
         "candidates": one + 4 * 8,
         "clip_counts": 1,
@@ -263,7 +268,7 @@ def test_field_bytes_by_hand():
 def test_field_bytes_lists_every_field():
     """An empty list of candidates is listed as well: nothing that moved is left out."""
     for message in (SUMMARY, SCORES, DELIVERY, m.Evaluation(True, ()), m.SenseRequest("")):
-        assert set(m.field_bytes(message)) == {f.name for f in fields(message)}
+        assert set(codec.field_bytes(message)) == {f.name for f in fields(message)}
 
 
 @settings(deadline=None, max_examples=30)
@@ -271,6 +276,6 @@ def test_field_bytes_lists_every_field():
 def test_field_bytes_are_those_of_the_values(data):
     """Within what the wire adds: names of fields, tags, lengths; numbers may take less there."""
     message = data.draw(any_of(m.Scores))
-    counted = sum(m.field_bytes(message).values())
-    sent = len(recorddict_to_proto(m.to_record(message)).SerializeToString())
+    counted = sum(codec.field_bytes(message).values())
+    sent = len(recorddict_to_proto(codec.to_record(message)).SerializeToString())
     assert sent < 3 * counted + 1000

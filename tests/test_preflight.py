@@ -11,7 +11,7 @@ import toys
 
 from fedsim.cli import main
 from fedsim.errors import FedsimError
-from fedsim.preflight import preflight
+from fedsim.run.preflight import preflight
 from fedsim.scenario import load_scenario
 from fedsim.speech.corpus import open_clients
 
@@ -149,7 +149,7 @@ def test_the_size_is_that_of_the_planner(scenario):
     from fedsim.quant import modelfile
     from fedsim.quant.allocation import smallest
     from fedsim.quant.switch import switch_of
-    from fedsim.study import load_study_model, model_manifest
+    from fedsim.study.model import load_study_model, model_manifest
 
     study = scenario()
     model = load_study_model(study)

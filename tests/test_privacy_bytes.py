@@ -10,19 +10,20 @@ import torch
 import toys
 from flwr.app import ConfigRecord, RecordDict
 
-from clients import reasons
-from fedsim import messages as m
 from fedsim.engine.flower_internals import unpack
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.errors import AudioError, FedsimError
-from fedsim.limits import check_size, most_bytes
-from fedsim.privacy.cohort import ciphers, wire
+from fedsim.privacy.secure_aggregation import ciphers, wire
+from fedsim.protocol import codec
+from fedsim.protocol import messages as m
+from fedsim.protocol.limits import check_size, max_message_bytes
 from fedsim.quant.sensitivity import sense
-from fedsim.run import run_scenario
+from fedsim.run.single import run_scenario
 from fedsim.scenario import Scenario
-from fedsim.speech.corpus import ClientData, Utterance, open_clients, read_utterance
+from fedsim.speech.clips import ClientData, Utterance, read_utterance
+from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import own_tokens, transcribe_clips, tuning_batches
-from fedsim.study import load_study_model
+from fedsim.study.model import load_study_model
 
 RELEASES = ("values", "quantized", "noisy", "ranks", "plan", "cohort", "none")
 REPLIES = {
@@ -168,7 +169,7 @@ def test_nothing_private_is_in_the_bytes(scenario, recorded, private, tmp_path, 
     layers = len(load_study_model(chosen).layers)
     for kind, reply in recorded:
         message = unpack(reply)
-        answer = m.from_record(REPLIES[kind], message.content, "a client")
+        answer = codec.from_record(REPLIES[kind], message.content, "a client")
         numbers = upward_numbers(message.content)
         if isinstance(answer, m.Summary):
             assert numbers["sensitivity"] == (layers if release == "values" else 0)
@@ -181,7 +182,7 @@ def test_nothing_private_is_in_the_bytes(scenario, recorded, private, tmp_path, 
             assert numbers["clip_wrong"] == numbers["clip_of"] == numbers["workload"] == 0
         elif isinstance(answer, m.Receipt):
             assert (numbers["file_bytes"], numbers["ranges"]) == (1, 0)
-        assert len(reply) <= most_bytes(REPLIES[kind], layers, models=2, members=9)
+        assert len(reply) <= max_message_bytes(REPLIES[kind], layers, models=2, members=9)
     asked = {kind for kind, _ in recorded}
     group = {m.JOIN, m.SHARE, m.MASK, m.UNMASK}
     assert asked == {m.SENSE, m.PERSONALIZE, m.EVALUATE} | (group if release == "cohort" else set())
@@ -312,16 +313,16 @@ def test_reasons_of_other_errors_tell_their_type_alone(tmp_path):
     ],
 )
 def test_what_is_larger_than_its_type_can_be_is_refused_unread(kind, message):
-    most = most_bytes(kind, 40, models=2, clips=3, members=9)
-    check_size(kind, m.to_record(message), most, "client 'a'")
-    record = m.to_record(message)
+    most = max_message_bytes(kind, 40, models=2, clips=3, members=9)
+    check_size(kind, codec.to_record(message), most, "client 'a'")
+    record = codec.to_record(message)
     record["message"]["more"] = bytes(most)
     with pytest.raises(FedsimError, match=rf"from client 'a' is refused unread: .* {most:,}$"):
         check_size(kind, record, most, "client 'a'")
 
 
 def test_a_large_reply_is_refused_with_its_sender(scenario, tmp_path, monkeypatch):
-    from clients import device
+    from fedsim_clients import device
 
     sensing = device.Device.sense
 
@@ -344,11 +345,11 @@ class _Evil:
 
 
 def test_a_pickle_in_a_message_is_bytes_and_nothing_else():
-    record = m.to_record(m.Summary("a", 1, (2,), 3, ()))
+    record = codec.to_record(m.Summary("a", 1, (2,), 3, ()))
     record["message"]["payload"] = pickle.dumps(_Evil())
-    assert m.from_record(m.Summary, record, "client 'a'").payload == pickle.dumps(_Evil())
+    assert codec.from_record(m.Summary, record, "client 'a'").payload == pickle.dumps(_Evil())
     with pytest.raises(FedsimError, match="client 'a' is no Summary"):
-        m.from_record(
+        codec.from_record(
             m.Summary,
             RecordDict({"message": ConfigRecord({"x": pickle.dumps(_Evil())})}),
             "client 'a'",

@@ -5,19 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import toys
+from fedsim_clients.device import Device
+from fedsim_server.faulty import FaultyGrid
 
-from clients.device import Device
-from fedsim import messages as m
-from fedsim.engine.faulty import FaultyGrid
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.privacy.bounds import denormalize, normalize
-from fedsim.privacy.cohort import device as member
-from fedsim.privacy.cohort.codes import STEPS, encode
-from fedsim.promise import read_promise
+from fedsim.privacy.secure_aggregation import device as member
+from fedsim.privacy.secure_aggregation.codes import STEPS, encode
+from fedsim.privacy.secure_aggregation.groups import make_groups
+from fedsim.protocol import messages as m
 from fedsim.results.ledger import Ledger
-from fedsim.run import resume_run, run_scenario
+from fedsim.run.single import resume_run, run_scenario
 from fedsim.scenario import Scenario
-from server.cohort import make_groups
+from fedsim.study.privacy_statement import read_statement
 
 PEOPLE = [f"speaker{i}" for i in range(7)]
 MYQASR = {"allocation": "myqasr", "calibration": ["minmax"]}
@@ -87,7 +87,7 @@ def test_groups_cover_everybody_once_and_are_large_enough():
 def test_members_share_the_mean_of_their_group(run, values):
     result = run()
     assert result.failures == []
-    bounds = read_promise(result.folder.privacy).bounds
+    bounds = read_statement(result.folder.privacy).bounds
     told = sensed(result)
     groups = make_groups(PEOPLE, 3, 5)
     assert sorted(map(len, groups)) == [3, 4]
@@ -126,7 +126,7 @@ def test_the_server_never_holds_a_summary(run, values, monkeypatch):
     assert all(np.float64(vector[0]).tobytes() in b"".join(replies) for vector in values.values())
     replies.clear()
     result = run()
-    bounds = read_promise(result.folder.privacy).bounds
+    bounds = read_statement(result.folder.privacy).bounds
     received = b"".join(replies)
     for vector in values.values():
         codes = encode(vector, bounds)
@@ -162,7 +162,7 @@ def test_a_group_survives_members_that_fall_out(run, values, monkeypatch, stage)
     gone = large[1]
     result = run(**lost(monkeypatch, **{stage: [gone]}))
     assert [(f.client, f.stage, f.outcome) for f in result.failures] == [(gone, stage, "dropped")]
-    bounds = read_promise(result.folder.privacy).bounds
+    bounds = read_statement(result.folder.privacy).bounds
     told = sensed(result)
     # Who falls out last is in the sum all the same.
     group = large if stage == "unmask" else [c for c in large if c != gone]
@@ -201,7 +201,7 @@ def test_a_member_whose_message_is_odd_is_left_out(run, values, monkeypatch, sta
         (odd, stage, "quarantined")
     ]
     assert f"client {odd!r} sent " in result.failures[0].reason
-    bounds = read_promise(result.folder.privacy).bounds
+    bounds = read_statement(result.folder.privacy).bounds
     group = large if stage == "unmask" else [c for c in large if c != odd]
     for client in set(large) - {odd}:
         assert sensed(result)[client] == pytest.approx(group_mean(values, group, bounds), rel=1e-4)
@@ -305,7 +305,7 @@ def test_a_group_that_failed_at_the_end_is_not_asked_again(run, monkeypatch):
 
 def test_a_device_refuses_a_smaller_group_than_its_scenario_promises(run, monkeypatch):
     """A server that lowers the threshold is told so by every device, which has its own scenario."""
-    from server import cohort
+    from fedsim_server import cohort
 
     roster = cohort.protocol.roster
     monkeypatch.setattr(cohort.protocol, "roster", lambda keys, least: roster(keys, 2))

@@ -16,7 +16,7 @@ import fedsim
 from fedsim.cli import main
 from fedsim.engine import EngineSettings
 from fedsim.results.ledger import Ledger
-from fedsim.run import run_scenario
+from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
 
 
@@ -25,7 +25,7 @@ def ray():
     """One Ray for all runs of this module: the engine uses one that is running."""
     from fedsim.engine import ray_cluster
 
-    with ray_cluster.connected(EngineSettings(workers=3), 3, "clients.app:app"):
+    with ray_cluster.connected(EngineSettings(workers=3), 3, "fedsim_clients.app:app"):
         yield
 
 

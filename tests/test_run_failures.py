@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toys
+from fedsim_clients.device import Device
 
-from clients.device import Device
 from fedsim.base import progress
 from fedsim.base.units import MB
 from fedsim.errors import FedsimError
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
-from fedsim.run import run_scenario
+from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
 
 GOOD = ["ann", "bob", "zoe"]

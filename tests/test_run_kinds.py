@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import toys
+from fedsim_clients.device import model_name
 
-from clients.device import model_name
 from fedsim import load_personalized
-from fedsim.run import run_scenario
+from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
-from fedsim.speech.corpus import open_clients, read_utterance
+from fedsim.speech.clips import read_utterance
+from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import transcribe_clips
 from fedsim.speech.scoring import count_correct, count_errors
 

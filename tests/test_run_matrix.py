@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import toys
 
-import fedsim.run
+import fedsim.run.single
 from fedsim.errors import FedsimError
-from fedsim.matrix import run_matrix
-from fedsim.promise import read_promise
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
-from fedsim.run import run_scenario
+from fedsim.run.matrix import run_matrix
+from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.scenario.matrix import expand
-from fedsim.speech.corpus import open_clients, read_utterance
+from fedsim.speech.clips import read_utterance
+from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import tuning_batches
-from fedsim.study import load_study_model
+from fedsim.study.model import load_study_model
+from fedsim.study.privacy_statement import read_statement
 
 METHODS = [
     "fp32",
@@ -54,19 +55,19 @@ def scenario(tmp_path_factory, model_folder):
 def results(scenario, tmp_path_factory):
     """The matrix once run; `computed` are the methods of each run that a grid was opened for."""
     computed = []
-    opened = fedsim.run.open_grid
+    opened = fedsim.run.single.open_grid
 
     def spy(engine, app, clients, run_config, settings):
         found = json.loads(run_config["scenario"])
         computed.append([(m["allocation"], *m["tuned_on"]) for m in found["methods"]])
         return opened(engine, app, clients, run_config, settings)
 
-    fedsim.run.open_grid = spy
+    fedsim.run.single.open_grid = spy
     try:
         home = tmp_path_factory.mktemp("runs")
         cells = run_matrix(scenario, home / "first")
     finally:
-        fedsim.run.open_grid = opened
+        fedsim.run.single.open_grid = opened
     return home, cells, computed
 
 
@@ -118,7 +119,7 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fedsim.run, "open_grid", refuse)
+        patch.setattr(fedsim.run.single, "open_grid", refuse)
         again = run_matrix(scenario, home / "again")
     assert [c.result.rows for c in again] == [c.result.rows for c in cells]
 
@@ -142,8 +143,8 @@ def test_a_method_that_reads_nothing_passes_no_promise_on(scenario, tmp_path):
     (first,) = run_matrix(told, tmp_path / "a")
     (second,) = run_matrix(hidden, tmp_path / "b")
     assert second.result.rows == first.result.rows
-    assert read_promise(first.result.folder.privacy).release == "values"
-    made = read_promise(second.result.folder.privacy)
+    assert read_statement(first.result.folder.privacy).release == "values"
+    made = read_statement(second.result.folder.privacy)
     assert made is None or made.release == "ranks"
 
 

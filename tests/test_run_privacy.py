@@ -8,15 +8,16 @@ import toys
 
 from fedsim.privacy.bounds import normalize
 from fedsim.privacy.budget import spent
-from fedsim.privacy.releases import Terms, release
-from fedsim.promise import read_promise
+from fedsim.privacy.release_params import ReleaseParams
+from fedsim.privacy.releases import release
 from fedsim.quant.allocation import allocate
 from fedsim.quant.modelfile import model_sizes, store_leftovers
 from fedsim.quant.switch import switch_of
 from fedsim.results.ledger import Ledger
-from fedsim.run import resume_run, run_scenario
+from fedsim.run.single import resume_run, run_scenario
 from fedsim.scenario import Scenario
-from fedsim.study import load_study_model, model_manifest
+from fedsim.study.model import load_study_model, model_manifest
+from fedsim.study.privacy_statement import read_statement
 
 DEPTHS = (2, 3, 4, 6, 8)
 
@@ -107,7 +108,7 @@ def test_order_and_plan_give_the_same_models_and_no_value(run, plain, kind):
     _, values, wanted, _ = plain
     assert bits == wanted
     layers = len(values["ann"])
-    terms = Terms(layers, depths=DEPTHS, plan=lambda v: wanted["ann"])
+    terms = ReleaseParams(layers, depths=DEPTHS, plan=lambda v: wanted["ann"])
     rng = np.random.default_rng(0)
     assert payloads["ann"] == [release(kind, values["ann"], terms, rng).payload]
     assert sent(releases) == PROFILE | {"payload": (len(payloads["ann"][0]), None)}
@@ -120,7 +121,7 @@ def test_nothing_is_sent_and_the_plan_is_public(run):
     assert (payloads, set(sensed.values())) == ({}, {()})
     assert sent(releases) == PROFILE
     assert {r.bytes for r in releases if r.direction == "down" and r.field == "measure"} == {0}
-    middle = read_promise(result.folder.privacy).bounds.middle
+    middle = read_statement(result.folder.privacy).bounds.middle
     budget = int(0.032 * 2**20)
     assert set(bits.values()) == {allocate("myqasr", middle, sizes_of(scenario), budget)}
 
@@ -128,7 +129,7 @@ def test_nothing_is_sent_and_the_plan_is_public(run):
 def test_quantized_values_lie_on_their_steps(run, plain):
     result, _ = run(release="quantized", bits=3)
     payloads, sensed, _, releases = look(result)
-    bounds = read_promise(result.folder.privacy).bounds
+    bounds = read_statement(result.folder.privacy).bounds
     size = -(-3 * len(bounds.low) // 8)
     assert sent(releases) == PROFILE | {"payload": (size, None)}
     for client, values in sensed.items():
@@ -145,7 +146,7 @@ def test_noise_is_that_of_the_guarantee(run, plain):
     """What is told less what was sensed has the deviation that the promise names."""
     result, _ = run(release="noisy", epsilon=2.0, delta=0.001)
     payloads, _, _, releases = look(result)
-    made = read_promise(result.folder.privacy)
+    made = read_statement(result.folder.privacy)
     assert sent(releases) == PROFILE | {"payload": (4 * len(made.bounds.low), 2.0)}
     true = {c: normalize(np.array(v), made.bounds) for c, v in plain[1].items()}
     noise = [np.frombuffer(payloads[c][0], "<f4") - true[c] for c in true]
@@ -161,7 +162,7 @@ def test_secure_noise_is_another_each_time_and_is_kept(run, plain):
     for _ in range(2):
         result, _ = run(release="noisy", noise="secure", epsilon=2.0, delta=0.001)
         told.append(look(result)[0])
-        assert "protects nobody" not in read_promise(result.folder.privacy).sentence
+        assert "protects nobody" not in read_statement(result.folder.privacy).sentence
     assert all(told[0][client] != told[1][client] for client in toys.SPEAKERS)
     with Ledger(result.folder.ledger) as ledger:
         ledger.fail_client("ann", "evaluate", "it was cut off", "dropped")
@@ -177,7 +178,7 @@ def test_rounds_are_averaged_and_counted(run):
     up = [r.epsilon for r in releases if (r.client, r.field) == ("ann", "payload")]
     assert up == [1.0] * 3
     assert spent(result.folder.path / "privacy.sqlite", "ann") == (3.0, pytest.approx(0.003))
-    made = read_promise(result.folder.privacy)
+    made = read_statement(result.folder.privacy)
     # The best guess from the mean of three, by hand: noise of a third of the variance.
     variance = made.guarantee.scale**2 / 3
     trust = (1 / 12) / (1 / 12 + variance)
@@ -216,7 +217,7 @@ def test_what_was_spent_stays_spent_and_is_not_spent_twice(run):
 
 def test_one_that_never_may_declines_and_is_counted(run, monkeypatch):
     """A budget that another run has spent: the device's own file says so."""
-    from clients import release as module
+    from fedsim_clients import release as module
 
     monkeypatch.setattr(module, "spend", lambda *_: False)
     result, _ = run(

@@ -15,14 +15,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from fedsim_server.coordinator import Study
 from processes import MARK, marked
 
 from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.results.ledger import Ledger
-from fedsim.run import resume_run, run_scenario
+from fedsim.run.single import resume_run, run_scenario
 from fedsim.scenario import load_scenario
-from server.study import Study
 
 PLAIN = "methods=[fp32, uniform, {allocation: myqasr, calibration: minmax}]"
 SHARED = "methods=[fp32, {allocation: myqasr, calibration: minmax, tuned_on: [own, other]}]"

@@ -21,12 +21,13 @@ from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import quantize_weight
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
-from fedsim.run import run_scenario
+from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
-from fedsim.speech.corpus import open_clients, read_utterance
+from fedsim.speech.clips import read_utterance
+from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import tuning_batches
 from fedsim.speech.scoring import count_errors
-from fedsim.study import load_study_model, model_manifest
+from fedsim.study.model import load_study_model, model_manifest
 
 KEYS = list(toys.SPEAKERS)
 NEXT = dict(zip(KEYS, [*KEYS[1:], KEYS[0]], strict=True))
@@ -169,7 +170,7 @@ def transcribed(path, model, utterances):
 
 def test_saved_models_are_the_ones_that_were_tested(study, rows, clients, model):
     """Every file that a run keeps, read by the public face, repeats its row."""
-    from clients.device import model_name
+    from fedsim_clients.device import model_name
 
     folder = study.result.folder.models
     own = [r for r in rows.values() if r.method != "fp32" and r.tuned_on in ("-", r.client)]
@@ -182,7 +183,7 @@ def test_saved_models_are_the_ones_that_were_tested(study, rows, clients, model)
 
 
 def test_a_saved_model_needs_nothing_but_its_file(study, rows, clients):
-    from clients.device import model_name
+    from fedsim_clients.device import model_name
 
     path = study.result.folder.models / model_name("ann", "myqasr/cosine")
     row = rows["ann", "myqasr/cosine", "ann"]
@@ -192,7 +193,7 @@ def test_a_saved_model_needs_nothing_but_its_file(study, rows, clients):
 @pytest.mark.parametrize("calibration", ["minmax", "cosine", "hessian"])
 def test_a_model_tuned_on_another_client(study, rows, clients, model, sizes, medians, calibration):
     """The source's plan for this client's budget, and the ranges that the source's device found."""
-    from clients.device import model_name
+    from fedsim_clients.device import model_name
 
     method = f"myqasr/{calibration}"
     for client, source in (("ann", "bob"), ("dee", "ann")):
@@ -215,7 +216,7 @@ def test_a_model_tuned_on_another_client(study, rows, clients, model, sizes, med
 
 
 def test_where_no_user_data_sets_the_ranges_all_clients_share_them(study, model):
-    from clients.device import model_name
+    from fedsim_clients.device import model_name
 
     def ranges(client, method):
         path = study.result.folder.models / model_name(client, method)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from fedsim_clients.runtime import open_workbench
+from fedsim_server.app import app
+from fedsim_server.carrier import Carrier
 from flwr.app import Context, RecordDict
 
-from clients.workbench import open_workbench
-from fedsim import messages as m
-from fedsim.assignment import read_assignment
 from fedsim.engine import EngineSettings, open_grid
+from fedsim.protocol import messages as m
+from fedsim.protocol.run_config import read_run_config
 from fedsim.quant.bank import BlobStore
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
-from fedsim.run import CLIENT_APP
-from server.app import app
-from server.carrier import Carrier
+from fedsim.run.single import CLIENT_APP
 
 SPEAKERS = ["ann", "bob", "cyd", "dee", "eve"]
 
@@ -50,7 +50,7 @@ def apart(monkeypatch, tmp_path):
         there = replace(assignment, run_dir=tmp_path / "devices")
         return benches.setdefault(there, benches.get(there) or opened(there))
 
-    monkeypatch.setattr("clients.node.open_workbench", open_apart)
+    monkeypatch.setattr("fedsim_clients.identity.open_workbench", open_apart)
     return tmp_path / "devices"
 
 
@@ -76,7 +76,7 @@ def test_devices_that_do_not_see_the_bank(study, apart, tmp_path, methods):
         context = Context(
             run_id=7, node_id=1, node_config={}, state=RecordDict(), run_config=config
         )
-        assert read_assignment(context).run_dir != apart
+        assert read_run_config(context).run_dir != apart
         app(grid, context)
     made = RunFolder(tmp_path / "run")
     assert not made.path.joinpath("bank").exists()

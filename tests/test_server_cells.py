@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from plan_toys import label, myqasr, scenario
 
-from fedsim.scenario.schema import MethodSettings
-from server.cells import all_cells, cells_of, needs_others, needs_sensitivity, sources
+from fedsim.scenario.cells import all_cells, cells_of, needs_others, needs_profiles, sources
+from fedsim.scenario.methods import MethodSettings
 
 KEYS = ["ann", "bob", "cyd"]
 
@@ -61,7 +61,7 @@ def test_cells_of_a_scenario():
     ],
 )
 def test_what_a_scenario_needs(methods, sensitivity, others):
-    assert needs_sensitivity(scenario(*methods)) == sensitivity
+    assert needs_profiles(scenario(*methods)) == sensitivity
     assert needs_others(scenario(*methods)) == others
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fedsim_server.flwr_run
 import pytest
+from fedsim_server.app import app
 from flwr.app import Context, RecordDict
 
-import server.launched
 from fedsim.engine import EngineSettings, open_grid
 from fedsim.engine.flower_internals import nodes_by_partition
 from fedsim.errors import FedsimError
 from fedsim.results.folder import RunFolder
-from fedsim.run import CLIENT_APP
-from server.app import app
+from fedsim.run.single import CLIENT_APP
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ SPEAKERS = ["ann", "bob", "cyd", "dee", "eve"]
 
 @pytest.mark.parametrize("clients", [SPEAKERS[:2], [*SPEAKERS, "zoe"]])
 def test_one_node_plays_one_client(launch, monkeypatch, tmp_path, clients):
-    monkeypatch.setattr(server.launched, "NODES_SECONDS", 0.2)
+    monkeypatch.setattr(fedsim_server.flwr_run, "NODES_SECONDS", 0.2)
     sentence = f"the scenario has 5 clients and Flower {len(clients)} SuperNodes, .*=5$"
     with pytest.raises(FedsimError, match=sentence):
         launch(clients)
@@ -63,9 +63,9 @@ def test_nodes_that_register_late_are_waited_for(monkeypatch):
         def get_nodes(self):
             return ()
 
-    monkeypatch.setattr(server.launched, "NODES_SECONDS", 1.0)
+    monkeypatch.setattr(fedsim_server.flwr_run, "NODES_SECONDS", 1.0)
     grid = Late()
-    assert server.launched._wait_for_nodes(grid, ["a", "b", "c"]) == {}
+    assert fedsim_server.flwr_run._wait_for_nodes(grid, ["a", "b", "c"]) == {}
     assert grid.asked == 5
 
 

@@ -7,16 +7,16 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from fedsim_server.planner import Planner
 from plan_toys import DEPTHS, label, myqasr, scenario
 
-from fedsim import messages as m
 from fedsim.base.seeds import client_rng
 from fedsim.errors import BudgetError, FedsimError
+from fedsim.protocol import messages as m
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
-from server.plan import Planner
 
 LAYERS = tuple(Layer(f"layer{i}", "linear", (8, 10 + i)) for i in range(6))
 MEDIANS = {

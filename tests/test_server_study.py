@@ -8,22 +8,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fedsim_server.coordinator import Study, result_rows
+from fedsim_server.messaging import Outgoing, stream
+from fedsim_server.planner import Planner
+from fedsim_server.summaries import told_by
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from fedsim import messages as m
 from fedsim.engine.flower_internals import server_identity, set_message_id
+from fedsim.protocol import codec
+from fedsim.protocol import messages as m
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
-from fedsim.results.ledger import Failure, Ledger
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Failure
+from fedsim.scenario.cells import stages
 from fedsim.scenario.schema import Scenario
-from server import exchange
-from server.cells import stages
-from server.exchange import Outgoing, stream
-from server.plan import Planner
-from server.study import Study, result_rows
-from server.told import told_by
 
 LAYERS = (Layer("one", "linear", (8, 10)), Layer("two", "linear", (8, 12)))
 DEPTHS = (2, 4, 8)
@@ -64,7 +65,7 @@ class ScriptedGrid:
         found = self.answer(client, message.metadata.message_type, message.content)
         if isinstance(found, str):
             return [Message(Error(2, found), reply_to=message)]
-        content = found if isinstance(found, RecordDict) else m.to_record(found)
+        content = found if isinstance(found, RecordDict) else codec.to_record(found)
         return [Message(content, reply_to=message)]
 
 
@@ -94,13 +95,13 @@ SHARED = ("fp32", {"allocation": "myqasr", "calibration": ["minmax"], "tuned_on"
 def good(client, kind, record):
     """What an honest client answers."""
     if kind == m.SENSE:
-        measure = m.from_record(m.SenseRequest, record, "the server").measure
+        measure = codec.from_record(m.SenseRequest, record, "the server").measure
         return m.Summary(client, 300, DEPTHS, 4, (2.0, 1.0) if measure else ())
     if kind == m.PERSONALIZE:
-        delivery = m.from_record(m.Delivery, record, "the server")
+        delivery = codec.from_record(m.Delivery, record, "the server")
         n = len(delivery.candidates)
         return m.Receipt(client, (250,) * n, (0.0, 1.0) * 2 * n if delivery.return_ranges else ())
-    evaluation = m.from_record(m.Evaluation, record, "the server")
+    evaluation = codec.from_record(m.Evaluation, record, "the server")
     n = len(evaluation.candidates) + evaluation.full_precision
     counts = [(100 + i, i, 5, 2 * i, 20) for i in range(n)]
     columns = list(zip(*counts, strict=True)) or [()] * 5
@@ -388,7 +389,7 @@ def stream_all(n, follow=None):
     found = []
     for sent, reply, fresh in stream(grid, iter(outgoing(n)), follow_ups):
         assert fresh
-        assert m.from_record(m.Summary, reply.content, "x").client == grid.names[sent.node]
+        assert codec.from_record(m.Summary, reply.content, "x").client == grid.names[sent.node]
         found.append(sent)
         if follow:
             follow(sent, follow_ups)

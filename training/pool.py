@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim.scenario.schema import TOPICS
+from fedsim.scenario.corpus import TOPICS
 from fedsim.speech.voices import Take, render
 from fedsim.speech.voices.sentences import WORD_SECONDS, WORDS, draw_sentences
 from fedsim.speech.voices.speaker import FIRST_TRAINING_SPEAKER, speaker

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedsim.audit.views import Told, told_alone, told_in_groups, vectors
+from fedsim.audit.views import Payloads, released_alone, released_in_groups, vectors
 from fedsim.audit.voices import Voices
 from fedsim.base.seeds import client_rng
 from fedsim.errors import FedsimError
@@ -19,18 +19,18 @@ from fedsim.privacy.attacks.reidentification import reidentify
 from fedsim.privacy.attacks.result import Finding
 from fedsim.privacy.attacks.vectors import carries_nothing
 from fedsim.privacy.bounds import Bounds
-from fedsim.privacy.releases import Terms
-from fedsim.quant.allocation import Sizes, allocate
-from fedsim.scenario import Devices
-from fedsim.scenario.privacy import COHORT, released_allocation
+from fedsim.privacy.release_params import ReleaseParams
+from fedsim.privacy.releases import Release
+from fedsim.privacy.secure_aggregation.groups import make_groups
+from fedsim.quant.allocation import Sizes
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.corpus import ClientData
+from fedsim.speech.clips import ClientData
 from fedsim.speech.voices import Take
-from fedsim.terms import release_terms
-from server.cohort import make_groups
+from fedsim.study.devices import Devices
+from fedsim.study.release_params import device_planner, release_params
 
 ATTRIBUTES = ("gender", "accent", "language")
-_MEMBERS_OF_A_CLASS = 5  # fewer are no class to be told from others
+_MEMBERS_OF_A_CLASS = 5  # too few to be told apart from others
 
 
 @dataclass(frozen=True)
@@ -44,27 +44,27 @@ class View:
     """Of model files, for a device that plans itself."""
     keys: tuple[str, ...]
     """Of the clients that are attacked, sorted."""
-    told: Mapping[str, Told] | None = None
-    """What each told in a run; None where there was none: it is then computed."""
+    released: Mapping[str, Payloads] | None = None
+    """What each released in a run; None where there was none: it is then computed."""
 
     @property
     def release(self) -> str:
         """Name of the release."""
         return self.scenario.privacy.release
 
-    def terms(self, client: str = "") -> Terms:
-        """Return the terms of a client's release; only with a client can it plan."""
+    @property
+    def chosen(self) -> Release:
+        """The registry entry of the release."""
+        return self.scenario.privacy.chosen
+
+    def params(self, client: str = "") -> ReleaseParams:
+        """Return the parameters of a client's release; only with a client can it plan."""
         layers = len(self.voices.model.layers)
         if not client:
-            return release_terms(self.scenario, layers, self.bounds)
+            return release_params(self.scenario, layers, self.bounds)
         limits = Devices(self.scenario, list(self.voices.clients))[client]
-        allocation, order = released_allocation(self.scenario)
-        sizes = self.sizes.restricted(limits.bit_depths)
-
-        def plan(values: np.ndarray) -> Sequence[int]:
-            return allocate(allocation, values, sizes, limits.budget_bytes, order=order)
-
-        return release_terms(self.scenario, layers, self.bounds, plan)
+        plan = device_planner(self.scenario, self.sizes, limits)
+        return release_params(self.scenario, layers, self.bounds, plan)
 
     @cached_property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -72,58 +72,60 @@ class View:
 
         A group of which fewer finished than a mean may be of is none: it would show single devices.
         """
-        if self.release != COHORT:
+        if not self.chosen.grouped:
             return ()
-        said = self.scenario.privacy.cohort
-        if self.told is None:
-            drawn = make_groups(list(self.voices.clients), said.size, self.scenario.seed)
+        cohort = self.scenario.privacy.cohort
+        if self.released is None:
+            drawn = make_groups(list(self.voices.clients), cohort.size, self.scenario.seed)
         else:
             of_mean: defaultdict[bytes, list[str]] = defaultdict(list)
             for key in self.keys:
-                of_mean[b"".join(self.told[key])].append(key)
+                of_mean[b"".join(self.released[key])].append(key)
             drawn = list(of_mean.values())
-        return tuple(tuple(group) for group in drawn if len(group) >= said.least)
+        return tuple(tuple(group) for group in drawn if len(group) >= cohort.min_members)
 
     def followed(self) -> tuple[str, ...]:
         """Return the clients whose releases can be made again.
 
         Raises `FedsimError` if there is none: of a cohort too few may have finished.
         """
-        if self.release != COHORT:
+        if not self.chosen.grouped:
             return self.keys
         members = {key for group in self.groups for key in group}
         found = tuple(key for key in self.keys if key in members)
         if not found:
-            said = self.scenario.privacy.cohort
+            cohort = self.scenario.privacy.cohort
             raise FedsimError(
-                f"{len(self.keys)} clients finished, and no group of {said.size} has {said.least}"
-                f" of them, of which a mean may be; run more clients, or make privacy.cohort.size"
-                f" smaller"
+                f"{len(self.keys)} clients finished, and no group of {cohort.size} has"
+                f" {cohort.min_members} of them, the fewest that a mean may be taken of; run more"
+                f" clients, or make privacy.cohort.size smaller"
             )
         return found
 
     def session(
         self, sense: Callable[[Sequence[str]], Mapping[str, np.ndarray]], purpose: str
-    ) -> dict[str, Told]:
+    ) -> dict[str, Payloads]:
         """Return what the clients that can be followed tell of what `sense` finds in each.
 
         Raises `FedsimError` if there is none, and as `sense` does.
         """
         keys = self.followed()
-        if self.release == COHORT:
+        if self.chosen.grouped:
             assert self.bounds is not None
             groups = [group for group in self.groups if set(group) & set(keys)]
             values = sense([key for group in groups for key in group])
-            return told_in_groups(groups, values, self.bounds)
+            return released_in_groups(groups, values, self.bounds)
         values = sense(keys)
         return {
-            key: told_alone(self.scenario, self.terms(key), key, values[key], f"audit {purpose}")
+            key: released_alone(
+                self.scenario, self.params(key), key, values[key], f"audit {purpose}"
+            )
             for key in keys
         }
 
-    def matrix(self, told: Mapping[str, Told], keys: Sequence[str]) -> np.ndarray:
+    def matrix(self, released: Mapping[str, Payloads], keys: Sequence[str]) -> np.ndarray:
         """Return the vectors of clients, in the order of `keys`."""
-        return vectors(self.release, [told.get(key, ()) for key in keys], self.terms())
+        return vectors(self.release, [released.get(key, ()) for key in keys], self.params())
 
     def rng(self, attack: str) -> np.random.Generator:
         """Return the generator of an attack: the same for every release."""
@@ -144,12 +146,12 @@ def attack(view: View, targets: int) -> list[Finding]:
         FedsimError: if the tuning clips of a client cannot be read, or there was no run and there
             are too few clients for a group.
     """
-    told = view.told
-    if told is None:
-        told = view.session(view.voices.first, "session 1")
+    released = view.released
+    if released is None:
+        released = view.session(view.voices.first, "session 1")
     found: list[Finding] = []
     for name in ATTRIBUTES:
-        found += _infer(view, view.matrix(told, view.keys), name)
+        found += _infer(view, view.matrix(released, view.keys), name)
     if not view.voices.has_sessions:
         why = "a recorded corpus has no second session of its speakers"
         found.append(_not_made(view, "re-identification", "the speaker", "rank-1", why))
@@ -161,12 +163,12 @@ def attack(view: View, targets: int) -> list[Finding]:
         second = view.session(view.voices.second, "session 2")
         group = {key: i for i, members in enumerate(view.groups) for key in members}
         return reidentify(
-            view.matrix(told, keys),
+            view.matrix(released, keys),
             view.matrix(second, keys),
             np.array(keys),
             view.rng("speakers"),
             release=view.release,
-            clusters=np.array([group[key] for key in keys]) if view.release == COHORT else None,
+            clusters=np.array([group[key] for key in keys]) if view.chosen.grouped else None,
         )
 
     found += _tried(view, recognize, "re-identification", "the speaker", "rank-1")
@@ -174,7 +176,7 @@ def attack(view: View, targets: int) -> list[Finding]:
     return found
 
 
-def _infer(view: View, told: np.ndarray, name: str) -> list[Finding]:
+def _infer(view: View, released: np.ndarray, name: str) -> list[Finding]:
     """Return how well an attribute is inferred; nothing where all clients share it."""
     labels = np.array([_label(view.voices.clients[key], name) for key in view.keys])
     classes, count = np.unique(labels[labels != ""], return_counts=True)
@@ -190,7 +192,7 @@ def _infer(view: View, told: np.ndarray, name: str) -> list[Finding]:
                 f" speakers; add speakers"
             )
         return infer_attribute(
-            told[chosen],
+            released[chosen],
             labels[chosen],
             np.array(view.keys)[chosen],
             view.rng(name),
@@ -213,7 +215,7 @@ def _label(client: ClientData, name: str) -> str:
 
 
 def _members(view: View, targets: int) -> tuple[Finding, ...]:
-    """Return how well clips that a client tuned on are told from others of its own."""
+    """Return how well clips that a client tuned on are told apart from others of its own."""
     scores: list[np.ndarray] = []
     is_member: list[np.ndarray] = []
     whose: list[np.ndarray] = []
@@ -221,12 +223,12 @@ def _members(view: View, targets: int) -> tuple[Finding, ...]:
     is_silent = True
     keys = view.followed()
     for key in keys[:: max(len(keys) // targets, 1)][:targets]:
-        told, chosen = _world_vectors(view, key)
-        is_silent &= carries_nothing(told)
+        released, chosen = _world_vectors(view, key)
+        is_silent &= carries_nothing(released)
         for clip in range(chosen.shape[1]):
-            inside, outside = told[chosen[:, clip]], told[~chosen[:, clip]]
+            inside, outside = released[chosen[:, clip]], released[~chosen[:, clip]]
             members, others = np.zeros(len(inside)), np.zeros(len(outside))
-            if not carries_nothing(told):
+            if not carries_nothing(released):
                 members, others = world_scores(inside, outside, rng)
             scores += [members, others]
             is_member += [np.ones(len(members), bool), np.zeros(len(others), bool)]
@@ -253,20 +255,21 @@ def _at_chance(finding: Finding) -> Finding:
 def _world_vectors(view: View, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Return what the server sees in each world of a client, (W, d), and its clips, (W, C)."""
     values, chosen = view.voices.worlds(key)
-    if view.release == COHORT:
+    if view.chosen.grouped:
         group = next(group for group in view.groups if key in group)
         others = view.voices.first(group)
         assert view.bounds is not None
-        told = [
-            told_in_groups([group], {**others, key: value}, view.bounds)[key] for value in values
+        released = [
+            released_in_groups([group], {**others, key: value}, view.bounds)[key]
+            for value in values
         ]
     else:
-        terms = view.terms(key)
-        told = [
-            told_alone(view.scenario, terms, key, value, f"audit world {world}")
+        terms = view.params(key)
+        released = [
+            released_alone(view.scenario, terms, key, value, f"audit world {world}")
             for world, value in enumerate(values)
         ]
-    return vectors(view.release, told, view.terms()), chosen
+    return vectors(view.release, released, view.params()), chosen
 
 
 def _tried(

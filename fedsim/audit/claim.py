@@ -8,9 +8,9 @@ from fedsim.audit.record import Claim
 from fedsim.base.seeds import client_rng
 from fedsim.privacy.audit import any_noise, epsilon_at_least, gaussian_noise
 from fedsim.privacy.bounds import Bounds
-from fedsim.privacy.releases import release
+from fedsim.privacy.releases import release, view
 from fedsim.scenario.schema import Scenario
-from server.told import told_by
+from fedsim.study.release_params import release_params
 
 TRIALS = 2_000
 """Releases of each of two users."""
@@ -26,34 +26,34 @@ def measure_claim(scenario: Scenario, bounds: Bounds, trials: int = TRIALS) -> C
     epsilon.
 
     Args:
-        scenario: of release `noisy`.
+        scenario: of a release that adds noise.
         bounds: of each layer.
         trials: releases of each.
 
     Raises `FedsimError` for layers that the model does not have.
     """
-    said = scenario.privacy
-    terms = told_by(scenario, len(bounds.low), bounds).terms
+    privacy = scenario.privacy
+    params = release_params(scenario, len(bounds.low), bounds)
     rng = client_rng(scenario.seed, "", "audit claim")
-    one, other, claimed, delta = bounds.low, bounds.high, said.epsilon, said.delta
+    one, other, claimed, delta = bounds.low, bounds.high, privacy.epsilon, privacy.delta
     evidence = gaussian_noise
-    if said.mechanism != "gaussian":
-        layers = range(terms.layers) if terms.chosen is None else terms.chosen
+    if privacy.mechanism != "gaussian":
+        layers = params.released()
         other = one.copy()
         other[layers[0]] = bounds.high[layers[0]]
         claimed, delta, evidence = claimed / len(layers), 0.0, any_noise
 
     def mechanism(user: np.ndarray) -> np.ndarray:
         values = np.where(user > 0.5, other, one)
-        told = np.frombuffer(release("noisy", values, terms, rng).payload, "<f4").astype(float)
-        whole = np.zeros(terms.layers)
-        whole[list(range(terms.layers) if terms.chosen is None else terms.chosen)] = told
+        payload = release(privacy.release, values, params, rng).payload
+        whole = np.zeros(params.values)
+        whole[params.released()] = view(privacy.release, payload, params)
         return whole
 
     differs = (one != other).astype(float)
     found = epsilon_at_least(
         mechanism,
-        np.zeros(terms.layers),
+        np.zeros(params.values),
         differs,
         trials=trials,
         delta=delta,

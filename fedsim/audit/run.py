@@ -10,22 +10,20 @@ from typing import Any
 from fedsim.audit.attack import View, attack
 from fedsim.audit.claim import measure_claim
 from fedsim.audit.record import FILE, Audited, write_audit
-from fedsim.audit.views import Told
+from fedsim.audit.views import Payloads
 from fedsim.audit.voices import Voices, open_voices
 from fedsim.privacy.bounds import Bounds
-from fedsim.promise import read_promise
 from fedsim.quant.allocation import Sizes
-from fedsim.quant.modelfile import model_sizes, store_leftovers
-from fedsim.quant.switch import switch_of
-from fedsim.report.lines import lines_of
-from fedsim.report.runs import Part, read_runs
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
-from fedsim.run import client_keys
+from fedsim.results.lines import lines_of
+from fedsim.results.runs import Part, read_runs
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
-from fedsim.study import model_manifest
-from server.public import scenario_bounds
+from fedsim.study.clients import client_keys
+from fedsim.study.model import study_model
+from fedsim.study.privacy_statement import read_statement
+from fedsim.study.public_bounds import scenario_bounds
 
 
 def audit_run(path: Path, targets: int) -> Iterator[Audited]:
@@ -43,13 +41,15 @@ def audit_run(path: Path, targets: int) -> Iterator[Audited]:
             continue
         scenario = part.scenario
         voices = _voices(scenario, known)
-        made = read_promise(RunFolder(part.path).privacy)
-        bounds = made.bounds if made is not None else scenario_bounds(scenario, voices.model)
-        told = _told(part)
-        keys = part.clients if not told else tuple(sorted(set(told) & set(part.clients)))
-        if scenario.privacy.release != "none" and not told:
-            told = None  # no method of the run asked for anything
-        audited = _audit(part.settings, scenario, voices, bounds, keys, told, targets)
+        statement = read_statement(RunFolder(part.path).privacy)
+        bounds = (
+            statement.bounds if statement is not None else scenario_bounds(scenario, voices.model)
+        )
+        payloads = _payloads(part)
+        keys = part.clients if not payloads else tuple(sorted(set(payloads) & set(part.clients)))
+        if scenario.privacy.chosen.gives != "public" and not payloads:
+            payloads = None  # no method of the run asked for anything
+        audited = _audit(part.settings, scenario, voices, bounds, keys, payloads, targets)
         audited = Audited(**{**vars(audited), "rates": tuple(_rates(part))})
         write_audit(part.path / FILE, [audited])
         yield audited
@@ -75,12 +75,12 @@ def _audit(
     voices: Voices,
     bounds: Bounds | None,
     keys: tuple[str, ...],
-    told: dict[str, Told] | None,
+    payloads: dict[str, Payloads] | None,
     targets: int,
 ) -> Audited:
-    view = View(scenario, voices, bounds, _sizes(scenario, voices), keys, told)
+    view = View(scenario, voices, bounds, _sizes(scenario, voices), keys, payloads)
     claim = None
-    if scenario.privacy.release == "noisy":
+    if scenario.privacy.chosen.adds_noise:
         assert bounds is not None  # the release needs them
         claim = measure_claim(scenario, bounds)
     findings = tuple(attack(view, targets))
@@ -89,24 +89,21 @@ def _audit(
 
 def _voices(scenario: Scenario, known: dict[str, Voices]) -> Voices:
     """Return the speakers of a scenario, shared by all that are sensed alike."""
-    said = scenario.model_dump(mode="json", include={"seed", "model", "corpus"})
+    settings = scenario.model_dump(mode="json", include={"seed", "model", "corpus"})
     clients = scenario.clients
-    said["clients"] = [clients.select, clients.min_clips, clients.limit]
-    said["measure"] = scenario.quantization.sensitivity
-    key = json.dumps(said, sort_keys=True)
+    settings["clients"] = [clients.select, clients.min_clips, clients.limit]
+    settings["measure"] = scenario.quantization.sensitivity
+    key = json.dumps(settings, sort_keys=True)
     if key not in known:
         known[key] = open_voices(scenario)
     return known[key]
 
 
 def _sizes(scenario: Scenario, voices: Voices) -> Sizes:
-    model = voices.model
-    stored = store_leftovers(switch_of(model).full_leftovers())
-    manifest = model_manifest(scenario, model, ())
-    return model_sizes(model.layers, stored, manifest, scenario.clients.bit_depths)
+    return study_model(scenario, voices.model).sizes
 
 
-def _told(part: Part) -> dict[str, Told] | None:
+def _payloads(part: Part) -> dict[str, Payloads] | None:
     """Return client -> what the server saw of it, round by round."""
     found: dict[str, list[bytes]] = {}
     with Ledger(RunFolder(part.path).ledger) as ledger:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fedsim.audit.record import Audited
 from fedsim.privacy.attacks.result import Finding
-from fedsim.report.settings import settings_label
+from fedsim.results.labels import settings_label
 
 
 def print_audits(audits: Sequence[Audited], console: Console) -> None:

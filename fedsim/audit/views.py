@@ -8,60 +8,50 @@ import numpy as np
 
 from fedsim.base.seeds import client_rng
 from fedsim.privacy.bounds import Bounds
-from fedsim.privacy.cohort.codes import decode, encode
-from fedsim.privacy.digits import unpack_digits
-from fedsim.privacy.releases import READINGS, Terms, release
-from fedsim.scenario.privacy import COHORT
+from fedsim.privacy.release_params import ReleaseParams
+from fedsim.privacy.releases import RELEASES, release, view
+from fedsim.privacy.secure_aggregation.codes import decode, encode
 from fedsim.scenario.schema import Scenario
 
-Told = Sequence[bytes]
-"""What one client released, one payload a round; of a cohort the mean of its group."""
+Payloads = Sequence[bytes]
+"""What one client released, one payload per round; of a group, its mean."""
 
 
-def vectors(kind: str, told: Sequence[Told], terms: Terms) -> np.ndarray:
+def vectors(kind: str, released: Sequence[Payloads], params: ReleaseParams) -> np.ndarray:
     """Return the releases of n clients as float64 (n, d), nothing of them lost.
 
     Values in the logarithm where all are positive, noisy ones as they came and averaged over
     rounds, quantized ones as steps, ranks as places, plans as bit depths.
 
-    Raises `FedsimError` for a payload that does not fit the terms.
+    Raises `FedsimError` for a payload that does not fit the parameters.
     """
-    if kind == "none":
-        return np.zeros((len(told), 1))
-    rows = np.array([np.mean([_row(kind, p, terms) for p in one], axis=0) for one in told])
-    return np.log(rows) if kind in ("values", COHORT) and (rows > 0).all() else rows
+    chosen = RELEASES[kind]
+    if chosen.gives == "public":
+        return np.zeros((len(released), 1))
+    rows = np.array(
+        [np.mean([view(kind, payload, params) for payload in one], axis=0) for one in released]
+    )
+    exact = chosen.gives == "values" and chosen.view is None
+    return np.log(rows) if exact and (rows > 0).all() else rows
 
 
-def _row(kind: str, payload: bytes, terms: Terms) -> np.ndarray:
-    match kind:
-        case "quantized":
-            codes = unpack_digits(payload, (1 << terms.bits,) * terms.layers)
-            return np.asarray(codes, np.float64)
-        case "noisy":
-            return np.frombuffer(payload, "<f4").astype(np.float64)
-        case _:
-            reading = READINGS["values" if kind == COHORT else kind]
-            return reading(payload, terms).astype(np.float64)
-
-
-def told_alone(
-    scenario: Scenario, terms: Terms, client: str, sensitivity: np.ndarray, purpose: str
-) -> Told:
+def released_alone(
+    scenario: Scenario, params: ReleaseParams, client: str, sensitivity: np.ndarray, purpose: str
+) -> Payloads:
     """Return what a client would release of its sensitivities (L,), one payload a round.
 
     Noise is drawn for `purpose`, apart from that of any run.
     """
-    said = scenario.privacy
-    rounds = said.rounds if said.release == "noisy" else 1
+    kind, rounds = scenario.privacy.release, scenario.privacy.rounds_of_device
     rngs = (client_rng(scenario.seed, client, f"{purpose} {i}") for i in range(1, rounds + 1))
-    return [release(said.release, sensitivity, terms, rng).payload for rng in rngs]
+    return [release(kind, sensitivity, params, rng).payload for rng in rngs]
 
 
-def told_in_groups(
+def released_in_groups(
     groups: Sequence[Sequence[str]], sensitivities: Mapping[str, np.ndarray], bounds: Bounds
-) -> dict[str, Told]:
+) -> dict[str, Payloads]:
     """Return the mean of its group for each client, to the byte."""
-    found: dict[str, Told] = {}
+    found: dict[str, Payloads] = {}
     for group in groups:
         codes = np.array([encode(sensitivities[client], bounds) for client in group])
         mean = decode(codes.sum(axis=0), len(group), bounds).astype("<f8").tobytes()

@@ -17,11 +17,13 @@ import numpy as np
 
 from fedsim.base.seeds import client_rng
 from fedsim.quant.sensitivity import sense
+from fedsim.scenario.corpus import READERS
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.corpus import CORPORA, Clients, Utterance, open_clients, read_utterance
+from fedsim.speech.clips import Clients, Utterance, read_utterance
+from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
 from fedsim.speech.voices import Take
-from fedsim.study import load_study_model
+from fedsim.study.model import load_study_model
 
 PAIRS = 12
 """Of worlds of a client: each clip is then in 12 and out of 12, one more than the attack needs."""
@@ -45,7 +47,7 @@ class Voices:
     @property
     def has_sessions(self) -> bool:
         """Whether there is more of each speaker than the run has heard."""
-        return self.scenario.corpus.kind == "voices"
+        return READERS[self.scenario.corpus.kind].has_sessions
 
     def first(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Return what each client's tuning clips say, (L,): what its device sensed in a run."""
@@ -105,8 +107,8 @@ def open_voices(scenario: Scenario) -> Voices:
     clients = open_clients(corpus, scenario.clients, scenario.seed)
     double = corpus.model_copy(update={"tuning_clips": 2 * corpus.tuning_clips})
     # All speakers: with more to say, others would have the clips of clients.min_clips.
-    more = partial(CORPORA[corpus.kind], double, scenario.seed + 1)
-    return Voices(scenario, load_study_model(scenario), clients, more)
+    more = partial(READERS[corpus.kind].open, double, scenario.seed + 1)
+    return Voices(scenario, load_study_model(scenario).model, clients, more)
 
 
 def _content(utterance: Utterance) -> object:

@@ -52,8 +52,8 @@ def _list(_: argparse.Namespace) -> int:
 def _fleet() -> Iterator[tuple[str, dict[str, str]]]:
     """Yield what a scenario may name of a fleet: device classes, faults, policies."""
     from fedsim.fleet.devices import BUILT_IN, load_catalogue
-    from fedsim.fleet.faults import KINDS
     from fedsim.fleet.work import POLICIES
+    from fedsim.study.faults import KINDS
 
     profiles = {name: device.profile for name, device in load_catalogue().items()}
     yield (

@@ -39,7 +39,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 def _plan(options: argparse.Namespace) -> int:
     scenario = with_engine(chosen_scenario(options), options)
     from fedsim.errors import FedsimError
-    from fedsim.estimate import estimate
+    from fedsim.run.estimate import estimate
 
     if options.scratch is not None and not options.scratch.is_dir():
         raise FedsimError(f"--scratch {options.scratch}: there is no such folder: make it first")

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING
 from fedsim.cli.options import add_engine, add_scenario, chosen_scenario, with_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from fedsim.run import RunResult
     from fedsim.scenario import Scenario
 
 _DESCRIPTION = """\
@@ -53,33 +50,24 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # First, so that mistakes are told at once.
+    # First, so that mistakes show at once.
     scenario = with_engine(_scenario_of(options), options)
 
     from rich.console import Console
 
     from fedsim.base import progress
-    from fedsim.results.fleettable import print_fleet, print_fleets
     from fedsim.results.folder import new_run_path
-    from fedsim.results.table import (
-        print_matrix,
-        print_promises,
-        print_table,
-        stdout_console,
-    )
-    from fedsim.results.timed import read_round
-    from fedsim.run import run_scenario
+    from fedsim.results.table import stdout_console
+    from fedsim.run.matrix import run_matrix
+    from fedsim.run.show import print_cells, print_run
+    from fedsim.run.single import resume_run, run_scenario
 
     out = options.resume or options.out or new_run_path(scenario.name)
     try:
         with progress.show(Console(stderr=True)):
             if scenario.matrix:
-                from fedsim.matrix import run_matrix
-
                 cells = run_matrix(scenario, out)
             elif options.resume:
-                from fedsim.run import resume_run
-
                 result = resume_run(out, scenario.engine)
             else:
                 result = run_scenario(scenario, out)
@@ -94,27 +82,13 @@ def _run(options: argparse.Namespace) -> int:
     console = stdout_console()
     with console.capture() as captured:
         if scenario.matrix:
-            print_matrix([(c.settings, c.result.rows, c.result.failures) for c in cells], console)
-            if scenario.fleet is not None:
-                timed = [(c.settings, read_round(c.result.folder.timeline)) for c in cells]
-                print_fleets(timed, console)
+            print_cells(scenario, cells, console)
         else:
-            print_table(result.rows, result.failures, console)
-            if scenario.fleet is not None:
-                print_fleet(read_round(result.folder.timeline), console)
-        every = [c.result for c in cells] if scenario.matrix else [result]
-        print_promises(_promises(every), console)
+            print_run(scenario, result, console)
     print(captured.get())
     print(f"run folder: {out.absolute()}")
-    return 0 if any(r.rows for r in every) or not any(r.failures for r in every) else 1
-
-
-def _promises(results: Sequence[RunResult]) -> list[str]:
-    """Return what runs promise that let out anything else than values."""
-    from fedsim.promise import read_promise
-
-    made = [read_promise(result.folder.privacy) for result in results]
-    return [p.sentence for p in made if p is not None and p.release != "values"]
+    results = [cell.result for cell in cells] if scenario.matrix else [result]
+    return 0 if any(r.rows for r in results) or not any(r.failures for r in results) else 1
 
 
 def _scenario_of(options: argparse.Namespace) -> Scenario:

@@ -57,10 +57,11 @@ def _validate(options: argparse.Namespace) -> int:
     scenario = chosen_scenario(options)
     _check_places(scenario)
 
-    from fedsim.run import client_keys
-    from fedsim.scenario import Devices
     from fedsim.scenario.matrix import expand
-    from fedsim.speech.corpus import open_clients, require_clips
+    from fedsim.speech.clips import require_clips
+    from fedsim.speech.corpus import open_clients
+    from fedsim.study.clients import client_keys
+    from fedsim.study.devices import Devices
 
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
     for cell in expand(scenario):
@@ -82,7 +83,7 @@ def _validate(options: argparse.Namespace) -> int:
         except FedsimError as error:
             print(f"this client will fail: {error}")
     if options.deep:
-        from fedsim.preflight import preflight
+        from fedsim.run.preflight import preflight
 
         for line in preflight(scenario, clients):
             print(line, flush=True)

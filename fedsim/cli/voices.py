@@ -16,8 +16,8 @@ from fedsim.errors import FedsimError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from fedsim.scenario.schema import CorpusSettings
-    from fedsim.speech.corpus import Clients
+    from fedsim.scenario.corpus import CorpusSettings
+    from fedsim.speech.clips import Clients
 
 _DESCRIPTION = """\
 List the synthetic speakers of a population and the way each speaks. With --export, write their
@@ -80,7 +80,7 @@ def _corpus(options: argparse.Namespace) -> CorpusSettings:
     """Return the corpus of the options; raises `FedsimError` for what a scenario would refuse."""
     from pydantic import ValidationError
 
-    from fedsim.scenario.schema import CorpusSettings
+    from fedsim.scenario.corpus import CorpusSettings
 
     people = {k: getattr(options, k) for k in ("speakers", "first", "languages", "genders")}
     people |= {k: v for k in ("topics", "sentences") if (v := getattr(options, k)) is not None}

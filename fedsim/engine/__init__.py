@@ -7,54 +7,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fedsim.engine.settings import EngineSettings
-from fedsim.registry import Registry
+from fedsim.registry import Lazy, Registry
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-__all__ = ["ENGINES", "EngineSettings", "kept_running", "open_grid"]
+__all__ = ["ENGINES", "EngineSettings", "kept_running", "open_grid", "run_server"]
 
 RunConfig = Mapping[str, str | int | float | bool]
-Engine = Callable[[str, Sequence[str], RunConfig, EngineSettings], "AbstractContextManager[Grid]"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run the client app."""
+
+    open: Callable[..., AbstractContextManager[Grid]]
+    """f(client app, client keys, run config, `EngineSettings`) -> a context with its Grid."""
+    summary: str
+    keep: Callable[..., AbstractContextManager[Any]] | None = None
+    """f(`EngineSettings`, clients, client app) -> a context that keeps what it starts first running
+    over several grids; None where nothing takes long to start."""
+
 
 ENGINES: Registry[Engine] = Registry("engine")
-
-
-@ENGINES.register("inprocess")
-def _inprocess(
-    app: str, clients: Sequence[str], run_config: RunConfig, settings: EngineSettings
-) -> AbstractContextManager[Grid]:
-    """A plain loop in this process: for tests, debuggers and a single core."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    from fedsim.engine.inprocess import open_inprocess
-
-    return open_inprocess(app, clients, run_config, settings)
-
-
-@ENGINES.register("ray")
-def _ray(
-    app: str, clients: Sequence[str], run_config: RunConfig, settings: EngineSettings
-) -> AbstractContextManager[Grid]:
-    """Worker processes on every core, of this machine or of a Ray cluster; survives their death."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    from fedsim.engine.ray_grid import open_ray
-
-    return open_ray(app, clients, run_config, settings)
-
-
-@ENGINES.register("flower")
-def _flower(
-    app: str, clients: Sequence[str], run_config: RunConfig, settings: EngineSettings
-) -> AbstractContextManager[Grid]:
-    """Flower's own simulation engine on Ray: slower, and no result differs."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    from fedsim.engine.flower_grid import open_flower
-
-    return open_flower(app, clients, run_config, settings)
+ENGINES.add(
+    "inprocess",
+    Engine(
+        Lazy("fedsim.engine.inprocess:open_inprocess"),
+        summary="A plain loop in this process: for few clients, debuggers and a single core.",
+    ),
+)
+ENGINES.add(
+    "ray",
+    Engine(
+        Lazy("fedsim.engine.ray_grid:open_ray"),
+        summary="Worker processes on every core, of this machine or of a Ray cluster; survives"
+        " their death.",
+        keep=Lazy("fedsim.engine.ray_cluster:connected"),
+    ),
+)
 
 
 @contextmanager
@@ -65,13 +61,9 @@ def kept_running(
 
     Starting it takes seconds, which runs with many combinations of settings pay once.
     """
-    if engine_name not in ("ray", "flower"):
-        yield
-        return
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    from fedsim.engine.ray_cluster import connected
-
-    with connected(settings, clients, app):
+    keep = ENGINES[engine_name].keep
+    with nullcontext() if keep is None else keep(settings, clients, app):
         yield
 
 
@@ -84,8 +76,16 @@ def open_grid(
 ) -> AbstractContextManager[Grid]:
     """Open the engine of that name; use it as `with open_grid(...) as grid`.
 
-    `app` is the import reference of a `flwr.clientapp.ClientApp`, such as "clients.app:app". Every
+    `app` is the import reference of a `flwr.clientapp.ClientApp`: "package.module:attribute". Every
     key in `clients` becomes one node, whose `node_config` holds "client" (the key), "partition-id"
     (its place) and "num-partitions". Raises `FedsimError` where the engine cannot be opened.
     """
-    return ENGINES[engine_name](app, clients, run_config, settings)
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    return ENGINES[engine_name].open(app, clients, run_config, settings)
+
+
+def run_server(app: str, grid: Grid, run_config: RunConfig) -> None:
+    """Run the Flower ServerApp that `app` ("module:attribute") names over an open grid."""
+    from fedsim.engine.server import run_server_app
+
+    run_server_app(app, grid, run_config)

@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from yaml.nodes import MappingNode, Node
+
+from fedsim.base.yamltree import Problem, compose, place, plain
 from fedsim.errors import FedsimError, nearest
 from fedsim.fleet.timeline import FLEET
 from fedsim.fleet.windows import Hours, read_hours, write_hours
-
-if TYPE_CHECKING:
-    from yaml.nodes import Node
 
 FULL = 32
 """Bit depth of full precision, in which sensing runs."""
@@ -150,10 +150,6 @@ def check_number(value: Any, *, may_be_zero: bool = False) -> float:
 
 def _read(path: Path) -> dict[str, tuple[str, dict[str, Node]]]:
     """Return class -> where it is said, and its keys."""
-    from yaml.nodes import MappingNode
-
-    from fedsim.base.yamltree import Problem, compose, place
-
     try:
         root = compose(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -178,8 +174,6 @@ def _read(path: Path) -> dict[str, tuple[str, dict[str, Node]]]:
 
 
 def _device_class(name: str, where: str, keys: Mapping[str, Node]) -> DeviceClass:
-    from fedsim.base.yamltree import place
-
     if name == FLEET:
         raise FedsimError(f"{where}: a class cannot be called {FLEET!r}, which tables mean all by")
     for key in _KEYS:
@@ -206,8 +200,6 @@ def _device_class(name: str, where: str, keys: Mapping[str, Node]) -> DeviceClas
 
 def _value(key: str, node: Node, facts: list[Fact]) -> Any:
     """Return what a key says, and add it to `facts`."""
-    from fedsim.base.yamltree import plain
-
     raw = plain(node)
     zero = key in _MAY_BE_ZERO
     if key in _BY_DEPTH and not (isinstance(raw, dict) and "value" in raw):
@@ -283,3 +275,13 @@ def scale(profile: DeviceProfile, speed: float = 1, link: float = 1) -> DevicePr
         down_mbit=profile.down_mbit * link,
         up_mbit=profile.up_mbit * link,
     )
+
+
+def vary(profile: DeviceProfile, values: Mapping[str, Any]) -> DeviceProfile:
+    """Return a device with these quantities: sizes and bit depths replaced, factors applied."""
+    own = {k: values[k] for k in ("budget_mb", "memory_mb", "bit_depths") if k in values}
+    if profile.battery_j is not None and "battery" in values:
+        own["battery_j"] = profile.battery_j * values["battery"]
+    varied = scale(replace(profile, **own), values.get("speed", 1), values.get("link", 1))
+    check_profile(varied)
+    return varied

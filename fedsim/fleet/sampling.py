@@ -15,15 +15,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from fedsim.base.seeds import client_rng
 from fedsim.errors import FedsimError, nearest
 from fedsim.fleet.devices import (
     DeviceClass,
     DeviceProfile,
     check_depths,
     check_number,
-    check_profile,
-    scale,
+    vary,
 )
+from fedsim.fleet.trace import deal, read_trace
 from fedsim.fleet.windows import shift_hours
 
 QUANTITIES = ("budget_mb", "memory_mb", "speed", "link", "battery", "bit_depths")
@@ -134,8 +135,6 @@ def open_fleet(
     check_fleet(settings, catalogue)
     ordered = sorted(keys)
     if settings.trace is not None:
-        from fedsim.fleet.trace import deal, read_trace
-
         return Fleet(
             ordered, deal(read_trace(Path(settings.trace), catalogue), ordered).__getitem__
         )
@@ -151,8 +150,6 @@ def sample_profile(
     client's device is the same whoever else takes part. Every draw has a place of its own among
     the random numbers, so a quantity that begins to vary changes no other.
     """
-    from fedsim.base.seeds import client_rng  # imports torch
-
     rng = client_rng(seed, client, "device")
     which, shift = rng.random(2).tolist()
     independent = rng.standard_normal(len(QUANTITIES)).tolist()
@@ -165,16 +162,6 @@ def sample_profile(
     }
     hours = shift_hours(found.profile.available, (2 * shift - 1) * found.shift_h)
     return vary(replace(found.profile, available=hours), values)
-
-
-def vary(profile: DeviceProfile, values: Mapping[str, Any]) -> DeviceProfile:
-    """Return a device with these quantities: sizes and bit depths replaced, factors applied."""
-    own = {k: values[k] for k in ("budget_mb", "memory_mb", "bit_depths") if k in values}
-    if profile.battery_j is not None and "battery" in values:
-        own["battery_j"] = profile.battery_j * values["battery"]
-    varied = scale(replace(profile, **own), values.get("speed", 1), values.get("link", 1))
-    check_profile(varied)
-    return varied
 
 
 def _share(name: str, raw: Any) -> Share:

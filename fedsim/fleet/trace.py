@@ -21,8 +21,8 @@ from fedsim.fleet.devices import (
     check_depths,
     check_number,
     scale,
+    vary,
 )
-from fedsim.fleet.sampling import vary
 from fedsim.fleet.windows import read_hours
 
 

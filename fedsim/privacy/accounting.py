@@ -65,7 +65,7 @@ def compose(mechanism: str, scale: float, coordinates: int, rounds: int, delta: 
     Raises:
         FedsimError: an unknown mechanism, no rounds, or a delta outside its range.
     """
-    chosen = MECHANISMS[mechanism]()
+    chosen = MECHANISMS[mechanism]
     check_delta(chosen, delta)
     if not 0 < scale < math.inf or coordinates < 1 or rounds < 1:
         raise FedsimError(
@@ -118,7 +118,7 @@ def guarantee(
         noise=noise,
         epsilon=epsilon,
         delta=delta,
-        accountant=MECHANISMS[mechanism]().accountant,
+        accountant=MECHANISMS[mechanism].accountant,
         rounds=rounds,
         cumulative_epsilon=compose(mechanism, scale, coordinates, rounds, delta),
     )

@@ -46,57 +46,20 @@ class Mechanism:
     secure: Callable[[np.ndarray, float], np.ndarray]
     """(values, scale) -> the values with noise, float64 (m,)."""
 
-
-MECHANISMS: Registry[Callable[[], Mechanism]] = Registry("mechanism")
-"""name -> f() -> mechanism."""
-
-Noise = Callable[[np.ndarray, Mechanism, float, np.random.Generator], np.ndarray]
-NOISE: Registry[Noise] = Registry("noise")
-"""name -> f(values (m,), mechanism, scale, generator) -> values with noise, float64 (m,)."""
+    summary: str = ""
 
 
-@MECHANISMS.register("gaussian")
-def gaussian() -> Mechanism:
-    """Normal noise: (epsilon, delta), the least for more than a few layers; scale is its sigma."""
-    return Mechanism(
-        accountant="the analytic Gaussian mechanism",
-        needs_delta=True,
-        scale=_gaussian_scale,
-        epsilon=_gaussian_epsilon,
-        variance=lambda scale: scale**2,
-        seeded=lambda rng, scale, n: rng.normal(0.0, scale, n),
-        secure=_secure_gaussian,
-    )
+@dataclass(frozen=True)
+class NoiseSource:
+    """Where noise comes from."""
+
+    add: Callable[[np.ndarray, Mechanism, float, np.random.Generator], np.ndarray]
+    """f(values (m,), mechanism, scale, generator) -> values with noise, float64 (m,)."""
+    summary: str
 
 
-@MECHANISMS.register("laplace")
-def laplace() -> Mechanism:
-    """Laplace noise: pure epsilon, no delta; scale is its mean absolute value."""
-    return Mechanism(
-        accountant="the sum of all losses, or their distribution (PLD) where delta is given",
-        needs_delta=False,
-        scale=lambda epsilon, delta, coordinates: coordinates / epsilon,
-        epsilon=_laplace_epsilon,
-        variance=lambda scale: 2 * scale**2,
-        seeded=lambda rng, scale, n: rng.laplace(0.0, scale, n),
-        secure=_secure_laplace,
-    )
-
-
-@NOISE.register("seeded")
-def seeded(
-    values: np.ndarray, mechanism: Mechanism, scale: float, rng: np.random.Generator
-) -> np.ndarray:
-    """From the scenario's seed: a study can be repeated, and nobody is protected."""
-    return values + mechanism.seeded(rng, scale, len(values))
-
-
-@NOISE.register("secure")
-def secure(
-    values: np.ndarray, mechanism: Mechanism, scale: float, rng: np.random.Generator
-) -> np.ndarray:
-    """From the operating system, by OpenDP: for a deployment; no two runs are alike."""
-    return mechanism.secure(values, scale)
+MECHANISMS: Registry[Mechanism] = Registry("mechanism")
+NOISE: Registry[NoiseSource] = Registry("noise")
 
 
 def noise_scale(mechanism: str, epsilon: float, delta: float, coordinates: int) -> float:
@@ -109,7 +72,7 @@ def noise_scale(mechanism: str, epsilon: float, delta: float, coordinates: int) 
     Raises:
         FedsimError: an unknown mechanism, or an epsilon or delta outside its range.
     """
-    chosen = MECHANISMS[mechanism]()
+    chosen = MECHANISMS[mechanism]
     if not 0 < epsilon < math.inf:
         raise FedsimError(f"epsilon is {epsilon}: give a positive number, such as 1")
     check_delta(chosen, delta)
@@ -147,7 +110,7 @@ def perturb(
         raise ValueError("values outside [0, 1] would not be covered by the noise: normalize them")
     if not 0 < scale < math.inf:
         raise ValueError(f"noise of scale {scale} protects nothing")
-    return NOISE[noise](values, MECHANISMS[mechanism](), scale, rng)
+    return NOISE[noise].add(values, MECHANISMS[mechanism], scale, rng)
 
 
 @lru_cache(maxsize=64)
@@ -194,3 +157,46 @@ def _secure_laplace(values: np.ndarray, scale: float) -> np.ndarray:
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T=float, nan=False)), dp.l1_distance(T=float)
     return np.asarray(dp.m.make_laplace(*space, scale)(values.tolist()))
+
+
+MECHANISMS.add(
+    "gaussian",
+    Mechanism(
+        accountant="the analytic Gaussian mechanism",
+        needs_delta=True,
+        scale=_gaussian_scale,
+        epsilon=_gaussian_epsilon,
+        variance=lambda scale: scale**2,
+        seeded=lambda rng, scale, n: rng.normal(0.0, scale, n),
+        secure=_secure_gaussian,
+        summary="Normal noise: (epsilon, delta), the least for more than a few layers; scale is its"
+        " sigma.",
+    ),
+)
+MECHANISMS.add(
+    "laplace",
+    Mechanism(
+        accountant="the sum of all losses, or their distribution (PLD) where delta is given",
+        needs_delta=False,
+        scale=lambda epsilon, delta, coordinates: coordinates / epsilon,
+        epsilon=_laplace_epsilon,
+        variance=lambda scale: 2 * scale**2,
+        seeded=lambda rng, scale, n: rng.laplace(0.0, scale, n),
+        secure=_secure_laplace,
+        summary="Laplace noise: pure epsilon, no delta; scale is its mean absolute value.",
+    ),
+)
+NOISE.add(
+    "seeded",
+    NoiseSource(
+        lambda values, mechanism, scale, rng: values + mechanism.seeded(rng, scale, len(values)),
+        "From the scenario's seed: a study can be repeated, and nobody is protected.",
+    ),
+)
+NOISE.add(
+    "secure",
+    NoiseSource(
+        lambda values, mechanism, scale, rng: mechanism.secure(values, scale),
+        "From the operating system, by OpenDP: for a deployment; no two runs are alike.",
+    ),
+)

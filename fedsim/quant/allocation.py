@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from fedsim.base.units import MB
 from fedsim.errors import BudgetError, FedsimError
+from fedsim.quant.profile import LayerProfile
 from fedsim.registry import Registry
 
 
@@ -39,14 +41,33 @@ class Sizes:
         return Sizes(tuple(depths), self.layer_bytes[:, columns], self.fixed_bytes)
 
 
-Allocator = Callable[[np.ndarray, Sizes, int, np.random.Generator], tuple[int, ...]]
+Plan = Callable[[np.ndarray, Sizes, int, np.random.Generator], tuple[int, ...]]
+"""f(values (L,) or (L, D), sizes, budget in bytes, generator) -> bit depth of each layer (L,).
+
+Raises `BudgetError` when not even the smallest depths fit."""
+
+
+@dataclass(frozen=True)
+class Allocator:
+    """One way to give layers their bit depths."""
+
+    plan: Plan
+    summary: str
+    meaning: str
+    """In a few plain words, for a reader of a report."""
+    reads: Literal["nothing", "order", "vector", "table"] = "vector"
+    """What it asks of a device's `LayerProfile`: nothing; the order of its layers alone; one value
+    per layer; or one per layer and bit depth."""
+    role: Literal["method", "baseline", "control"] = "method"
+    """In comparisons: one of the methods; one depth for all layers; or a method without its
+    order."""
+    is_random: bool = False
+    """Whether it draws, so that several draws differ."""
+
+
 ALLOCATORS: Registry[Allocator] = Registry("allocation")
-"""name -> f(sensitivity (L,), sizes, budget in bytes, generator) -> bits per layer (L,).
-
-Every allocator raises `BudgetError` when not even the smallest depths fit."""
 
 
-@ALLOCATORS.register("myqasr")
 def myqasr(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
@@ -54,7 +75,6 @@ def myqasr(
     return _sweep(np.argsort(-sensitivity, kind="stable"), sizes, budget)
 
 
-@ALLOCATORS.register("reversed")
 def reversed_(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
@@ -62,7 +82,6 @@ def reversed_(
     return _sweep(np.argsort(sensitivity, kind="stable"), sizes, budget)
 
 
-@ALLOCATORS.register("shuffled")
 def shuffled(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
@@ -70,7 +89,6 @@ def shuffled(
     return _sweep(rng.permutation(len(sensitivity)), sizes, budget)
 
 
-@ALLOCATORS.register("uniform")
 def uniform(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
@@ -82,7 +100,6 @@ def uniform(
     return (int(sizes.depths[fits[-1]]),) * len(sensitivity)
 
 
-@ALLOCATORS.register("linear")
 def linear(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
@@ -117,9 +134,61 @@ def linear(
     return tuple(int(b) for b in at(ceilings[low]))
 
 
+ALLOCATORS.add(
+    "myqasr",
+    Allocator(
+        myqasr,
+        summary="Algorithm 1: sweep the layers, largest value first, one bit each, until the model"
+        " fits.",
+        meaning="layers give up bits by how they respond to the user's clips, until the model fits",
+        reads="order",
+    ),
+)
+ALLOCATORS.add(
+    "reversed",
+    Allocator(
+        reversed_,
+        summary="Control: Algorithm 1 with the order reversed (smallest value first).",
+        meaning="myqasr with the order of the layers reversed",
+        reads="order",
+        role="control",
+    ),
+)
+ALLOCATORS.add(
+    "shuffled",
+    Allocator(
+        shuffled,
+        summary="Control: Algorithm 1 with the layers in a random order.",
+        meaning="as many bits as myqasr gives, but to random layers",
+        reads="nothing",
+        role="control",
+        is_random=True,
+    ),
+)
+ALLOCATORS.add(
+    "uniform",
+    Allocator(
+        uniform,
+        summary="The same bit depth for every layer, the largest that fits: some of a budget is"
+        " unused.",
+        meaning="every layer has the same number of bits",
+        reads="nothing",
+        role="baseline",
+    ),
+)
+ALLOCATORS.add(
+    "linear",
+    Allocator(
+        linear,
+        summary="Ablation: bits by min-max interpolation; the smallest value gets the most bits.",
+        meaning="bits in proportion to how each layer responds to the user's clips",
+    ),
+)
+
+
 def allocate(
     allocation: str,
-    sensitivity: Sequence[float] | np.ndarray,
+    profile: LayerProfile | None,
     sizes: Sizes,
     budget: int,
     *,
@@ -128,25 +197,44 @@ def allocate(
 ) -> tuple[int, ...]:
     """Return the bit depth of each layer such that the model file fits `budget` bytes.
 
-    `sensitivity` is one value per layer; `order` says which end of it gives up bits first
-    ("descending", the default: the largest median). `rng` is used by `shuffled` alone.
+    Args:
+        allocation: name of an allocator.
+        profile: what the device says of its layers; None where the allocator reads nothing.
+        sizes: bytes of each layer at each legal depth.
+        budget: largest file, in bytes.
+        order: which end of the profile gives up bits first: "descending" (the largest value) or
+            "ascending".
+        rng: used by allocators that draw.
 
-    Raises `BudgetError` when the smallest feasible file is larger than the budget, `FedsimError`
-    for an unknown name or a sensitivity that is not finite.
+    Raises:
+        BudgetError: when the smallest feasible file is larger than the budget.
+        FedsimError: for an unknown name, and a profile that is not what the allocator reads.
     """
-    values = np.asarray(sensitivity, dtype=np.float64)
-    if values.shape != (len(sizes.layer_bytes),):
-        raise FedsimError(
-            f"a sensitivity summary of {values.size} values came for a model of "
-            f"{len(sizes.layer_bytes)} layers"
-        )
-    if not np.isfinite(values).all():
-        at = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise FedsimError(f"the sensitivity of layer {at} is {values[at]}: it must be finite")
+    chosen, layers = ALLOCATORS[allocation], len(sizes.layer_bytes)
     if order not in ("descending", "ascending"):
         raise FedsimError(f"order is {order!r}: use 'descending' or 'ascending'")
-    signed = values if order == "descending" else -values
-    return ALLOCATORS[allocation](signed, sizes, budget, rng or np.random.default_rng(0))
+    if chosen.reads == "nothing" or profile is None:
+        if chosen.reads != "nothing":
+            raise FedsimError(f"allocation {allocation!r}: no layer profile is given; sense first")
+        values = np.zeros(layers)
+    else:
+        _check_profile(allocation, chosen, profile, layers)
+        values = profile.at(sizes.depths).values
+        values = values if order == "descending" else -values
+    return chosen.plan(values, sizes, budget, rng or np.random.default_rng(0))
+
+
+def _check_profile(allocation: str, chosen: Allocator, profile: LayerProfile, layers: int) -> None:
+    if profile.layers != layers:
+        raise FedsimError(
+            f"a layer profile of {profile.layers} layers came for a model of {layers} layers"
+        )
+    if profile.is_table != (chosen.reads == "table"):
+        wanted = "one value per layer and bit depth" if chosen.reads == "table" else "one per layer"
+        raise FedsimError(
+            f"allocation {allocation!r} reads {wanted}, and measure {profile.measure!r} gives "
+            f"{'a table' if profile.is_table else 'a vector'}: choose another measure"
+        )
 
 
 def smallest(sizes: Sizes) -> int:

@@ -12,7 +12,7 @@ target that gradient would be zero at the full-precision point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedsim.quant.activations import Range, make_range, quantize_activation
+from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.layers import Layer
-from fedsim.quant.observe import ROWS, Seen, as_product, outputs
-from fedsim.registry import Registry
+from fedsim.quant.observe import ROWS, LayerObservation, as_product, outputs
 
 CANDIDATES = 100
 """Shares 1/100 .. 100/100 of the observed range are what a search may choose."""
@@ -41,46 +41,19 @@ class LayerWeights:
 
 
 Score = Callable[[Range], float]
-Calibrator = Callable[[Layer, Seen, LayerWeights, int], Range]
-CALIBRATORS: Registry[Calibrator] = Registry("calibration")
-"""name -> f(layer, what was seen, its weights, activation bits) -> the layer's range."""
-
-NEEDS_FISHER = {"hessian"}
-NO_USER_DATA = {"none"}
-RANGE_ONLY = {"minmax", *NO_USER_DATA}
 
 
-def needs(calibrations: Iterable[str]) -> dict[str, bool]:
-    """Return what `observe` must gather for all of these: its `rows` and `fisher` arguments."""
-    names = list(calibrations)
-    for name in names:
-        CALIBRATORS[name]  # an unknown name is told before any work is done
-    return {
-        "rows": any(name not in RANGE_ONLY for name in names),
-        "fisher": any(name in NEEDS_FISHER for name in names),
-    }
-
-
-@CALIBRATORS.register("minmax")
-def minmax(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
+def minmax(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Range:
     """The observed range of the layer's input."""
     return make_range(seen.low, seen.high)
 
 
-@CALIBRATORS.register("none")
-def none(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
-    """The range that a public, seeded, speech-shaped noise gives: no user data at all."""
-    return make_range(seen.low, seen.high)
-
-
-@CALIBRATORS.register("cosine")
-def cosine(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
+def cosine(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Range:
     """The share of the observed range whose output is nearest in angle to full precision."""
     return search(seen, cosine_score(layer, seen, weights, bits))
 
 
-@CALIBRATORS.register("hessian")
-def hessian(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Range:
+def hessian(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Range:
     """The share of the observed range with the least squared output error under the Fisher."""
     return search(seen, fisher_score(layer, seen, weights, bits))
 
@@ -89,26 +62,33 @@ def calibrate_layer(
     calibration: str,
     layer: Layer,
     owner: nn.Module,
-    seen: Seen,
+    seen: LayerObservation | None,
     quantized: torch.Tensor,
     bits: int,
-) -> Range:
-    """Return the range of one layer's input.
+) -> Range | None:
+    """Return the range of one layer's input; None for a layer that only looks rows up.
 
-    `owner` is the layer's module with its full-precision weight, `quantized` the dequantized weight
-    of the plan (float32, of the layer's shape), `bits` the activation bits (4..16).
+    Args:
+        calibration: name of a calibrator.
+        layer: the layer.
+        owner: its module, with the full-precision weight.
+        seen: what was observed of its input; None where it has none to quantize.
+        quantized: dequantized weight of the plan, float32 of the layer's shape.
+        bits: activation bits, 4 to 16.
     """
+    if seen is None:
+        return None
     bias = None if owner.bias is None else owner.bias.detach()  # type: ignore[operator]
     weights = LayerWeights(owner.weight.detach(), quantized, bias)  # type: ignore[operator]
-    return CALIBRATORS[calibration](layer, seen, weights, bits)
+    return CALIBRATORS[calibration].find(layer, seen, weights, bits)
 
 
-def shrink(seen: Seen, share: int) -> Range:
+def shrink(seen: LayerObservation, share: int) -> Range:
     """Return `share` / 100 of the observed range."""
     return make_range(seen.low * share / CANDIDATES, seen.high * share / CANDIDATES)
 
 
-def search(seen: Seen, score: Score) -> Range:
+def search(seen: LayerObservation, score: Score) -> Range:
     """Return the range with the highest score among the 100 shares, coarse to fine.
 
     The score rises while outliers are cut and falls when speech is, with ripples from rounding
@@ -132,7 +112,7 @@ def search(seen: Seen, score: Score) -> Range:
     return shrink(seen, best(1)[0])
 
 
-def cosine_score(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Score:
+def cosine_score(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Score:
     """Return range -> cos(Y, Y'), Y = X W^T + b and Y' = X' W'^T + b over the rows seen.
 
     With K inputs and N outputs a candidate costs R N K operations, or R K^2 through the Gram matrix
@@ -160,19 +140,20 @@ def _gram_macs(rows: float, n: int, k: int) -> float:
     return n * k * k + rows * k * (n + TRIES * k)
 
 
-def search_macs(calibration: str, layer: Layer, positions: float) -> float:
-    """Return the MACs of a calibration's search, beyond the pass that observes.
+def search_macs(layer: Layer, positions: float) -> float:
+    """Return the MACs of a search, beyond the pass that observes.
 
     `positions` is how often the layer was applied to the clips; `observe` keeps `ROWS` at most.
     """
-    if calibration in RANGE_ONLY:
-        return 0.0
+    rows = min(float(ROWS), positions)
+    return rows * layer.n_weights + TRIES * rows * layer.n_weights
+
+
+def cosine_macs(layer: Layer, positions: float) -> float:
+    """Return the MACs of the search by cosine; see `search_macs`, and `cosine_score`."""
     rows = min(float(ROWS), positions)
     n, k = layer.shape[0], layer.n_weights // layer.shape[0]
-    each = TRIES * rows * layer.n_weights
-    if calibration == "cosine":
-        each = min(each, _gram_macs(rows, n, k))
-    return rows * layer.n_weights + each
+    return rows * layer.n_weights + min(TRIES * rows * layer.n_weights, _gram_macs(rows, n, k))
 
 
 def _gram_score(
@@ -199,7 +180,7 @@ def _gram_score(
     return score
 
 
-def fisher_score(layer: Layer, seen: Seen, weights: LayerWeights, bits: int) -> Score:
+def fisher_score(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Score:
     """Return range -> -sum F (Y - Y')^2 over the rows seen, F the squared gradient by each
     output."""
     assert seen.rows is not None

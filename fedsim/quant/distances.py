@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedsim.quant.linear import OneDnnLinear
+from fedsim.quant.measures import TINY
 from fedsim.quant.model import frame_axis
 from fedsim.quant.on_demand import weight_of
 from fedsim.quant.sample import Sample, spread
@@ -29,9 +30,7 @@ BITS = 4
 """Depth to which a layer's weight is rounded. It is a probe, the same for every budget."""
 GRANULARITY = "per_channel"
 BINS = 64
-"""Bins of the histograms that `Pairs.divergence` compares."""
-TINY = 1e-30
-"""What a ratio is divided by at least."""
+"""Bins of the histograms that `OutputPairs.divergence` compares."""
 
 
 def rounded_weight(module: nn.Module) -> torch.Tensor:
@@ -62,7 +61,7 @@ def clip_rows(kind: str, x: torch.Tensor, frames: torch.Tensor | None) -> Iterat
             yield clip[:n]
 
 
-class Gauge:
+class OutputDistance:
     """Gathers of one layer what a kind of measure needs."""
 
     def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
@@ -84,7 +83,7 @@ class Gauge:
         raise NotImplementedError
 
 
-class Sums(Gauge):
+class DistanceSums(OutputDistance):
     """Sums over all elements and frames: exact."""
 
     def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
@@ -116,7 +115,7 @@ class Sums(Gauge):
         return (self.squares / max(self.squares_of_y, TINY)) ** 0.5
 
 
-class Spectrum(Gauge):
+class DistanceSpectrum(OutputDistance):
     """Gram matrices, from which the largest singular values of D and Y follow: exact.
 
     Either D^T D and Y^T Y (N x N), or, for a linear layer where it is smaller, X^T X of its input
@@ -174,7 +173,7 @@ class Spectrum(Gauge):
         return (top_d / max(top_y, TINY)) ** 0.5
 
 
-class Pairs(Gauge):
+class OutputPairs(OutputDistance):
     """An evenly spread sample of elements of Y, those of Y_q at the same places, and the exact
     extremes of Y."""
 

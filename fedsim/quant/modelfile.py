@@ -36,7 +36,11 @@ from fedsim.quant.weights import SCALE_BYTES, PackedWeight, n_scales
 FORMAT = "fedsim-model/1"
 SUFFIX = ".safetensors"
 NAME_ROOM = 256
-"""Characters of a model's id or folder that the header has room for whatever the plan."""
+"""Characters of a model's id or folder, and the language of its user, that the header has room for
+whatever the plan."""
+LANGUAGE = "language"
+"""The one setting that differs between the users of a model: it takes its room from the name's."""
+_LANGUAGE_ROOM = 48
 _NO_DIGEST = "0" * 64
 _DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
@@ -241,8 +245,11 @@ def _header_length(
     def blank(n_bytes: int) -> np.ndarray:  # an array of the right size that takes no memory
         return np.broadcast_to(np.uint8(0), n_bytes)
 
-    # Room for the longest usual path, so that a size does not depend on where the model lies.
-    reserve = {"model": manifest.model.ljust(NAME_ROOM), "bits": (MAX_BITS,) * len(layers)}
+    # Room for the longest usual path and for any language, so that a size depends neither on where
+    # the model lies nor on who uses it.
+    settings = {k: v for k, v in manifest.settings.items() if k != LANGUAGE}
+    name = manifest.model.ljust(max(NAME_ROOM, len(manifest.model) + _LANGUAGE_ROOM))
+    reserve = {"model": name, "bits": (MAX_BITS,) * len(layers), "settings": settings}
     widest = Manifest(**(asdict(manifest) | reserve))
     n = sum(n_scales(a.channels, manifest.granularity) for a in layers)
     tensors = _in_order(

@@ -26,7 +26,7 @@ ROWS = 256
 
 
 @dataclass(frozen=True)
-class Seen:
+class LayerObservation:
     """What was seen of one layer.
 
     `low`, `high`: the exact extremes of its input. `rows`: float32 (R, G, K) for G groups of K
@@ -41,10 +41,10 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class SeenLayers:
+class LayerObservations:
     """Layer name -> what was seen of it, and what that weighs."""
 
-    layers: dict[str, Seen]
+    layers: dict[str, LayerObservation]
 
     @property
     def nbytes(self) -> int:
@@ -60,36 +60,36 @@ def observe(
     rows: bool = True,
     fisher: bool = False,
     capacity: int = ROWS,
-) -> dict[str, Seen]:
-    """Return what one pass over `batches` shows of each layer's input: layer name -> `Seen`.
+) -> dict[str, LayerObservation]:
+    """Return what one pass over `batches` shows of each layer's input, by layer name.
 
     Layers that only look rows of a table up have no input to quantize and are left out. With
     `fisher` one backward pass a batch, of the loss against the model's own transcript, serves all
     layers; no weight receives a gradient. Convolutions are taken to pad with zeros.
     """
     tracing = _frozen(model.module) if fisher else torch.inference_mode()
-    with tracing, observing(model, rows=rows, fisher=fisher, capacity=capacity) as watch:
-        for batch in watch.passing(batches):
+    with tracing, observing(model, rows=rows, fisher=fisher, capacity=capacity) as recorder:
+        for batch in recorder.passing(batches):
             logits = model.forward(batch)
             if fisher:
                 model.loss(batch, logits).backward()
-                watch.keep_gradients()
-    return watch.seen()
+                recorder.keep_gradients()
+    return recorder.observations()
 
 
 @contextmanager
 def observing(
     model: Quantizable, *, rows: bool = True, fisher: bool = False, capacity: int = ROWS
-) -> Iterator[Observation]:
+) -> Iterator[Recorder]:
     """Watch the layers' inputs while somebody else runs the model on `passing` batches."""
     layers = [layer for layer in model.layers if layer.kind != "embedding"]
     views = {layer.name: _View(layer, capacity) for layer in layers}
     with _hooks(model, views, rows, fisher):
-        yield Observation(views)
+        yield Recorder(views)
 
 
-class Observation:
-    """A pass that is watched; `seen` once it is over."""
+class Recorder:
+    """Records a pass; `observations` has what it saw once the pass is over."""
 
     def __init__(self, views: dict[str, _View]) -> None:
         self._views = views
@@ -109,7 +109,7 @@ class Observation:
         for view in self._views.values():
             view.keep_gradients()
 
-    def seen(self) -> dict[str, Seen]:
+    def observations(self) -> dict[str, LayerObservation]:
         """Return layer name -> what was seen.
 
         Raises `FedsimError` for a layer that saw nothing, or values that are not finite.
@@ -195,10 +195,10 @@ class _View:
             self.fisher.room_for(total)
             self.fisher.add(squares)
 
-    def seen(self) -> Seen:
+    def seen(self) -> LayerObservation:
         rows = None if self.inputs is None else torch.from_numpy(self.inputs.values)
         fisher = None if self.fisher is None else torch.from_numpy(self.fisher.values)
-        return Seen(float(self.low), float(self.high), rows, fisher)
+        return LayerObservation(float(self.low), float(self.high), rows, fisher)
 
 
 @contextmanager

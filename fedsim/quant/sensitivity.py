@@ -18,30 +18,22 @@ import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
-from fedsim.quant.distances import Gauge
+from fedsim.quant.distances import OutputDistance
 from fedsim.quant.layers import Layer
-from fedsim.quant.measures import (
-    MEASURES,
-    NEEDS_CHANGE,
-    NEEDS_EXTREMES,
-    OF_MAGNITUDES,
-    Observed,
-)
+from fedsim.quant.measures import MEASURES, Observed
 from fedsim.quant.model import Batch, Quantizable, frame_axis
+from fedsim.quant.quantiles import QUANTILES
 from fedsim.quant.sample import Sample, masked_extremes, spread
 
 CAPACITY = 1 << 19
 """Elements that a layer keeps at most (float32: 2 MiB a layer)."""
-
-QUANTILES = tuple(np.linspace(0, 1, 33).tolist())
-"""Of a layer's output, where a study asks for its distribution."""
 
 
 class _AnsweredTwiceError(Exception):
     """A layer answers more than once in a pass: its network uses it in several places."""
 
 
-class _Watcher:
+class _Recorder:
     """Forward hooks on every layer; a context manager, so hooks never outlive an error.
 
     Where a batch is the only one, and no `quantiles` are wanted, a layer's value is worked out as
@@ -51,25 +43,28 @@ class _Watcher:
     def __init__(
         self, model: Quantizable, capacity: int, measure: str, *, quantiles: bool = False
     ) -> None:
-        self.measure, self.capacity = measure, capacity
+        self.measure = MEASURES[measure] if measure else None
+        self.capacity = capacity
         self.layers = {model.module.get_submodule(layer.name): layer for layer in model.layers}
         self.samples = {layer.name: Sample(capacity) for layer in model.layers}
         self.values: dict[str, float] = {}
-        self.at_once = bool(measure) and measure not in NEEDS_CHANGE and not quantiles
+        chosen = self.measure
+        self.at_once = chosen is not None and chosen.change is None and not quantiles
         # How an output is copied: without signs where nobody asks for them.
-        self.copied = np.abs if measure in OF_MAGNITUDES and not quantiles else np.positive
+        magnitudes = chosen is not None and chosen.of_magnitudes
+        self.copied = np.abs if magnitudes and not quantiles else np.positive
         self.extremes: dict[str, tuple[float, float]] = {}
-        self.want_extremes = measure in NEEDS_EXTREMES
-        self.changes: dict[str, Gauge] = {}
-        if measure in NEEDS_CHANGE:
-            gauge = NEEDS_CHANGE[measure]
-            self.changes = {a.name: gauge(a.kind, m, capacity) for m, a in self.layers.items()}
+        self.want_extremes = chosen is not None and chosen.needs_extremes
+        self.changes: dict[str, OutputDistance] = {}
+        if chosen is not None and chosen.change is not None:
+            for module, layer in self.layers.items():
+                self.changes[layer.name] = chosen.change(layer.kind, module, capacity)
         self.batch: Batch | None = None
         self.counts: dict[int, list[int]] = {}
         self.places: dict[tuple, torch.Tensor] = {}
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> _Watcher:
+    def __enter__(self) -> _Recorder:
         self.handles = [m.register_forward_hook(self._see) for m in self.layers]
         if self.changes:
             hook = self._compare
@@ -98,7 +93,8 @@ class _Watcher:
         """Return a layer's sensitivity, once all batches are through."""
         if layer.name not in self.values:
             sample = self.samples[layer.name].values
-            if self.measure in OF_MAGNITUDES and self.copied is not np.abs:  # beside quantiles
+            assert self.measure is not None
+            if self.measure.of_magnitudes and self.copied is not np.abs:  # beside quantiles
                 sample = np.abs(sample)
             self._work_out(layer.name, sample)
         return self.values[layer.name]
@@ -111,7 +107,8 @@ class _Watcher:
             return
         low, high = self.extremes.get(name, (0.0, 0.0))
         seen = Observed(sample, low, high, self.changes.get(name))
-        self.values[name] = MEASURES[self.measure](seen)
+        assert self.measure is not None
+        self.values[name] = self.measure.value(seen)
 
     def _frames(self, layer: Layer) -> torch.Tensor | None:
         assert self.batch is not None
@@ -194,25 +191,25 @@ def _places(
     return clip * (per_frame * length) + local
 
 
-def _watch(
+def _record(
     model: Quantizable,
     batches: Iterable[Batch],
     capacity: int,
     measure: str,
     *,
     quantiles: bool = False,
-) -> _Watcher:
+) -> _Recorder:
     """Return what every layer kept of one forward pass; each has seen something."""
-    with _Watcher(model, capacity, measure, quantiles=quantiles) as watcher:
+    with _Recorder(model, capacity, measure, quantiles=quantiles) as recorder:
         for batch in batches:
-            watcher.run(model, batch)
-    for name, kept in watcher.samples.items():
-        if name not in watcher.values and not len(kept.values):
+            recorder.run(model, batch)
+    for name, kept in recorder.samples.items():
+        if name not in recorder.values and not len(kept.values):
             raise FedsimError(
                 f"layer {name!r} saw no audio: it is not part of the forward pass; add it to "
                 f"model.keep, or give at least one clip"
             )
-    return watcher
+    return recorder
 
 
 @torch.inference_mode()
@@ -223,7 +220,7 @@ def quantiles(
 
     For histograms of a study (the paper's Fig. 2), in one forward pass as `sense`.
     """
-    return _quantiles(model, _watch(model, batches, capacity, "", quantiles=True))
+    return _quantiles(model, _record(model, batches, capacity, "", quantiles=True))
 
 
 @torch.inference_mode()
@@ -240,7 +237,7 @@ def sense(
     pass never reaches, or that answers NaN, is a `FedsimError` that names it.
     """
     MEASURES[measure]  # an unknown one is told at once
-    return _values(model, _watch(model, batches, capacity, measure))
+    return _values(model, _record(model, batches, capacity, measure))
 
 
 @torch.inference_mode()
@@ -249,13 +246,13 @@ def sense_and_quantiles(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what `sense` and `quantiles` return, by one forward pass."""
     MEASURES[measure]
-    watcher = _watch(model, batches, CAPACITY, measure, quantiles=True)
-    distribution = _quantiles(model, watcher)  # first, for values use samples up
-    return _values(model, watcher), distribution
+    recorder = _record(model, batches, CAPACITY, measure, quantiles=True)
+    distribution = _quantiles(model, recorder)  # first, for values use samples up
+    return _values(model, recorder), distribution
 
 
-def _quantiles(model: Quantizable, watcher: _Watcher) -> np.ndarray:
-    return np.stack([_spread(watcher.samples[layer.name].values) for layer in model.layers])
+def _quantiles(model: Quantizable, recorder: _Recorder) -> np.ndarray:
+    return np.stack([_spread(recorder.samples[layer.name].values) for layer in model.layers])
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
@@ -271,10 +268,10 @@ def _spread(values: np.ndarray) -> np.ndarray:
     return low + (high - low) * (places - below)
 
 
-def _values(model: Quantizable, watcher: _Watcher) -> np.ndarray:
+def _values(model: Quantizable, recorder: _Recorder) -> np.ndarray:
     values = []
     for layer in model.layers:
-        value = watcher.value(layer)
+        value = recorder.value(layer)
         if not np.isfinite(value):
             raise FedsimError(
                 f"layer {layer.name!r} answers the clips with {value}: the model overflows on "

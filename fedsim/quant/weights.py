@@ -7,6 +7,7 @@ The zero point is 0, so a weight of zero stays zero. Codes are stored with an of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,21 +24,37 @@ _STEP = 1 << 20
 """Codes unpacked at a time (a multiple of 8, so every step begins on a byte): beside a large weight
 its codes take no memory to speak of."""
 
-GRANULARITIES: Registry = Registry("granularity")
-"""How many weights share a scale: name -> function that maps W (N, ...) to max|W| of (N,) or
-(1,)."""
+
+@dataclass(frozen=True)
+class Granularity:
+    """How many weights share a scale."""
+
+    largest: Callable[[torch.Tensor], torch.Tensor]
+    """W (N, ...) -> max|W|, of (N,) or (1,)."""
+    summary: str
 
 
-@GRANULARITIES.register("per_tensor")
 def per_tensor(weight: torch.Tensor) -> torch.Tensor:
-    """One scale for the whole weight, as in the paper."""
+    """Return max|W| of the whole weight, (1,)."""
     return weight.abs().amax().reshape(1)
 
 
-@GRANULARITIES.register("per_channel")
 def per_channel(weight: torch.Tensor) -> torch.Tensor:
-    """One scale for each output channel: 4 bytes more a channel, far better below 6 bits."""
+    """Return max|W| of each output channel, (N,)."""
     return weight.abs().reshape(weight.shape[0], -1).amax(dim=1)
+
+
+GRANULARITIES: Registry[Granularity] = Registry("granularity")
+GRANULARITIES.add(
+    "per_tensor", Granularity(per_tensor, "One scale for the whole weight, as in the paper.")
+)
+GRANULARITIES.add(
+    "per_channel",
+    Granularity(
+        per_channel,
+        "One scale per output channel: 4 bytes more for each, far better below 6 bits.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +103,7 @@ def round_weight(weight: torch.Tensor, bits: int, granularity: str) -> torch.Ten
 def _codes(weight: torch.Tensor, bits: int, granularity: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return q (float32, a new tensor of the weight's shape) and S (float32, (N,) or (1,))."""
     weight = weight.detach().float()
-    top = GRANULARITIES[granularity](weight)
+    top = GRANULARITIES[granularity].largest(weight)
     if not bool(torch.isfinite(top).all()):
         raise FedsimError("a weight is NaN or infinite: the model's checkpoint is damaged")
     limit = (1 << (bits - 1)) - 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fedsim.report.lines import Rate, number, span
-from fedsim.report.runs import Part
-from fedsim.report.settings import plain_value
+from fedsim.results.labels import plain_value
+from fedsim.results.lines import Rate, number, span
+from fedsim.results.runs import Part
 
 INTERVAL = "95 % interval"
 

@@ -10,10 +10,10 @@ from math import lcm
 import numpy as np
 
 from fedsim.base.statistics import ClipCounts, Comparison, compare
-from fedsim.report.lines import Kind, Line, clip_counts, number, size_digits, span
 from fedsim.report.questions import Pair, Question, pairs_of
-from fedsim.report.runs import Part
-from fedsim.scenario.schema import FULL_PRECISION
+from fedsim.results.lines import Kind, Line, clip_counts, number, size_digits, span
+from fedsim.results.runs import Part
+from fedsim.scenario.methods import FULL_PRECISION
 
 _MOST_SENTENCES = 3  # for each question; more are in the table of comparisons
 

@@ -21,12 +21,12 @@ from fedsim.report.cells import (
     table_of,
 )
 from fedsim.report.findings import difference, points
-from fedsim.report.lines import OTHER, Line, lines_of, size_digits
-from fedsim.report.runs import Part
-from fedsim.report.settings import heading
+from fedsim.results.labels import heading
+from fedsim.results.lines import OTHER, Line, lines_of, size_digits
+from fedsim.results.runs import Part
 from fedsim.results.timed import TimedRound
 from fedsim.scenario.fleet import ClockSettings
-from fedsim.scenario.schema import FULL_PRECISION
+from fedsim.scenario.methods import FULL_PRECISION
 
 CLOCK = (
     "Times are those of a virtual clock, and nothing of them was measured. It counts computing from"

@@ -19,12 +19,12 @@ from fedsim.report.cells import (
     table_of,
 )
 from fedsim.report.findings import Compared, points
-from fedsim.report.lines import OWN, Line, measure, size_digits, source_of, span
-from fedsim.report.runs import Part, Run, differences
-from fedsim.report.settings import RUN, heading, plain_value
 from fedsim.results.endings import FINISHED, IN_PART
+from fedsim.results.labels import RUN, heading, plain_value
+from fedsim.results.lines import OWN, Line, measure, size_digits, source_of, span
 from fedsim.results.rows import Row
-from fedsim.scenario.schema import FULL_PRECISION
+from fedsim.results.runs import Part, Run, differences
+from fedsim.scenario.methods import FULL_PRECISION
 
 MOST_ROWS = 50
 """Rows of tables that have one or more for a client; files of the run folder hold them all."""

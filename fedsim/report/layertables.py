@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fedsim.base.units import MB
-from fedsim.report.lines import OWN, lines_of, source_of
-from fedsim.report.runs import Part
 from fedsim.report.tables import Table, joined
+from fedsim.results.lines import OWN, lines_of, source_of
 from fedsim.results.rows import Row
+from fedsim.results.runs import Part
 
 MOST_MODELS = 40
 """Models in a figure that has a row for each; of more, an even choice is drawn."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from fedsim.audit.record import FILE, read_audit
 from fedsim.privacy.attacks.result import Finding
 from fedsim.report.cells import Cell, HtmlTable, table_of
-from fedsim.report.lines import OWN, Kind, Line, kind_of, lines_of
-from fedsim.report.runs import Part
 from fedsim.report.tables import Table
-from fedsim.scenario.schema import FULL_PRECISION
+from fedsim.results.lines import OWN, Kind, Line, kind_of, lines_of
+from fedsim.results.runs import Part
+from fedsim.scenario.methods import FULL_PRECISION
 
 _SHOWN = {
     ("gender", "AUC"): "gender, AUC",

@@ -13,17 +13,17 @@ from markupsafe import Markup
 
 from fedsim.base.units import MB
 from fedsim.errors import FedsimError
-from fedsim.promise import read_promise
 from fedsim.report import htmltables
 from fedsim.report.findings import Compared, answers, comparisons, headline
 from fedsim.report.fleet import CLOCK, fleet_section
 from fedsim.report.gallery import Figure, figures_of, fleet_figures
 from fedsim.report.leaks import leaks_table
-from fedsim.report.lines import Line, kinds_of, lines_of, size_digits, span
-from fedsim.report.runs import Part, Run, read_runs
 from fedsim.report.style import save
 from fedsim.report.wrong import wrong_section
-from fedsim.scenario.schema import FULL_PRECISION
+from fedsim.results.lines import Line, kinds_of, lines_of, size_digits, span
+from fedsim.results.runs import Part, Run, read_runs
+from fedsim.scenario.methods import FULL_PRECISION
+from fedsim.study.privacy_statement import read_statement
 
 _HERE = Path(__file__).parent
 _BY_CHANCE = 10  # so many comparisons or more need a word on chance
@@ -130,7 +130,7 @@ def render(runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Fig
 
 def _promises(parts: Sequence[Part]) -> list[tuple[str, str]]:
     """Return what each part promises of what leaves a device, with its settings."""
-    made = [(part.label, read_promise(part.path / "privacy.json")) for part in parts]
+    made = [(part.label, read_statement(part.path / "privacy.json")) for part in parts]
     return [(label, found.sentence) for label, found in made if found is not None]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fedsim.report.lines import NOBODY, OTHER, OWN, Line, lines_of
-from fedsim.report.runs import Part
-from fedsim.report.settings import RUN, TUNING_CLIPS, heading, settings_label
-from fedsim.scenario.schema import FULL_PRECISION
+from fedsim.results.labels import RUN, TUNING_CLIPS, heading, settings_label
+from fedsim.results.lines import NOBODY, OTHER, OWN, Line, lines_of
+from fedsim.results.runs import Part
+from fedsim.scenario.methods import FULL_PRECISION
 
 _PLAIN = (FULL_PRECISION, "uniform")
 _CONTROLS = ("shuffled", "reversed")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from fedsim.base.units import MB
-from fedsim.report.lines import NOBODY, OWN, lines_of, measure, source_of
-from fedsim.report.runs import Part
-from fedsim.report.settings import BUDGET, RUN, settings_label
+from fedsim.results.labels import BUDGET, RUN, settings_label
+from fedsim.results.lines import NOBODY, OWN, lines_of, measure, source_of
 from fedsim.results.rows import Row
-from fedsim.scenario.schema import FULL_PRECISION
+from fedsim.results.runs import Part
+from fedsim.scenario.methods import FULL_PRECISION
 
 Table = list[dict[str, Any]]
 """Rows of one figure: column -> text, number or None."""

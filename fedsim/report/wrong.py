@@ -15,10 +15,10 @@ from fedsim.report.cells import (
     settings_cells,
     table_of,
 )
-from fedsim.report.runs import Part
-from fedsim.report.settings import heading
 from fedsim.results.endings import FINISHED, IN_PART
-from fedsim.results.ledger import Failure
+from fedsim.results.labels import heading
+from fedsim.results.records import Failure
+from fedsim.results.runs import Part
 
 _GROUP = ("join", "share", "mask", "unmask", "aggregate")
 _STAGES = ("sense", *_GROUP, "plan", "personalize", "evaluate")

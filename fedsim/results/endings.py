@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from fedsim.results.ledger import Failure
+from fedsim.results.records import Failure
 
 FINISHED, IN_PART = "finished", "in part"
 ENDINGS = {

@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fedsim.base.files import atomic_write
+from fedsim.base.files import atomic_write, write_text
 from fedsim.base.version import __version__
 from fedsim.errors import FedsimError
-from fedsim.results.rows import Row, to_arrow
+from fedsim.results.rows import Row, from_arrow, to_arrow
 from fedsim.scenario.schema import Scenario
 
+MATRIX_INDEX = "matrix.json"
+"""In the folder of a matrix: the settings and the folder of each combination."""
 _PACKAGES = (
     *("flwr", "ray", "torch", "transformers", "datasets", "numpy", "jiwer"),
     *("safetensors", "pyarrow", "pydantic"),
@@ -102,12 +104,12 @@ def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
     try:
         path = new_run_path(scenario.name) if out is None else _take_empty(out)
         folder = RunFolder(path.absolute())
-        folder.scenario.write_text(scenario.to_yaml(), encoding="utf-8")
-        folder.versions.write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        write_text(folder.scenario, scenario.to_yaml())
+        write_text(folder.versions, json.dumps(versions(), indent=2) + "\n")
         tables = _fleet_tables(scenario)
         if tables:
             said = json.dumps({name: _sha256(Path(name)) for name in tables}, indent=2)
-            folder.tables.write_text(said + "\n", encoding="utf-8")
+            write_text(folder.tables, said + "\n")
         if scenario.save_models:
             folder.models.mkdir()
     except OSError as error:
@@ -129,7 +131,7 @@ def open_run(path: Path) -> RunFolder:
     folder = RunFolder(path.expanduser().absolute())
     if not folder.scenario.is_file() or not folder.versions.is_file():
         raise FedsimError(
-            f"{path}: this is no run folder, there is no scenario.yaml and versions.json in it: "
+            f"{path}: this is not a run folder, for it has no scenario.yaml and versions.json: "
             f"name the folder that the run printed"
         )
     try:
@@ -234,8 +236,6 @@ def write_results(folder: RunFolder, rows: Sequence[Row], scenario: Scenario) ->
 def read_results(path: Path) -> list[Row]:
     """Return the rows of a `results.parquet`."""
     import pyarrow.parquet as pq
-
-    from fedsim.results.rows import from_arrow
 
     return from_arrow(pq.read_table(path))
 

@@ -10,20 +10,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedsim.errors import FedsimError
+from fedsim.results.records import Event, Failure, Log, Outcome, Payload, Release, Workload
 from fedsim.results.rows import COLUMNS, Plan, Row, Sensed, sort_rows
 from fedsim.results.sqlite import connect, explained, transaction
 
 if TYPE_CHECKING:
     import sqlite3
 
-VERSION = 5
+VERSION = 6
+ASKED_GROUP = "cohort"
+"""The stage under which clients are kept whose group was asked for its sum."""
 _SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL"}
 _ROW_NAMES = ", ".join(c.name for c in COLUMNS)
 _ROW_COLUMNS = ", ".join(
@@ -36,7 +39,7 @@ _SCHEMA = (
     " bits BLOB NOT NULL, wrong BLOB NOT NULL, of BLOB NOT NULL,"
     " PRIMARY KEY (client, method, tuned_on)) WITHOUT ROWID",
     "CREATE TABLE sensed (client TEXT PRIMARY KEY, sensitivity BLOB NOT NULL,"
-    " quantiles BLOB NOT NULL) WITHOUT ROWID",
+    " quantiles BLOB NOT NULL, depths BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE kept (client TEXT NOT NULL, stage TEXT NOT NULL, reply TEXT NOT NULL,"
     " PRIMARY KEY (client, stage)) WITHOUT ROWID",
     "CREATE TABLE failures (client TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,"
@@ -56,94 +59,6 @@ _SCHEMA = (
     "CREATE INDEX releases_of ON releases (client)",
     f"PRAGMA user_version = {VERSION}",
 )
-
-Outcome = Literal["failed", "dropped", "quarantined", "declined"]
-"""How a client that did not finish ended: by an error of its own, by silence beyond all retries, by
-messages that no honest client sends, or of its own will, its privacy budget spent."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A client that could not go on: at which stage (sense, plan, personalize, evaluate) and
-    why."""
-
-    client: str
-    stage: str
-    reason: str
-    """One sentence."""
-    outcome: Outcome = "failed"
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that went wrong on the way and was handled: a message lost, a reply refused."""
-
-    client: str
-    stage: str
-    attempt: int
-    """1 for the first message of the stage to the client."""
-    event: str
-    """In a word or two: `no answer`, `refused`, `late reply`, ..."""
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Release:
-    """One thing that left a device (`up`) or came to it (`down`)."""
-
-    client: str
-    stage: str
-    direction: Literal["up", "down"]
-    field: str
-    bytes: int
-    epsilon: float | None = None
-    """What it cost in differential privacy; None if no noise was added."""
-
-
-@dataclass(frozen=True)
-class Payload:
-    """What the server saw of one client's sensitivities, to the byte: what an audit attacks."""
-
-    client: str
-    round: int
-    """From 1."""
-    release: str
-    """How to read it: `values`, `ranks`, ...; of `cohort` it is the mean of the client's group."""
-    payload: bytes
-
-
-@dataclass(frozen=True)
-class Workload:
-    """How much a client had to compute on: its tuning clips (stage sense), its test clips
-    (evaluate)."""
-
-    client: str
-    stage: str
-    clips: int
-    seconds: float
-    """Of audio."""
-    tokens: float = 0.0
-    """Of the model's own transcripts, where its decoder computes on them."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The model that a client was sent for a method, whether it was tested in the end or not."""
-
-    client: str
-    method: str
-    bits: tuple[int, ...]
-
-
-@dataclass
-class Log:
-    """What is to be written of a client together with the next thing that it finishes."""
-
-    releases: list[Release] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    workloads: list[Workload] = field(default_factory=list)
-    planned: list[Planned] = field(default_factory=list)
-
 
 _RELEASE_NAMES = ", ".join(f.name for f in fields(Release))
 _EVENT_NAMES = ", ".join(f.name for f in fields(Event))
@@ -216,7 +131,10 @@ class Ledger:
                 values = [
                     np.asarray(v, "<f8").tobytes() for v in (sensed.sensitivity, sensed.quantiles)
                 ]
-                db.execute("INSERT OR REPLACE INTO sensed VALUES (?, ?, ?)", (client, *values))
+                db.execute(
+                    "INSERT OR REPLACE INTO sensed VALUES (?, ?, ?, ?)",
+                    (client, *values, bytes(sensed.depths)),
+                )
             db.executemany(
                 "INSERT OR REPLACE INTO payloads VALUES (?, ?, ?, ?)",
                 [astuple(payload) for payload in payloads],
@@ -270,7 +188,7 @@ class Ledger:
         with self._transaction() as db:
             for table in ("clients", "results", "plans", "sensed", "kept", "payloads"):
                 # Who was asked for a group's mean stays so: never twice, with and without one.
-                keep = "AND stage != 'cohort'" if table == "kept" else ""
+                keep = f"AND stage != '{ASKED_GROUP}'" if table == "kept" else ""
                 db.execute(
                     f"DELETE FROM {table} WHERE client IN (SELECT client FROM failures) {keep}"
                 )
@@ -279,7 +197,7 @@ class Ledger:
                 db.execute(
                     f"DELETE FROM {table} WHERE client NOT IN (SELECT client FROM clients) AND"
                     " (client, stage) NOT IN (SELECT client, stage FROM kept) AND"
-                    " client NOT IN (SELECT client FROM kept WHERE stage = 'cohort')"
+                    f" client NOT IN (SELECT client FROM kept WHERE stage = '{ASKED_GROUP}')"
                 )
 
     def rows(self) -> list[Row]:
@@ -296,9 +214,9 @@ class Ledger:
 
     def sensed(self) -> Iterator[Sensed]:
         """Yield what each client sensed, sorted by client."""
-        query = "SELECT client, sensitivity, quantiles FROM sensed ORDER BY client"
-        for client, *values in self._read(query):
-            yield Sensed(client, *(tuple(np.frombuffer(v, "<f8").tolist()) for v in values))
+        query = "SELECT client, sensitivity, quantiles, depths FROM sensed ORDER BY client"
+        for client, sensitivity, quantiles, depths in self._read(query):
+            yield Sensed(client, _floats(sensitivity), _floats(quantiles), tuple(depths))
 
     def payloads(self) -> list[Payload]:
         """Return what the server saw of each client that finished, sorted by client and round."""
@@ -402,3 +320,7 @@ def _pack(counts: Sequence[int]) -> bytes:
 
 def _unpack(data: bytes) -> tuple[int, ...]:
     return tuple(np.frombuffer(data, "<i4").tolist())
+
+
+def _floats(data: bytes) -> tuple[float, ...]:
+    return tuple(np.frombuffer(data, "<f8").tolist())

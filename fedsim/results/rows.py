@@ -68,7 +68,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sensed:
-    """What one client said of its clips: one sensitivity a layer.
+    """What the server learned of one client's layers.
+
+    `sensitivity` holds the values of its layer profile, layer by layer; of a table, `depths` are
+    the bit depths of its columns.
 
     `quantiles` are those of every layer's output one after the other
     (`fedsim.quant.sensitivity.QUANTILES` of each); empty unless the scenario says `study: true`.
@@ -77,6 +80,7 @@ class Sensed:
     client: str
     sensitivity: tuple[float, ...]
     quantiles: tuple[float, ...] = ()
+    depths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fedsim.base.units import MB
 from fedsim.results.endings import endings, sentences
-from fedsim.results.ledger import Failure
+from fedsim.results.records import Failure
 from fedsim.results.rows import Row
 
 _MOST_CLIENTS = 12
@@ -87,8 +87,8 @@ def print_matrix(
             _print_failures({row.client for row in rows}, failures, console)
 
 
-def print_promises(sentences: Sequence[str], console: Console) -> None:
-    """Print what was promised of what left the devices, each sentence once."""
+def print_statements(sentences: Sequence[str], console: Console) -> None:
+    """Print what was promised about what left the devices, each sentence once."""
     if sentences:
         console.print(Text("\nWhat left the devices", style="bold"))
         for sentence in dict.fromkeys(sentences):

@@ -12,7 +12,6 @@ from fedsim.base.yamltree import Problem, Spot, find, plain, problem
 from fedsim.errors import nearest
 from fedsim.scenario.schema import Scenario
 
-BUDGET_SHAPES = ("one", "dealt round", "by client", "several", "by language")
 _ALLOWED = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -35,6 +34,12 @@ _LIMITS = {
 }
 
 
+def location(details: Any) -> list[str | int]:
+    """Return the keys that lead to a mistake, without pydantic's names of the shapes of a value."""
+    keys = [part for part in details["loc"] if not str(part).startswith("<")]
+    return [*keys, *details.get("ctx", {}).get("at", ())]
+
+
 def explain(error: ValidationError, root: Node) -> list[Problem]:
     """Return one problem for each mistake in `error`, placed in the tree of the YAML file."""
     found = error.errors(include_url=False)
@@ -52,9 +57,8 @@ def _below(path: tuple[str | int, ...], above: tuple[str | int, ...]) -> bool:
 
 
 def _explain_one(details: Any, root: Node) -> Problem:
-    path = [part for part in details["loc"] if part not in BUDGET_SHAPES]
+    path = location(details)
     kind, context = details["type"], details.get("ctx", {})
-    path += context.get("at", ())
     spot = find(root, path)
     key = ".".join(str(part) for part in path[: max(spot.found, 1)])
     if kind == "extra_forbidden":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.scenario.load import describe_scenario
 
 _ENDINGS = (".yaml", ".yml")
 
@@ -29,8 +30,6 @@ def find_scenario(name_or_path: str | Path) -> Path:
 
 def list_scenarios() -> list[tuple[str, str]]:
     """Return the name and the first line of the description of every known scenario."""
-    from fedsim.scenario.load import describe_scenario
-
     return [(name, describe_scenario(path)) for name, path in sorted(_known_scenarios().items())]
 
 

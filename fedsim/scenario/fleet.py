@@ -100,7 +100,7 @@ class ClockSettings(Settings):
 
 
 class FaultSettings(Settings):
-    """Something that goes wrong on the way, drawn for each message; see fedsim/fleet/faults.py."""
+    """Something that goes wrong on the way, drawn for each message; see fedsim/study/faults.py."""
 
     kind: Literal[
         "drop_before",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,44 +13,19 @@ from fedsim.base.yamltree import (
     OVERRIDE,
     Problem,
     compose,
-    dump,
     find,
     place,
     plain,
     problem,
     replace,
 )
-from fedsim.errors import FedsimError, nearest
-from fedsim.registry import Registry
+from fedsim.errors import FedsimError
 from fedsim.scenario.explain import explain
 from fedsim.scenario.fleet import ClockSettings
 from fedsim.scenario.matrix import expand
-from fedsim.scenario.privacy import COHORT
-from fedsim.scenario.schema import FULL_PRECISION, Scenario
+from fedsim.scenario.schema import Scenario
 
-_REGISTRIES = {
-    ("corpus", "kind"): "fedsim.speech.corpus:CORPORA",
-    ("quantization", "sensitivity"): "fedsim.quant.measures:MEASURES",
-    ("engine", "kind"): "fedsim.engine:ENGINES",
-    ("privacy", "release"): "fedsim.privacy.releases:RELEASES",
-    ("privacy", "mechanism"): "fedsim.privacy.noise:MECHANISMS",
-    ("privacy", "noise"): "fedsim.privacy.noise:NOISE",
-}
-_MORE = {("privacy", "release"): (COHORT,)}
-"""Names that are no registry's."""
-_PRIVACY = {path: name for path, name in _REGISTRIES.items() if path[0] == "privacy"}
-_ALLOCATORS = "fedsim.quant.allocation:ALLOCATORS"
 _FLEET_FILES = ("catalogue", "trace")
-_CALIBRATORS = "fedsim.quant.calibration:CALIBRATORS"
-_KNOWN = {
-    "fedsim.quant.measures:MEASURES": {
-        *("median", "mean", "max", "abs-max", "std", "var", "normality"),
-        *("l1", "l2", "frobenius", "spectral", "kl"),
-    },
-    _CALIBRATORS: {"minmax", "cosine", "hessian", "none"},
-}
-"""Names of registries whose modules import torch: a scenario that uses these is read without, and a
-second sooner."""
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -76,14 +50,11 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
             _override(root, override)
     except Problem as error:
         raise FedsimError(str(error)) from None
-    problems = list(_unregistered(root))
     try:
         scenario = Scenario.model_validate(plain(root))
     except ValidationError as error:
-        problems += explain(error, root)
-    if problems:
-        problems.sort(key=lambda p: p.line)
-        raise FedsimError("\n".join(str(p) for p in problems))
+        problems = sorted(explain(error, root), key=lambda problem: problem.line)
+        raise FedsimError("\n".join(map(str, problems))) from None
     scenario = _resolve_paths(scenario, root, path.parent)
     _check_clock(scenario, place(find(root, ["clock"]).key)[0])
     _check_cells(scenario, place(find(root, ["matrix"]).key)[0])
@@ -101,34 +72,13 @@ def _check_clock(scenario: Scenario, where: str) -> None:
 
 
 def _check_cells(scenario: Scenario, where: str) -> None:
-    """Check every combination of a matrix, names of registries included."""
+    """Check every combination of a matrix."""
     if not scenario.matrix:
         return
-    measures = _named(_REGISTRIES["quantization", "sensitivity"]).names()
-    allocations = (FULL_PRECISION, *_named(_ALLOCATORS).names())
-    calibrations = _named(_CALIBRATORS).names()
     try:
-        for cell in expand(scenario):
-            _require("quantization.sensitivity", cell.scenario.quantization.sensitivity, measures)
-            for (section, key), registry in _PRIVACY.items():
-                names = (*_named(registry).names(), *_MORE.get((section, key), ()))
-                _require(f"{section}.{key}", getattr(cell.scenario.privacy, key), names)
-            for method in cell.scenario.methods:
-                _require("methods.allocation", method.allocation, allocations)
-                for name in method.calibration:
-                    _require("methods.calibration", name, calibrations)
+        expand(scenario)
     except FedsimError as error:
         raise FedsimError(f"{where}: {error}") from None
-
-
-def _require(key: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        raise FedsimError(f"matrix: {key}: there is no {name!r}: {nearest(name, known)}")
-
-
-def dump_scenario(scenario: Scenario) -> str:
-    """Return the scenario as YAML that loads to an equal scenario."""
-    return dump(scenario.model_dump(mode="json"))
 
 
 def describe_scenario(path: Path) -> str:
@@ -183,46 +133,6 @@ def _expand_bare_method(root: MappingNode, index: str) -> None:
             methods.value[i] = MappingNode(
                 "tag:yaml.org,2002:map", pairs, node.start_mark, node.end_mark
             )
-
-
-def _unregistered(root: MappingNode) -> Iterator[Problem]:
-    """Yield a problem for each choice in the file that no registry knows."""
-    for path, registry in _REGISTRIES.items():
-        spot = find(root, path)
-        if spot.found == len(path):
-            yield from _check_name(spot.value, ".".join(path), registry, _MORE.get(path, ()))
-    methods = find(root, ["methods"]).value
-    if not isinstance(methods, SequenceNode):
-        return
-    for i, method in enumerate(methods.value):
-        bare = isinstance(method, ScalarNode)
-        allocation = method if bare else find(method, ["allocation"]).value
-        key = f"methods.{i}" if bare else f"methods.{i}.allocation"
-        yield from _check_name(allocation, key, _ALLOCATORS, (FULL_PRECISION,))
-        calibration = find(method, ["calibration"])
-        if calibration.found:
-            words = calibration.value
-            for word in words.value if isinstance(words, SequenceNode) else [words]:
-                yield from _check_name(word, f"methods.{i}.calibration", _CALIBRATORS, ())
-
-
-def _check_name(node: Node, key: str, registry: str, more: tuple[str, ...]) -> Iterator[Problem]:
-    name = plain(node)
-    if not isinstance(name, str) or not name:
-        return  # the schema says so
-    if name in more or name in _KNOWN.get(registry, ()):
-        return
-    known = _named(registry)
-    try:
-        known[name]
-    except FedsimError:
-        hint = nearest(name, (*more, *known.names()))
-        yield problem(node, f"{key}: there is no {known.family} {name!r}: {hint}")
-
-
-def _named(registry: str) -> Registry:
-    module, _, attribute = registry.partition(":")
-    return getattr(import_module(module), attribute)
 
 
 def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedsim.errors import FedsimError
-from fedsim.scenario.explain import BUDGET_SHAPES
+from fedsim.scenario.explain import location
 from fedsim.scenario.schema import Scenario
 
 MAX_CELLS = 1_000
@@ -61,8 +61,7 @@ def _cell(plain: dict[str, Any], settings: dict[str, Any]) -> MatrixCell:
     except ValidationError as error:
         mistake = error.errors()[0]
         words = ", ".join(f"{k}={v!r}" for k, v in settings.items())
-        parts = (*mistake["loc"], *mistake.get("ctx", {}).get("at", ()))
-        where = ".".join(str(part) for part in parts if part not in BUDGET_SHAPES)
+        where = ".".join(str(part) for part in location(mistake))
         raise FedsimError(f"matrix: {words}: {where or 'the scenario'}: {mistake['msg']}") from None
 
 

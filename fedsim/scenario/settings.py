@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from fedsim.errors import nearest
+from fedsim.registry import Registry
 
 
 class Settings(BaseModel):
@@ -43,3 +56,40 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
 Words = Annotated[
     tuple[Text, ...], BeforeValidator(one_or_more, json_schema_input_type=str | list[str])
 ]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A text that names an entry of a registry; the JSON Schema lists the names.
+
+    Editors may offer these names, and must not refuse others: a plug-in that adds one need not be
+    installed where a file is edited.
+    """
+
+    registry: Registry
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Names that are no entries -> what they mean."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"enum": self.names()}, handler(schema)]}
+
+    def names(self) -> list[str]:
+        """Return every name, those of installed plug-ins included."""
+        return [*self.more, *self.registry.names()]
+
+    def describe(self) -> dict[str, str]:
+        """Return name -> summary."""
+        return {**self.more, **self.registry.describe()}
+
+    def _check(self, name: str) -> str:
+        if name not in self.more and name not in self.registry:
+            hint = nearest(name, self.names())
+            raise problem(f"there is no {self.registry.family} {name!r}: {hint}")
+        return name

@@ -9,13 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedsim.errors import FedsimError, nearest
-from fedsim.speech.corpus import FIELDS, Utterance
+from fedsim.scenario.corpus import CorpusSettings
+from fedsim.speech.clips import FIELDS, Clients, Utterance
+from fedsim.speech.grouping import grouped
 
-if TYPE_CHECKING:
-    from fedsim.scenario.schema import CorpusSettings
+
+def open_hub(corpus: CorpusSettings, seed: int) -> Clients:
+    """Return the clients of a data set; raises `FedsimError` as `read_hub` does."""
+    return grouped(read_hub(corpus), corpus, seed)
 
 
 def read_hub(corpus: CorpusSettings) -> list[Utterance]:

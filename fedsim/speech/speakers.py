@@ -10,12 +10,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from fedsim.errors import FedsimError
-
-if TYPE_CHECKING:
-    from fedsim.speech.corpus import Utterance
+from fedsim.speech.clips import Utterance
 
 COLUMNS = ("speaker", "gender")
 _WORDS = {"f": "female", "m": "male"}

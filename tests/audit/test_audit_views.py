@@ -13,11 +13,12 @@ from fedsim.audit.voices import Voices, open_voices
 from fedsim.errors import FedsimError
 from fedsim.privacy import releases
 from fedsim.privacy.bounds import Bounds, normalize
-from fedsim.privacy.releases import Terms, release
+from fedsim.privacy.release_params import ReleaseParams
+from fedsim.privacy.releases import release
 from fedsim.quant.allocation import Sizes
 from fedsim.scenario import Scenario
-from fedsim.speech.corpus import ClientData, Utterance
-from fedsim.terms import release_terms
+from fedsim.speech.clips import ClientData, Utterance
+from fedsim.study.release_params import release_params
 
 LAYERS = 6
 BOUNDS = Bounds(np.full(LAYERS, 0.1), np.full(LAYERS, 10.0))
@@ -40,7 +41,9 @@ def scenario(methods=("fp32", "myqasr"), corpus=None, model="none", **privacy) -
 def test_vectors_hold_all_that_was_told():
     values = RNG.uniform(0.2, 5, (3, LAYERS))
     told = {}
-    terms = Terms(LAYERS, BOUNDS, bits=3, depths=(2, 4, 8), plan=lambda v: (2, 4, 8, 2, 4, 8))
+    terms = ReleaseParams(
+        LAYERS, BOUNDS, bits=3, depths=(2, 4, 8), plan=lambda v: (2, 4, 8, 2, 4, 8)
+    )
     for kind in ("values", "quantized", "noisy", "ranks", "plan"):
         payloads = [[release(kind, v, terms, np.random.default_rng(0)).payload] for v in values]
         told[kind] = vectors(kind, payloads, terms)
@@ -57,7 +60,7 @@ def test_vectors_hold_all_that_was_told():
 
 def test_noisy_rounds_are_averaged():
     said = scenario(release="noisy", epsilon=1.0, delta=1e-3, rounds=4)
-    terms = release_terms(said, LAYERS, BOUNDS)
+    terms = release_params(said, LAYERS, BOUNDS)
     told = told_alone(said, terms, "ann", np.full(LAYERS, 1.0), "test")
     rows = np.array([np.frombuffer(p, "<f4") for p in told])
     assert len({row.tobytes() for row in rows}) == 4

@@ -11,7 +11,7 @@ from engine_asks import CLIENTS, ask, ask_all, said
 
 from fedsim.engine import ray_cluster
 from fedsim.errors import FedsimError
-from fedsim.run import run_scenario
+from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
 
 from ray.cluster_utils import Cluster  # isort: skip  (after ray_cluster, which sets what Ray reads)

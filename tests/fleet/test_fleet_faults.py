@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 from scipy.stats import binomtest
 
-from fedsim.fleet.faults import Fault, drawn_fault
 from fedsim.results.ledger import Ledger
-from fedsim.run import run_scenario
+from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.scenario.schema import FaultSettings
+from fedsim.study.faults import Fault, drawn_fault
 
 
 def drawn(faults, clients=2000, stage="sense", attempt=1, timeout_s=60.0, seed=1):

@@ -11,17 +11,19 @@ import pytest
 
 from fedsim.base.units import MB
 from fedsim.errors import FedsimError
-from fedsim.fleet.cost import ModelCost, read_cost
-from fedsim.fleet.rounds import time_round, timed_model
 from fedsim.fleet.timeline import from_arrow
-from fedsim.matrix import run_matrix
 from fedsim.quant.calibration import search_macs
 from fedsim.quant.layers import Layer
 from fedsim.results.folder import create_run, read_results
-from fedsim.results.ledger import Ledger, Log, Planned, Release, Workload
-from fedsim.run import resume_run, run_scenario
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Log, Planned, Release, Workload
+from fedsim.run.matrix import run_matrix
+from fedsim.run.round import time_round
+from fedsim.run.single import resume_run, run_scenario
 from fedsim.scenario import load_scenario
+from fedsim.scenario.cells import timed_model
 from fedsim.scenario.schema import Scenario
+from fedsim.study.cost import ModelCost, read_cost
 
 LAYERS = (Layer("a", "linear", (10, 10)), Layer("b", "linear", (20, 10)))
 COST = ModelCost(

@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import chisquare, pearsonr
 
 from fedsim.errors import FedsimError
-from fedsim.messages import from_record, to_record
 from fedsim.privacy.bounds import Bounds
-from fedsim.privacy.cohort import ciphers, device, server, wire
-from fedsim.privacy.cohort.codes import STEPS, decode, encode
+from fedsim.privacy.secure_aggregation import ciphers, device, server, wire
+from fedsim.privacy.secure_aggregation.codes import STEPS, decode, encode
+from fedsim.protocol.codec import from_record, to_record
 
 STAGES = ("keys", "shares", "masked", "unmask")
 
@@ -385,7 +385,7 @@ def test_the_mean_of_a_group_is_geometric():
 
 
 def test_the_largest_group_does_not_overflow():
-    from fedsim.privacy.cohort.codes import MOST_MEMBERS
+    from fedsim.privacy.secure_aggregation.codes import MOST_MEMBERS
 
     bounds = Bounds(np.full(2, 1.0), np.full(2, 8.0))
     code = encode(np.array([9.0, 0.5]), bounds)

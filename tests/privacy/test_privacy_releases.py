@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from fedsim.errors import BudgetError, FedsimError
 from fedsim.privacy.bounds import Bounds, clip, denormalize, normalize
 from fedsim.privacy.noise import NOISE, noise_scale
-from fedsim.privacy.releases import READINGS, RELEASES, Released, Terms, release, restore
+from fedsim.privacy.release_params import ReleaseParams
+from fedsim.privacy.releases import READINGS, RELEASES, Released, release, restore
 from fedsim.quant.allocation import Sizes, allocate
 
 thorough = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -25,7 +26,7 @@ DEPTHS = (2, 3, 4, 6, 8, 16)
 SIZES = Sizes(DEPTHS, RNG.integers(50, 900, (L, 1)) * np.array(DEPTHS), 1000)
 BUDGET = 60_000
 PLAN = partial(allocate, "myqasr", sizes=SIZES, budget=BUDGET)
-TERMS = Terms(L, BOUNDS, depths=DEPTHS, plan=PLAN)
+TERMS = ReleaseParams(L, BOUNDS, depths=DEPTHS, plan=PLAN)
 
 
 def rng(seed=0):
@@ -108,7 +109,7 @@ def test_ranks_lose_nothing_to_algorithm_1(data):
     )
     sizes = Sizes((2, 4, 8), rng(n).integers(1, 100, (n, 1)) * np.array([2, 4, 8]), 10)
     low, high = sizes.total([2] * n), sizes.total([8] * n)
-    terms = Terms(n)
+    terms = ReleaseParams(n)
     told = restore(release("ranks", values, terms, rng()), terms)
     assert sorted(told) == list(range(1, n + 1))
     for budget in np.linspace(low, high, 9).astype(int):
@@ -132,7 +133,7 @@ def test_ranks_tell_nothing_but_the_order():
 
 def test_ranks_by_hand():
     # Largest first: layers 2, 0, 3, 1; of those left, places 2, 0, 1, 0; 2 + 4 * (0 + 3 * 1) = 14.
-    terms = Terms(4)
+    terms = ReleaseParams(4)
     found = release("ranks", np.array([5.0, 1.0, 9.0, 2.0]), terms, rng())
     assert found == Released("ranks", bytes([14]))
     assert restore(found, terms).tolist() == [3, 1, 4, 2]
@@ -157,7 +158,7 @@ def test_none_is_the_public_middle_whatever_the_audio():
 def test_noisy_is_the_clipped_value_and_noise_of_the_accounted_scale(noise, mechanism):
     many = 4_000
     bounds = Bounds(np.full(many, 1.0), np.full(many, 4.0))
-    terms = Terms(many, bounds, mechanism=mechanism, epsilon=50.0, delta=1e-6, noise=noise)
+    terms = ReleaseParams(many, bounds, mechanism=mechanism, epsilon=50.0, delta=1e-6, noise=noise)
     values = np.full(many, 1e9)  # clipped: all at 1
     told = np.frombuffer(release("noisy", values, terms, rng()).payload, "<f4") - 1.0
     scale = noise_scale(mechanism, 50.0, 1e-6, many)

@@ -12,7 +12,7 @@ from quant_toys import Echo, Named, Talker, Tied, Toy, clips, talk
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from fedsim.quant.distances import BINS, BITS, Pairs, Spectrum, Sums
+from fedsim.quant.distances import BINS, BITS, DistanceSpectrum, DistanceSums, OutputPairs
 from fedsim.quant.layers import plain_weights
 from fedsim.quant.measures import NEEDS_CHANGE
 from fedsim.quant.model import Batch
@@ -194,7 +194,7 @@ def test_singular_values_from_the_smaller_side(shape, bias):
     np.testing.assert_allclose(
         sense(toy, batches, "spectral"), exact(toy, batches, "spectral"), rtol=TOLERANCE
     )
-    gauge = Spectrum("linear", toy.module.layer, 1)
+    gauge = DistanceSpectrum("linear", toy.module.layer, 1)
     with torch.inference_mode():
         for batch in batches:
             x = batch.inputs["x"]
@@ -252,12 +252,12 @@ def test_a_weight_that_four_bits_hold_changes_nothing(kind, measure):
 
 def test_divergence_where_the_histograms_part():
     y, far = torch.linspace(0, 1, 1000)[:, None], torch.full((1000, 1), 7.0)
-    pairs = Pairs("linear", nn.Linear(1, 1), 10_000)
+    pairs = OutputPairs("linear", nn.Linear(1, 1), 10_000)
     pairs.add(y, far)
     p, q = histogram(y.double().numpy().ravel(), 0, 1), np.full(BINS, 0.5)
     q[-1] += 1000
     assert pairs.divergence() == pytest.approx((p * np.log(p / (q / 1032))).sum(), rel=1e-5)
-    pairs = Pairs("linear", nn.Linear(1, 1), 10_000)
+    pairs = OutputPairs("linear", nn.Linear(1, 1), 10_000)
     pairs.add(torch.full((9, 1), 2.0), torch.full((9, 1), 2.5))  # Y has no range at all
     q = np.full(BINS, 0.5)
     q[0] = 9.5
@@ -266,7 +266,7 @@ def test_divergence_where_the_histograms_part():
 
 def test_a_value_on_the_edge_of_a_bin_does_not_jump():
     def of(shift: float) -> float:
-        pairs = Pairs("linear", nn.Linear(1, 1), 1000)
+        pairs = OutputPairs("linear", nn.Linear(1, 1), 1000)
         y = torch.linspace(0, 63, 64, dtype=torch.float64)[:, None]
         pairs.add(y, y * 0.9 + shift)
         return pairs.divergence()
@@ -292,7 +292,10 @@ def test_memory_is_bounded_and_a_thinned_sample_is_near(kind):
     single = [Batch({"x": b.inputs["x"][i : i + 1]}) for b in batches for i in range(2)]
     few, many = (sense(toy, b, "kl", capacity=1 << 14) for b in (batches, single))
     np.testing.assert_allclose(few, many, rtol=TOLERANCE)  # clip by clip the places are the same
-    gauges = [cls(kind, toy.module.layer, 1 << 10) for cls in (Pairs, Sums, Spectrum)]
+    gauges = [
+        cls(kind, toy.module.layer, 1 << 10)
+        for cls in (OutputPairs, DistanceSums, DistanceSpectrum)
+    ]
     kept = []
     with torch.inference_mode():
         for batch in batches:

@@ -14,7 +14,8 @@ from torch import nn
 from fedsim.errors import FedsimError
 from fedsim.quant.measures import MEASURES, NEEDS_CHANGE
 from fedsim.quant.model import Batch
-from fedsim.quant.sensitivity import CAPACITY, QUANTILES, _spread, _watch, sense
+from fedsim.quant.quantiles import QUANTILES
+from fedsim.quant.sensitivity import CAPACITY, _spread, _watch, sense
 
 
 def lilliefors(y: np.ndarray) -> float:

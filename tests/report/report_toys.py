@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from fedsim.results.folder import create_run, write_results
-from fedsim.results.ledger import Ledger, Log, Release
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Log, Release
 from fedsim.results.rows import Plan, Row, Sensed
 from fedsim.results.timed import write_round
 from fedsim.scenario.schema import Scenario

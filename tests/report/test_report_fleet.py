@@ -14,7 +14,7 @@ from fedsim.report import clocktables, figures
 from fedsim.report.fleet import fleet_section
 from fedsim.report.gallery import fleet_figures
 from fedsim.report.page import write_report
-from fedsim.report.runs import read_runs
+from fedsim.results.runs import read_runs
 from fedsim.results.timed import write_round
 
 LINES = [

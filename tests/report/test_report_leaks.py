@@ -10,13 +10,14 @@ from fedsim.audit.record import FILE, Audited, write_audit
 from fedsim.errors import FedsimError
 from fedsim.privacy.attacks.result import Finding
 from fedsim.privacy.bounds import Bounds
-from fedsim.promise import promise, read_promise, write_promise
 from fedsim.report.gallery import figures_of
 from fedsim.report.leaks import leak_points
 from fedsim.report.page import write_report
-from fedsim.report.runs import read_runs
-from fedsim.results.ledger import Ledger, Log, Release
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Log, Release
+from fedsim.results.runs import read_runs
 from fedsim.scenario.privacy import PrivacySettings
+from fedsim.study.privacy_statement import privacy_statement, read_statement, write_statement
 
 BOUNDS = Bounds(np.full(4, 0.5), np.array([1.0, 2.0, 4.0, 8.0]))
 PRIVATE = PrivacySettings(release="noisy", epsilon=2.0, delta=1e-5, rounds=3)
@@ -34,7 +35,7 @@ def found(release):
 
 @pytest.fixture
 def matrix(tmp_path):
-    """Two releases of one study, audited, the noisy one with a promise and its cost."""
+    """Two releases of one study, audited, the noisy one with a privacy_statement and its cost."""
     values, noisy = {"release": "values"}, {"release": "noisy", "epsilon": 2.0}
     cells = [(values, words_study()), (noisy, words_study(worse=1))]
     methods = ["fp32", "uniform", "myqasr"]
@@ -43,8 +44,8 @@ def matrix(tmp_path):
     for number, said in enumerate((values, noisy), start=1):
         folder = path / f"cells/00{number}"
         write_audit(folder / FILE, [found(said["release"])])
-    made = promise(PRIVATE, 4, 40, BOUNDS)
-    write_promise(path / "cells/002/privacy.json", made)
+    made = privacy_statement(PRIVATE, 4, 40, BOUNDS)
+    write_statement(path / "cells/002/privacy.json", made)
     with Ledger(path / "cells/002/ledger.sqlite") as ledger:
         sent = [Release(c, "sense", "up", "payload", 16, 2.0) for c in ("ann", "bob")]
         ledger.write(Log(sent))
@@ -52,9 +53,9 @@ def matrix(tmp_path):
 
 
 def test_a_promise_is_read_as_it_was_written(tmp_path):
-    made = promise(PRIVATE, 4, 40, BOUNDS)
-    write_promise(tmp_path / "p.json", made)
-    again = read_promise(tmp_path / "p.json")
+    made = privacy_statement(PRIVATE, 4, 40, BOUNDS)
+    write_statement(tmp_path / "p.json", made)
+    again = read_statement(tmp_path / "p.json")
     assert (again.sentence, again.guarantee) == (made.sentence, made.guarantee)
     assert again.bounds.high.tolist() == [1.0, 2.0, 4.0, 8.0]
     for word in (
@@ -65,8 +66,8 @@ def test_a_promise_is_read_as_it_was_written(tmp_path):
         assert word in made.sentence
     (tmp_path / "p.json").write_text("[]")
     with pytest.raises(FedsimError, match=r"no privacy.json of this version"):
-        read_promise(tmp_path / "p.json")
-    assert read_promise(tmp_path / "none") is None
+        read_statement(tmp_path / "p.json")
+    assert read_statement(tmp_path / "none") is None
 
 
 def test_points_are_rates_and_leaks_of_the_planned_model(matrix):

@@ -7,8 +7,8 @@ import pytest
 from report_toys import model, scenario, words_study, write_matrix, write_run
 
 from fedsim.errors import FedsimError
-from fedsim.report.runs import flat, read_runs
-from fedsim.report.settings import plain_value, settings_label
+from fedsim.results.labels import plain_value, settings_label
+from fedsim.results.runs import flat, read_runs
 
 
 def test_a_run_is_one_part(tmp_path):

@@ -10,7 +10,7 @@ from report_toys import LAYERS, model, scenario, write_run
 from round_toys import MB, timed, timeline
 
 from fedsim.report.page import write_report
-from fedsim.results.ledger import Event
+from fedsim.results.records import Event
 
 DEVICES = ("earbuds", "hub", "phone", "watch")
 

@@ -4,8 +4,8 @@ import pytest
 from report_toys import LAYERS, WORDS, clips_study, model, words_study, write_matrix, write_run
 
 from fedsim.report import layertables, tables
-from fedsim.report.runs import read_runs
-from fedsim.report.settings import TUNING_CLIPS
+from fedsim.results.labels import TUNING_CLIPS
+from fedsim.results.runs import read_runs
 
 
 def parts_of(*paths):

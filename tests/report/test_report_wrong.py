@@ -6,9 +6,10 @@ import json
 from report_toys import model, words_study, write_matrix, write_run
 
 from fedsim.report.page import write_report
-from fedsim.report.runs import read_runs
 from fedsim.report.wrong import wrong_section
-from fedsim.results.ledger import Event, Ledger
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Event
+from fedsim.results.runs import read_runs
 
 FAILURES = [
     ("bob", "plan", "the model of 'eve' is missing."),

@@ -1,7 +1,7 @@
 """How clients ended: once each, whatever the ledger says of them."""
 
 from fedsim.results.endings import endings, sentences
-from fedsim.results.ledger import Failure
+from fedsim.results.records import Failure
 
 FAILURES = [
     Failure("bob", "plan", "the model of 'eve' is missing."),

@@ -13,7 +13,8 @@ import pytest
 
 from fedsim.errors import FedsimError
 from fedsim.results import sqlite
-from fedsim.results.ledger import Event, Failure, Ledger, Log, Release
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Event, Failure, Log, Release
 from fedsim.results.rows import Row
 
 ROW = Row(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fedsim.results.ledger import Failure
+from fedsim.results.records import Failure
 from fedsim.results.rows import Row
 from fedsim.results.table import print_table
 

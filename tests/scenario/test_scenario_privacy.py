@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from fedsim.errors import FedsimError
 from fedsim.scenario import Scenario, load_scenario
 from fedsim.scenario import privacy as privacy_module
-from fedsim.scenario.privacy import PrivacySettings, check_privacy
+from fedsim.scenario.privacy import PrivacySettings
+from fedsim.study.clients import check_privacy
 
 BASE = """\
 name: a
@@ -171,7 +172,7 @@ def test_a_release_that_is_plugged_in_may_read_every_setting():
 
 def test_a_group_is_no_larger_than_its_sums_hold():
     """Of nearly twice the size there is one group: its codes must add up to less than 2^32."""
-    from fedsim.privacy.cohort.codes import MOST_MEMBERS
+    from fedsim.privacy.secure_aggregation.codes import MOST_MEMBERS
 
     made = PrivacySettings(release="cohort", cohort={"size": 2048})
     assert 2 * made.cohort.size - 1 <= MOST_MEMBERS

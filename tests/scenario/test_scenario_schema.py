@@ -7,15 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from fedsim.errors import FedsimError
-from fedsim.scenario import (
-    Devices,
-    Scenario,
-    check_sources,
-    find_scenario,
-    json_schema,
-    list_scenarios,
-)
-from fedsim.scenario.clients import Limits
+from fedsim.scenario import Scenario, find_scenario, json_schema, list_scenarios
+from fedsim.study.clients import check_sources
+from fedsim.study.devices import Devices, Limits
 
 BASE = {
     "name": "a",

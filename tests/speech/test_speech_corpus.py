@@ -16,17 +16,10 @@ import toys
 
 from fedsim.base.seeds import client_rng
 from fedsim.errors import AudioError, FedsimError
-from fedsim.scenario.schema import ClientSettings, CorpusSettings
-from fedsim.speech.corpus import (
-    CORPORA,
-    ClientData,
-    Clients,
-    Utterance,
-    _read_folder,
-    open_clients,
-    read_utterance,
-    require_clips,
-)
+from fedsim.scenario.corpus import READERS, CorpusSettings
+from fedsim.scenario.schema import ClientSettings
+from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance, require_clips
+from fedsim.speech.corpus import _read_folder, open_clients
 from fedsim.speech.hub import read_hub
 
 
@@ -431,9 +424,9 @@ def test_clients_are_made_when_they_are_asked_for():
 
 
 def test_a_corpus_is_its_clients_in_sorted_order(folder):
-    """What a corpus of another package has to give as well: see `CORPORA`."""
+    """What a corpus of another package has to give as well: see `READERS`."""
     root = folder(listing(["cyd", "ann", "bob"], 4))
-    found = CORPORA["folder"](settings(root, test_clips=2, tuning_clips=2), 3)
+    found = READERS["folder"](settings(root, test_clips=2, tuning_clips=2), 3)
     assert list(found) == ["ann", "bob", "cyd"]
     assert found["bob"] == clients(root, seed=3, test_clips=2, tuning_clips=2)["bob"]
     assert found["bob"] == found["bob"]

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from fedsim.errors import AudioError, FedsimError
-from fedsim.speech.corpus import Utterance, read_utterance
+from fedsim.speech.clips import Utterance, read_utterance
 from fedsim.speech.voices import Take, render
 from fedsim.speech.voices.acoustics import record
 from fedsim.speech.voices.sentences import WORD_SECONDS, WORDS

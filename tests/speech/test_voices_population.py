@@ -19,17 +19,12 @@ from hypothesis import strategies as st
 
 from fedsim.errors import FedsimError
 from fedsim.scenario import load_scenario
+from fedsim.scenario.corpus import TOPICS, CorpusSettings
 from fedsim.scenario.matrix import expand
-from fedsim.scenario.schema import TOPICS, ClientSettings, CorpusSettings
+from fedsim.scenario.schema import ClientSettings
 from fedsim.speech import voices
-from fedsim.speech.corpus import (
-    ClientData,
-    Clients,
-    Utterance,
-    open_clients,
-    read_utterance,
-    require_clips,
-)
+from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance, require_clips
+from fedsim.speech.corpus import open_clients
 from fedsim.speech.voices import Take, render
 from fedsim.speech.voices.export import export_clips
 from fedsim.speech.voices.sentences import WORD_SECONDS, WORDS, grammar, role_of

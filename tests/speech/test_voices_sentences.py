@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.errors import FedsimError
-from fedsim.scenario.schema import TOPICS
+from fedsim.scenario.corpus import TOPICS
 from fedsim.speech.scoring import normalize
 from fedsim.speech.voices.sentences import (
     ROLES,

@@ -6,8 +6,8 @@ from typing import Any
 
 import altair as alt
 
-from fedsim.report.lines import Kind
 from fedsim.report.tables import Table
+from fedsim.results.lines import Kind
 
 _LOG_ABOVE = 150  # a WER of so many percent, with others far below it, needs a logarithmic axis
 _TIPS = {

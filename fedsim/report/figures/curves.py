@@ -8,9 +8,9 @@ import altair as alt
 import numpy as np
 
 from fedsim.report.figures.axes import rate_look, tips_of, what
-from fedsim.report.lines import Kind
 from fedsim.report.style import GREY, WIDTH, AnyChart, colour, dash, data, finished, names_of, shape
 from fedsim.report.tables import Table
+from fedsim.results.lines import Kind
 
 _HEIGHT = 340
 _SIZE = "model size, MB (1 MB = 2^20 bytes)"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import altair as alt
 
 from fedsim.report.figures.axes import rate_look, rate_title, tips_of, what
-from fedsim.report.lines import Kind
 from fedsim.report.style import GREY, AnyChart, colour, data, finished, names_of, shape
 from fedsim.report.tables import Table
+from fedsim.results.lines import Kind
 
 _WIDTH, _HEIGHT = 280, 240
 _COLUMNS = 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import altair as alt
 
 from fedsim.report.figures.axes import name_axis, rate_look, tips_of, what
-from fedsim.report.lines import Kind
 from fedsim.report.style import COLOURS, GREY, WIDTH, AnyChart, data, finished, names_of
 from fedsim.report.tables import NO_CALIBRATION, Table
+from fedsim.results.lines import Kind
 
 _SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+~g')"
 

@@ -29,6 +29,10 @@ class Take:
     seconds: float = 0.0
     """The clip is at least this long."""
 
+    def render(self) -> np.ndarray:
+        """Return the clip; see `render`."""
+        return render(self)
+
 
 def render(take: Take) -> np.ndarray:
     """Return the clip, float32 (samples,) at 16 kHz; no two takes of one text are the same.

@@ -10,7 +10,7 @@ import numpy as np
 from fedsim.base import progress
 from fedsim.errors import FedsimError
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.corpus import GROUPS, Clients, read_utterance
+from fedsim.speech.clips import GROUPS, Clients, read_utterance
 
 
 def export_clips(clients: Clients, folder: Path) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedsim.base.seeds import client_rng
 from fedsim.errors import FedsimError
-from fedsim.speech.corpus import ClientData, Clients, Utterance
+from fedsim.scenario.corpus import CorpusSettings, PopulationSettings
+from fedsim.speech.clips import ClientData, Clients, Utterance
 from fedsim.speech.voices import Take
 from fedsim.speech.voices.sentences import (
     WORD_SECONDS,
@@ -22,9 +22,7 @@ from fedsim.speech.voices.sentences import (
     read_sentences,
 )
 from fedsim.speech.voices.speaker import FIRST_TRAINING_SPEAKER, GENDERS, Speaker, speaker
-
-if TYPE_CHECKING:
-    from fedsim.scenario.schema import CorpusSettings, PopulationSettings
+from fedsim.speech.voices.synthesizer import require_synthesizer
 
 _TEST_TAKES = 1_000_000
 """Takes of test clips are numbered from here on: no word is heard in the same take twice."""
@@ -36,8 +34,6 @@ def open_population(corpus: CorpusSettings, seed: int) -> Clients:
     Raises `FedsimError` when the synthesizer is not installed, for a language that nobody speaks,
     for a sentence list without text, and for speakers that are reserved for training.
     """
-    from fedsim.speech.voices.synthesizer import require_synthesizer
-
     require_synthesizer()
     people = corpus.population
     assert people is not None  # the schema sees to it

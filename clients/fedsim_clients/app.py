@@ -1,0 +1,91 @@
+"""The Flower ClientApp: messages, answered by one device from its own audio.
+
+query.sense           observe the clips, return what the scenario releases of them
+query.join, .share, .mask, .unmask    the same for a group, by secure aggregation
+train.personalize     calibrate the delivered models, write their files, return their sizes
+evaluate.candidates   transcribe the held-out clips with each candidate, return error counts
+"""
+
+from __future__ import annotations
+
+import transformers.modeling_utils  # noqa: F401  (every model needs it: a worker has it in advance)
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+
+from fedsim.engine.flower_internals import CLIENT_RAISED, error_reply
+from fedsim.errors import DeclinedError
+from fedsim.protocol import codec
+from fedsim.protocol import messages as m
+from fedsim_clients import secure_aggregation
+from fedsim_clients.device import Device
+from fedsim_clients.identity import clips_of, device_of
+from fedsim_clients.redaction import redacted_reason
+
+
+def answer_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Answer a mistake with its sentence, which names the client, whatever runtime this is.
+
+    Flower's own would answer with the sentence in the wrapping of its exception, and with any text
+    that an exception may hold. Running out of memory is left to the runtime.
+    """
+    try:
+        return call_next(message, context)
+    except MemoryError:
+        raise
+    except Exception as error:
+        code = m.DECLINED if isinstance(error, DeclinedError) else CLIENT_RAISED
+        client = str(context.node_config.get("client", ""))
+        reason = redacted_reason(error, client, message.metadata.message_type, clips_of(context))
+        return error_reply(message, code, reason)
+
+
+app = ClientApp(mods=[answer_mistakes])
+
+
+@app.query("sense")
+def sense(message: Message, context: Context) -> Message:
+    """Observe the client's tuning clips and answer with its profile and sensitivities."""
+    device = device_of(context)
+    request = device.read(m.SenseRequest, message)
+    return Message(codec.to_record(device.sense(request)), reply_to=message)
+
+
+@app.query("join")
+def join(message: Message, context: Context) -> Message:
+    """Take a place in a group whose mean alone the server learns."""
+    return secure_aggregation.join(message, context, device_of(context))
+
+
+@app.query("share")
+def share(message: Message, context: Context) -> Message:
+    """Split the secrets of the device's masks among its group."""
+    return secure_aggregation.share(message, context, device_of(context))
+
+
+@app.query("mask")
+def mask(message: Message, context: Context) -> Message:
+    """Observe the client's tuning clips and answer with its summary under masks."""
+    return secure_aggregation.mask(message, context, device_of(context))
+
+
+@app.query("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Help to take the masks off the group's sum."""
+    return secure_aggregation.unmask(message, context, device_of(context))
+
+
+@app.train("personalize")
+def personalize(message: Message, context: Context) -> Message:
+    """Calibrate the delivered models, write their files and answer with their sizes."""
+    device = device_of(context)
+    delivery = device.read(m.Delivery, message)
+    return Message(codec.to_record(device.personalize(delivery)), reply_to=message)
+
+
+@app.evaluate("candidates")
+def evaluate(message: Message, context: Context) -> Message:
+    """Test the candidates on the client's held-out clips and answer with error counts."""
+    device: Device = device_of(context)
+    evaluation = device.read(m.Evaluation, message)
+    return Message(codec.to_record(device.evaluate(evaluation)), reply_to=message)

@@ -1,0 +1,118 @@
+"""A client's clips, their pseudo-labels, and the layer statistics collected from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from fedsim.errors import AudioError, FedsimError
+from fedsim.quant.calibrators import CALIBRATORS, needs, on_user_data
+from fedsim.quant.model import Batch
+from fedsim.quant.observe import LayerObservation, LayerObservations
+from fedsim.speech.audio import SAMPLE_RATE
+from fedsim.speech.clips import ClientData, Utterance, read_utterance
+from fedsim.speech.models.base import SpeechModel, own_tokens, public_clips
+from fedsim.speech.tuning import TuningPass
+from fedsim_clients.runtime import Runtime
+
+PUBLIC = ""
+"""Stands for the public signal where a client's key is asked for."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ClientAudio:
+    """One client's audio, and what the full-precision model makes of it as its device holds it.
+
+    `mode` is one of `fedsim.quant.memory`; pseudo-labels come from the model in the same mode.
+    """
+
+    runtime: Runtime
+    data: ClientData
+    mode: str = "full"
+
+    def read(self, utterances: Sequence[Utterance]) -> list[np.ndarray]:
+        """Return the clips of utterances of this client."""
+        convert = self.runtime.scenario.corpus.convert
+
+        def clip(utterance: Utterance) -> np.ndarray:
+            key = self.data.key, utterance.key
+            return self.runtime.clips.get(key, lambda: read_utterance(utterance, convert=convert))
+
+        try:
+            return [clip(utterance) for utterance in utterances]
+        except AudioError as error:
+            raise AudioError(f"client {self.data.key!r}: {error}") from error
+
+    def workload(self) -> tuple[float, float]:
+        """Return the seconds of the tuning clips, and the tokens of their pseudo-labels."""
+        tokens = self._tokens(self.data.key) or ()
+        return seconds(self.read(self.data.tuning)), float(sum(len(row) for row in tokens))
+
+    def sense(self, sense: Callable[[SpeechModel, Iterator[Batch]], T]) -> T:
+        """Return what `sense` makes of the model and the tuning clips, by one pass over them.
+
+        What calibration will ask of these clips is kept from the same pass.
+        """
+        runtime, tuning = self.runtime, self._tuning(self.data.key)
+        following = {c for method in runtime.scenario.methods for c in method.calibration}
+        with runtime.sensing(self.mode):
+            found, seen = tuning.sense(sense, following)
+        if seen is not None:
+            rows = needs(on_user_data(following)).rows
+            runtime.observations.get(self._key(rows), lambda: LayerObservations(seen))
+        return found
+
+    def observed(self, source: str, calibrations: set[str]) -> dict[str, LayerObservation]:
+        """Return what calibrations ask of the clips of this client, or of the public signal.
+
+        Raises `FedsimError` for one that needs gradients, where the model is not whole in memory.
+        """
+        runtime, wanted = self.runtime, needs(calibrations)
+        if self.mode != "full" and wanted.fisher:
+            name = min(name for name in calibrations if CALIBRATORS[name].fisher)
+            raise FedsimError(
+                f"client {self.data.key!r}: calibration {name!r} needs gradients and so the whole "
+                f"model in memory, and its device has room for it only {self.mode}: use cosine or "
+                f"minmax, or give the device more memory"
+            )
+
+        def observe() -> LayerObservations:
+            tuning = self._tuning(source)
+            with runtime.sensing(self.mode):
+                return LayerObservations(tuning.observe(calibrations))
+
+        if source == PUBLIC or wanted.fisher:
+            return observe().layers
+        return runtime.observations.get(self._key(wanted.rows), observe).layers
+
+    def _key(self, rows: bool) -> tuple[str, str, bool]:
+        return self.data.key, self.mode, rows
+
+    def _tuning(self, source: str) -> TuningPass:
+        """Return this client's tuning clips, or the public signal, with pseudo-labels."""
+        tokens = self._tokens(source)
+        return TuningPass(self.runtime.model, self._clips(source), tokens, self.data.language)
+
+    def _clips(self, source: str) -> list[np.ndarray]:
+        return public_clips() if source == PUBLIC else self.read(self.data.tuning)
+
+    def _tokens(self, source: str) -> list[torch.Tensor] | None:
+        """Return the pseudo-labels of a source's clips, None where the model needs none."""
+        runtime, language = self.runtime, self.data.language
+
+        def label() -> list[torch.Tensor] | None:
+            with runtime.sensing(self.mode):
+                return own_tokens(runtime.model, self._clips(source), language)
+
+        return runtime.remember(("tokens", self.mode, source, language), label)
+
+
+def seconds(clips: Sequence[np.ndarray]) -> float:
+    """Return how long clips are together."""
+    return sum(len(clip) for clip in clips) / SAMPLE_RATE

@@ -1,0 +1,248 @@
+"""One device: its clips, its budget, and what it does with the models that it is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from flwr.app import Message
+
+from fedsim.base.seeds import client_rng
+from fedsim.errors import FedsimError
+from fedsim.protocol import codec
+from fedsim.protocol import messages as m
+from fedsim.protocol.limits import check_size, max_members, max_message_bytes, max_models
+from fedsim.quant import modelfile
+from fedsim.quant.activations import Range
+from fedsim.quant.bank import from_blob
+from fedsim.quant.modelfile import ModelFile
+from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
+from fedsim.speech.clips import ClientData, require_clips
+from fedsim.speech.models.base import (
+    transcribe_clips,
+)
+from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, total
+from fedsim_clients.audio import ClientAudio, seconds
+from fedsim_clients.calibration import Calibration, flatten
+from fedsim_clients.guard import check_request
+from fedsim_clients.release import released
+from fedsim_clients.runtime import Runtime
+
+R = TypeVar("R", bound=m.Message)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A client at work. It holds nothing: what is worth keeping is in the runtime.
+
+    `mode` says how it holds the full-precision model (`fedsim.quant.memory`).
+    """
+
+    runtime: Runtime
+    data: ClientData
+    mode: str = "full"
+
+    @property
+    def audio(self) -> ClientAudio:
+        """Its clips, and what the model makes of them."""
+        return ClientAudio(self.runtime, self.data, self.mode)
+
+    @property
+    def _calibration(self) -> Calibration:
+        return Calibration(self.runtime, self.audio)
+
+    def read(self, kind: type[R], message: Message) -> R:
+        """Return a message of the server's as its type.
+
+        Raises `FedsimError` for one that is too large or malformed, or that asks for more than the
+        scenario grants.
+        """
+        runtime = self.runtime
+        max_bytes = max_message_bytes(
+            kind,
+            len(runtime.model.layers),
+            models=max_models(runtime.scenario),
+            packed=int(runtime.study.sizes.layer_bytes.max(axis=1).sum()),
+            members=max_members(runtime.scenario),
+        )
+        check_size(kind, message.content, max_bytes, "the server")
+        request = codec.from_record(kind, message.content, "the server")
+        check_request(runtime.scenario, self.data.key, request)
+        return request
+
+    def sense(self, request: m.SenseRequest) -> m.Summary:
+        """Observe the tuning clips once; return the profile and what the scenario releases."""
+        runtime, limits = self.runtime, self.runtime.devices[self.data.key]
+        require_clips(self.data, runtime.scenario.corpus)
+        values, spread, payload = np.empty(0), np.empty(0), b""
+        if runtime.scenario.privacy.chosen.plain:
+            values, spread = self._sensed(request)
+        elif request.measure:
+            payload = released(
+                runtime, self.data.key, request, lambda: self.sensitivity(request.measure)
+            )
+        return m.Summary(
+            client=self.data.key,
+            budget_bytes=limits.budget_bytes,
+            bit_depths=limits.bit_depths,
+            clips=len(self.data.tuning),
+            sensitivity=tuple(values.tolist()),
+            quantiles=tuple(spread.ravel().tolist()),
+            workload=self.audio.workload() if request.workload else (),
+            payload=payload,
+        )
+
+    def sensitivity(self, measure: str) -> np.ndarray:
+        """Return what the tuning clips say of each layer, float64 (L,); it stays on the device."""
+        return self.audio.sense(lambda model, clips: sense(model, clips, measure))
+
+    def _sensed(self, request: m.SenseRequest) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sensitivities (L,) and quantiles (L, Q) that were asked for, else empty."""
+        measure, audio = request.measure, self.audio
+        if measure and request.quantiles:
+            return audio.sense(lambda model, clips: sense_and_quantiles(model, clips, measure))
+        if measure:
+            return self.sensitivity(measure), np.empty(0)
+        if request.quantiles:
+            return np.empty(0), audio.sense(quantiles)
+        return np.empty(0), np.empty(0)
+
+    def personalize(self, delivery: m.Delivery) -> m.Receipt:
+        """Calibrate each delivered model, store it, check its size."""
+        self._keep(delivery.layers)
+        sizes, flat = [], []
+        for candidate, ranges in self._calibration.ranges(delivery.candidates):
+            sizes.append(self._store(candidate, ranges))
+            if delivery.return_ranges:
+                flat += flatten(ranges)
+        return m.Receipt(self.data.key, tuple(sizes), tuple(flat))
+
+    def evaluate(self, evaluation: m.Evaluation) -> m.Scores:
+        """Transcribe the test clips with each candidate; return error counts, never a
+        transcript."""
+        runtime = self.runtime
+        self._keep(evaluation.layers)
+        clips = self.audio.read(self.data.test)
+        references = [u.text or "" for u in self.data.test]
+        counted: dict[tuple, list[Errors]] = {}  # equal models are tested once
+        results: list[list[Errors]] = []  # of each model, the counts of each clip
+        sizes: list[int] = []
+
+        def test() -> list[Errors]:
+            hypotheses = transcribe_clips(runtime.model, clips, self.data.language)
+            count = count_correct if runtime.model.task == "classify" else count_errors
+            return [count([r], [h]) for r, h in zip(references, hypotheses, strict=True)]
+
+        if evaluation.full_precision:
+            results.append(test())
+            sizes.append(runtime.study.switch.full_bytes())
+        for candidate, ranges in self._calibration.ranges(evaluation.candidates):
+            key = (candidate.blobs, ranges)
+            if key not in counted:
+                with self._installed(candidate, ranges):
+                    counted[key] = test()
+            results.append(counted[key])
+            sizes.append(runtime.study.sizes.total(candidate.bits))
+        scores = self._scores(results, sizes, clip_counts=evaluation.clip_counts)
+        return replace(scores, workload=(seconds(clips),)) if evaluation.workload else scores
+
+    def _keep(self, layers: Iterable[bytes]) -> None:
+        """Put the packed layers that a message brought where the device looks for them."""
+        for layer in layers:
+            self.runtime.weights.store.put(layer)
+
+    def _scores(
+        self, results: list[list[Errors]], sizes: list[int], *, clip_counts: bool
+    ) -> m.Scores:
+        """Return what leaves the device of its counts: sums and an interval for each model."""
+        seed, key = self.runtime.scenario.seed, self.data.key
+        classifier = self.runtime.model.task == "classify"
+        # The same resamples for every model, so that chance hits them alike.
+        ends = [
+            interval(clips, client_rng(seed, key, "interval"), classify=classifier)
+            for clips in results
+        ]
+        sums = [total(clips) for clips in results]
+        words, classes = ([], sums) if classifier else (sums, [])
+        each = [clip for clips in results for clip in clips] if clip_counts else []
+        return m.Scores(
+            client=key,
+            clips=len(self.data.test),
+            file_bytes=tuple(sizes),
+            errors=tuple(s.errors for s in words),
+            words=tuple(s.words for s in words),
+            char_errors=tuple(s.char_errors for s in words),
+            chars=tuple(s.chars for s in words),
+            correct=tuple(s.correct for s in classes),
+            low=tuple(low for low, _ in ends),
+            high=tuple(high for _, high in ends),
+            clip_wrong=tuple(1 - e.correct if classifier else e.errors for e in each),
+            clip_of=tuple(1 if classifier else e.words for e in each),
+        )
+
+    @contextmanager
+    def _installed(
+        self, candidate: m.Candidate, ranges: tuple[Range | None, ...]
+    ) -> Iterator[None]:
+        """Put a candidate's weights and ranges in place while open."""
+        runtime = self.runtime
+        layers = runtime.model.layers
+        unpacked = {
+            layer.name: self._calibration.unpacked(candidate, i) for i, layer in enumerate(layers)
+        }
+        runtime.study.switch.install(
+            {name: layer.weight for name, layer in unpacked.items()},
+            runtime.study.leftovers,
+            {a.name: r for a, r in zip(layers, ranges, strict=True) if r is not None},
+            runtime.study.activation_bits,
+            {name: layer.integers for name, layer in unpacked.items()},
+        )
+        try:
+            yield
+        finally:
+            runtime.study.switch.restore()
+
+    def _store(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
+        """Write the candidate's model file if the scenario keeps it; return its size in bytes.
+
+        Sizes are known without a file, exactly (`modelfile.model_sizes`).
+        """
+        runtime = self.runtime
+        size = runtime.study.sizes.total(candidate.bits)
+        if runtime.scenario.save_models:
+            size = self._write(candidate, ranges)
+        budget = runtime.devices[self.data.key].budget_bytes
+        if size > budget:
+            raise FedsimError(
+                f"client {self.data.key!r}: the file of {candidate.name} takes {size:,} bytes, "
+                f"more than the budget of {budget:,}; this is a defect of the planner, please "
+                f"report it"
+            )
+        return size
+
+    def _write(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
+        runtime = self.runtime
+        granularity = runtime.study.granularity
+        weights = tuple(
+            from_blob(runtime.weights.store.get(candidate.blob(i)), layer, b, granularity)
+            for i, (layer, b) in enumerate(zip(runtime.model.layers, candidate.bits, strict=True))
+        )
+        manifest = runtime.study.manifest(candidate.bits, self.data.language)
+        file = ModelFile(manifest, weights, ranges, runtime.study.stored)
+        path = runtime.run_dir / "models" / model_name(self.data.key, candidate.name)
+        modelfile.write(path, runtime.model.layers, file)
+        return os.path.getsize(path)
+
+
+def model_name(client: str, candidate: str) -> str:
+    """Return the file name of a client's model: readable, and distinct for distinct clients."""
+    text = f"{client}-{candidate}"
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+    if plain != text:
+        plain += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    return plain + modelfile.SUFFIX

@@ -1,0 +1,85 @@
+"""Which device a Flower node plays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from flwr.app import Context
+
+from fedsim.errors import FedsimError
+from fedsim.protocol.run_config import read_run_config
+from fedsim.quant.memory import choose_mode
+from fedsim.speech.clips import ClientData
+from fedsim_clients.device import Device
+from fedsim_clients.runtime import Runtime, open_runtime
+
+
+def device_of(context: Context) -> Device:
+    """Return the device that a Flower node plays: named by its node config, set up by the run's."""
+    runtime = open_runtime(read_run_config(context))
+    key = client_key(context.node_config, runtime.clients)
+    if key not in runtime.clients:
+        raise FedsimError(f"client {key!r} is not in the corpus of this scenario")
+    data = runtime.remember(("data", key), lambda: runtime.clients[key])
+    return Device(runtime, data, _mode(runtime, key))
+
+
+def clips_of(context: Context) -> ClientData | None:
+    """Return the clips of the client that a node plays, None where the corpus cannot be had.
+
+    A node that plays no client of the corpus has no clips.
+    """
+    try:
+        clients = open_runtime(read_run_config(context)).clients
+        key = _named(context, clients)
+        return clients[key] if key in clients else ClientData(key, (), ())
+    except Exception:  # whatever it is, it has been told already
+        return None
+
+
+def _named(context: Context, clients: Collection[str]) -> str:
+    """Return the key of the client that a node plays, empty where it says none."""
+    try:
+        return client_key(context.node_config, clients)
+    except FedsimError:
+        return ""
+
+
+def _mode(runtime: Runtime, key: str) -> str:
+    """Return how a client's device holds the full-precision model."""
+    fleet, memory = runtime.scenario.fleet, runtime.devices[key].memory_bytes
+    if fleet is None or memory is None:
+        return "full"
+    mode = choose_mode(runtime.peaks, memory, fleet.sensing)
+    if mode is None:
+        raise FedsimError(
+            f"client {key!r}: its device has {memory:,} bytes of memory, and sensing takes "
+            f"{runtime.peaks['streamed']:,} even layer by layer, with activations of "
+            f"{fleet.clip_s:g} s: give it more, a smaller model, or a smaller fleet.clip_s"
+        )
+    return mode
+
+
+def client_key(node: Mapping[str, str | int | float | bool], clients: Collection[str]) -> str:
+    """Return the key of the client that a node with this config plays.
+
+    That is its `client`; in Flower's own simulation, which knows no names, the one at
+    `partition-id` among `clients` in sorted order.
+
+    Raises:
+        FedsimError: if the config says neither, or the federation has not one node per client.
+    """
+    if "client" in node:
+        return str(node["client"])
+    if "partition-id" not in node:
+        raise FedsimError(
+            "this SuperNode does not say which client it plays: start it with "
+            """--node-config 'client="KEY"'"""
+        )
+    count = node.get("num-partitions")
+    if count != len(clients):
+        raise FedsimError(
+            f"Flower has {count} SuperNodes and the scenario {len(clients)} clients: ask for "
+            f"num-supernodes={len(clients)}"
+        )
+    return sorted(clients)[int(node["partition-id"])]

@@ -1,0 +1,85 @@
+"""What a device says of its own failure: a reason without paths, file names or words of its user.
+
+The full text stays on the device, in the log `fedsim.device` at level INFO.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from traceback import extract_tb
+
+import fedsim
+from fedsim.errors import FedsimError
+from fedsim.speech.clips import ClientData
+
+_LOG = logging.getLogger("fedsim.device")
+_IN = r"[^\n:;,'\"()]"
+_EXTENSION = r"(?:\.[A-Za-z]\w{0,7})+(?![\w/\\])"
+_BEGIN = r"(?<![\w.])(?:[A-Za-z]:[/\\]|~\w*[/\\]|\.{0,2}[/\\])(?=\S)"
+_PATH = re.compile(
+    rf"(['\"]){_BEGIN}[^'\"\n]*\1"  # in quotes, to their end
+    rf"|(['\"])[^'\"\n]*[/\\][^'\"\n]*{_EXTENSION}\2"
+    # Else to a file's extension, past any spaces; without one past the last slash.
+    rf"|{_BEGIN}(?:{_IN}*?{_EXTENSION}|(?:{_IN}*[/\\])?[^\s:;,'\"()]+)"
+    rf"|[^\s:;,'\"()/\\]+[/\\]{_IN}*?{_EXTENSION}"
+)
+"""A path, relative ones by their extension: rather too much of a sentence than too little."""
+_MAX_REASON = 1_000
+"""Characters of a reason."""
+_PACKAGES = (Path(__file__).parent, Path(fedsim.__file__).parent)
+
+
+def redacted_reason(
+    error: Exception, client: str, message_type: str, data: ClientData | None
+) -> str:
+    """Return the reason of a failure as it may leave the device.
+
+    Of an error of fedsim's own it is the text, with clips as numbers and without paths. Of any
+    other exception, whose text may hold anything, and of all while the clips are not known, it is
+    the type and the line of fedsim's code that it came through.
+
+    Args:
+        error: what happened.
+        client: key of the client, which the server knows; empty if the device does not.
+        message_type: of the request.
+        data: the client's clips, None where they could not be had.
+    """
+    _LOG.info("client %s: %s", client, error, exc_info=error)
+    if isinstance(error, FedsimError) and data is not None:
+        text = _PATH.sub("a local file", _without_clips(str(error), data))
+        if client and repr(client) not in text:
+            text = f"client {client!r}: {text}"
+        return text[:_MAX_REASON]
+    what = type(error).__name__
+    if isinstance(error, OSError) and error.strerror:  # the system's words, without a file's name
+        what += f" ({error.strerror})"
+    return f"client {client!r} failed in {message_type}: {what} in {_place(error)}"
+
+
+def _without_clips(text: str, data: ClientData) -> str:
+    """Return the text with the number of a clip wherever its file, key or words stand."""
+    for role, clips in (("tuning", data.tuning), ("test", data.test)):
+        for number, clip in enumerate(clips, start=1):
+            name = f"{role} clip {number}"
+            path = str(clip.source) if isinstance(clip.source, Path) else clip.key
+            for private in (path, clip.key):
+                for words in (f"audio file {private}", f"{role} clip {private}", private):
+                    text = text.replace(words, name)
+            if clip.text and repr(clip.text) in text:
+                text = text.replace(repr(clip.text), f"the text of {name}")
+    return text
+
+
+def _place(error: Exception) -> str:
+    """Return the last line of fedsim's code that an exception came through.
+
+    Such as `fedsim_clients/device.py:71`.
+    """
+    for frame in reversed(extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        for package in _PACKAGES:
+            if file.is_relative_to(package):
+                return f"{file.relative_to(package.parent).as_posix()}:{frame.lineno}"
+    return "another's code"

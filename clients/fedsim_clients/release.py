@@ -1,0 +1,94 @@
+"""What a device lets out of its summary: the release that its own scenario chose."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fedsim.base.seeds import client_rng
+from fedsim.errors import DeclinedError
+from fedsim.privacy.budget import UNLIMITED, Limit, answer_once, is_answered, spend, spent
+from fedsim.privacy.releases import release
+from fedsim.protocol import messages as m
+from fedsim.study.release_params import device_planner, given_bounds, release_params
+from fedsim_clients.runtime import Runtime
+
+SPENT = "privacy.sqlite"
+"""What each device has spent, and what it answered for it; in `HOME`, else in the run folder."""
+HOME = "FEDSIM_PRIVACY_DIR"
+"""Environment variable: a folder of the device's own, whose budget holds across runs."""
+
+
+def released(
+    runtime: Runtime, client: str, request: m.SenseRequest, sense: Callable[[], np.ndarray]
+) -> bytes:
+    """Return all that leaves the device of its sensitivities.
+
+    Args:
+        runtime: the scenario, and the run folder, which holds the device's privacy budget unless
+            `FEDSIM_PRIVACY_DIR` names another.
+        client: key of the client.
+        request: says the round, and the public bounds.
+        sense: observes the clips and returns the sensitivities (L,); not called where the request
+            was answered before.
+
+    Raises:
+        DeclinedError: if the release would cost more than is left of the budget.
+        FedsimError: for parameters or bounds that the release cannot have.
+    """
+    scenario, layers = runtime.scenario, len(runtime.model.layers)
+    kind = scenario.privacy.release
+    bounds = given_bounds(request.low, request.high)
+    plan = device_planner(scenario, runtime.study.sizes, runtime.devices[client])
+    params = release_params(scenario, layers, bounds, plan)
+    rng = client_rng(scenario.seed, client, f"release {kind} round {request.round}")
+
+    def make(values: np.ndarray) -> bytes:
+        return release(kind, values, params, rng).payload
+
+    if not scenario.privacy.chosen.adds_noise:
+        return make(sense())
+    file, name = _account(runtime, request)
+    if not is_answered(file, client, name):
+        _spend(runtime, client, file, name)
+        values = sense()
+        return answer_once(file, client, name, lambda: make(values))
+    return answer_once(file, client, name, bytes)
+
+
+def _account(runtime: Runtime, request: m.SenseRequest) -> tuple[Path, str]:
+    """Return the file of the device's budget, and what the request is called in it.
+
+    The name has all that the answer depends on but the clips: with other parameters it is another
+    request.
+    """
+    privacy = runtime.scenario.privacy
+    terms = repr(
+        (privacy.mechanism, privacy.epsilon, privacy.delta, privacy.noise, privacy.layers)
+    ).encode()
+    bounds = np.array([request.low, request.high], "<f8").tobytes()
+    parts = (privacy.release.encode(), terms, request.measure.encode(), bounds)
+    digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+    name = f"release {privacy.release} round {request.round} terms {digest[:32]}"
+    home = os.environ.get(HOME)
+    if not home:
+        return runtime.run_dir / SPENT, name
+    return Path(home).expanduser() / SPENT, f"run {runtime.run_dir.name}: {name}"
+
+
+def _spend(runtime: Runtime, client: str, file: Path, name: str) -> None:
+    """Count what the release costs, before any noise is drawn."""
+    privacy = runtime.scenario.privacy
+    delta = privacy.delta if privacy.spends_delta else 0.0
+    budget = privacy.budget
+    limit = UNLIMITED if budget is None else Limit(budget.epsilon, budget.delta)
+    if not spend(file, client, name, privacy.epsilon, delta, limit):
+        raise DeclinedError(
+            f"client {client!r} declines: it has spent ε = {spent(file, client)[0]:.4g} of"
+            f" {limit.epsilon:.4g}, and this release would cost {privacy.epsilon:.4g} more; raise"
+            f" privacy.budget, or ask for fewer rounds"
+        )

@@ -1,0 +1,131 @@
+"""What one process keeps for all the clients it plays: the loaded model, layers, a few small
+results.
+
+Everything here is a cache: losing it, with the process or with age, changes no result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsim.base.cache import LRUCache
+from fedsim.errors import FedsimError, nearest
+from fedsim.protocol.run_config import RunConfig
+from fedsim.quant.bank import BlobStore, WeightCache
+from fedsim.quant.memory import MODES
+from fedsim.quant.observe import LayerObservations
+from fedsim.quant.proxy import pack_proxy, proxied
+from fedsim.quant.stream import Reading, store_weights, streamed
+from fedsim.quant.weights import PackedWeight
+from fedsim.scenario.schema import Scenario, scenario_from_json
+from fedsim.speech.clips import Clients
+from fedsim.speech.corpus import open_clients
+from fedsim.speech.models.base import SpeechModel
+from fedsim.study.devices import Devices
+from fedsim.study.model import StudyModel, load_study_model, sensing_peaks
+
+REMEMBERED = 256
+"""Results remembered of clients (pseudo-labels, ranges): some 100 kB each at most."""
+
+CLIP_BYTES = 16 << 20
+"""Of clips kept: four minutes. Those of a client are read when it senses, and by some calibrations
+again."""
+
+PRIMITIVES = 512
+"""Convolutions and the like that torch keeps compiled (by oneDNN), some twelve for each length of a
+batch. The default is 1,024, which unpadded models use up. oneDNN reads the variable once, at its
+first primitive."""
+
+OBSERVATION_BYTES = 256 << 20
+"""Of what was observed of layers: some 50 MB a client for cosine calibration of a Whisper base."""
+
+
+@dataclass
+class Runtime:
+    """One scenario's model, clients and caches in this process."""
+
+    scenario: Scenario
+    study: StudyModel
+    clients: Clients
+    devices: Devices
+    weights: WeightCache
+    run_dir: Path
+    clips: LRUCache[np.ndarray] = field(default_factory=lambda: LRUCache(CLIP_BYTES))
+    """Clips by their key, of clients that are under way."""
+    observations: LRUCache[LayerObservations] = field(
+        default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED)
+    )
+    """What was observed of layers, of clients between sensing and calibrating."""
+    _places: dict[str, str] = field(default_factory=dict)
+    _small: LRUCache[Any] = field(default_factory=lambda: LRUCache(max_values=REMEMBERED))
+
+    @property
+    def model(self) -> SpeechModel:
+        """The full-precision model."""
+        return self.study.model
+
+    def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make` returned for `key`; it is made again once forgotten."""
+        return self._small.get(key, make)
+
+    def sensing(self, mode: str) -> AbstractContextManager[Reading | None]:
+        """Return the context in which the model answers as a device holds it that senses in `mode`.
+
+        The modes are those of `fedsim.quant.memory`; a streamed model's context gives what was read
+        from storage. Raises `FedsimError` for an unknown mode.
+        """
+        match mode:
+            case "full":
+                return nullcontext()
+            case "streamed":
+                return streamed(self.model, self.weights.store, self._stored())
+            case "proxy":
+                return proxied(self.model, self._packed_proxy)
+        raise FedsimError(f"there is no sensing mode {mode!r}: {nearest(mode, MODES)}")
+
+    @cached_property
+    def peaks(self) -> dict[str, int]:
+        """Sensing mode -> the most bytes that are in memory at once; the scenario has a fleet."""
+        return sensing_peaks(self.scenario, self.study)
+
+    def _stored(self) -> dict[str, str]:
+        """Return where the full-precision layers lie in the run's bank, which has them once.
+
+        The bank goes when a run ends, and a resumed one may find this process as it was.
+        """
+        store = self.weights.store
+        if not self._places or any(name not in store for name in self._places.values()):
+            self._places = store_weights(self.study.switch.full_weights(), self.model.layers, store)
+        return self._places
+
+    @cached_property
+    def _packed_proxy(self) -> dict[str, PackedWeight]:
+        return pack_proxy(self.study.switch.full_weights(), self.model.layers)
+
+
+@lru_cache(maxsize=1)
+def open_runtime(run_config: RunConfig) -> Runtime:
+    """Load the scenario's model and client list, once per process."""
+    scenario = scenario_from_json(run_config.scenario)
+    # Where the process is Flower's, nobody else has; sums would differ in the last bit.
+    torch.set_num_threads(scenario.engine.threads)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
+    study = load_study_model(scenario)
+    clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
+    return Runtime(
+        scenario=scenario,
+        study=study,
+        clients=clients,
+        devices=Devices(scenario, list(clients)),
+        weights=WeightCache(BlobStore(run_config.bank_dir)),
+        run_dir=run_config.run_dir,
+    )

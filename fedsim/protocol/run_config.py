@@ -1,0 +1,76 @@
+"""What a run config says, to the server app and to every client app alike.
+
+`fedsim run` says everything: the scenario as JSON and the folders it has made. `flwr run` says the
+name of a scenario and perhaps `out`; server and clients then find the rest by the same rules, each
+on its own machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsim.errors import FedsimError
+from fedsim.scenario import Scenario, find_scenario, load_scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flwr.app import Context
+
+
+BANK = "bank"
+"""The folder of packed layers in a run folder."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A scenario, as JSON, and the folder of its run."""
+
+    scenario: str
+    run_dir: Path
+
+    @property
+    def bank_dir(self) -> Path:
+        """Where the server puts packed layers and clients read them."""
+        return self.run_dir / BANK
+
+    def to_flower(self) -> dict[str, str | int | float | bool]:
+        """Return the run config that says all of this."""
+        return {"scenario": self.scenario, "run-dir": str(self.run_dir)}
+
+
+def is_complete(run_config: Mapping[str, str | int | float | bool]) -> bool:
+    """Return whether a run config names a run folder that has been made already."""
+    return "run-dir" in run_config
+
+
+def read_run_config(context: Context) -> RunConfig:
+    """Return what the run config in `context` says.
+
+    Where only `flwr run` has spoken, `scenario` is a name from `fedsim list` or a YAML file, and
+    the run folder is `out`, or `runs/<scenario>/flower-<run id>` in the working folder.
+
+    Raises:
+        FedsimError: if there is no such scenario, it has mistakes, or it has a matrix.
+    """
+    run = context.run_config
+    if is_complete(run):
+        return RunConfig(str(run["scenario"]), Path(str(run["run-dir"])))
+    scenario = _find(str(run.get("scenario", "")))
+    out = str(run.get("out", "")) or f"runs/{scenario.name}/flower-{context.run_id}"
+    return RunConfig(scenario.model_dump_json(), Path(out).expanduser().absolute())
+
+
+@lru_cache(maxsize=1)
+def _find(name: str) -> Scenario:
+    """Load a scenario, once for all messages of a process."""
+    scenario = load_scenario(find_scenario(name))
+    if scenario.matrix:
+        raise FedsimError(
+            f"scenario {name!r} has a matrix, a run for each of its combinations, and flwr run is "
+            "one run: use fedsim run, or leave the matrix out"
+        )
+    return scenario

@@ -1,0 +1,91 @@
+"""A full-precision model made ready for packing: what all model files made from it share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from fedsim.quant import modelfile
+from fedsim.quant.allocation import Sizes
+from fedsim.quant.model import Quantizable
+from fedsim.quant.modelfile import Manifest
+from fedsim.quant.switch import Switch, switch_of
+
+M = TypeVar("M", bound=Quantizable)
+
+
+@dataclass(frozen=True, eq=False)
+class PackableModel(Generic[M]):
+    """A full-precision model, the exact sizes of its model files, and what each of them says."""
+
+    model: M
+    switch: Switch
+    stored: dict[str, torch.Tensor]
+    """Leftovers as model files store them (`quant/layers.py` says what they are)."""
+    sizes: Sizes
+    """Bytes of each layer at every bit depth asked for."""
+    blank: Manifest
+    """What every file says of itself, without bit depths."""
+
+    @cached_property
+    def leftovers(self) -> dict[str, torch.Tensor]:
+        """Leftovers as the model computes with them: floats in float32."""
+        return modelfile.load_leftovers(self.stored)
+
+    @cached_property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Layer name -> its module."""
+        found = dict(self.model.module.named_modules())
+        return {layer.name: found[layer.name] for layer in self.model.layers}
+
+    @property
+    def granularity(self) -> str:
+        """How many weights share a scale, a name among `quant.weights.GRANULARITIES`."""
+        return self.blank.granularity
+
+    @property
+    def activation_bits(self) -> int:
+        """Bit depth of activations."""
+        return self.blank.activation_bits
+
+    def manifest(self, bits: tuple[int, ...], language: str | None = None) -> Manifest:
+        """Return the manifest of a file with these bit depths, for clips in `language`."""
+        spoken = {} if language is None else {modelfile.LANGUAGE: language}
+        return replace(self.blank, bits=bits, settings=self.blank.settings | spoken)
+
+
+def packable(
+    model: M,
+    name: str,
+    *,
+    granularity: str,
+    activation_bits: int,
+    depths: Sequence[int],
+    settings: Mapping[str, Any],
+) -> PackableModel[M]:
+    """Return a model ready for packing.
+
+    Args:
+        model: in full precision.
+        name: id or folder that it was loaded from.
+        granularity: how many weights share a scale.
+        activation_bits: bit depth of activations.
+        depths: legal bit depths of weights, ascending.
+        settings: what else a loader of its files needs.
+    """
+    switch = switch_of(model)
+    stored = modelfile.store_leftovers(switch.full_leftovers())
+    blank = Manifest(
+        name,
+        modelfile.fingerprint(model.layers),
+        granularity,
+        activation_bits,
+        (),
+        dict(settings),
+    )
+    sizes = modelfile.model_sizes(model.layers, stored, blank, depths)
+    return PackableModel(model, switch, stored, sizes, blank)

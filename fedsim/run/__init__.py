@@ -1,0 +1,1 @@
+"""Carrying a scenario out: one run, every combination of a matrix, and what can be said before."""

@@ -1,0 +1,154 @@
+"""What each exchange of a round asks of a device: blobs to fetch, MACs, bytes to read.
+
+It follows what a device does in a run (`fedsim_clients/audio.py`): one pass over its clips serves
+sensing and calibrating, unless nothing is sensed or calibration wants gradients; a model with a
+decoder labels the clips first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from fedsim.fleet.devices import FULL, DeviceProfile
+from fedsim.fleet.work import Attempt, StageWork
+from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.study.cost import ModelCost
+
+MODEL, PROXY, REST = "full-precision model", "8-bit proxy", "rest"
+"""Names of blobs that are no packed layers; those are called `layer:bits`."""
+GROUPED = ("join", "share", "mask", "unmask")
+"""Stages of secure aggregation: their bytes count, as if they came with the summary."""
+_PROXY_BITS = 8
+_GRADIENT = 3
+"""Passes that one with its backward pass takes: that computes two products where there was one."""
+
+
+@dataclass(frozen=True)
+class Audio:
+    """How much a client computes on."""
+
+    clips: float
+    seconds: float
+    tokens: float
+    test_clips: float
+    test_seconds: float
+
+
+def blob_bytes(cost: ModelCost) -> dict[str, int]:
+    """Return name -> bytes of every blob of a model."""
+    layers = {
+        _blob(i, bits): size
+        for bits, sizes in cost.layer_bytes.items()
+        for i, size in enumerate(sizes)
+    }
+    return {MODEL: cost.full_bytes, PROXY: cost.proxy_bytes, REST: cost.rest_bytes, **layers}
+
+
+@cache
+def _blob(layer: int, bits: int) -> str:
+    return f"{layer}:{bits}"  # one object for all clients
+
+
+@dataclass(frozen=True)
+class DeviceWorkload:
+    """The work of one client, stage by stage."""
+
+    cost: ModelCost
+    profile: DeviceProfile
+    mode: str
+    """How it holds the full-precision model (`fedsim.quant.memory`)."""
+    audio: Audio
+    sent: Mapping[tuple[str, str], int]
+    """(stage, direction) -> bytes of its messages."""
+    observes: bool
+    """Whether it senses."""
+    calibration: str
+    bits: tuple[int, ...]
+    """Of its model; empty if it was sent none."""
+
+    def sense(self, tries: tuple[Attempt, ...]) -> StageWork:
+        """The full model or its proxy comes; it labels its clips if it has a decoder, and
+        observes."""
+        if not self.observes:
+            return self._stage("sense", tries, (), {}, 0.0)
+        passes = 1 + self._labels
+        return self._stage("sense", tries, self._whole, self._macs(passes), self._read(1, True))
+
+    def personalize(self, tries: tuple[Attempt, ...]) -> StageWork:
+        """The layers of its model come; its clips are passed unless they were, and ranges tried."""
+        if not self.bits:
+            return self._stage("personalize", tries, (), {}, 0.0)
+        blobs = (REST, *(_blob(i, b) for i, b in enumerate(self.bits)))
+        calibrator = CALIBRATORS[self.calibration]
+        if not calibrator.user_data:
+            return self._stage("personalize", tries, blobs, {}, 0.0)
+        macs, read = dict[int, float](), 0.0
+        if calibrator.fisher or not self.observes:
+            labels = self._labels and not self.observes
+            macs = self._macs((_GRADIENT if calibrator.fisher else 1) + labels)
+            read = self._read(1, labels)
+            blobs = (*self._whole, *blobs)
+        if calibrator.search_macs is not None:
+            positions = self._pass() / [layer.n_weights for layer in self.cost.layers]
+            macs[FULL] = macs.get(FULL, 0.0) + sum(
+                calibrator.search_macs(layer, n)
+                for layer, n in zip(self.cost.layers, positions.tolist(), strict=True)
+            )
+        return self._stage("personalize", tries, blobs, macs, read)
+
+    def evaluate(self, tries: tuple[Attempt, ...]) -> StageWork:
+        """It transcribes its test clips with its model, layer by layer at its bit depth."""
+        audio, macs = self.audio, dict[int, float]()
+        tokens = audio.tokens * audio.test_seconds / audio.seconds if audio.seconds else 0.0
+        each = self.cost.macs(audio.test_clips, audio.test_seconds, tokens)
+        for depth, n in zip(self.bits, each.tolist(), strict=False):
+            macs[depth] = macs.get(depth, 0.0) + n
+        return self._stage("evaluate", tries, (), macs, 0.0)
+
+    @property
+    def _whole(self) -> tuple[str, ...]:
+        """Blobs of the model that it senses on."""
+        if self.mode != "proxy":
+            return (MODEL,)
+        if self.cost.proxy_is_model:
+            return (REST, *(_blob(i, _PROXY_BITS) for i in range(len(self.cost.layers))))
+        return (PROXY,)
+
+    @property
+    def _labels(self) -> bool:
+        return self.audio.tokens > 0
+
+    def _pass(self) -> np.ndarray:
+        return self.cost.macs(self.audio.clips, self.audio.seconds, self.audio.tokens)
+
+    def _macs(self, passes: int) -> dict[int, float]:
+        """Return the MACs of passes over the tuning clips, at the depth that the mode computes."""
+        speeds, joules = self.profile.macs_per_s, self.profile.joules_per_gmac
+        proxy = self.mode == "proxy" and _PROXY_BITS in speeds and _PROXY_BITS in joules
+        return {_PROXY_BITS if proxy else FULL: passes * float(self._pass().sum())}
+
+    def _read(self, passes: int, labels: bool) -> float:
+        """Return the bytes read from storage, by a model that does not fit into memory."""
+        if self.mode != "streamed":
+            return 0.0
+        clips, tokens = self.audio.clips, self.audio.tokens
+        read = passes * self.cost.streamed_bytes(clips)
+        return read + (self.cost.streamed_bytes(clips, tokens) if labels and self._labels else 0.0)
+
+    def _stage(
+        self,
+        stage: str,
+        tries: tuple[Attempt, ...],
+        blobs: tuple[str, ...],
+        macs: dict[int, float],
+        read: float,
+    ) -> StageWork:
+        of = (stage, *GROUPED) if stage == "sense" else (stage,)
+        down, up = (sum(self.sent.get((s, way), 0) for s in of) for way in ("down", "up"))
+        return StageWork(
+            blobs, {depth: n for depth, n in macs.items() if n}, round(read), down, up, tries
+        )

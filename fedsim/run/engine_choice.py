@@ -1,0 +1,59 @@
+"""Which engine `auto` means: this process where that ends sooner than Ray starts, else Ray.
+
+Ray and its workers take some seconds to start, in which one process already works; then several
+workers catch up. A run of little work, or on one core, is over before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
+from fedsim.base.units import MB
+from fedsim.engine.settings import cores
+from fedsim.scenario.cells import forward_passes
+from fedsim.scenario.schema import AUTO, Scenario
+
+START_S = 6.0
+"""Seconds that Ray and its workers take to start beyond what one process takes."""
+PASS_S_PER_MB = 0.003
+"""Seconds of one clip's pass through a model, per MB of its checkpoint: bundled:ctc takes 15 to 25
+ms for 6 MB, Whisper base 0.3 to 0.9 s for 139 MB."""
+_UNKNOWN_MB = 1_000.0  # a checkpoint that is not on this machine yet: no small matter
+
+
+def choose_engine(runs: Sequence[tuple[Scenario, int]]) -> str:
+    """Return the engine on which runs of one engine section go one after another.
+
+    Args:
+        runs: scenarios, each with its number of clients.
+
+    Returns:
+        A name of the registry `fedsim.engine.ENGINES`.
+    """
+    engine = runs[0][0].engine
+    if engine.kind != AUTO:
+        return engine.kind
+    if engine.address is not None:
+        return "ray"
+    workers = engine.workers or max(1, cores() // engine.threads)
+    saved = 0.0
+    for scenario, clients in runs:
+        passes = forward_passes(scenario, clients)
+        seconds = passes * PASS_S_PER_MB * _checkpoint_mb(scenario.model.id)
+        saved += seconds * (1 - 1 / max(1, min(workers, clients)))
+    return "ray" if saved > START_S else "inprocess"
+
+
+def with_chosen_engine(runs: Sequence[tuple[Scenario, int]], scenario: Scenario) -> Scenario:
+    """Return the scenario with the engine on which these runs go, by its name."""
+    engine = scenario.engine.model_copy(update={"kind": choose_engine(runs)})
+    return scenario.model_copy(update={"engine": engine})
+
+
+def _checkpoint_mb(model: str) -> float:
+    """Return the size of a checkpoint's weights on this disk."""
+    folder = bundled_folder(model) if model.startswith(BUNDLED_PREFIX) else Path(model)
+    files = [f for f in folder.glob("*") if f.suffix in (".safetensors", ".bin")]
+    return sum(f.stat().st_size for f in files) / MB if files else _UNKNOWN_MB

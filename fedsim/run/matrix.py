@@ -1,0 +1,207 @@
+"""Running a matrix: each combination is a run of its own, and nothing is computed twice.
+
+A result depends on few of a scenario's settings: full precision on no budget, a shuffled plan on no
+sensitivity measure. What was computed under the same relevant settings, in this run or in another
+of the same scenario beside it, is copied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedsim.base import progress
+from fedsim.base.files import write_text
+from fedsim.engine import EngineSettings, kept_running
+from fedsim.results.folder import MATRIX_INDEX, RunFolder, create_run
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Payload
+from fedsim.results.rows import Plan, Row
+from fedsim.run.engine_choice import with_chosen_engine
+from fedsim.run.result_key import ResultKeys
+from fedsim.run.single import CLIENT_APP, RunResult, collect, run_scenario
+from fedsim.scenario.cells import cells_of, sources
+from fedsim.scenario.matrix import expand
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY, MethodSettings
+from fedsim.scenario.schema import Scenario
+from fedsim.study.clients import client_keys
+from fedsim.study.devices import Devices
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One combination of settings, and what its run left."""
+
+    settings: dict[str, Any]
+    result: RunResult
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A method whose results lie in a finished ledger."""
+
+    ledger: Path
+    method: MethodSettings
+
+
+def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
+    """Run every combination below `out`, which must be empty; return what each left.
+
+    `out` gets matrix.json (the settings and the folder of each combination) and cells/001, ...,
+    each a run folder. An interrupted matrix is continued by running it again: what finished is
+    found beside the new run and copied.
+    """
+    cells = expand(scenario)
+    folder = create_run(out, scenario)
+    known = _found_beside(folder.path)
+    index: list[dict[str, Any]] = []
+    results = []
+    # Every corpus is opened first: a mistake in the last combination shows before the first runs.
+    counts = [len(client_keys(cell.scenario)) for cell in cells]
+    runs = list(zip((cell.scenario for cell in cells), counts, strict=True))
+    engine = with_chosen_engine(runs, scenario).engine
+    settings = EngineSettings(engine.workers, engine.threads, engine.address, shared=folder.path)
+    keys = ResultKeys()
+    with kept_running(engine.kind, CLIENT_APP, max(counts), settings):
+        for number, cell in enumerate(cells, start=1):
+            name = f"cells/{number:03d}"
+            progress.current().part(number, len(cells))
+            result, found = _run_cell(cell.scenario, engine.kind, folder.path / name, known, keys)
+            results.append(CellResult(cell.settings, result))
+            index.append({"folder": name, "settings": cell.settings, "keys": found})
+            write_text(folder.path / MATRIX_INDEX, json.dumps(index, indent=2) + "\n")
+    return results
+
+
+def computed(scenario: Scenario) -> list[Scenario]:
+    """Return what the combinations of a scenario have to compute: each that does not take all its
+    results over from earlier ones, with the methods that it computes itself."""
+    known: set[str] = set()
+    found, keys = [], ResultKeys()
+    for cell in expand(scenario):
+        methods = {keys.key(cell.scenario, m): m for m in _single_methods(cell.scenario)}
+        missing = tuple(m for key, m in methods.items() if key not in known)
+        if cell.scenario.fleet is None:
+            known |= methods.keys()
+        if missing:
+            found.append(cell.scenario.model_copy(update={"methods": missing}))
+    return found
+
+
+def _run_cell(
+    scenario: Scenario, engine: str, place: Path, known: dict[str, _Known], keys: ResultKeys
+) -> tuple[RunResult, dict[str, dict[str, Any]]]:
+    """Run what is not known yet of one combination, and copy the rest."""
+    if scenario.fleet is not None:
+        known = {}  # its clock needs the messages of this very run
+    methods = {keys.key(scenario, method): method for method in _single_methods(scenario)}
+    missing = tuple(method for key, method in methods.items() if key not in known)
+    if missing:
+        chosen = scenario.engine.model_copy(update={"kind": engine})
+        part = scenario.model_copy(update={"methods": missing, "engine": chosen})
+        folder = run_scenario(part, place).folder
+    else:
+        folder = create_run(place, scenario)
+    _copy([known[key] for key in methods if key in known], folder, scenario)
+    write_text(folder.scenario, scenario.to_yaml())
+    result = collect(folder, scenario)
+    if result.failures or scenario.fleet is not None:
+        return result, {}  # a client that failed may finish another time; a fleet shares nothing
+    ledger = result.folder.ledger
+    known.update({k: _Known(ledger, m) for k, m in methods.items() if k not in known})
+    return result, {k: m.model_dump(mode="json") for k, m in methods.items()}
+
+
+def _single_methods(scenario: Scenario) -> list[MethodSettings]:
+    """Return the methods one by one: a calibration and a source each."""
+    return [
+        method.model_copy(
+            update={
+                "calibration": () if calibration == NOBODY else (calibration,),
+                "tuned_on": () if source == NOBODY else (source,),
+            }
+        )
+        for method in scenario.methods
+        for _, calibration, source, _ in method.cells()
+    ]
+
+
+def _found_beside(run: Path) -> dict[str, _Known]:
+    """Return what finished in the other runs in the same folder."""
+    known = {}
+    for index in sorted(run.parent.glob(f"*/{MATRIX_INDEX}")):
+        if index.parent == run:
+            continue
+        for cell in json.loads(index.read_text(encoding="utf-8")):
+            ledger = RunFolder(index.parent / cell["folder"]).ledger
+            for key, method in cell["keys"].items():
+                if ledger.is_file():
+                    known[key] = _Known(ledger, MethodSettings.model_validate(method))
+    return known
+
+
+def _copy(found: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> None:
+    """Write the rows of known methods into the ledger of a combination, with its budgets."""
+    if not found:
+        return
+    # What clients released is taken from a method that reads it: others may be of another release.
+    found = sorted(found, key=lambda one: not one.method.reads_profile)
+    with Ledger(folder.ledger) as ledger:
+        released: dict[str, list[Payload]] = {}
+        for payload in ledger.payloads():
+            released.setdefault(payload.client, []).append(payload)
+        rows = {_place(row): row for row in ledger.rows()}
+        plans = {_place(plan): plan for plan in ledger.plans()}
+        sensed = {s.client: s for s in ledger.sensed()}
+        for one in found:
+            with Ledger(one.ledger) as source:
+                taken = _rows_of(one.method, source.rows())
+                rows |= taken
+                plans |= {k: plan for plan in source.plans() if (k := _place(plan)) in taken}
+                sensed = {s.client: s for s in source.sensed()} | sensed
+                if one.method.reads_profile and not released:
+                    for payload in source.payloads():
+                        released.setdefault(payload.client, []).append(payload)
+                    _copy_statement(one.ledger, folder)
+        clients = sorted({client for client, _, _ in rows})
+        devices = Devices(scenario, clients)
+        for client in clients:
+            ledger.finish_client(
+                client,
+                [
+                    replace(row, budget_bytes=devices[client].budget_bytes)
+                    for key, row in rows.items()
+                    if key[0] == client
+                ],
+                [plan for key, plan in plans.items() if key[0] == client],
+                sensed.get(client),
+                payloads=released.get(client, ()),
+            )
+
+
+def _copy_statement(ledger: Path, folder: RunFolder) -> None:
+    """Copy the privacy statement beside a ledger, unless the folder has one of its own."""
+    statement = RunFolder(ledger.parent).privacy
+    if statement.is_file() and not folder.privacy.is_file():
+        write_text(folder.privacy, statement.read_text(encoding="utf-8"))
+
+
+def _rows_of(method: MethodSettings, rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:
+    """Return the rows that a method made, by client, label and source."""
+    if method.allocation == FULL_PRECISION:
+        return {_place(row): row for row in rows if row.method == FULL_PRECISION}
+    labels = {cell.label for cell in cells_of(method)}
+    clients = sorted({row.client for row in rows})
+    return {
+        _place(row): row
+        for row in rows
+        if row.method in labels
+        and row.tuned_on in (NOBODY, *sources(method.tuned_on, row.client, clients))
+    }
+
+
+def _place(made: Row | Plan) -> tuple[str, str, str]:
+    return made.client, made.method, made.tuned_on

@@ -1,0 +1,200 @@
+"""Preflight: what can be told of a run before it costs anything, with the model and some clips.
+
+The model is loaded in full precision and nothing is quantized. Audio is read of one client only;
+texts, labels and languages are looked at of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedsim.base.units import MB
+from fedsim.errors import AudioError, BudgetError, FedsimError, nearest
+from fedsim.quant.allocation import Sizes, smallest
+from fedsim.scenario import Scenario
+from fedsim.scenario.matrix import expand
+from fedsim.speech.audio import SAMPLE_RATE
+from fedsim.speech.clips import ClientData, Utterance, read_utterance, require_clips
+from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.scoring import normalize
+from fedsim.study.devices import Devices
+from fedsim.study.model import StudyModel, load_study_model, study_model
+
+
+@dataclass
+class _Survey:
+    """What the clients that can take part say of their clips, without reading audio."""
+
+    clients: int = 0
+    first: ClientData | None = None
+    references: int = 0
+    labels: dict[str, str] = field(default_factory=dict)  # text -> who says so, for an error
+    languages: dict[str | None, None] = field(default_factory=dict)
+
+
+def preflight(scenario: Scenario, clients: Mapping[str, ClientData]) -> Iterator[str]:
+    """Yield a sentence for each check that is passed.
+
+    Args:
+        scenario: of a matrix, every combination is checked for its model and its budgets.
+        clients: the clients of the scenario.
+
+    Raises:
+        FedsimError: for the first check that fails, with what is wrong and what to do about it.
+    """
+    survey = _survey(scenario, clients)
+    cells = [cell.scenario for cell in expand(scenario)]
+    for settings in dict.fromkeys(cell.model for cell in cells):
+        mine = [cell for cell in cells if cell.model == settings]
+        study = load_study_model(mine[0])
+        model = study.model
+        yield _model(study)
+        yield _size(study, mine, list(clients))
+        yield _clips(model, scenario, survey)
+        yield _classes(model, survey) if model.task == "classify" else _texts(survey)
+        yield _languages(model, survey)
+
+
+def _survey(scenario: Scenario, clients: Mapping[str, ClientData]) -> _Survey:
+    survey = _Survey()
+    for client in clients.values():
+        try:
+            require_clips(client, scenario.corpus)
+        except FedsimError:
+            continue  # it fails, and the others run
+        survey.clients += 1
+        survey.first = survey.first or client
+        survey.references += len(client.test)
+        survey.languages[client.language] = None
+        for utterance in client.test:
+            who = f"client {client.key!r}: test clip {utterance.key}"
+            survey.labels.setdefault(utterance.text or "", who)
+    if survey.first is None:
+        raise FedsimError("no client has both tuning and test clips, so there is nothing to run")
+    return survey
+
+
+def _model(study: StudyModel) -> str:
+    model = study.model
+    weights = sum(layer.n_weights for layer in model.layers)
+    size = study.switch.full_bytes() / MB
+    return (
+        f"model: {model.id} is a {type(model.module).__name__} of {len(model.layers)} layers with "
+        f"{weights:,} weights, {size:,.1f} MB in full precision"
+    )
+
+
+def _size(study: StudyModel, cells: Sequence[Scenario], keys: Sequence[str]) -> str:
+    """Compare the smallest budget with the smallest model file, where they are nearest."""
+    tables: dict[Any, Sizes] = {}
+    nearest_pair = None
+    devices = unfit = 0
+    for cell in cells:
+        depths, quantization = cell.clients.bit_depths, cell.quantization
+        kind = (depths, quantization.weights, quantization.activation_bits)
+        if kind not in tables:
+            tables[kind] = study_model(cell, study.model).sizes
+        leasts: dict[tuple[int, ...], int] = {}
+        for key, device in Devices(cell, keys).items():
+            legal, budget = device.bit_depths, device.budget_bytes
+            if legal not in leasts:
+                leasts[legal] = smallest(tables[kind].restricted(legal))
+            devices, unfit = devices + 1, unfit + (leasts[legal] > budget)
+            if nearest_pair is None or budget - leasts[legal] < nearest_pair[0] - nearest_pair[1]:
+                nearest_pair = budget, leasts[legal], key, legal[0]
+    assert nearest_pair is not None
+    budget, least, key, depth = nearest_pair
+    if 0 < unfit < devices and all(cell.fleet is not None for cell in cells):
+        return (
+            f"size: {unfit:,} of {devices:,} devices cannot hold even the smallest model file of "
+            f"their bit depths and will fail at plan; least of all client {key!r}, with "
+            f"{_megabytes(budget)} for {_megabytes(least)}"
+        )
+    if least > budget:
+        raise BudgetError(
+            f"clients.budget_mb: the smallest budget, {_megabytes(budget)} of client {key!r}, is "
+            f"below the smallest model file, {_megabytes(least)}, {depth} bits in every layer: "
+            f"raise the budget or allow smaller bit depths"
+        )
+    return (
+        f"size: the smallest budget, {_megabytes(budget)} of client {key!r}, holds the smallest "
+        f"model file, {_megabytes(least)}, {depth} bits in every layer"
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / MB:,.2f} MB ({size:,} bytes)"
+
+
+def _clips(model: SpeechModel, scenario: Scenario, survey: _Survey) -> str:
+    """Read the clips of one client, and make the batches that the model takes of them."""
+    client = survey.first
+    assert client is not None
+    lengths = [
+        _seconds(model, scenario, client, utterance) for utterance in (*client.tuning, *client.test)
+    ]
+    return (
+        f"clips: client {client.key!r} has {len(client.tuning)} tuning and {len(client.test)} test "
+        f"clips, {SAMPLE_RATE:,} Hz and one channel, {min(lengths):.1f} to {max(lengths):.1f} s"
+    )
+
+
+def _seconds(
+    model: SpeechModel, scenario: Scenario, client: ClientData, utterance: Utterance
+) -> float:
+    clip = read_utterance(utterance, convert=scenario.corpus.convert)
+    try:
+        for _ in model.batches([clip]):
+            pass
+    except AudioError as error:
+        raise AudioError(f"client {client.key!r}: clip {utterance.key}: {error}") from error
+    return len(clip) / SAMPLE_RATE
+
+
+def _texts(survey: _Survey) -> str:
+    for text, who in survey.labels.items():
+        if not normalize(text):
+            raise FedsimError(
+                f"{who} has the text {text!r}, of which normalization leaves nothing to compare "
+                f"with; correct it, or list it under corpus.leave_out"
+            )
+    return (
+        f"texts: {survey.references:,} references of {survey.clients:,} clients, none empty once "
+        f"normalized"
+    )
+
+
+def _classes(model: SpeechModel, survey: _Survey) -> str:
+    config: Any = model.module.config
+    classes = {str(name).strip().casefold(): str(name) for name in config.id2label.values()}
+    strange = {t: who for t, who in survey.labels.items() if t.strip().casefold() not in classes}
+    if strange:
+        text, who = next(iter(strange.items()))
+        more = f" (and {len(strange) - 1} other labels are none)" if len(strange) > 1 else ""
+        raise FedsimError(
+            f"{who} is labelled {text!r}, which is no class of model {model.id!r}{more}: "
+            f"{nearest(text, classes.values())}; choose a model that knows it, or list it under "
+            f"corpus.leave_out"
+        )
+    return (
+        f"classes: the {len(survey.labels):,} labels of {survey.clients:,} clients are among the "
+        f"model's {len(classes):,} classes"
+    )
+
+
+def _languages(model: SpeechModel, survey: _Survey) -> str:
+    rules: Any = getattr(model.module, "generation_config", None)
+    if not getattr(rules, "is_multilingual", False):
+        return "languages: the model takes none"
+    silence = np.zeros(SAMPLE_RATE, np.float32)
+    for language in survey.languages:
+        next(iter(model.batches([silence], language)))  # raises for one that the model lacks
+    told = sorted(language for language in survey.languages if language is not None)
+    left = "; the others' is detected clip by clip" if None in survey.languages else ""
+    if not told:
+        return "languages: none is given, so the model detects it clip by clip"
+    return f"languages: the model knows {', '.join(told)}{left}"

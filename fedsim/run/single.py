@@ -1,0 +1,140 @@
+"""Running a scenario from start to end: clients, run folder, engine, server, table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedsim.base import progress
+from fedsim.base.files import write_text
+from fedsim.engine import EngineSettings, open_grid, run_server
+from fedsim.errors import FedsimError
+from fedsim.protocol.run_config import RunConfig
+from fedsim.results.folder import RunFolder, create_run, locked, open_run, write_results
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Failure
+from fedsim.results.rows import Row
+from fedsim.run.engine_choice import choose_engine
+from fedsim.run.round import time_round
+from fedsim.scenario.cells import stages
+from fedsim.scenario.load import load_scenario
+from fedsim.scenario.schema import EngineChoice, Scenario
+from fedsim.study.clients import client_keys
+
+CLIENT_APP = "fedsim_clients.app:app"
+SERVER_APP = "fedsim_server.app:app"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left: its folder, its rows in table order, and what failed."""
+
+    folder: RunFolder
+    rows: list[Row]
+    failures: list[Failure]
+
+
+def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
+    """Run a scenario and write its run folder (`out`, or a new one under `runs/`).
+
+    What finished before an error or an interruption is in the ledger and in `results.parquet`;
+    `resume_run` goes on from there. Raises `FedsimError` for what no client could mend: corpus,
+    model, engine, folder.
+    """
+    clients = client_keys(scenario)
+    return _run(create_run(out, scenario), scenario, clients)
+
+
+def resume_run(path: Path, engine: EngineChoice | None = None) -> RunResult:
+    """Go on with a run that was cut off, and return what it would have returned.
+
+    Clients that finished are not computed again; those that failed are tried again. `engine`
+    replaces the scenario's. Raises `FedsimError` as `run_scenario` does, and for a folder that is
+    not a run's or belongs to a run that is going on.
+    """
+    folder = open_run(path)
+    scenario = load_scenario(folder.scenario)
+    if engine is not None:
+        scenario = scenario.model_copy(update={"engine": engine})
+    return _run(folder, scenario, client_keys(scenario))
+
+
+def _run(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> RunResult:
+    """Run what the ledger of a folder does not hold yet, on the scenario's engine."""
+    engine = scenario.engine
+    kind = choose_engine([(scenario, len(clients))])
+
+    def serve(run_config: RunConfig) -> None:
+        config = run_config.to_flower()
+        settings = EngineSettings(
+            engine.workers, engine.threads, engine.address, shared=run_config.run_dir
+        )
+        with open_grid(kind, CLIENT_APP, clients, config, settings) as grid:
+            run_server(SERVER_APP, grid, config)
+
+    return record(folder, scenario, clients, kind, serve)
+
+
+def record(
+    folder: RunFolder,
+    scenario: Scenario,
+    clients: Sequence[str],
+    engine: str,
+    serve: Callable[[RunConfig], None],
+) -> RunResult:
+    """Let `serve` run the scenario into a run folder, and collect what it left there.
+
+    Also where `serve` raises: what clients had finished by then is collected. `engine` is what
+    timing.json calls the engine.
+    """
+    shown = progress.current()
+    shown.start(len(clients), stages(scenario))
+    shown.stage("starting workers", len(clients))
+    began, clock = datetime.now(UTC), time.monotonic()
+    run_config = RunConfig(scenario.model_dump_json(), folder.path)
+    with locked(folder), _bank(run_config.bank_dir):
+        with Ledger(folder.ledger) as ledger:
+            ledger.begin_again()
+        try:
+            serve(run_config)
+            if scenario.fleet is not None:  # before the rows: both together would be the peak
+                time_round(folder, scenario, clients)
+        finally:
+            result = collect(folder, scenario)
+            facts = {
+                "began": began.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 3),
+                "engine": engine,
+                "workers": 1 if engine == "inprocess" else scenario.engine.workers,
+                "threads": scenario.engine.threads,
+                "clients": len(clients),
+            }
+            write_text(folder.timing, json.dumps(facts, indent=2) + "\n")
+    return result
+
+
+def collect(folder: RunFolder, scenario: Scenario) -> RunResult:
+    """Return what the ledger of a run holds, and write its `results.parquet`."""
+    with Ledger(folder.ledger) as ledger:
+        result = RunResult(folder, ledger.rows(), ledger.failures())
+    write_results(folder, result.rows, scenario)
+    return result
+
+
+@contextmanager
+def _bank(folder: Path) -> Iterator[None]:
+    """Make the folder of packed layers, which workers read; it goes when the run ends."""
+    try:
+        folder.mkdir(exist_ok=True)  # one that a killed run left holds the same bytes
+    except OSError as error:
+        raise FedsimError(f"{folder}: the run cannot be written here: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,114 @@
+"""What a scenario asks for: which models of each client, whose clips they are tuned on, in which
+stages.
+
+Cheap to import: a run shows its stages before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedsim.errors import FedsimError, nearest
+from fedsim.scenario.methods import EACH, FULL_PRECISION, OTHER, OWN, MethodSettings
+from fedsim.scenario.schema import Scenario
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to make a model, whoever's clips it is tuned on. `draw` numbers random shuffles."""
+
+    allocation: str
+    calibration: str
+    order: str
+    draw: int
+    label: str
+
+
+def cells_of(method: MethodSettings) -> list[Cell]:
+    """Return the cells of a method: one for each calibration and random draw."""
+    cells = []
+    for calibration in method.calibration:
+        for draw in range(method.draws):
+            name = method.allocation if method.order == "descending" else f"{method.allocation}-asc"
+            name += f"-{draw + 1}" if method.draws > 1 else ""
+            label = f"{name}/{calibration}"
+            cells.append(Cell(method.allocation, calibration, method.order, draw, label))
+    return cells
+
+
+def all_cells(scenario: Scenario) -> list[Cell]:
+    """Return every cell of the scenario once, in the order of its methods."""
+    quantized = [method for method in scenario.methods if method.allocation != FULL_PRECISION]
+    return list(dict.fromkeys(cell for method in quantized for cell in cells_of(method)))
+
+
+def needs_profiles(scenario: Scenario) -> bool:
+    """Return whether any method looks at what devices say of their layers."""
+    return any(method.reads_profile for method in scenario.methods)
+
+
+def needs_others(scenario: Scenario) -> bool:
+    """Return whether any client tests a model that was tuned on another's clips."""
+    return any(source != OWN for method in scenario.methods for source in method.tuned_on)
+
+
+def sources(words: tuple[str, ...], client: str, clients: list[str]) -> list[str]:
+    """Return the clients whose clips `tuned_on` words mean for `client`; `clients` sorted."""
+    found: list[str] = []
+    for word in words:
+        if word == OWN:
+            found.append(client)
+        elif word == OTHER:
+            found.append(clients[(clients.index(client) + 1) % len(clients)])
+        elif word == EACH:
+            found += [key for key in clients if key != client]
+        else:
+            found.append(word)
+    return list(dict.fromkeys(found))
+
+
+def stages(scenario: Scenario) -> tuple[str, ...]:
+    """Return the stages that a run of the scenario shows."""
+    if needs_others(scenario):
+        return "sense", "personalize", "evaluate"
+    if is_grouped(scenario):
+        return "sense", "aggregate", "personalize"
+    return ("personalize",)
+
+
+def is_grouped(scenario: Scenario) -> bool:
+    """Return whether devices release their profiles in groups, by secure aggregation."""
+    return scenario.privacy.chosen.grouped and needs_profiles(scenario)
+
+
+def timed_model(scenario: Scenario) -> str:
+    """Return the label of the model that the clock times.
+
+    Raises:
+        FedsimError: if `clock.model` is none that the scenario makes.
+    """
+    labels = [cell.label for cell in all_cells(scenario)]
+    model = scenario.clock.model
+    if model is None:
+        return labels[0]
+    if model not in labels:
+        raise FedsimError(f"clock.model: no method makes {model!r}: {nearest(model, labels)}")
+    return model
+
+
+def forward_passes(scenario: Scenario, clients: int) -> float:
+    """Return the total number of clip forward passes for this many clients.
+
+    Each tuning clip once, for sensing and calibration together, and each test clip once for every
+    model that is tested on it.
+    """
+    models = 0
+    for method in scenario.methods:
+        if method.allocation == FULL_PRECISION:
+            models += 1
+            continue
+        others = {*method.tuned_on} - {OWN}
+        foreign = clients - 1 if EACH in others else len(others)
+        models += len(cells_of(method)) * (foreign + (OWN in method.tuned_on))
+    corpus = scenario.corpus
+    return clients * (corpus.tuning_clips + corpus.test_clips * models)

@@ -1,0 +1,205 @@
+"""The section `corpus` of a scenario: the recordings, or the synthetic speakers in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+
+from fedsim.errors import nearest
+from fedsim.registry import Lazy, Registry
+from fedsim.scenario.settings import (
+    OneOf,
+    Settings,
+    Text,
+    Texts,
+    Words,
+    as_tuple,
+    problem,
+    refuse_repeats,
+)
+
+COLUMN_NAMES = ("audio", "text", "speaker", "gender", "language")
+TOPICS = ("home", "timers", "music", "numbers", "names")
+"""What synthetic speakers talk about; `words` is the sixth topic, and goes alone."""
+
+
+OPTIONAL_KEYS = (
+    *("path", "population", "config", "split", "columns", "speakers"),
+    *("leave_out", "max_seconds", "convert"),
+)
+"""Keys of the section that not every kind of corpus has a use for."""
+
+
+@dataclass(frozen=True)
+class CorpusReader:
+    """One kind of corpus: how it is opened, and which settings it has a use for."""
+
+    open: Callable[..., Any]
+    """f(`CorpusSettings`, seed) -> `fedsim.speech.clips.Clients`, keys in sorted order.
+
+    What a client gets depends on the settings, the seed and its key, never on the other clients."""
+    summary: str
+    needs: tuple[str, ...] = ()
+    """Keys among `OPTIONAL_KEYS` that must be given."""
+    takes: tuple[str, ...] = OPTIONAL_KEYS
+    """Keys among `OPTIONAL_KEYS` that may be given."""
+    has_sessions: bool = False
+    """Whether each client can be asked for more clips, by another seed."""
+
+
+READERS: Registry[CorpusReader] = Registry("corpus")
+_RECORDED = ("split", "columns", "speakers", "leave_out", "max_seconds", "convert")
+READERS.add(
+    "folder",
+    CorpusReader(
+        Lazy("fedsim.speech.folder:open_folder"),
+        summary="A local folder in the AudioFolder layout: audio files and a metadata.csv.",
+        needs=("path",),
+        takes=_RECORDED,
+    ),
+)
+READERS.add(
+    "hub",
+    CorpusReader(
+        Lazy("fedsim.speech.hub:open_hub"),
+        summary="A data set that `datasets.load_dataset` finds: a hub id, or a folder of parquet"
+        " files.",
+        needs=("path",),
+        takes=("config", *_RECORDED),
+    ),
+)
+READERS.add(
+    "voices",
+    CorpusReader(
+        Lazy("fedsim.speech.voices.population:open_population"),
+        summary="Synthetic speakers, as many as asked for; needs the extra fedsim-speech[voices].",
+        needs=("population",),
+        takes=(),
+        has_sessions=True,
+    ),
+)
+
+
+def _config_shape(value: Any) -> str:
+    if isinstance(value, dict):
+        return "<by language>"
+    return "<several>" if isinstance(value, list | tuple) else "<one>"
+
+
+Gender = Literal["female", "male"]
+Configs = Annotated[
+    Annotated[Text, Tag("<one>")]
+    | Annotated[Texts, Field(min_length=1), Tag("<several>")]
+    | Annotated[dict[Text, Text], Field(min_length=1), Tag("<by language>")],
+    Discriminator(_config_shape),
+]
+
+
+class PopulationSettings(Settings):
+    """Synthetic speakers (corpus kind `voices`), and what they say."""
+
+    speakers: int = Field(ge=1, description="number of speakers, languages dealt round to them")
+    first: int = Field(
+        default=0, ge=0, description="number of the first speaker; a number is always one person"
+    )
+    languages: Texts = Field(default=("en",), min_length=1, description="languages spoken")
+    genders: Annotated[tuple[Gender, ...], BeforeValidator(as_tuple)] = Field(
+        default=("female", "male"), min_length=1, description="both in turn, or one only"
+    )
+    topics: Words = Field(
+        default=TOPICS,
+        min_length=1,
+        description="what sentences are about; `words` alone: the 35 words of Speech Commands",
+    )
+    sentences: Text | None = Field(
+        default=None, description="text file of sentences to say instead, one a line"
+    )
+
+    @field_validator("languages", "genders", "topics")
+    @classmethod
+    def _check_lists(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return refuse_repeats(values)
+
+    @model_validator(mode="after")
+    def _check(self) -> PopulationSettings:
+        if "words" in self.topics and len(self.topics) > 1:
+            raise problem("words go alone: leave the other topics out", "topics")
+        if self.sentences is not None and len(self.languages) > 1:
+            raise problem("a sentence list is in one language: name one", "languages")
+        return self
+
+
+class CorpusSettings(Settings):
+    """The recordings, who counts as one client, and how many of its clips are used."""
+
+    kind: Annotated[Text, OneOf(READERS)] = Field(
+        default="folder", description="what kind of corpus it is"
+    )
+    path: Text | None = Field(
+        default=None, description="folder, hub id or cache:NAME of the recordings"
+    )
+    population: PopulationSettings | None = Field(
+        default=None, description="voices: the speakers, and what they say"
+    )
+    config: Configs | None = Field(
+        default=None,
+        description="configuration of a hub data set: one, a list whose clips are put together, or"
+        " a mapping from language code to configuration",
+    )
+    split: Text = Field(default="test", description="split of the data set")
+    columns: dict[str, Text] = Field(
+        default={}, description="our name of a column -> the data set's name of it"
+    )
+    speakers: Text | None = Field(
+        default=None,
+        description="file that tells each speaker's gender: CSV with the columns speaker and"
+        " gender, or LibriSpeech's SPEAKERS.TXT",
+    )
+    leave_out: Words = Field(
+        default=(), description="texts whose clips are left out, such as _silence_"
+    )
+    group_by: Literal["speaker", "gender", "language"] = Field(
+        description="what makes one client: all clips of one speaker, gender or language"
+    )
+    tuning_clips: int = Field(
+        default=16, ge=1, description="clips a client tunes on, labels unread"
+    )
+    test_clips: int = Field(default=40, ge=1, description="held-out clips a client is tested on")
+    max_seconds: float | None = Field(
+        default=None, gt=0, description="leave longer clips out; null takes clips of any length"
+    )
+    convert: bool = Field(
+        default=False, description="resample and mix down clips that are not 16 kHz mono"
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _check_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        for name in columns:
+            if name not in COLUMN_NAMES:
+                raise problem(f"unknown column {name!r}: {nearest(name, COLUMN_NAMES)}", name)
+        return columns
+
+    @field_validator("config")
+    @classmethod
+    def _check_config(cls, config: Any) -> Any:
+        if isinstance(config, tuple | dict):
+            refuse_repeats(tuple(config.values() if isinstance(config, dict) else config))
+        return config
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> CorpusSettings:
+        reader = READERS[self.kind]
+        for key in OPTIONAL_KEYS:
+            given = getattr(self, key) != type(self).model_fields[key].get_default()
+            if key in reader.needs and not given:
+                raise problem(f"corpus kind {self.kind!r} needs a {key}: add one", key)
+            if given and key not in (*reader.needs, *reader.takes):
+                raise problem(f"corpus kind {self.kind!r} takes no {key}: leave it out", key)
+        if isinstance(self.config, dict) and "language" in self.columns:
+            text = "corpus.config gives the language of each configuration: leave this column out"
+            raise problem(text, "columns", "language")
+        return self

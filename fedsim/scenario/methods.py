@@ -1,0 +1,134 @@
+"""The section `methods` of a scenario: the ways to make a client's model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fedsim.errors import nearest
+from fedsim.quant.allocation import ALLOCATORS, Allocator
+from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.scenario.settings import OneOf, Settings, Text, Words, as_tuple, one_or_more, problem
+
+FULL_PRECISION = "fp32"
+"""The name of the full-precision model where an allocation is asked for."""
+FULL_PRECISION_SUMMARY = "The full-precision model, for comparison."
+NOBODY, OWN, OTHER, EACH = "-", "own", "other", "each"
+"""Whose clips a model is tuned on: nobody's; the client's; the next client's, round the ring; every
+other client's. Any other word is a client's key."""
+ALLOCATION = OneOf(ALLOCATORS, {FULL_PRECISION: FULL_PRECISION_SUMMARY})
+CALIBRATION = OneOf(CALIBRATORS)
+
+
+class MethodSettings(Settings):
+    """One way to make a client's model; lists mean each in turn. `fp32` has empty lists."""
+
+    allocation: Annotated[Text, ALLOCATION] = Field(
+        description="how layers get their bit depths; fp32 is the full model"
+    )
+    calibration: Annotated[
+        tuple[Annotated[Text, CALIBRATION], ...],
+        BeforeValidator(one_or_more, json_schema_input_type=str | list[str]),
+    ] = Field(
+        default=("cosine",), description="how activation ranges are set on the client's clips"
+    )
+    tuned_on: Words = Field(
+        default=("own",),
+        description="whose clips plan and ranges come from: own, other (the next client in key"
+        " order, round the ring), each (every other client) or a client's key",
+    )
+    order: Literal["descending", "ascending"] = Field(
+        default="descending", description="which layers give up their bit first, by sensitivity"
+    )
+    draws: int = Field(default=1, ge=1, description="number of random plans, for shuffled only")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_full_precision(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("allocation") == FULL_PRECISION:
+            return {"calibration": (), "tuned_on": (), **value}
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> MethodSettings:
+        for key in ("calibration", "tuned_on"):
+            words = getattr(self, key)
+            if self.allocation == FULL_PRECISION and words:
+                raise problem(f"fp32 is not tuned and takes no {key}: leave it out", key)
+            if self.allocation != FULL_PRECISION and not words:
+                raise problem("names nothing: name at least one, or leave the key out", key)
+            for i, word in enumerate(words):
+                if word in words[:i]:
+                    raise problem(f"{word!r} is listed twice: leave one out", key, i)
+        entry = self.allocator
+        if self.draws != 1 and (entry is None or not entry.is_random):
+            text = f"{self.allocation} draws nothing at random, so draws are alike: leave it out"
+            raise problem(text, "draws")
+        if self.order != "descending" and not self.reads_profile:
+            raise problem(f"{self.allocation} has no order of layers: leave it out", "order")
+        return self
+
+    @property
+    def allocator(self) -> Allocator | None:
+        """The registry entry of the allocation; None for full precision."""
+        return None if self.allocation == FULL_PRECISION else ALLOCATORS[self.allocation]
+
+    @property
+    def reads(self) -> str:
+        """What it asks of a device's layer profile: nothing, order, vector or table."""
+        return "nothing" if self.allocator is None else self.allocator.reads
+
+    @property
+    def reads_profile(self) -> bool:
+        """Whether it looks at what devices say of their layers."""
+        return self.reads != "nothing"
+
+    def cells(self) -> Iterator[tuple[str, str, str, str]]:
+        """Yield each (allocation, calibration, tuned_on, order) that this method computes."""
+        for calibration in self.calibration or (NOBODY,):
+            for source in self.tuned_on or (NOBODY,):
+                yield self.allocation, calibration, source, self.order
+
+
+def _bare_word(value: Any) -> Any:
+    return {"allocation": value} if isinstance(value, str) else value
+
+
+Methods = Annotated[
+    tuple[
+        Annotated[
+            MethodSettings, BeforeValidator(_bare_word, json_schema_input_type=str | MethodSettings)
+        ],
+        ...,
+    ],
+    BeforeValidator(as_tuple),
+]
+
+
+def wrong_sources(
+    methods: Sequence[MethodSettings], keys: Sequence[str]
+) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    """Yield (message, location) for every `tuned_on` entry that matches no client in `keys`."""
+    words = (OWN, OTHER, EACH)
+    for i, method in enumerate(methods):
+        for j, source in enumerate(method.tuned_on):
+            place = ("methods", i, "tuned_on", j)
+            if source in words[1:] and len(keys) < 2:
+                yield (
+                    f"{source!r} needs two clients or more, and there is {len(keys) or 'none'}: add"
+                    f" clients, or use own",
+                    place,
+                )
+            elif source not in words and source not in keys:
+                hint = nearest(source, (*words, *keys))
+                yield f"{source!r} is not a client of this corpus: {hint}", place
+
+
+def cell_words(cell: tuple[str, ...]) -> str:
+    """Return in words what `MethodSettings.cells` yields."""
+    allocation, calibration, source, order = cell
+    if allocation == FULL_PRECISION:
+        return allocation
+    return f"{allocation}/{calibration} tuned on {source}, {order}"

@@ -1,0 +1,65 @@
+"""Utterances of a recorded corpus as clients: one per speaker, gender or language, each split."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from fedsim.base.seeds import client_rng
+from fedsim.errors import FedsimError, nearest
+from fedsim.scenario.corpus import CorpusSettings
+from fedsim.speech.clips import FIELDS, ClientData, Clients, Utterance, utterance_seconds
+from fedsim.speech.speakers import fill_genders
+
+
+def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> Clients:
+    """Return one client for each value of what the corpus is grouped by."""
+    utterances = [u for u in utterances if u.text not in corpus.leave_out]
+    if corpus.speakers is not None:
+        utterances = fill_genders(utterances, corpus.speakers)
+    groups: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        value = getattr(utterance, corpus.group_by)
+        if value is not None:
+            groups[value].append(utterance)
+    if not groups:
+        listed = "give corpus.speakers, " if corpus.group_by == "gender" else ""
+        raise FedsimError(
+            f"corpus {corpus.path} names no {corpus.group_by} of any clip; add a column "
+            f"{corpus.group_by!r}, map one under corpus.columns, {listed}or choose another "
+            f"corpus.group_by"
+        )
+    return Clients(sorted(groups), lambda key: _split(corpus, key, groups[key], seed))
+
+
+def _split(corpus: CorpusSettings, key: str, utterances: list[Utterance], seed: int) -> ClientData:
+    if corpus.max_seconds is not None:
+        utterances = [u for u in utterances if utterance_seconds(u) <= corpus.max_seconds]
+    order = client_rng(seed, key, "split").permutation(len(utterances))
+    test = sorted(order[: corpus.test_clips])
+    tuning = sorted(order[corpus.test_clips : corpus.test_clips + corpus.tuning_clips])
+    spoken = {u.language for u in utterances}
+    return ClientData(
+        key,
+        tuple(replace(utterances[i], text=None) for i in tuning),
+        tuple(utterances[i] for i in test),
+        spoken.pop() if len(spoken) == 1 else None,
+    )
+
+
+def named_columns(
+    corpus: CorpusSettings, present: Sequence[str], renamed: Mapping[str, str], where: str
+) -> dict[str, str]:
+    """Return our name -> column, for every column that is there; the audio column must be."""
+    names = {}
+    for field in FIELDS:
+        column = corpus.columns.get(field, renamed.get(field, field))
+        if column in present:
+            names[field] = column
+        elif field in corpus.columns or field == "audio":
+            raise FedsimError(
+                f"{where} has no column {column!r} for {field}: {nearest(column, present)}; map it "
+                f"under corpus.columns"
+            )
+    return names

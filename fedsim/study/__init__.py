@@ -1,0 +1,1 @@
+"""What a scenario means together with its model, its clients and their devices."""

@@ -1,0 +1,108 @@
+"""Declared faults: which of a scenario's `faults` hits which message.
+
+A fault is drawn for the attempt of a stage of a client, from the scenario's seed: the same on any
+engine, in any order, and after a resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsim.base.seeds import client_rng
+from fedsim.fleet.work import Attempt
+from fedsim.scenario.fleet import FaultSettings
+from fedsim.scenario.schema import Scenario
+
+KINDS = {
+    "drop_before": "The request is lost; the client does nothing.",
+    "drop_after": "The client answers, and the answer is lost.",
+    "delay": "The answer takes longer; beyond `retries.timeout_s` it is late.",
+    "crash": "The client dies over the request.",
+    "out_of_memory": "The client runs out of memory over the request.",
+    "corrupt": "The answer arrives damaged.",
+    "duplicate": "The answer arrives twice.",
+    "late": "The answer arrives after the server has given up this attempt.",
+    "wrong_version": "The client speaks another version of the protocol.",
+}
+"""Every kind of fault, in a sentence."""
+UNANSWERED = {
+    "drop_before": "the request was lost",
+    "crash": "the client crashed",
+    "out_of_memory": "the client ran out of memory",
+    "drop_after": "the answer was lost",
+    "late": "no answer in time",
+}
+"""Faults after which the server has no answer, and what it is told."""
+IDLE = ("drop_before", "crash", "out_of_memory")
+"""Faults with which the client's work is not done."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that hits one attempt; `seconds` is how much later the answer comes."""
+
+    kind: str
+    seconds: float = 0.0
+
+
+def attempts(scenario: Scenario, client: str, stage: str) -> tuple[Attempt, ...]:
+    """Return what becomes of each message of a stage to a client, by the declared faults alone.
+
+    The last attempt is the one after which the server goes on, or gives the client up.
+    """
+    retries, found, strikes = scenario.retries, list[Attempt](), 0
+    for number in range(1, retries.attempts + 1):
+        fault = drawn_fault(
+            scenario.faults, scenario.seed, client, stage, number, retries.timeout_s
+        )
+        kind = None if fault is None else fault.kind
+        if kind in (None, "duplicate"):
+            return (*found, Attempt())
+        assert fault is not None
+        if kind == "delay":
+            return (*found, Attempt("delayed", delay_s=fault.seconds))
+        if kind == "wrong_version":
+            return (*found, Attempt("refused"))
+        if kind == "corrupt":
+            strikes += 1
+            if strikes >= retries.quarantine_after or number == retries.attempts:
+                return (*found, Attempt("refused"))
+            found.append(Attempt("unread"))
+        elif kind in ("crash", "out_of_memory"):
+            fraction = client_rng(scenario.seed, client, f"crash-{stage}-{number}").random()
+            found.append(Attempt("crashed", fraction=float(fraction)))
+        else:
+            found.append(Attempt("unreached" if kind == "drop_before" else "lost"))
+    return tuple(found)
+
+
+def drawn_fault(
+    faults: Sequence[FaultSettings],
+    seed: int,
+    client: str,
+    stage: str,
+    attempt: int,
+    timeout_s: float,
+) -> Fault | None:
+    """Return the fault of one attempt (1 is the first), or None.
+
+    Of several that would hit, one of the client's own (`per: client`) does, and else the first that
+    is declared: what always happens to a client is not to be hidden by what happens now and then. A
+    delay beyond `timeout_s` is returned as `late`.
+    """
+    if not faults:
+        return None
+    drawn = client_rng(seed, client, f"fault-{stage}-{attempt}").random((len(faults), 2))
+    for place, fault in sorted(enumerate(faults), key=lambda item: item[1].per != "client"):
+        chance, length = drawn[place]
+        if fault.per == "client":
+            chance = client_rng(seed, client, f"fault-{place}").random()
+        if chance >= fault.share or fault.stage not in (None, stage):
+            continue
+        if fault.seconds is None:
+            return Fault(fault.kind)
+        low, high = fault.seconds
+        seconds = low + (high - low) * float(length)
+        return Fault("delay" if seconds <= timeout_s else "late", seconds)
+    return None

@@ -1,0 +1,76 @@
+"""The scenario's full-precision model, and what it costs the devices of a fleet."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from fedsim.quant.memory import peak_bytes, proxy_bytes
+from fedsim.quant.packable import PackableModel, packable
+from fedsim.quant.proxy import BITS, GRANULARITY
+from fedsim.scenario.schema import Scenario
+from fedsim.speech.activations import activation_bytes
+from fedsim.speech.macs import count_macs
+from fedsim.speech.models import load_model
+from fedsim.speech.models.base import SpeechModel
+from fedsim.study.cost import ModelCost
+
+StudyModel: TypeAlias = PackableModel[SpeechModel]
+"""The model of a study: loaded, with the exact sizes and the manifests of its model files."""
+
+
+def load_study_model(scenario: Scenario) -> StudyModel:
+    """Load the scenario's full-precision model, ready for packing as the scenario says.
+
+    Raises `FedsimError` as `fedsim.speech.models.load_model` does.
+    """
+    settings = scenario.model
+    model = load_model(
+        settings.id,
+        window_s=settings.window_s,
+        keep=settings.keep,
+        batch_size=settings.batch_size,
+    )
+    return study_model(scenario, model)
+
+
+def study_model(scenario: Scenario, model: SpeechModel) -> StudyModel:
+    """Return a loaded model, ready for packing as the scenario says."""
+    return packable(
+        model,
+        model.id,
+        granularity=scenario.quantization.weights,
+        activation_bits=scenario.quantization.activation_bits,
+        depths=scenario.clients.bit_depths,
+        settings={"window_s": scenario.model.window_s, "keep": list(scenario.model.keep)},
+    )
+
+
+def sensing_peaks(scenario: Scenario, study: StudyModel) -> dict[str, int]:
+    """Return sensing mode -> the most bytes that a device of the scenario's fleet needs at once.
+
+    Weights (`fedsim.quant.memory`), and the widest layer's activations for `fleet.clip_s` seconds.
+    """
+    assert scenario.fleet is not None
+    activations = activation_bytes(study.model, scenario.fleet.clip_s)
+    peaks = peak_bytes(study.model.layers, study.leftovers)
+    return {mode: weights + activations for mode, weights in peaks.items()}
+
+
+def model_cost(scenario: Scenario, study: StudyModel) -> ModelCost:
+    """Return the bytes and MACs that the model costs devices; the scenario has a fleet."""
+    layers, sizes = study.model.layers, study.sizes
+    macs = count_macs(study.model)
+    by_depth = zip(sizes.depths, sizes.layer_bytes.T.tolist(), strict=True)
+    return ModelCost(
+        layers=tuple(layers),
+        layer_bytes={bits: tuple(values) for bits, values in by_depth},
+        rest_bytes=sizes.fixed_bytes,
+        full_bytes=study.switch.full_bytes(),
+        proxy_bytes=proxy_bytes(layers) + sum(t.nbytes for t in study.stored.values()),
+        proxy_is_model=BITS in sizes.depths and study.granularity == GRANULARITY,
+        peaks=sensing_peaks(scenario, study),
+        clip_macs=macs.clip,
+        second_macs=macs.second,
+        token_macs=macs.token,
+        batch=scenario.model.batch_size,
+    )

@@ -1,0 +1,99 @@
+"""What a run promises about what leaves a device: written into its folder, printed, reported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsim.base.files import write_text
+from fedsim.errors import FedsimError
+from fedsim.privacy.accounting import Guarantee, guarantee
+from fedsim.privacy.bounds import Bounds
+from fedsim.privacy.releases import RELEASES
+from fedsim.scenario.privacy import PrivacySettings
+
+
+@dataclass(frozen=True)
+class PrivacyStatement:
+    """What holds for each user; `guarantee` is None where nothing is promised in numbers."""
+
+    release: str
+    sentence: str
+    guarantee: Guarantee | None = None
+    bounds: Bounds | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether layer profiles leave devices as they are."""
+        return RELEASES[self.release].plain
+
+
+def privacy_statement(
+    privacy: PrivacySettings, layers: int, clients: int, bounds: Bounds | None
+) -> PrivacyStatement:
+    """Return what a run promises to each of its clients.
+
+    Args:
+        privacy: the section of the scenario.
+        layers: of the model.
+        clients: how many there are.
+        bounds: public bounds of each value, where the release reads them.
+
+    Raises:
+        FedsimError: for a number outside its range.
+    """
+    if not privacy.chosen.adds_noise:
+        sentence = privacy.chosen.statement.format(privacy=privacy)
+        return PrivacyStatement(privacy.release, sentence, None, bounds)
+    assert bounds is not None
+    made = guarantee(
+        privacy.mechanism,
+        privacy.epsilon,
+        privacy.delta,
+        coordinates=layers if privacy.layers is None else len(privacy.layers),
+        rounds=privacy.rounds,
+        clients=clients,
+        clipping=bounds.sentence(),
+        noise=privacy.noise,
+    )
+    sentence = made.sentence()
+    if privacy.budget is not None:
+        sentence += (
+            f" A device declines once its releases would cost more than ε ="
+            f" {privacy.budget.epsilon:.4g} or δ = {privacy.budget.delta:.3g} in all."
+        )
+    return PrivacyStatement(privacy.release, sentence, made, bounds)
+
+
+def write_statement(path: Path, statement: PrivacyStatement) -> None:
+    """Write a statement as JSON."""
+    fields = asdict(statement)
+    if statement.bounds is not None:
+        bounds = statement.bounds
+        fields["bounds"] = {"low": bounds.low.tolist(), "high": bounds.high.tolist()}
+    write_text(path, json.dumps(fields, indent=2) + "\n")
+
+
+def read_statement(path: Path) -> PrivacyStatement | None:
+    """Return the statement of a run folder's privacy.json, None if there is no such file.
+
+    Raises `FedsimError` for a file that `write_statement` did not write.
+    """
+    if not path.is_file():
+        return None
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if fields["guarantee"] is not None:
+            fields["guarantee"] = Guarantee(**fields["guarantee"])
+        if fields["bounds"] is not None:
+            ends = (np.asarray(fields["bounds"][key], float) for key in ("low", "high"))
+            fields["bounds"] = Bounds(*ends)
+        return PrivacyStatement(**fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FedsimError(
+            f"{path}: not a privacy.json of this version of fedsim; run the scenario again"
+        ) from error

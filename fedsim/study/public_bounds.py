@@ -1,0 +1,76 @@
+"""Public speakers: what is known of every model's layers before any user's audio is heard."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from fedsim.privacy.bounds import Bounds, public_bounds
+from fedsim.quant.sensitivity import sense
+from fedsim.scenario.corpus import READERS, TOPICS, CorpusSettings, PopulationSettings
+from fedsim.scenario.schema import Scenario
+from fedsim.speech.clips import read_utterance
+from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
+from fedsim.speech.voices.speaker import FIRST_PUBLIC_SPEAKER
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What public sensitivities depend on; equal ones are sensed once in a process."""
+
+    of_model: str
+    corpus: str
+    """Settings as JSON."""
+    measure: str
+    model: SpeechModel = field(compare=False)
+
+
+def scenario_bounds(scenario: Scenario, model: SpeechModel) -> Bounds | None:
+    """Return the public bounds of each layer, None where the scenario's release reads none.
+
+    They are those of synthetic speakers of the scenario's languages and topics who take part in no
+    study, each with as many clips as a client has.
+
+    Raises `FedsimError` if the synthesizer is missing, or a layer's sensitivity is not positive.
+    """
+    if not scenario.privacy.needs_bounds:
+        return None
+    values = public_sensitivities(scenario, model)
+    return public_bounds(values, quantiles=scenario.privacy.bounds)
+
+
+def public_sensitivities(scenario: Scenario, model: SpeechModel) -> np.ndarray:
+    """Return the sensitivities of the public speakers, float64 (S, L)."""
+    people = scenario.corpus.population
+    corpus = CorpusSettings(
+        kind="voices",
+        group_by="speaker",
+        population=PopulationSettings(
+            speakers=scenario.privacy.public_voices,
+            first=FIRST_PUBLIC_SPEAKER,
+            languages=("en",) if people is None else people.languages,
+            topics=TOPICS if people is None else people.topics,
+        ),
+        tuning_clips=scenario.corpus.tuning_clips,
+        test_clips=1,
+    )
+    of_model = json.dumps([scenario.model.model_dump(), scenario.engine.threads])
+    said_corpus = corpus.model_dump_json()
+    return _sensed(_Asked(of_model, said_corpus, scenario.quantization.sensitivity, model))
+
+
+@lru_cache(maxsize=4)
+def _sensed(asked: _Asked) -> np.ndarray:
+    rows = []
+    corpus = CorpusSettings.model_validate_json(asked.corpus)
+    for speaker in READERS["voices"].open(corpus, _SEED).values():
+        clips = [read_utterance(utterance) for utterance in speaker.tuning]
+        tokens = own_tokens(asked.model, clips, speaker.language)
+        batches = tuning_batches(asked.model, clips, tokens, speaker.language)
+        rows.append(sense(asked.model, batches, asked.measure))
+    return np.array(rows)

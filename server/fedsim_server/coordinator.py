@@ -1,0 +1,280 @@
+"""One run from the server's side: exchanges with every client, and a ledger.
+
+A client is sensed, personalized and tested in one go: what its worker has of it is still at hand,
+and nothing of it stays here afterwards. Where clients test each other's models (`tuned_on: other`),
+each stage is finished for all before the next one begins; what they answered is kept in the ledger,
+so that a run that is resumed does not ask again. Where they release their profiles in groups
+(`aggregation.py`), all are sensed before the first is planned for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedsim.base import progress
+from fedsim.errors import DeclinedError, FedsimError
+from fedsim.protocol import codec
+from fedsim.protocol import messages as m
+from fedsim.results.records import Planned, Release, Workload
+from fedsim.scenario.cells import all_cells, is_grouped, needs_others, needs_profiles
+from fedsim.scenario.methods import FULL_PRECISION
+from fedsim.scenario.schema import Scenario
+from fedsim_server.aggregation import Aggregation
+from fedsim_server.messaging import Outgoing, stream
+from fedsim_server.planner import Planner
+from fedsim_server.replies import NoAnswer, Refused, Untrusted, read_reply
+from fedsim_server.roster import Roster
+from fedsim_server.rows import result_rows, tested_plans
+from fedsim_server.sent_layers import SentLayers
+from fedsim_server.summaries import SummaryReader
+
+
+@dataclass
+class Coordinator:
+    """Leads the clients of one run through its stages."""
+
+    grid: Grid
+    scenario: Scenario
+    planner: Planner
+    roster: Roster
+    reader: SummaryReader
+    sent_layers: SentLayers | None = None
+    """Where devices do not see the server's bank: what puts layers into their messages."""
+    ranges: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+    """Client -> cell label -> activation ranges, where others test the client's models."""
+
+    @property
+    def _timed(self) -> bool:
+        """Whether the virtual clock asks how much clients compute on."""
+        return self.scenario.fleet is not None
+
+    @property
+    def _shared(self) -> bool:
+        """Whether clients test each other's models."""
+        return needs_others(self.scenario)
+
+    @property
+    def _grouped(self) -> bool:
+        """Whether devices release their profiles in groups."""
+        return is_grouped(self.scenario)
+
+    def run(self) -> None:
+        """Run every stage; return when each client is finished or failed."""
+        roster = self.roster
+        roster.ended = roster.ledger.finished()
+        nodes = list(self.grid.get_node_ids())
+        if self._shared:
+            self._recall()
+            fresh = [n for n in nodes if roster.names.get(n) not in roster.summaries]
+            self._stage("sense", len(fresh), self._sense_requests(fresh))
+            # Nobody can test another's model before that one is calibrated.
+            waiting = [c for c in roster.active() if c not in self.ranges]
+            self._stage("personalize", len(waiting), self._each(waiting, self._delivery))
+            waiting = roster.active()
+            self._stage("evaluate", len(waiting), self._each(waiting, self._evaluation))
+        elif self._grouped:
+            bounds = self.reader.params.required_bounds()
+            aggregation = Aggregation(self.grid, self.scenario, roster, bounds)
+            aggregation.recall_means()
+            known = roster.ended | roster.summaries.keys()
+            fresh = [n for n in nodes if roster.names.get(n) not in known]
+            self._stage("sense", len(fresh), self._sense_requests(fresh))
+            without = [c for c in roster.active() if not roster.summaries[c].sensitivity]
+            aggregation.gather_means(without)
+            waiting = roster.active()
+            self._stage("personalize", len(waiting), self._each(waiting, self._delivery))
+        else:
+            fresh = [n for n in nodes if roster.names.get(n) not in roster.ended]
+            self._stage("personalize", len(fresh), self._sense_requests(fresh))
+
+    def _recall(self) -> None:
+        """Take up again what clients had answered before the run was cut off."""
+        roster = self.roster
+        nodes = {client: node for node, client in roster.names.items()}
+        for text in roster.ledger.kept("sense"):
+            summary = codec.from_text(m.Summary, text)
+            if summary.client in nodes:  # else it says again who it is
+                roster.summaries[summary.client] = summary
+                roster.nodes[summary.client] = nodes[summary.client]
+        for text in roster.ledger.kept("personalize"):
+            receipt = codec.from_text(m.Receipt, text)
+            if receipt.client in roster.summaries:
+                self._keep_ranges(receipt)
+
+    def _stage(self, name: str, clients: int, first: Iterable[Outgoing]) -> None:
+        """Send, and handle what comes back, until nobody has anything under way."""
+        progress.current().stage(name, clients)
+        follow_ups: deque[Outgoing] = deque()
+        for sent, reply, fresh in stream(self.grid, first, follow_ups):
+            if fresh:
+                follow_ups.extend(self._handle(sent, reply))
+            else:
+                self.roster.log_message_event(sent, "second reply", "ignored")
+        self.roster.write_logs()
+
+    def _handle(self, sent: Outgoing, reply: Message) -> Iterable[Outgoing]:
+        """Take a reply in; return what is to be sent because of it."""
+        retries, roster = self.scenario.retries, self.roster
+        client = roster.client_key(sent.node)
+        try:
+            answer = read_reply(sent, reply, client, roster.names, self.planner)
+            if isinstance(sent.message, m.SenseRequest) and isinstance(answer, m.Summary):
+                self.reader.check(sent.message, answer)
+        except NoAnswer as error:
+            if sent.attempt < retries.attempts:
+                return [self._again(sent, "no answer", str(error))]
+            text = f"{error} (attempt {sent.attempt} of {retries.attempts}, the last)"
+            roster.fail_exchange(sent, text, "dropped")
+        except Untrusted as error:
+            roster.fail_exchange(sent, str(error), "quarantined")
+        except Refused as error:
+            strikes = sent.strikes + 1
+            if strikes < retries.quarantine_after and sent.attempt < retries.attempts:
+                return [replace(self._again(sent, "refused", str(error)), strikes=strikes)]
+            roster.fail_exchange(sent, str(error), "quarantined")
+        except DeclinedError as error:
+            return self._declined(sent, str(error))
+        except FedsimError as error:
+            roster.fail_exchange(sent, str(error), "failed")
+        else:
+            return self._take(sent, answer)
+        return []
+
+    def _declined(self, sent: Outgoing, reason: str) -> Iterable[Outgoing]:
+        """Plan from what a client had released before its budget was spent, if it had."""
+        summary = self.reader.summary(self.roster.client_key(sent.node))
+        if summary is None:
+            self.roster.fail_exchange(sent, reason, "declined")
+            return []
+        self.roster.log_message_event(sent, "declined", reason)
+        return self._sensed(sent, summary)
+
+    def _take(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> Iterable[Outgoing]:
+        """Go on with a client that answered as it should."""
+        client, roster = answer.client, self.roster
+        if isinstance(answer, m.Summary):
+            roster.names[sent.node], roster.nodes[client] = client, sent.node
+            if client in roster.ended:  # of a Grid that knows no names: it had finished before
+                progress.current().advance()
+                return []
+        self._log_releases(sent, answer)
+        if isinstance(answer, m.Summary):
+            assert isinstance(sent.message, m.SenseRequest)
+            again = self.reader.take(sent.message, answer)
+            if again is not None:
+                return [Outgoing(sent.node, m.SENSE, again)]
+            summary = self.reader.summary(client, answer)
+            assert summary is not None
+            return self._sensed(sent, summary)
+        if isinstance(answer, m.Scores):
+            self._finish(sent, answer)
+            return []
+        if self._shared:
+            self._keep(sent, answer)
+            self._keep_ranges(answer)
+            return []
+        assert isinstance(sent.message, m.Delivery)  # what it was sent is what it tests
+        return [self._evaluation_of(client, sent.message.candidates)]
+
+    def _sensed(self, sent: Outgoing, summary: m.Summary) -> Iterable[Outgoing]:
+        """Go on with a client of which the server knows all that it will."""
+        client = summary.client
+        self.roster.summaries[client] = summary
+        if self._shared:
+            self._keep(sent, summary)
+            return []
+        if self._grouped:  # that was its profile
+            progress.current().advance()
+            return []
+        make = self._delivery if all_cells(self.scenario) else self._evaluation
+        return self._each([client], make)
+
+    def _keep(self, sent: Outgoing, answer: m.Summary | m.Receipt) -> None:
+        """Write an answer, so that a run that is resumed need not ask again."""
+        client, roster = answer.client, self.roster
+        log = roster.take_log(client)
+        roster.ledger.keep(client, m.STAGES[sent.kind], codec.to_text(answer), log)
+        progress.current().advance()
+
+    def _sense_requests(self, nodes: Iterable[int]) -> Iterator[Outgoing]:
+        measure = self.scenario.quantization.sensitivity if needs_profiles(self.scenario) else ""
+        request = replace(self.reader.request(measure), workload=self._timed)
+        return (Outgoing(node, m.SENSE, request) for node in nodes)
+
+    def _each(self, clients: Iterable[str], make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
+        """Yield what `make` makes for each client; one that cannot be planned for has failed."""
+        for client in clients:
+            try:
+                yield make(client)
+            except FedsimError as error:
+                self.roster.drop_client(client, "plan", str(error), "failed")
+
+    def _delivery(self, client: str) -> Outgoing:
+        candidates = self.planner.own(self.roster.summaries[client])
+        if self._timed:
+            planned = [Planned(client, c.name, c.bits) for c in candidates]
+            self.roster.log(client).planned += planned
+        node = self.roster.nodes[client]
+        delivery = m.Delivery(self._shared, candidates, self._layers(node, candidates))
+        return Outgoing(node, m.PERSONALIZE, delivery)
+
+    def _evaluation(self, client: str) -> Outgoing:
+        roster = self.roster
+        candidates, lost = self.planner.tested(
+            roster.summaries[client], roster.summaries, self.ranges, sorted(roster.names.values())
+        )
+        if lost:
+            roster.ledger.fail_client(client, "plan", lost)
+        return self._evaluation_of(client, candidates)
+
+    def _evaluation_of(self, client: str, candidates: tuple[m.Candidate, ...]) -> Outgoing:
+        full = any(method.allocation == FULL_PRECISION for method in self.scenario.methods)
+        node = self.roster.nodes[client]
+        layers = self._layers(node, candidates)
+        message = m.Evaluation(full, candidates, self.scenario.study, self._timed, layers)
+        return Outgoing(node, m.EVALUATE, message)
+
+    def _layers(self, node: int, candidates: tuple[m.Candidate, ...]) -> tuple[bytes, ...]:
+        sent = self.sent_layers
+        return () if sent is None else sent.layers_to_send(node, candidates)
+
+    def _keep_ranges(self, receipt: m.Receipt) -> None:
+        width = 2 * len(self.planner.bank.layers)
+        self.ranges[receipt.client] = {
+            cell.label: receipt.ranges[i * width : (i + 1) * width]
+            for i, cell in enumerate(all_cells(self.scenario))
+        }
+
+    def _log_releases(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> None:
+        client, stage, roster = answer.client, m.STAGES[sent.kind], self.roster
+        roster.log_message(client, sent, answer)
+        log = roster.log(client)
+        if not isinstance(answer, m.Receipt) and answer.workload:
+            log.workloads.append(Workload(client, stage, answer.clips, *answer.workload))
+        if isinstance(answer, m.Receipt) and isinstance(sent.message, m.Delivery):
+            # The blobs of a model: as many bytes as its file, though workers read them from disk.
+            sizes = zip(sent.message.candidates, answer.file_bytes, strict=True)
+            log.releases += [Release(client, stage, "down", f"model {c.name}", n) for c, n in sizes]
+
+    def _finish(self, sent: Outgoing, scores: m.Scores) -> None:
+        assert isinstance(sent.message, m.Evaluation)
+        client, roster = scores.client, self.roster
+        summary = roster.summaries[client] if self._shared else roster.summaries.pop(client)
+        rows = result_rows(sent.message, scores, summary.budget_bytes, self.planner)
+        plans = tested_plans(sent.message, scores, rows)
+        sensed, payloads = self.reader.recorded(client, summary)
+        log = roster.take_log(client)
+        roster.ledger.finish_client(client, rows, plans, sensed, log, payloads)
+        roster.ended.add(client)
+        progress.current().advance()
+
+    def _again(self, sent: Outgoing, event: str, reason: str) -> Outgoing:
+        """Return the message once more. Waiting before it is a matter of the virtual clock."""
+        pause = self.scenario.retries.pause_s(sent.attempt)
+        self.roster.log_message_event(sent, event, f"{reason}; sent again after {pause:g} s")
+        return replace(sent, attempt=sent.attempt + 1)

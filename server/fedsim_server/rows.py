@@ -1,0 +1,93 @@
+"""What a client's scores say, as rows and plans of the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+from fedsim.protocol import messages as m
+from fedsim.quant.allocation import mean_bits
+from fedsim.results.rows import Plan, Row
+from fedsim.scenario.cells import all_cells
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY
+from fedsim_server.planner import Planner
+
+FULL_BITS = 32.0
+
+
+def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Planner) -> list[Row]:
+    """Return one row per model that a client tested."""
+    n_weights = [layer.n_weights for layer in planner.bank.layers]
+    allocations = {cell.label: cell.allocation for cell in all_cells(planner.scenario)}
+    full: list[m.Candidate | None] = [None] if sent.full_precision else []
+    rows = []
+    for index, tested in enumerate([*full, *sent.candidates]):
+        made: dict[str, Any] = (
+            {
+                "method": FULL_PRECISION,
+                "allocation": FULL_PRECISION,
+                "calibration": NOBODY,
+                "tuned_on": NOBODY,
+                "mean_bits": FULL_BITS,
+                "plan_sha256": "",
+            }
+            if tested is None
+            else {
+                "method": tested.name,
+                "allocation": allocations[tested.name],
+                "calibration": tested.calibration,
+                "tuned_on": tested.tuned_on,
+                "mean_bits": mean_bits(tested.bits, n_weights),
+                "plan_sha256": hashlib.sha256(bytes(tested.bits)).hexdigest(),
+            }
+        )
+        rows.append(
+            Row(
+                client=scores.client,
+                budget_bytes=budget,
+                file_bytes=scores.file_bytes[index],
+                clips=scores.clips,
+                **made,
+                **_counts(scores, index),
+            )
+        )
+    return rows
+
+
+def tested_plans(sent: m.Evaluation, scores: m.Scores, rows: list[Row]) -> list[Plan]:
+    """Return the plan of each row; `rows` are in the order tested."""
+    bits = [()] * sent.full_precision + [c.bits for c in sent.candidates]
+    n = scores.clips if sent.clip_counts else 0
+    return [
+        Plan(
+            row.client,
+            row.method,
+            row.tuned_on,
+            depths,
+            scores.clip_wrong[i * n : (i + 1) * n],
+            scores.clip_of[i * n : (i + 1) * n],
+        )
+        for i, (row, depths) in enumerate(zip(rows, bits, strict=True))
+    ]
+
+
+def _counts(scores: m.Scores, index: int) -> dict[str, Any]:
+    """Return the counts and rates of one model; those of the other task are None."""
+    names = ("errors", "words", "char_errors", "chars", "correct")
+    counts = {n: getattr(scores, n)[index] if getattr(scores, n) else None for n in names}
+    return counts | {
+        "low": _finite(scores.low[index]),
+        "high": _finite(scores.high[index]),
+        "wer": _rate(counts["errors"], counts["words"]),
+        "cer": _rate(counts["char_errors"], counts["chars"]),
+        "accuracy": _rate(counts["correct"], scores.clips),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _rate(count: int | None, total: int | None) -> float | None:
+    return count / total if count is not None and total else None

@@ -1,0 +1,30 @@
+"""Which packed layers each device was sent already, where devices do not see the server's bank."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from fedsim.protocol import messages as m
+from fedsim.quant.bank import BlobStore
+
+
+@dataclass(frozen=True)
+class SentLayers:
+    """Chooses the layers to put into a message: each goes to a device once in a run."""
+
+    store: BlobStore
+    _sent: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Node -> names of the layers that it was sent."""
+
+    def layers_to_send(self, node: int, candidates: Iterable[m.Candidate]) -> tuple[bytes, ...]:
+        """Return the packed layers of `candidates` that the device does not have yet, in order."""
+        names = dict.fromkeys(
+            candidate.blob(layer)
+            for candidate in candidates
+            for layer in range(len(candidate.bits))
+        )
+        new = [name for name in names if name not in self._sent[node]]
+        self._sent[node].update(new)
+        return tuple(self.store.get(name) for name in new)

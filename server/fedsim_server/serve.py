@@ -1,0 +1,60 @@
+"""What the server app does with a scenario: it loads the model, and leads the clients through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from flwr.serverapp import Grid
+
+from fedsim.base.files import write_text
+from fedsim.protocol.run_config import RunConfig
+from fedsim.quant.bank import BlobStore, LayerBank
+from fedsim.results.folder import RunFolder
+from fedsim.results.ledger import Ledger
+from fedsim.scenario.cells import needs_others
+from fedsim.scenario.schema import scenario_from_json
+from fedsim.study.model import load_study_model, model_cost
+from fedsim.study.privacy_statement import privacy_statement, write_statement
+from fedsim.study.public_bounds import scenario_bounds
+from fedsim_server.coordinator import Coordinator
+from fedsim_server.faulty import FaultyGrid
+from fedsim_server.planner import Planner
+from fedsim_server.roster import Roster
+from fedsim_server.sent_layers import SentLayers
+from fedsim_server.summaries import summary_reader
+
+
+def serve(
+    grid: Grid, run_config: RunConfig, names: Mapping[int, str], *, by_value: bool = False
+) -> None:
+    """Run a scenario over `grid`; its run folder is there, with an empty bank.
+
+    Args:
+        grid: reaches the clients.
+        run_config: the scenario, and its run folder.
+        names: node id -> client key, of the nodes whose client is known before it answers.
+        by_value: whether models travel in the messages; else clients read them from the bank.
+    """
+    scenario = scenario_from_json(run_config.scenario)
+    store = BlobStore(run_config.bank_dir)
+    study = load_study_model(scenario)
+    layers = study.model.layers
+    folder = RunFolder(run_config.run_dir)
+    facts = [{"name": a.name, "kind": a.kind, "weights": a.n_weights} for a in layers]
+    write_text(folder.layers, json.dumps(facts) + "\n")
+    if scenario.fleet is not None:
+        model_cost(scenario, study).write(folder.cost)
+    bounds = scenario_bounds(scenario, study.model)
+    bank = LayerBank(study.switch.full_weights(), layers, study.granularity, store)
+    clients = len(names) or len(list(grid.get_node_ids()))
+    statement = privacy_statement(scenario.privacy, len(layers), clients, bounds)
+    write_statement(folder.privacy, statement)
+    reader = summary_reader(scenario, len(layers), bounds)
+    with Ledger(folder.ledger) as ledger:
+        roster = Roster(ledger, dict(names), needs_others(scenario), reader.epsilon)
+        if scenario.faults:
+            grid = FaultyGrid(grid, names, scenario, roster.log_event)
+        planner = Planner(scenario, study.sizes, bank)
+        sent = SentLayers(store) if by_value else None
+        Coordinator(grid, scenario, planner, roster, reader, sent).run()
