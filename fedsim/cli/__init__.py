@@ -17,7 +17,8 @@ import threading
 from collections.abc import Sequence
 
 from fedsim.base.version import __version__
-from fedsim.cli import audit, listing, plan, report, run, validate, voices
+from fedsim.cli import audit, listing, report, run, validate, voices
+from fedsim.cli import estimate
 from fedsim.errors import FedsimError
 
 _DESCRIPTION = """\

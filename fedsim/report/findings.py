@@ -10,7 +10,7 @@ from math import lcm
 import numpy as np
 
 from fedsim.base.statistics import ClipCounts, Comparison, compare
-from fedsim.report.questions import Pair, Question, pairs_of
+from fedsim.report.comparisons import Pair, Question, pairs_of
 from fedsim.results.lines import Kind, Line, clip_counts, number, size_digits, span
 from fedsim.results.runs import Part
 from fedsim.scenario.methods import FULL_PRECISION

@@ -16,10 +16,10 @@ from fedsim.errors import FedsimError
 from fedsim.report import htmltables
 from fedsim.report.findings import Compared, answers, comparisons, headline
 from fedsim.report.fleet import CLOCK, fleet_section
-from fedsim.report.gallery import Figure, figures_of, fleet_figures
+from fedsim.report.figure_selection import Figure, figures_of, fleet_figures
 from fedsim.report.leaks import leaks_table
 from fedsim.report.style import save
-from fedsim.report.wrong import wrong_section
+from fedsim.report.failures import wrong_section
 from fedsim.results.lines import Line, kinds_of, lines_of, size_digits, span
 from fedsim.results.runs import Part, Run, read_runs
 from fedsim.scenario.methods import FULL_PRECISION

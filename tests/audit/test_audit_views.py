@@ -8,7 +8,7 @@ import pytest
 
 from fedsim.audit.attack import View, attack
 from fedsim.audit.claim import measure_claim
-from fedsim.audit.views import told_alone, told_in_groups, vectors
+from fedsim.audit.views import released_alone, released_in_groups, vectors
 from fedsim.audit.voices import Voices, open_voices
 from fedsim.errors import FedsimError
 from fedsim.privacy import releases
@@ -61,17 +61,17 @@ def test_vectors_hold_all_that_was_told():
 def test_noisy_rounds_are_averaged():
     said = scenario(release="noisy", epsilon=1.0, delta=1e-3, rounds=4)
     terms = release_params(said, LAYERS, BOUNDS)
-    told = told_alone(said, terms, "ann", np.full(LAYERS, 1.0), "test")
+    told = released_alone(said, terms, "ann", np.full(LAYERS, 1.0), "test")
     rows = np.array([np.frombuffer(p, "<f4") for p in told])
     assert len({row.tobytes() for row in rows}) == 4
     assert vectors("noisy", [told], terms)[0] == pytest.approx(rows.mean(axis=0), rel=1e-6)
-    again = told_alone(said, terms, "ann", np.full(LAYERS, 1.0), "another purpose")
+    again = released_alone(said, terms, "ann", np.full(LAYERS, 1.0), "another purpose")
     assert again[0] != told[0]
 
 
 def test_a_group_is_seen_by_its_mean_alone():
     values = {name: RNG.uniform(0.2, 5, LAYERS) for name in "abcdef"}
-    told = told_in_groups([["a", "b", "c"], ["d", "e", "f"]], values, BOUNDS)
+    told = released_in_groups([["a", "b", "c"], ["d", "e", "f"]], values, BOUNDS)
     assert told["a"] == told["b"] == told["c"] != told["d"]
     mean = np.exp(np.mean([np.log(values[c]) for c in "abc"], axis=0))
     assert np.frombuffer(told["a"][0], "<f8") == pytest.approx(mean, rel=1e-4)
@@ -121,7 +121,9 @@ def sensed_in_groups(values, sizes, cohort):
     said = scenario(corpus=corpus, release="cohort", cohort={"size": cohort})
     names = iter(values)
     groups = [[next(names) for _ in range(size)] for size in sizes]
-    view = view_of(said, told_in_groups(groups, values, BOUNDS), dict.fromkeys(values, "female"))
+    view = view_of(
+        said, released_in_groups(groups, values, BOUNDS), dict.fromkeys(values, "female")
+    )
     finished = tuple(sorted(name for group in groups for name in group))
     session, worlds = np.random.default_rng(5), np.arange(24)[:, None] + np.arange(6) & 1 == 0
     view.voices._first.update(values)

@@ -23,7 +23,7 @@ from fedsim.quant.calibration import (
 )
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.quant.observe import Seen, observe
+from fedsim.quant.observe import LayerObservation, observe
 from fedsim.quant.weights import dequantize_weight, quantize_weight
 
 SHARES = range(1, 101)
@@ -65,7 +65,7 @@ class Case:
         bias = torch.from_numpy(0.1 * rng.standard_normal(n).astype(np.float32))
         quantized = dequantize_weight(quantize_weight(full, weight_bits, "per_channel"))
         self.weights = LayerWeights(full, quantized, bias)
-        self.seen = Seen(float(self.rows.min()), float(self.rows.max()), self.rows)
+        self.seen = LayerObservation(float(self.rows.min()), float(self.rows.max()), self.rows)
         self.target = F.linear(self.rows[:, 0].double(), full.double(), bias.double())
 
     def answer(self, share: int) -> torch.Tensor:
@@ -80,7 +80,7 @@ class Case:
         )
 
 
-def share_of(seen: Seen, rng: Range) -> int:
+def share_of(seen: LayerObservation, rng: Range) -> int:
     """Return which share of the observed range `rng` is; fail when it is none."""
     (share,) = [s for s in SHARES if rng == make_range(seen.low * s / 100, seen.high * s / 100)]
     return share
@@ -129,7 +129,7 @@ def owner(case: Case) -> nn.Module:
 @pytest.mark.parametrize("peak", [1, 4, 17, 50, 83, 100])
 def test_search_finds_a_peak_wherever_it_is(seed, peak):
     """A curve with one top and ripples a hundred times smaller than its rise."""
-    seen = Seen(-1.0, 2.0)
+    seen = LayerObservation(-1.0, 2.0)
     ripple = np.random.default_rng(seed).uniform(-1e-4, 1e-4, 101)
     tried = []
 
@@ -148,7 +148,7 @@ def test_search_finds_a_peak_wherever_it_is(seed, peak):
 
 
 def test_a_tie_is_the_widest_range():
-    seen = Seen(-1.0, 2.0)
+    seen = LayerObservation(-1.0, 2.0)
     assert search(seen, lambda rng: 0.0) == make_range(-1.0, 2.0)
 
 
@@ -215,7 +215,7 @@ def test_score_of_a_convolution_is_that_of_its_outputs(groups):
 def test_hessian_against_brute_force(kind, bits):
     case = Case(kind, bits, seed=3, weight_bits=8)
     importance = torch.from_numpy(np.random.default_rng(5).exponential(size=(256, 48)) ** 3)
-    seen = Seen(case.seen.low, case.seen.high, case.rows, importance.float())
+    seen = LayerObservation(case.seen.low, case.seen.high, case.rows, importance.float())
 
     def loss(share: int) -> float:
         return float((importance * (case.target - case.answer(share)) ** 2).sum())
@@ -238,7 +238,7 @@ def test_hessian_follows_the_fisher():
     calm = 1.0 - spiky
     chosen = {}
     for name, importance in {"spiky": spiky, "calm": calm}.items():
-        seen = Seen(case.seen.low, case.seen.high, case.rows, importance)
+        seen = LayerObservation(case.seen.low, case.seen.high, case.rows, importance)
         chosen[name] = search(seen, fisher_score(case.layer, seen, case.weights, 4)).high
     assert chosen["spiky"] > 0.9 * case.seen.high
     assert chosen["calm"] < 0.3 * case.seen.high
@@ -247,10 +247,10 @@ def test_hessian_follows_the_fisher():
 @pytest.mark.parametrize("name", ["minmax", "none"])
 def test_minmax_and_none_are_the_observed_range(name):
     case = Case("student", 8, seed=0)
-    bare = Seen(case.seen.low, case.seen.high)
+    bare = LayerObservation(case.seen.low, case.seen.high)
     chosen = calibrate_layer(name, case.layer, owner(case), bare, case.weights.quantized, 8)
     assert chosen == Range(float(case.rows.min()), float(case.rows.max()))
-    positive = Seen(0.5, 3.0)
+    positive = LayerObservation(0.5, 3.0)
     chosen = calibrate_layer(name, case.layer, owner(case), positive, case.weights.quantized, 8)
     assert chosen == Range(0.0, 3.0)
 
@@ -274,7 +274,7 @@ def test_every_range_is_a_share_of_the_observed_one(name, bits):
 def test_an_input_of_zeros(name):
     layer = Layer("layer", "linear", (3, 4))
     rows = torch.zeros(9, 1, 4)
-    seen = Seen(0.0, 0.0, rows, torch.zeros(9, 3))
+    seen = LayerObservation(0.0, 0.0, rows, torch.zeros(9, 3))
     for bias in (True, False):
         module = nn.Linear(4, 3, bias=bias)
         assert calibrate_layer(name, layer, module, seen, module.weight.detach(), 8) == Range(0, 0)

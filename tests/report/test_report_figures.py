@@ -9,7 +9,7 @@ from report_toys import clips_study, model, words_study, write_matrix, write_run
 
 from fedsim.errors import FedsimError
 from fedsim.report import figures, tables
-from fedsim.report.gallery import figures_of
+from fedsim.report.figure_selection import figures_of
 from fedsim.report.style import COLOURS, colour, save, shape
 from fedsim.results.labels import TUNING_CLIPS
 from fedsim.results.runs import read_runs

@@ -5,7 +5,7 @@ from dataclasses import replace
 from report_toys import clips_study, model, words_study, write_matrix, write_run
 
 from fedsim.report import findings
-from fedsim.report.questions import CALIBRATION, COST, LAYERS, ORDER, OWN_CLIPS, WAY
+from fedsim.report.comparisons import CALIBRATION, COST, LAYERS, ORDER, OWN_CLIPS, WAY
 from fedsim.results.lines import Rate, lines_of, size_digits, span
 from fedsim.results.runs import read_runs
 

@@ -11,8 +11,8 @@ from round_toys import MB, SERVER, timed, timeline
 
 from fedsim.base.statistics import ClipCounts, compare
 from fedsim.report import clocktables, figures
+from fedsim.report.figure_selection import fleet_figures
 from fedsim.report.fleet import fleet_section
-from fedsim.report.gallery import fleet_figures
 from fedsim.report.page import write_report
 from fedsim.results.runs import read_runs
 from fedsim.results.timed import write_round

@@ -10,7 +10,7 @@ from fedsim.audit.record import FILE, Audited, write_audit
 from fedsim.errors import FedsimError
 from fedsim.privacy.attacks.result import Finding
 from fedsim.privacy.bounds import Bounds
-from fedsim.report.gallery import figures_of
+from fedsim.report.figure_selection import figures_of
 from fedsim.report.leaks import leak_points
 from fedsim.report.page import write_report
 from fedsim.results.ledger import Ledger

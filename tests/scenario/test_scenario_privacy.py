@@ -172,9 +172,9 @@ def test_a_release_that_is_plugged_in_may_read_every_setting():
 
 def test_a_group_is_no_larger_than_its_sums_hold():
     """Of nearly twice the size there is one group: its codes must add up to less than 2^32."""
-    from fedsim.privacy.secure_aggregation.codes import MOST_MEMBERS
+    from fedsim.privacy.secure_aggregation.codes import MAX_MEMBERS
 
     made = PrivacySettings(release="cohort", cohort={"size": 2048})
-    assert 2 * made.cohort.size - 1 <= MOST_MEMBERS
+    assert 2 * made.cohort.size - 1 <= MAX_MEMBERS
     with pytest.raises(ValidationError):
         PrivacySettings(release="cohort", cohort={"size": 2049})

@@ -21,7 +21,7 @@ def nowhere(monkeypatch):
     monkeypatch.delenv(HOME, raising=False)
 
 
-def bench(run_dir, **privacy):
+def runtime(run_dir, **privacy):
     run_dir.mkdir(exist_ok=True)
     said = {"release": "noisy", "epsilon": 1.0, "delta": 1e-5, "noise": "seeded", **privacy}
     corpus = {"kind": "voices", "group_by": "speaker", "population": {"speakers": 4}}
@@ -39,13 +39,13 @@ def bench(run_dir, **privacy):
     return SimpleNamespace(scenario=scenario, model=model, run_dir=run_dir, devices={}, sizes=None)
 
 
-def ask(bench, number=1, low=LOW, measure="median"):
+def ask(runtime, number=1, low=LOW, measure="median"):
     request = m.SenseRequest(measure, round=number, low=low, high=HIGH)
-    return released(bench, "ann", request, lambda: VALUES)
+    return released(runtime, "ann", request, lambda: VALUES)
 
 
 def test_the_same_request_has_the_same_answer_and_costs_once(tmp_path):
-    one = bench(tmp_path / "run", noise="seeded")
+    one = runtime(tmp_path / "run", noise="seeded")
     assert ask(one) == ask(one)
     assert spent(one.run_dir / SPENT, "ann") == (1.0, pytest.approx(1e-5))
 
@@ -63,8 +63,8 @@ def test_the_same_request_has_the_same_answer_and_costs_once(tmp_path):
     ],
 )
 def test_at_other_terms_a_request_is_another(tmp_path, terms, asked):
-    first = ask(bench(tmp_path / "run"))
-    other = bench(tmp_path / "run", **terms)
+    first = ask(runtime(tmp_path / "run"))
+    other = runtime(tmp_path / "run", **terms)
     answer = ask(other, **asked)
     assert (answer == first) == (asked == {"measure": "std"})  # of the toy both are one
     epsilon, _ = spent(tmp_path / "run" / SPENT, "ann")
@@ -74,11 +74,11 @@ def test_at_other_terms_a_request_is_another(tmp_path, terms, asked):
 def test_a_folder_of_the_device_holds_its_budget_across_runs(tmp_path, monkeypatch):
     limit = {"budget": {"epsilon": 2.0, "delta": 0.5}}
     for number in range(3):  # the budget of one run
-        ask(bench(tmp_path / f"apart{number}", **limit))
+        ask(runtime(tmp_path / f"apart{number}", **limit))
     home = tmp_path / "device"
     home.mkdir()
     monkeypatch.setenv(HOME, str(home))
-    first, second, third = (bench(tmp_path / f"run{i}", **limit) for i in range(3))
+    first, second, third = (runtime(tmp_path / f"run{i}", **limit) for i in range(3))
     kept = ask(first)
     ask(second)
     with pytest.raises(DeclinedError, match=r"client 'ann' declines: it has spent . = 2 of 2"):

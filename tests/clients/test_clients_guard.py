@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 from fedsim_clients.device import Device
-from fedsim_clients.guard import check_asked
-from fedsim_clients.runtime import open_workbench
+from fedsim_clients.guard import check_request
+from fedsim_clients.runtime import open_runtime
 
 from fedsim.errors import FedsimError
 from fedsim.privacy.secure_aggregation import wire
@@ -54,17 +54,17 @@ OTHERS = {"methods": [{"allocation": "myqasr", "tuned_on": ["own", "other"]}]}
     ],
 )
 def test_a_device_gives_what_its_scenario_says(request_, granted, said):
-    check_asked(scenario(**granted), "ann", request_)
+    check_request(scenario(**granted), "ann", request_)
     with pytest.raises(FedsimError, match=f"client 'ann' refuses: .*{said}"):
-        check_asked(scenario(), "ann", request_)
+        check_request(scenario(), "ann", request_)
 
 
 @pytest.mark.parametrize("number", [-3, 0, 3, 1001])
 def test_rounds_that_the_scenario_does_not_have(number):
     for good in (1, 2):
-        check_asked(scenario(**NOISY), "ann", replace(PLAIN, round=good))
+        check_request(scenario(**NOISY), "ann", replace(PLAIN, round=good))
     with pytest.raises(FedsimError, match=f"round {number}, .* rounds 1 to 2"):
-        check_asked(scenario(**NOISY), "ann", replace(PLAIN, round=number))
+        check_request(scenario(**NOISY), "ann", replace(PLAIN, round=number))
 
 
 def test_a_device_that_knows_itself_alone_takes_models_of_many_others():
@@ -89,13 +89,13 @@ def test_a_device_that_knows_itself_alone_takes_models_of_many_others():
 
 def test_every_message_of_the_server_is_looked_at(study, tmp_path):
     """A device reads none without the check, and a sound one as it is."""
-    open_workbench.cache_clear()
-    bench = open_workbench(RunConfig(study.scenario.model_dump_json(), tmp_path / "run"))
-    device = Device(bench, bench.clients["ann"])
+    open_runtime.cache_clear()
+    runtime = open_runtime(RunConfig(study.scenario.model_dump_json(), tmp_path / "run"))
+    device = Device(runtime, runtime.clients["ann"])
     for message in (replace(PLAIN, round=2), m.Evaluation(True, (), clip_counts=True)):
         sent = SimpleNamespace(content=codec.to_record(message))
         with pytest.raises(FedsimError, match="client 'ann' refuses"):
             device.read(type(message), sent)
     sent = SimpleNamespace(content=codec.to_record(PLAIN))
     assert device.read(m.SenseRequest, sent) == PLAIN
-    open_workbench.cache_clear()
+    open_runtime.cache_clear()

@@ -5,8 +5,8 @@ import json
 
 from report_toys import model, words_study, write_matrix, write_run
 
+from fedsim.report.failures import wrong_section
 from fedsim.report.page import write_report
-from fedsim.report.wrong import wrong_section
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import Event
 from fedsim.results.runs import read_runs

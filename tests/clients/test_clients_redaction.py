@@ -250,7 +250,7 @@ def test_reasons_name_clips_by_number(tmp_path):
         ("see /etc/secret/file.txt, or ~/notes", "client 'ann': see a local file, or a local file"),
         ("3 / 4 of 1/2 clips", "client 'ann': 3 / 4 of 1/2 clips"),
     ):
-        reason = reasons.told_reason(AudioError(text), "ann", m.SENSE, data)
+        reason = redaction.redacted_reason(AudioError(text), "ann", m.SENSE, data)
         assert reason.startswith(told)
         assert str(tmp_path) not in reason
 
@@ -278,11 +278,16 @@ def test_reasons_name_clips_by_number(tmp_path):
 )
 def test_paths_stay_whole_with_their_spaces(tmp_path, text, told):
     data, _ = data_of(tmp_path)
-    assert reasons.told_reason(FedsimError(text), "ann", m.SENSE, data) == f"client 'ann': {told}"
+    assert (
+        redaction.redacted_reason(FedsimError(text), "ann", m.SENSE, data)
+        == f"client 'ann': {told}"
+    )
 
 
 def test_of_a_client_whose_clips_are_not_known_no_sentence_is_told():
-    reason = reasons.told_reason(FedsimError("audio file call my doctor"), "ann", m.SENSE, None)
+    reason = redaction.redacted_reason(
+        FedsimError("audio file call my doctor"), "ann", m.SENSE, None
+    )
     assert reason == "client 'ann' failed in query.sense: FedsimError in another's code"
 
 
@@ -291,13 +296,13 @@ def test_reasons_of_other_errors_tell_their_type_alone(tmp_path):
     try:
         float("call my doctor")
     except ValueError as error:
-        reason = reasons.told_reason(error, "ann", m.EVALUATE, data)
+        reason = redaction.redacted_reason(error, "ann", m.EVALUATE, data)
     assert reason.startswith("client 'ann' failed in evaluate.candidates: ValueError in tests/")
     assert "doctor" not in reason
     error = FileNotFoundError(2, "No such file or directory", str(path))
-    reason = reasons.told_reason(error, "ann", m.SENSE, None)
+    reason = redaction.redacted_reason(error, "ann", m.SENSE, None)
     assert "FileNotFoundError (No such file or directory) in another's code" in reason
-    assert len(reasons.told_reason(FedsimError("x" * 9_999), "ann", m.SENSE, data)) == 1_000
+    assert len(redaction.redacted_reason(FedsimError("x" * 9_999), "ann", m.SENSE, data)) == 1_000
 
 
 @pytest.mark.parametrize(

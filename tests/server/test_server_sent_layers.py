@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fedsim_clients.runtime import open_workbench
+from fedsim_clients.runtime import open_runtime
 from fedsim_server.app import app
 from fedsim_server.carrier import Carrier
 from flwr.app import Context, RecordDict
@@ -43,14 +43,14 @@ def test_each_layer_goes_to_each_device_once(tmp_path):
 @pytest.fixture
 def apart(monkeypatch, tmp_path):
     """Devices whose run folder is another than the server's."""
-    opened = open_workbench.__wrapped__
+    opened = open_runtime.__wrapped__
     benches = {}
 
     def open_apart(assignment):
         there = replace(assignment, run_dir=tmp_path / "devices")
         return benches.setdefault(there, benches.get(there) or opened(there))
 
-    monkeypatch.setattr("fedsim_clients.identity.open_workbench", open_apart)
+    monkeypatch.setattr("fedsim_clients.identity.open_runtime", open_apart)
     return tmp_path / "devices"
 
 

@@ -194,9 +194,9 @@ def test_there_is_no_field_for_audio_or_text():
     and packed layers that the server sends down. Upwards go the client's key (which the server
     knows and compares), whole numbers, and floats: one sensitivity a layer, two ends of a range a
     layer and candidate, two ends of an interval a candidate; in a study, and not otherwise
-    (tests/test_run_matrix.py), 33 quantiles a layer; where there is a fleet, seconds of audio and a
+    (tests/run/test_run_matrix.py), 33 quantiles a layer; where there is a fleet, seconds of audio and a
     number of tokens. In place of the sensitivities it may be a payload; in a group, keys, sealed
-    shares and masked codes. What is in these bytes, tests/test_privacy_bytes.py looks at.
+    shares and masked codes. What is in these bytes, tests/clients/test_clients_redaction.py looks at.
     """
     every = [leaf for kind in KINDS for leaf in leaves(kind)]
     assert {(k, n) for k, n, hint in every if hint is str} == NAMES

@@ -230,7 +230,7 @@ def test_a_device_takes_part_in_no_group_that_would_not_protect_it(members, thre
 
 def test_the_least_threshold_is_the_one_that_devices_agree_to():
     for members in range(3, 9):
-        least = server.least_threshold(members)
+        least = server.min_threshold(members)
         found, roster = group(members, least)
         device.share(found[0], roster)
         with pytest.raises(FedsimError, match="refuses a group"):
@@ -341,28 +341,30 @@ def test_odd_parts_are_told_and_sound_ones_are_not(change):
     found, roster = group(4, 3)
     found, sent = zip(*(device.share(m, roster) for m in found), strict=True)
     sent = dict(enumerate(sent, 1))
-    assert all(server.odd_envelopes(e, place, roster) == "" for place, e in sent.items())
+    assert all(server.problem_in_envelopes(e, place, roster) == "" for place, e in sent.items())
     odd = wire.Envelopes(*change(sent[2].places, sent[2].sealed))
-    assert server.odd_envelopes(odd, 2, roster) != ""
+    assert server.problem_in_envelopes(odd, 2, roster) != ""
     with pytest.raises(FedsimError, match="member 2 of a group sent"):
         server.route(sent | {2: odd}, roster)
     play = Play(summaries(4), 3, {"masked": [4]})
     play.run()
-    assert all(server.odd_shares(shares, [1, 2, 3, 4]) == "" for shares in play.shares.values())
+    assert all(
+        server.problem_in_shares(shares, [1, 2, 3, 4]) == "" for shares in play.shares.values()
+    )
     bad = wire.Shares(*change(play.shares[2].places, play.shares[2].shares))
-    assert server.odd_shares(bad, [1, 2, 3, 4]) != ""
+    assert server.problem_in_shares(bad, [1, 2, 3, 4]) != ""
     with pytest.raises(FedsimError, match="member 2 of a group sent"):
         server.total(play.group, [1, 2, 3, 4], play.masked, play.shares | {2: bad})
 
 
 def test_odd_keys_are_told_and_sound_ones_are_not():
     _, keys = device.join(3)
-    assert server.odd_keys(keys, 3) == ""
-    assert "member 3, and it is member 2" in server.odd_keys(keys, 2)
-    assert "31 bytes" in server.odd_keys(replace(keys, mask=keys.mask[1:]), 3)
-    assert "twice" in server.odd_keys(replace(keys, mask=keys.seal), 3)
+    assert server.problem_in_keys(keys, 3) == ""
+    assert "member 3, and it is member 2" in server.problem_in_keys(keys, 2)
+    assert "31 bytes" in server.problem_in_keys(replace(keys, mask=keys.mask[1:]), 3)
+    assert "twice" in server.problem_in_keys(replace(keys, mask=keys.seal), 3)
     # A point of small order: each other member would refuse to go on.
-    assert "no X25519 key" in server.odd_keys(replace(keys, seal=bytes(32)), 3)
+    assert "no X25519 key" in server.problem_in_keys(replace(keys, seal=bytes(32)), 3)
 
 
 def test_masks_that_did_not_come_off_are_noticed():
@@ -385,13 +387,13 @@ def test_the_mean_of_a_group_is_geometric():
 
 
 def test_the_largest_group_does_not_overflow():
-    from fedsim.privacy.secure_aggregation.codes import MOST_MEMBERS
+    from fedsim.privacy.secure_aggregation.codes import MAX_MEMBERS
 
     bounds = Bounds(np.full(2, 1.0), np.full(2, 8.0))
     code = encode(np.array([9.0, 0.5]), bounds)
     assert code.tolist() == [STEPS, 0]
-    assert MOST_MEMBERS * STEPS < 2**32
-    told = decode((code.astype(np.uint64) * MOST_MEMBERS).astype(np.uint32), MOST_MEMBERS, bounds)
+    assert MAX_MEMBERS * STEPS < 2**32
+    told = decode((code.astype(np.uint64) * MAX_MEMBERS).astype(np.uint32), MAX_MEMBERS, bounds)
     np.testing.assert_allclose(told, [8.0, 1.0])
 
 

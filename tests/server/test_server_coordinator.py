@@ -11,7 +11,7 @@ import torch
 from fedsim_server.coordinator import Study, result_rows
 from fedsim_server.messaging import Outgoing, stream
 from fedsim_server.planner import Planner
-from fedsim_server.summaries import told_by
+from fedsim_server.summaries import summary_reader
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from fedsim.engine.flower_internals import server_identity, set_message_id
@@ -125,7 +125,7 @@ def run(tmp_path):
                 study,
                 planner,
                 ledger,
-                told_by(study, len(LAYERS), None),
+                summary_reader(study, len(LAYERS), None),
                 dict(names) if known else {},
             ).run()
             return grid, ledger.rows(), ledger.failures(), ledger.all_releases()
@@ -400,7 +400,7 @@ def stream_all(n, follow=None):
 def test_a_stream_of_any_length(n):
     grid, found = stream_all(n)
     assert sorted(out.node for out in found) == [i + 100 for i in range(n)]
-    assert grid.most <= exchange.WINDOW
+    assert grid.most <= messaging.WINDOW
     assert not grid.waiting
 
 
@@ -426,7 +426,7 @@ def test_a_stream_is_read_as_there_is_room():
 
     grid = ScriptedGrid(good, {i + 100: f"c{i}" for i in range(1000)})
     for number, _ in enumerate(stream(grid, messages(), deque()), start=1):
-        assert len(read) <= number + exchange.WINDOW
+        assert len(read) <= number + messaging.WINDOW
 
 
 def test_second_replies_are_told_from_first_ones(run):

@@ -12,7 +12,7 @@ import toys
 from fedsim_clients import app as client_app
 from fedsim_clients.device import Device, model_name
 from fedsim_clients.identity import client_key, device_of
-from fedsim_clients.runtime import CLIP_BYTES, REMEMBERED, open_workbench
+from fedsim_clients.runtime import CLIP_BYTES, REMEMBERED, open_runtime
 from fedsim_server.planner import Planner
 from flwr.app import Context, Message, RecordDict
 from scipy.stats import spearmanr
@@ -47,23 +47,23 @@ def scenario(study):
 
 
 @pytest.fixture
-def bench(scenario, tmp_path):
-    """A workbench of its own, with an empty bank and run folder."""
-    open_workbench.cache_clear()
-    yield open_workbench(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
-    open_workbench.cache_clear()
+def runtime(scenario, tmp_path):
+    """A runtime of its own, with an empty bank and run folder."""
+    open_runtime.cache_clear()
+    yield open_runtime(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
+    open_runtime.cache_clear()
 
 
 @pytest.fixture
-def device(bench):
-    return Device(bench, bench.clients["ann"])
+def device(runtime):
+    return Device(runtime, runtime.clients["ann"])
 
 
 @pytest.fixture
-def planner(bench):
-    weights = bench.switch.full_weights()
-    bank = LayerBank(weights, bench.model.layers, "per_channel", bench.weights.store)
-    return Planner(bench.scenario, bench.sizes, bank)
+def planner(runtime):
+    weights = runtime.switch.full_weights()
+    bank = LayerBank(weights, runtime.model.layers, "per_channel", runtime.weights.store)
+    return Planner(runtime.scenario, runtime.sizes, bank)
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def clips_of(utterances):
     return [read_utterance(u) for u in utterances]
 
 
-def test_sensing(device, bench):
+def test_sensing(device, runtime):
     summary = device.sense(m.SenseRequest("median"))
-    model = bench.model
+    model = runtime.model
     expected = sense(model, tuning_batches(model, clips_of(device.data.tuning), None))
     assert summary.sensitivity == tuple(expected.tolist())
     assert summary.client == "ann"
@@ -88,38 +88,38 @@ def test_sensing(device, bench):
 
 @pytest.fixture
 def whisper(study, tmp_path, model_folder):
-    """A workbench with a seq2seq model, which labels its clips before it looks at its layers."""
+    """A runtime with a seq2seq model, which labels its clips before it looks at its layers."""
     overrides = [f"model.id={model_folder('whisper')}", "clients.budget_mb=0.2"]
     scenario = load_scenario(study.file, overrides)
-    open_workbench.cache_clear()
-    yield open_workbench(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
-    open_workbench.cache_clear()
+    open_runtime.cache_clear()
+    yield open_runtime(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
+    open_runtime.cache_clear()
 
 
 ASKED = m.SenseRequest("median", quantiles=True)
 
 
-@pytest.mark.parametrize("kind", ["bench", "whisper"])
+@pytest.mark.parametrize("kind", ["runtime", "whisper"])
 def test_a_device_that_streams_the_model(kind, request):
     """It answers as one that holds the model, and the run's bank has every layer once."""
-    bench = request.getfixturevalue(kind)
-    full, small = (Device(bench, bench.clients["ann"], mode) for mode in ("full", "streamed"))
+    runtime = request.getfixturevalue(kind)
+    full, small = (Device(runtime, runtime.clients["ann"], mode) for mode in ("full", "streamed"))
     expected = full.sense(ASKED)
-    bench._recent.clear()
-    assert not bench.weights.store.folder.exists()
+    runtime._recent.clear()
+    assert not runtime.weights.store.folder.exists()
     assert small.sense(ASKED) == expected
-    files = {path.stat().st_size for path in bench.weights.store.folder.iterdir()}
-    assert files == {4 * layer.n_weights for layer in bench.model.layers}
-    written = {path: path.stat().st_mtime_ns for path in bench.weights.store.folder.iterdir()}
-    assert len(written) == len(bench.model.layers)
-    assert Device(bench, bench.clients["bob"], "streamed").sense(ASKED) != expected
-    assert written == {p: p.stat().st_mtime_ns for p in bench.weights.store.folder.iterdir()}
+    files = {path.stat().st_size for path in runtime.weights.store.folder.iterdir()}
+    assert files == {4 * layer.n_weights for layer in runtime.model.layers}
+    written = {path: path.stat().st_mtime_ns for path in runtime.weights.store.folder.iterdir()}
+    assert len(written) == len(runtime.model.layers)
+    assert Device(runtime, runtime.clients["bob"], "streamed").sense(ASKED) != expected
+    assert written == {p: p.stat().st_mtime_ns for p in runtime.weights.store.folder.iterdir()}
 
 
-@pytest.mark.parametrize("kind", ["bench", "whisper"])
+@pytest.mark.parametrize("kind", ["runtime", "whisper"])
 def test_a_device_that_senses_on_a_proxy(kind, request):
-    bench = request.getfixturevalue(kind)
-    full, small = (Device(bench, bench.clients["ann"], mode) for mode in ("full", "proxy"))
+    runtime = request.getfixturevalue(kind)
+    full, small = (Device(runtime, runtime.clients["ann"], mode) for mode in ("full", "proxy"))
     expected = np.array(full.sense(ASKED).sensitivity)
     found = np.array(small.sense(ASKED).sensitivity)
     assert (found != expected).all()
@@ -143,25 +143,25 @@ def test_pseudo_labels_come_from_the_mode(mode, whisper, monkeypatch):
     assert heard == [True, False]
 
 
-def test_a_mode_ends_with_sensing(bench):
+def test_a_mode_ends_with_sensing(runtime):
     """What is evaluated is the model in full precision."""
-    expected = Device(bench, bench.clients["ann"]).evaluate(m.Evaluation(True, ()))
+    expected = Device(runtime, runtime.clients["ann"]).evaluate(m.Evaluation(True, ()))
     for mode in ("streamed", "proxy"):
-        device = Device(bench, bench.clients["ann"], mode)
+        device = Device(runtime, runtime.clients["ann"], mode)
         device.sense(m.SenseRequest("median"))
-        full = bench.switch.full_weights()
+        full = runtime.switch.full_weights()
         for name, weight in full.items():
-            assert bench.model.module.get_submodule(name).weight.data_ptr() == weight.data_ptr()
+            assert runtime.model.module.get_submodule(name).weight.data_ptr() == weight.data_ptr()
         assert device.evaluate(m.Evaluation(True, ())) == expected
 
 
-def test_ranges_are_those_of_the_mode(bench, candidates):
+def test_ranges_are_those_of_the_mode(runtime, candidates):
     """Observed layer by layer they are the same to the bit, on a proxy nearly."""
     forward = tuple(c for c in candidates if c.calibration != "hessian")
     assert {c.calibration for c in forward} >= {"cosine", "minmax"}
 
     def ranges(mode):
-        device = Device(bench, bench.clients["ann"], mode)
+        device = Device(runtime, runtime.clients["ann"], mode)
         return np.array(device.personalize(m.Delivery(True, forward)).ranges)
 
     full = ranges("full")
@@ -173,14 +173,14 @@ def test_ranges_are_those_of_the_mode(bench, candidates):
 
 
 @pytest.mark.parametrize("mode", ["streamed", "proxy"])
-def test_gradients_need_the_whole_model_in_memory(bench, candidates, mode):
-    device = Device(bench, bench.clients["ann"], mode)
+def test_gradients_need_the_whole_model_in_memory(runtime, candidates, mode):
+    device = Device(runtime, runtime.clients["ann"], mode)
     with pytest.raises(FedsimError, match=r"'ann': .*hessian.* whole model .*minmax"):
         device.personalize(m.Delivery(False, candidates))
 
 
-def test_an_unknown_mode(bench):
-    device = Device(bench, bench.clients["ann"], "steamed")
+def test_an_unknown_mode(runtime):
+    device = Device(runtime, runtime.clients["ann"], "steamed")
     with pytest.raises(FedsimError, match="there is no sensing mode 'steamed': did you mean 'str"):
         device.sense(m.SenseRequest("median"))
 
@@ -202,7 +202,7 @@ def test_test_clips_are_read_for_testing_only(device, candidates, monkeypatch):
         "fedsim_clients.audio.read_utterance",
         lambda u, **options: read.append(u) or read_utterance(u, **options),
     )
-    monkeypatch.setattr(device.bench, "clips", LRUCache(CLIP_BYTES))
+    monkeypatch.setattr(device.runtime, "clips", LRUCache(CLIP_BYTES))
     device.sense(m.SenseRequest("median"))
     device.personalize(m.Delivery(False, candidates))
     assert len(read) == len(device.data.tuning)  # each once
@@ -218,11 +218,11 @@ def test_an_unknown_measure(device):
         device.sense(m.SenseRequest("meadian"))
 
 
-def test_personalizing(device, bench, candidates, tmp_path):
+def test_personalizing(device, runtime, candidates, tmp_path):
     receipt = device.personalize(m.Delivery(False, candidates))
     assert receipt.client == "ann"
-    assert receipt.file_bytes == tuple(bench.sizes.total(c.bits) for c in candidates)
-    assert max(receipt.file_bytes) <= bench.devices["ann"].budget_bytes
+    assert receipt.file_bytes == tuple(runtime.sizes.total(c.bits) for c in candidates)
+    assert max(receipt.file_bytes) <= runtime.devices["ann"].budget_bytes
     assert receipt.ranges == ()
     assert os.listdir(tmp_path / "run") == ["bank"]  # the files were weighed, and are gone
 
@@ -235,15 +235,15 @@ def test_personalizing_leaves_nothing_behind(device, candidates, tmp_path, monke
     assert list(scratch.iterdir()) == []
 
 
-def test_ranges_are_returned_on_request_alone(device, bench, candidates):
+def test_ranges_are_returned_on_request_alone(device, runtime, candidates):
     receipt = device.personalize(m.Delivery(True, candidates))
-    layers = len(bench.model.layers)
+    layers = len(runtime.model.layers)
     assert len(receipt.ranges) == 2 * layers * len(candidates)
     table = np.array(receipt.ranges).reshape(len(candidates), layers, 2)
     assert (table[..., 0] <= 0).all()
     assert (table[..., 1] >= 0).all()
     by_name = dict(zip([c.name for c in candidates], table, strict=True))
-    model = bench.model
+    model = runtime.model
     seen = observe(model, tuning_batches(model, clips_of(device.data.tuning), None), rows=False)
     public = observe(model, tuning_batches(model, public_clips(), None), rows=False)
     for found, source in ((by_name["myqasr/minmax"], seen), (by_name["myqasr/none"], public)):
@@ -259,17 +259,17 @@ def test_layers_that_look_rows_up_have_no_range(tmp_path, study):
     folder = toys.save(toys.whisper(tie_word_embeddings=False), tmp_path / "untied")
     overrides = [f"model.id={folder}", "clients.budget_mb=0.2", "save_models=true"]
     scenario = load_scenario(study.file, overrides)
-    open_workbench.cache_clear()
-    bench = open_workbench(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
-    open_workbench.cache_clear()
-    names = [layer.name for layer in bench.model.layers]
-    (table,) = [layer.name for layer in bench.model.layers if layer.kind == "embedding"]
+    open_runtime.cache_clear()
+    runtime = open_runtime(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
+    open_runtime.cache_clear()
+    names = [layer.name for layer in runtime.model.layers]
+    (table,) = [layer.name for layer in runtime.model.layers if layer.kind == "embedding"]
     bank = LayerBank(
-        bench.switch.full_weights(), bench.model.layers, "per_channel", bench.weights.store
+        runtime.switch.full_weights(), runtime.model.layers, "per_channel", runtime.weights.store
     )
-    device = Device(bench, bench.clients["ann"])
+    device = Device(runtime, runtime.clients["ann"])
     summary = device.sense(m.SenseRequest("median"))
-    candidates = Planner(scenario, bench.sizes, bank).own(summary)[:3]
+    candidates = Planner(scenario, runtime.sizes, bank).own(summary)[:3]
     receipt = device.personalize(m.Delivery(True, candidates))
     nan = np.isnan(receipt.ranges).reshape(3, len(names), 2)
     where = names.index(table)
@@ -283,22 +283,22 @@ def test_layers_that_look_rows_up_have_no_range(tmp_path, study):
     )
     assert device.evaluate(m.Evaluation(False, given)) == own
     path = tmp_path / "run" / "models" / model_name("ann", candidates[0].name)
-    assert modelfile.read(path, bench.model.layers).ranges[where] is None
+    assert modelfile.read(path, runtime.model.layers).ranges[where] is None
     assert table not in load_personalized(path).ranges
 
 
-def test_evaluating(device, bench, candidates):
+def test_evaluating(device, runtime, candidates):
     """The same counts as by hand; full precision first, then one of each in the order asked."""
     scores = device.evaluate(m.Evaluation(True, candidates))
     clips = clips_of(device.data.test)
     references = [u.text for u in device.data.test]
-    counted = count_errors(references, transcribe_clips(bench.model, clips))
+    counted = count_errors(references, transcribe_clips(runtime.model, clips))
     assert (scores.client, scores.clips) == ("ann", 3)
     assert (scores.errors[0], scores.words[0]) == (counted.errors, counted.words)
     assert (scores.char_errors[0], scores.chars[0]) == (counted.char_errors, counted.chars)
     assert scores.correct == ()
-    sizes = tuple(bench.sizes.total(c.bits) for c in candidates)
-    assert scores.file_bytes == (bench.switch.full_bytes(), *sizes)
+    sizes = tuple(runtime.sizes.total(c.bits) for c in candidates)
+    assert scores.file_bytes == (runtime.switch.full_bytes(), *sizes)
     for name in ("errors", "words", "char_errors", "chars", "low", "high"):
         assert len(getattr(scores, name)) == 1 + len(candidates)
     backwards = device.evaluate(m.Evaluation(False, candidates[::-1]))
@@ -332,11 +332,11 @@ def test_equal_models_are_tested_once(device, candidates, monkeypatch):
     assert scores.errors[1] == scores.errors[2] == scores.errors[3]
 
 
-def test_a_model_with_given_ranges(device, bench, candidates):
+def test_a_model_with_given_ranges(device, runtime, candidates):
     """Ranges that came with a model are used as they are: those of its own are no change."""
     index = [c.name for c in candidates].index("myqasr/cosine")
     one = candidates[index]
-    width = 2 * len(bench.model.layers)
+    width = 2 * len(runtime.model.layers)
     receipt = device.personalize(m.Delivery(True, (one,)))
     own = device.evaluate(m.Evaluation(False, (one,)))
     given = device.evaluate(m.Evaluation(False, (replace(one, ranges=receipt.ranges),)))
@@ -352,13 +352,13 @@ def test_a_model_with_given_ranges(device, bench, candidates):
             device.evaluate(m.Evaluation(False, (replace(one, ranges=ranges),)))
 
 
-def test_full_precision_is_in_place_between_messages(device, bench, candidates, monkeypatch):
-    before = {k: t.clone() for k, t in bench.model.module.state_dict().items()}
+def test_full_precision_is_in_place_between_messages(device, runtime, candidates, monkeypatch):
+    before = {k: t.clone() for k, t in runtime.model.module.state_dict().items()}
 
     def unchanged():
-        for key, tensor in bench.model.module.state_dict().items():
+        for key, tensor in runtime.model.module.state_dict().items():
             assert torch.equal(tensor, before[key])
-        modules = list(bench.model.module.modules())
+        modules = list(runtime.model.module.modules())
         assert not any(x._forward_pre_hooks or x._forward_hooks for x in modules)
 
     first = device.evaluate(m.Evaluation(True, candidates))
@@ -381,32 +381,32 @@ def test_full_precision_is_in_place_between_messages(device, bench, candidates, 
     assert device.evaluate(m.Evaluation(True, candidates)) == first
 
 
-def test_clients_of_one_process_do_not_disturb_each_other(bench, planner):
-    devices = [Device(bench, bench.clients[key]) for key in ("ann", "bob")]
+def test_clients_of_one_process_do_not_disturb_each_other(runtime, planner):
+    devices = [Device(runtime, runtime.clients[key]) for key in ("ann", "bob")]
     own = [planner.own(d.sense(m.SenseRequest("median")))[:6] for d in devices]
     alone = [d.evaluate(m.Evaluation(True, c)) for d, c in zip(devices, own, strict=True)]
-    bench._recent.clear()
+    runtime._recent.clear()
     again = [d.evaluate(m.Evaluation(True, c)) for d, c in [*zip(devices, own, strict=True)][::-1]]
     assert again[::-1] == alone
 
 
-def test_what_is_forgotten_is_made_again(device, bench, candidates, monkeypatch):
+def test_what_is_forgotten_is_made_again(device, runtime, candidates, monkeypatch):
     first = device.evaluate(m.Evaluation(False, candidates))
-    monkeypatch.setattr(workbench, "REMEMBERED", 1)
-    bench._recent.clear()
-    bench.weights = WeightCache(bench.weights.store, limit=1)  # no layer is kept but the last
-    bench.clips, bench.seen = LRUCache(1), LRUCache(1)
+    monkeypatch.setattr(runtime, "REMEMBERED", 1)
+    runtime._recent.clear()
+    runtime.weights = WeightCache(runtime.weights.store, limit=1)  # no layer is kept but the last
+    runtime.clips, runtime.seen = LRUCache(1), LRUCache(1)
     assert device.evaluate(m.Evaluation(False, candidates)) == first
-    assert len(bench._recent) == 1
+    assert len(runtime._recent) == 1
 
 
-def test_what_is_remembered_is_bounded(bench):
+def test_what_is_remembered_is_bounded(runtime):
     for i in range(REMEMBERED + 50):
-        assert bench.remember(i, lambda i=i: 2 * i) == 2 * i
-    assert len(bench._recent) == REMEMBERED
-    assert bench.remember(REMEMBERED + 49, lambda: 1 / 0) == 2 * (REMEMBERED + 49)
-    bench.remember(50, lambda: None)
-    assert bench.remember(50, lambda: "made again") == 100
+        assert runtime.remember(i, lambda i=i: 2 * i) == 2 * i
+    assert len(runtime._recent) == REMEMBERED
+    assert runtime.remember(REMEMBERED + 49, lambda: 1 / 0) == 2 * (REMEMBERED + 49)
+    runtime.remember(50, lambda: None)
+    assert runtime.remember(50, lambda: "made again") == 100
 
 
 def test_calibrating_looks_at_the_clips_once(device, candidates, monkeypatch):
@@ -422,26 +422,26 @@ def test_calibrating_looks_at_the_clips_once(device, candidates, monkeypatch):
     assert len(looks) == 2
 
 
-def test_sensing_and_calibrating_hear_the_clips_once(bench, planner):
+def test_sensing_and_calibrating_hear_the_clips_once(runtime, planner):
     """Unless a calibration needs gradients, one forward pass a batch serves both."""
     method = MethodSettings(allocation="myqasr", calibration=("minmax", "cosine"))
-    forward = bench.scenario.model_copy(update={"methods": (method,)})
-    device = Device(replace(bench, scenario=forward), bench.clients["ann"])
+    forward = runtime.scenario.model_copy(update={"methods": (method,)})
+    device = Device(replace(runtime, scenario=forward), runtime.clients["ann"])
     planner = replace(planner, scenario=forward)
     passes = []
-    handle = bench.model.module.register_forward_hook(lambda *_: passes.append(1))
+    handle = runtime.model.module.register_forward_hook(lambda *_: passes.append(1))
     candidates = planner.own(device.sense(m.SenseRequest("median", quantiles=True)))
     batches = len(passes)
     assert batches > 0
     once = device.personalize(m.Delivery(True, candidates))
     assert len(passes) == batches
     handle.remove()
-    device.bench.seen = LRUCache(0)  # the same, had it been forgotten
-    device.bench._recent.clear()
+    device.runtime.seen = LRUCache(0)  # the same, had it been forgotten
+    device.runtime._recent.clear()
     assert device.personalize(m.Delivery(True, candidates)) == once
 
 
-def test_a_model_over_its_budget_is_not_passed_on(device, bench, planner):
+def test_a_model_over_its_budget_is_not_passed_on(device, runtime, planner):
     rich = replace(device.sense(m.SenseRequest("median")), budget_bytes=10**6)
     (first, *_) = planner.own(rich)
     with pytest.raises(
@@ -451,8 +451,8 @@ def test_a_model_over_its_budget_is_not_passed_on(device, bench, planner):
         device.personalize(m.Delivery(False, (first,)))
 
 
-def test_a_blob_that_is_missing_or_damaged(device, bench, candidates):
-    store = bench.weights.store
+def test_a_blob_that_is_missing_or_damaged(device, runtime, candidates):
+    store = runtime.weights.store
     name = candidates[0].blobs[:32].hex()
     path = store.folder / name
     data = path.read_bytes()
@@ -468,14 +468,14 @@ def test_a_blob_that_is_missing_or_damaged(device, bench, candidates):
 
 def test_models_are_saved_where_the_scenario_says(study, tmp_path):
     scenario = load_scenario(study.file, ["save_models=true"])
-    open_workbench.cache_clear()
-    bench = open_workbench(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
-    open_workbench.cache_clear()
+    open_runtime.cache_clear()
+    runtime = open_runtime(RunConfig(scenario.model_dump_json(), tmp_path / "run"))
+    open_runtime.cache_clear()
     bank = LayerBank(
-        bench.switch.full_weights(), bench.model.layers, "per_channel", bench.weights.store
+        runtime.switch.full_weights(), runtime.model.layers, "per_channel", runtime.weights.store
     )
-    device = Device(bench, bench.clients["bob"])
-    planner = Planner(scenario, bench.sizes, bank)
+    device = Device(runtime, runtime.clients["bob"])
+    planner = Planner(scenario, runtime.sizes, bank)
     candidates = planner.own(device.sense(m.SenseRequest("median")))
     receipt = device.personalize(m.Delivery(False, candidates))
     files = sorted(os.listdir(tmp_path / "run" / "models"))
@@ -483,7 +483,7 @@ def test_models_are_saved_where_the_scenario_says(study, tmp_path):
     for candidate, size in zip(candidates, receipt.file_bytes, strict=True):
         path = tmp_path / "run" / "models" / model_name("bob", candidate.name)
         assert os.path.getsize(path) == size
-        assert modelfile.read(path, bench.model.layers).manifest.bits == candidate.bits
+        assert modelfile.read(path, runtime.model.layers).manifest.bits == candidate.bits
 
 
 def test_file_names():
@@ -496,18 +496,18 @@ def test_file_names():
         assert not name.startswith(".") or name.strip(".-") != ""
 
 
-def context(bench, client="ann"):
-    run = RunConfig(bench.scenario.model_dump_json(), bench.run_dir).to_flower()
+def context(runtime, client="ann"):
+    run = RunConfig(runtime.scenario.model_dump_json(), runtime.run_dir).to_flower()
     (node,) = nodes_of([client]).values()
     return new_context(node, run, b"")
 
 
-def test_a_node_is_a_device(bench):
-    device = device_of(context(bench))
-    assert device.bench is bench  # one workbench a process
+def test_a_node_is_a_device(runtime):
+    device = device_of(context(runtime))
+    assert device.runtime is runtime  # one runtime a process
     assert device.data.key == "ann"
     with pytest.raises(FedsimError, match="client 'zoe' is not in the corpus of this scenario"):
-        device_of(context(bench, "zoe"))
+        device_of(context(runtime, "zoe"))
 
 
 def test_whom_a_node_plays():
@@ -529,8 +529,8 @@ def test_whom_a_node_plays():
         ({}, "this SuperNode does not say which client it plays"),
     ],
 )
-def test_a_mistake_is_answered_in_every_runtime(bench, node, reason):
-    run = RunConfig(bench.scenario.model_dump_json(), bench.run_dir).to_flower()
+def test_a_mistake_is_answered_in_every_runtime(runtime, node, reason):
+    run = RunConfig(runtime.scenario.model_dump_json(), runtime.run_dir).to_flower()
     with server_identity():
         asked = Message(RecordDict(), dst_node_id=5, message_type=m.SENSE)
     set_message_id(asked, "1")
@@ -539,22 +539,22 @@ def test_a_mistake_is_answered_in_every_runtime(bench, node, reason):
     assert reply.error.reason.startswith(reason)
 
 
-def test_the_flower_app(bench):
+def test_the_flower_app(runtime):
     """Found by its reference; it keeps nothing in the context's state."""
     assert load_app(CLIENT_APP) is client_app.app
-    state = context(bench)
+    state = context(runtime)
     assert isinstance(state, Context)
     device_of(state).sense(m.SenseRequest("median"))
     assert state.state == RecordDict()
 
 
-def test_an_interval_is_the_devices_own(device, bench):
+def test_an_interval_is_the_devices_own(device, runtime):
     """Counts of single clips stay on the device: what leaves is the interval of all of them."""
     from fedsim.base.seeds import client_rng
 
     scores = device.evaluate(m.Evaluation(True, ()))
     clips = clips_of(device.data.test)
-    heard = transcribe_clips(bench.model, clips)
+    heard = transcribe_clips(runtime.model, clips)
     counts = [count_errors([u.text], [h]) for u, h in zip(device.data.test, heard, strict=True)]
-    rng = client_rng(bench.scenario.seed, "ann", "interval")
+    rng = client_rng(runtime.scenario.seed, "ann", "interval")
     assert (scores.low[0], scores.high[0]) == interval(counts, rng)

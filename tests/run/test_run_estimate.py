@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import toys
-from fedsim_clients.runtime import Workbench, open_workbench
+from fedsim_clients.runtime import Runtime, open_runtime
 
 from fedsim.cli import main
 from fedsim.errors import FedsimError
@@ -35,19 +35,19 @@ def test_passes_are_those_of_a_run(chosen, tmp_path, methods, monkeypatch):
     """Every clip that the model is given, but where two models happen to be equal."""
     scenario = chosen(f"methods={methods}", "corpus.test_clips=2")
     seen = []
-    opened = open_workbench.__wrapped__
+    opened = open_runtime.__wrapped__
 
-    def watched(assignment) -> Workbench:
-        bench = opened(assignment)
-        bench.model.module.register_forward_hook(
+    def watched(assignment) -> Runtime:
+        runtime = opened(assignment)
+        runtime.model.module.register_forward_hook(
             lambda module, args, kwargs, out: seen.append(len(next(iter(kwargs.values())))),
             with_kwargs=True,
         )
-        return bench
+        return runtime
 
     benches = {}
     monkeypatch.setattr(
-        "fedsim_clients.identity.open_workbench",
+        "fedsim_clients.identity.open_runtime",
         lambda assignment: (
             benches.setdefault(assignment, watched(assignment))
             if assignment not in benches
