@@ -1,6 +1,6 @@
-"""The command line: `fedsim run`, `report`, `plan` and others; a module for each.
+"""The command line: `fedsim run`, `report`, `estimate` and others; a module for each.
 
-Thin, and quick to start: a command imports what it needs when it runs. Exit codes: 0 well, 1 an
+Thin, and quick to start: a command imports what it needs when it runs. Exit codes: 0 success, 1 an
 error or no client finished, 2 wrong usage, 130 interrupted
 (by Ctrl-C, or by SIGTERM).
 """
@@ -17,8 +17,7 @@ import threading
 from collections.abc import Sequence
 
 from fedsim.base.version import __version__
-from fedsim.cli import audit, listing, report, run, validate, voices
-from fedsim.cli import estimate
+from fedsim.cli import audit, estimate, listing, report, run, validate, voices
 from fedsim.errors import FedsimError
 
 _DESCRIPTION = """\
@@ -32,7 +31,7 @@ examples:
   fedsim run prompts_languages --workers 2     run it; the table comes at the end
   fedsim run my.yaml --set clients.budget_mb=40 methods.0.calibration=[minmax]
 
-exit codes: 0 well; 1 an error, or no client finished; 2 wrong usage; 130 interrupted"""
+exit codes: 0 success; 1 an error, or no client finished; 2 wrong usage; 130 interrupted"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _make_parser()
     options = parser.parse_args(arguments)
-    atexit.register(gc.freeze)  # else the interpreter's end goes through all of torch: a second
+    atexit.register(
+        gc.freeze
+    )  # otherwise garbage collection at exit walks every torch module (about 1 s)
     try:
         _stop_on_termination()
         code = _print_help(parser) if options.verb is None else options.verb(options)
@@ -90,6 +91,6 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (run, plan, report, audit, validate, listing, voices):
+    for command in (run, estimate, report, audit, validate, listing, voices):
         command.add(verbs)
     return parser

@@ -1,4 +1,4 @@
-"""`fedsim plan`."""
+"""`fedsim estimate`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ takes half a minute with a small model, and some minutes with a large one."""
 
 def add(verbs: argparse._SubParsersAction) -> None:
     """Add the command."""
-    plan = verbs.add_parser(
-        "plan",
+    parser = verbs.add_parser(
+        "estimate",
         help="estimate what a scenario will cost, by a short rehearsal",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_scenario(plan)
-    add_engine(plan)
-    plan.add_argument(
+    add_scenario(parser)
+    add_engine(parser)
+    parser.add_argument(
         "--scratch",
         metavar="DIR",
         type=Path,
         help="a folder to rehearse in, such as one that all machines of a cluster share (default: "
         "the system's temporary folder); nothing is left in it",
     )
-    plan.set_defaults(verb=_plan)
+    parser.set_defaults(verb=_estimate)
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _estimate(options: argparse.Namespace) -> int:
     scenario = with_engine(chosen_scenario(options), options)
     from fedsim.errors import FedsimError
     from fedsim.run.estimate import estimate
@@ -62,7 +62,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _memory(driver: int | None, worker: int | None, workers: int) -> str:
     if driver is None:
-        return "not told by this system"
+        return "not reported by this system"
     if worker is None:
         return f"{size_words(driver)} in one process"
     whole = driver + workers * worker

@@ -154,7 +154,7 @@ def _check_shared(folder: Path, runtime_env: dict[str, dict[str, str]]) -> None:
             if not _answer(ref, machine):
                 raise FedsimError(
                     f"machine {machine} of the Ray cluster does not see the folder {folder}: name "
-                    "one with --out (fedsim plan: --scratch) that lies on a disk all of them share,"
+                    "one with --out (fedsim estimate: --scratch) that lies on a disk all of them share,"
                     " under the same path"
                 )
     finally:
