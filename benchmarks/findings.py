@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from fedsim.report.findings import answers, comparisons, headline, points
-from fedsim.results.lines import lines_of, span
+from fedsim.results.rates import lines_of
+from fedsim.results.lines import span
 from fedsim.results.runs import heading, plain_value, read_runs
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from fedsim.audit.record import FILE, Audited, read_audit
 from fedsim.base.statistics import Comparison
 from fedsim.report.findings import difference
-from fedsim.results.lines import Line, lines_of
+from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part, read_runs
 
 FIGURES = (
@@ -54,11 +54,11 @@ def _finding(audited: Audited, attribute: str, figure: str) -> str:
     return "–"
 
 
-def _line(part: Part, allocation: str) -> Line:
+def _line(part: Part, allocation: str) -> PartLine:
     return next(line for line in lines_of(part) if line.allocation == allocation)
 
 
-def _difference(first: Line, second: Line) -> str:
+def _difference(first: PartLine, second: PartLine) -> str:
     found: Comparison | None = difference(first, second)
     if found is None:
         return "–"

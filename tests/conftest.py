@@ -9,7 +9,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from own_engine import OwnEngine
+
     from fedsim.run.single import RunResult
     from fedsim.scenario import Scenario
     from fedsim.speech.models.base import SpeechModel
@@ -80,6 +82,15 @@ def study(tmp_path_factory, model_folder, speech) -> Study:
     )
     scenario = load_scenario(file)
     return Study(file, scenario, run_scenario(scenario, home / "run"))
+
+
+@pytest.fixture
+def engine() -> Iterator[OwnEngine]:
+    """An engine called `own`: the in-process one, with what the test puts around it."""
+    from own_engine import own_engine
+
+    with own_engine() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

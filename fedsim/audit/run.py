@@ -16,7 +16,7 @@ from fedsim.privacy.bounds import Bounds
 from fedsim.quant.allocation import Sizes
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
-from fedsim.results.lines import lines_of
+from fedsim.results.rates import lines_of
 from fedsim.results.runs import Part, read_runs
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario

@@ -1,8 +1,7 @@
-"""The command line: `fedsim run`, `report`, `estimate` and others; a module for each.
+"""The command line: `fedsim run`, `report`, `estimate` and others, one module per command.
 
-Thin, and quick to start: a command imports what it needs when it runs. Exit codes: 0 success, 1 an
-error or no client finished, 2 wrong usage, 130 interrupted
-(by Ctrl-C, or by SIGTERM).
+It starts quickly: a command imports what it needs when it runs. Exit codes: 0 success; 1 an error,
+or no client finished; 2 wrong usage; 130 interrupted by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from fedsim.errors import FedsimError
 
 _DESCRIPTION = """\
 Simulate federated personalization of a speech model: every client gets a mixed-precision copy of
-it that fits the client's own memory budget, made from a few of its unlabelled clips (myQASR)."""
+the model that fits its own memory budget, made from a few of its unlabelled clips (myQASR)."""
 
 _EPILOG = """\
 examples:
-  fedsim list                                  what there is to run and to choose from
-  fedsim validate prompts_languages            check a scenario and see its clients
-  fedsim run prompts_languages --workers 2     run it; the table comes at the end
+  fedsim list                                  show the scenarios, and the names they may use
+  fedsim validate prompts_languages            check a scenario and list its clients
+  fedsim run prompts_languages --workers 2     run it and print its table
   fedsim run my.yaml --set clients.budget_mb=40 methods.0.calibration=[minmax]
 
 exit codes: 0 success; 1 an error, or no client finished; 2 wrong usage; 130 interrupted"""
@@ -42,13 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _make_parser()
     options = parser.parse_args(arguments)
-    atexit.register(
-        gc.freeze
-    )  # otherwise garbage collection at exit walks every torch module (about 1 s)
+    # Otherwise garbage collection at exit walks every torch module, which takes about 1 s.
+    atexit.register(gc.freeze)
     try:
         _stop_on_termination()
         code = _print_help(parser) if options.verb is None else options.verb(options)
-        sys.stdout.flush()  # here, where a reader that has gone away is still our business
+        sys.stdout.flush()  # here, where a closed pipe can still be handled
         return int(code)
     except FedsimError as error:
         for line in str(error).splitlines():
@@ -58,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; nothing is left to print at exit either.
+        # The reader (head, less) has closed the pipe: send what is printed at exit nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def _stop_on_termination() -> None:
-    """Have SIGTERM, which batch systems send, stop a run as Ctrl-C does: what is done is kept."""
+    """Let SIGTERM, which batch systems send, stop a run as Ctrl-C does: what finished is kept."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Attack what the server sees of each client: infer gender, accent and language, recognize speakers in
-a second session, tell the clips that a client tuned on; and measure epsilon against what is
-claimed. Of a run, each member of its matrix is audited from its ledger and gets an audit.json,
-which fedsim report draws beside the word error rate. Of a scenario, what its clients would release
-is computed without running it. The exit code is 1 if the noise is less than claimed."""
+a second session, find out which clips a client tuned on; and measure epsilon against the claimed
+one. For a run, every combination of its matrix is audited from its ledger and gets an audit.json,
+which fedsim report draws beside the word error rate. For a scenario, the releases of its clients
+are computed without running it. The exit code is 1 if there is less noise than claimed."""
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
     """Add the command."""
     audit = verbs.add_parser(
         "audit",
-        help="attack what a run or a scenario gives away",
+        help="attack what the clients of a run or a scenario release",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -47,10 +47,10 @@ def add(verbs: argparse._SubParsersAction) -> None:
         metavar="N",
         type=positive,
         default=20,
-        help="clients whose clips are asked for (default: 20)",
+        help="clients whose clips are attacked (default: 20)",
     )
     audit.add_argument(
-        "--out", metavar="FILE", type=Path, help="of a scenario: the file (default: ./audit.json)"
+        "--out", metavar="FILE", type=Path, help="for a scenario: the file (default: ./audit.json)"
     )
     audit.set_defaults(verb=_audit)
 
@@ -62,8 +62,8 @@ def _audit(options: argparse.Namespace) -> int:
     is_run = (folder / "scenario.yaml").is_file()
     if is_run and (options.set or options.out):
         raise FedsimError(
-            "a run is audited as it was, and each audit.json lies in its folder: leave --set and"
-            " --out out"
+            f"{options.subject}: a run is audited as it was, and its audit.json is written into its"
+            " folder: remove --set and --out"
         )
 
     from fedsim.audit.record import write_audit
@@ -72,13 +72,13 @@ def _audit(options: argparse.Namespace) -> int:
     from fedsim.results.table import stdout_console
 
     if is_run:
-        audits = _shown(audit_run(folder, options.targets))
+        audits = _collect(audit_run(folder, options.targets))
         place = folder
     else:
         from fedsim.scenario import find_scenario, load_scenario
 
         scenario = load_scenario(find_scenario(options.subject), options.set)
-        audits = _shown(audit_scenario(scenario, options.targets))
+        audits = _collect(audit_scenario(scenario, options.targets))
         place = options.out or Path("audit.json")
         write_audit(place, audits)
     print_audits(audits, stdout_console())
@@ -89,8 +89,8 @@ def _audit(options: argparse.Namespace) -> int:
     return 1 if refuted else 0
 
 
-def _shown(audits: Iterable[Audited]) -> list[Audited]:
-    """Return all audits, and say on a terminal which is done."""
+def _collect(audits: Iterable[Audited]) -> list[Audited]:
+    """Return all audits; on a terminal, print the name of each as it finishes."""
     found: list[Audited] = []
     for audited in audits:
         found.append(audited)

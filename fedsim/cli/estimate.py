@@ -10,9 +10,9 @@ from fedsim.base.units import count_words, size_words, time_words
 from fedsim.cli.options import add_engine, add_scenario, chosen_scenario, with_engine
 
 _DESCRIPTION = """\
-Say what a scenario will cost before it is run: clients, passes through the model, time, memory and
-disk. A rehearsal with some of the clients, on the scenario's own engine and in a scratch folder,
-takes half a minute with a small model, and some minutes with a large one."""
+Estimate what a scenario will cost before it is run: clients, forward passes, time, memory and disk.
+Some of the clients are run on the scenario's own engine in a scratch folder: half a minute with a
+small model, several minutes with a large one."""
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -30,8 +30,8 @@ def add(verbs: argparse._SubParsersAction) -> None:
         "--scratch",
         metavar="DIR",
         type=Path,
-        help="a folder to rehearse in, such as one that all machines of a cluster share (default: "
-        "the system's temporary folder); nothing is left in it",
+        help="a folder for the rehearsal, such as one that all machines of a cluster share "
+        "(default: the system's temporary folder); nothing is left in it",
     )
     parser.set_defaults(verb=_estimate)
 
@@ -42,17 +42,17 @@ def _estimate(options: argparse.Namespace) -> int:
     from fedsim.run.estimate import estimate
 
     if options.scratch is not None and not options.scratch.is_dir():
-        raise FedsimError(f"--scratch {options.scratch}: there is no such folder: make it first")
+        raise FedsimError(f"--scratch {options.scratch}: there is no such folder: create it first")
     print(f"rehearsing {scenario.name} ...", file=sys.stderr, flush=True)
     found = estimate(scenario, options.scratch)
     runs = f"{count_words(found.combinations, 'run')} of " if found.combinations > 1 else ""
     lines = {
         "clients": f"{runs}{found.clients:,}",
-        "forward passes": f"{found.passes:,} (one clip once through a model)",
+        "forward passes": f"{found.passes:,} (one clip through a model once)",
         "time": f"{time_words(found.seconds)} with {count_words(found.workers, 'worker')}",
         "memory": _memory(found.driver_bytes, found.worker_bytes, found.workers),
-        "disk": f"{size_words(found.disk_bytes)} in the end, and while it runs some "
-        f"{size_words(found.bank_bytes)} of packed layers",
+        "disk": f"{size_words(found.disk_bytes)} at the end, and about "
+        f"{size_words(found.bank_bytes)} of packed layers while it runs",
     }
     for name, text in lines.items():
         print(f"{name:16}{text}")

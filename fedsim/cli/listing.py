@@ -3,54 +3,43 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-
-_CHOICES = (
-    ("corpus.kind", "fedsim.speech.corpus", "CORPORA"),
-    ("quantization.sensitivity", "fedsim.quant.measures", "MEASURES"),
-    ("methods.allocation", "fedsim.quant.allocation", "ALLOCATORS"),
-    ("methods.calibration", "fedsim.quant.calibration", "CALIBRATORS"),
-    ("privacy.release", "fedsim.privacy.releases", "RELEASES"),
-    ("privacy.mechanism", "fedsim.privacy.noise", "MECHANISMS"),
-    ("privacy.noise", "fedsim.privacy.noise", "NOISE"),
-    ("engine.kind", "fedsim.engine", "ENGINES"),
-)
+from collections.abc import Iterator, Mapping
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
     """Add the command."""
     listing = verbs.add_parser(
         "list",
-        help="list scenarios, and the names that one may use",
-        description="List the known scenarios, and each name that a scenario may use for a choice.",
+        help="list scenarios, and the names that a scenario may use",
+        description="List the known scenarios, and for each setting that takes a name the names"
+        " that it takes, those of installed plug-ins included.",
         allow_abbrev=False,
     )
     listing.set_defaults(verb=_list)
 
 
 def _list(_: argparse.Namespace) -> int:
-    from importlib import import_module
-
     from fedsim.scenario import list_scenarios
 
-    print("scenarios (fedsim run NAME)")
-    _print_names(dict(list_scenarios()) or {"none": "in ./scenarios or among fedsim's own"})
-    for key, module, name in _CHOICES:
-        names = getattr(import_module(module), name).describe()
-        if key == "methods.allocation":
-            names = {"fp32": "The full-precision model, for comparison.", **names}
-        if key == "privacy.release":
-            names["cohort"] = "The mean of a group, by secure aggregation: no member's own values."
-        print(f"\n{key}")
-        _print_names(names)
-    for key, names in _fleet():
-        print(f"\n{key}")
-        _print_names(names)
+    scenarios = dict(list_scenarios()) or {"none": "in ./scenarios or among fedsim's own"}
+    _print_names("scenarios (fedsim run NAME)", scenarios)
+    for key, names in (*_choices(), *_fleet_choices()):
+        print()
+        _print_names(key, names)
     return 0
 
 
-def _fleet() -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield what a scenario may name of a fleet: device classes, faults, policies."""
+def _choices() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (dotted key, name -> summary) for every setting that names a registry entry."""
+    from fedsim.scenario.schema import Scenario
+    from fedsim.scenario.settings import named_choices
+
+    for key, choices in named_choices(Scenario):
+        yield key, choices.describe()
+
+
+def _fleet_choices() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the same for a fleet: device classes, faults, policies."""
     from fedsim.fleet.devices import BUILT_IN, load_catalogue
     from fedsim.fleet.work import POLICIES
     from fedsim.study.faults import KINDS
@@ -59,16 +48,18 @@ def _fleet() -> Iterator[tuple[str, dict[str, str]]]:
     yield (
         f"fleet.devices (each number and its source: {BUILT_IN})",
         {
-            name: f"{p.budget_mb:g} MB for a model of {', '.join(map(str, p.bit_depths))} bits, "
-            f"{p.memory_mb:g} MB of memory, {p.down_mbit:g} Mbit/s down."
-            for name, p in profiles.items()
+            name: f"{profile.budget_mb:g} MB for a model of"
+            f" {', '.join(map(str, profile.bit_depths))} bits, {profile.memory_mb:g} MB of memory,"
+            f" {profile.down_mbit:g} Mbit/s down."
+            for name, profile in profiles.items()
         },
     )
     yield "faults.kind", KINDS
     yield "clock.policy", POLICIES
 
 
-def _print_names(names: dict[str, str]) -> None:
+def _print_names(title: str, names: Mapping[str, str]) -> None:
+    print(title)
     width = max(map(len, names))
-    for name, line in names.items():
-        print(f"  {name:{width}}  {line}".rstrip())
+    for name, summary in names.items():
+        print(f"  {name:{width}}  {summary}".rstrip())

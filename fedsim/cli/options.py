@@ -1,15 +1,17 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and the scenario and engine that they choose."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from fedsim.errors import FedsimError
+
 if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
 _SET_HELP = """\
-override keys of the scenario: dotted key, list items by index, value in YAML,
+override keys of the scenario: a dotted key, list items by index, and a value in YAML,
 such as clients.budget_mb=40 or methods.0.calibration=[minmax,cosine]"""
 
 
@@ -25,23 +27,28 @@ def add_scenario(parser: argparse.ArgumentParser, nargs: str | None = None) -> N
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the choice of an engine to a command's options."""
-    parser.add_argument("--engine", metavar="NAME", help="ray, inprocess or flower")
+    parser.add_argument("--engine", metavar="NAME", help="auto, inprocess or ray; see fedsim list")
     parser.add_argument("--workers", metavar="N", type=positive, help="number of worker processes")
     parser.add_argument(
         "--threads", metavar="N", type=positive, help="threads of arithmetic in each process"
     )
     parser.add_argument(
-        "--address", metavar="HOST:PORT", help="the Ray cluster to join, or auto; see docs/scale.md"
+        "--address", metavar="HOST:PORT", help="the Ray cluster to join, or auto: see docs/scale.md"
     )
 
 
 def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
-    """Return the scenario with the engine that the options name."""
+    """Return the scenario with the engine that the options choose.
+
+    Raises `FedsimError` for an engine of an unknown name.
+    """
     update: dict[str, Any] = {}
     if options.engine is not None:
-        from fedsim.engine import ENGINES
+        from fedsim.scenario.schema import ENGINE
 
-        ENGINES[options.engine]  # raises for an unknown name
+        mistake = ENGINE.mistake(options.engine)
+        if mistake is not None:
+            raise FedsimError(f"--engine: {mistake}")
         update["kind"] = options.engine
     for name in ("workers", "threads", "address"):
         if getattr(options, name) is not None:
@@ -50,14 +57,14 @@ def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
 
 
 def chosen_scenario(options: argparse.Namespace) -> Scenario:
-    """Return the scenario that the options name, overrides applied."""
+    """Return the scenario that the options name, with their overrides."""
     from fedsim.scenario import find_scenario, load_scenario
 
     return load_scenario(find_scenario(options.scenario), options.set)
 
 
 def positive(text: str) -> int:
-    """Return a whole number of at least 1; for argparse."""
+    """Return `text` as a whole number of at least 1; for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)

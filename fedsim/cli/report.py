@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 
 _DESCRIPTION = """\
-Write report.html into a run folder: what was found in plain sentences, figures, tables to sort, the
-scenario and how to repeat it. One file that needs no network. Several run folders are reported side
-by side. An unfinished run is reported as far as it got, and marked as partial."""
+Write report.html into a run folder: the findings in plain sentences, figures, sortable tables, the
+scenario and how to repeat it. It is one file that needs no network. Several run folders are
+reported side by side. An unfinished run is reported as far as it got, and marked as partial."""
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
     """Add the command."""
     report = verbs.add_parser(
         "report",
-        help="write the report of a run, or of several",
+        help="write the report of one or several runs",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -28,7 +28,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         "--out",
         metavar="FILE",
         type=Path,
-        help="the report (default: RUN/report.html; of several runs, ./report.html)",
+        help="the report (default: RUN/report.html; for several runs ./report.html)",
     )
     report.add_argument(
         "--figures", metavar="DIR", type=Path, help="write each figure to DIR as HTML, SVG and PNG"

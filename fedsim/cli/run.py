@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
 _DESCRIPTION = """\
-Run a scenario. On a terminal a line shows the stage, clients done, clients a second and the time
-left. At the end comes a table: one line a method, with model size, mean bit depth and word error
-rate (or accuracy), then one line a client, then the clients that failed and why, then the fleet by
-class of device if the scenario has one.
+Run a scenario. On a terminal one line shows the stage, the clients that are done, clients per second
+and the time left. At the end a table is printed: one line per method with model size, mean bit
+depth and word error rate (or accuracy), one line per client, the clients that failed and why, and
+the fleet by device class if the scenario has one.
 
-The run folder holds scenario.yaml as resolved, versions.json, ledger.sqlite (each client as it
-finished), results.parquet and, if the scenario says so, timeline.parquet (a fleet) and models/."""
+The run folder holds scenario.yaml as resolved, versions.json, ledger.sqlite (written as clients
+finish), results.parquet and, for a fleet, timeline.parquet; with save_models also models/."""
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -37,7 +37,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         "--resume",
         metavar="DIR",
         type=Path,
-        help="go on with the run in this folder, which was cut off, in place of SCENARIO",
+        help="continue the interrupted run in this folder, in place of SCENARIO",
     )
     add_engine(run)
     run.add_argument(
@@ -50,7 +50,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # First, so that mistakes show at once.
+    # Before the imports below, so that mistakes are reported at once.
     scenario = with_engine(_scenario_of(options), options)
 
     from rich.console import Console
@@ -74,7 +74,8 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         ledgers = sorted(out.rglob("ledger.sqlite"))
         kept = f"the clients that finished are in {ledgers[-1]}" if ledgers else "nothing is kept"
-        again = f"; fedsim run --resume {out} goes on" if ledgers and not scenario.matrix else ""
+        again = f"; to continue: fedsim run --resume {out}"
+        again = again if ledgers and not scenario.matrix else ""
         print(f"interrupted: {kept}{again}", file=sys.stderr)
         return 130
     finally:
@@ -92,17 +93,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _scenario_of(options: argparse.Namespace) -> Scenario:
-    """Return the scenario that is named, or that of the run to be resumed."""
+    """Return the scenario that is named, or that of the run that is to be resumed."""
     from fedsim.errors import FedsimError
 
     if (options.scenario is None) == (options.resume is None):
-        options.wrong_usage("name a SCENARIO to run, or a run folder with --resume: one of the two")
+        options.wrong_usage("give either a SCENARIO to run, or --resume and a run folder")
     if options.resume is None:
         return chosen_scenario(options)
     if options.set or options.out or options.threads:
         raise FedsimError(
-            "--resume goes on with a run as it was begun: leave out --set, --out and --threads, "
-            "on which results or their place depend"
+            "--resume continues a run as it was begun: remove --set, --out and --threads, which "
+            "change the results or their folder"
         )
     from fedsim.results.folder import open_run
     from fedsim.scenario import load_scenario
@@ -110,12 +111,12 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
     scenario = load_scenario(open_run(options.resume).scenario)
     if scenario.matrix:
         raise FedsimError(
-            f"{options.resume}: this is a matrix of runs: run its scenario again with --out beside "
-            f"it, and what finished is taken over"
+            f"{options.resume}: this is a matrix of runs, which cannot be resumed: run its scenario "
+            f"again with --out beside it, and the results that finished are reused"
         )
     return scenario
 
 
 def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
-        folder.rmdir()  # refuses a folder that holds anything
+        folder.rmdir()  # fails for a folder that is not empty

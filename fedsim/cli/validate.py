@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
 _DESCRIPTION = """\
-Check a scenario without running it: every key and value, then open its corpus and list the clients
+Check a scenario without running it: every key and value; then open its corpus and list the clients
 with the number of their clips and their budgets. With --deep also load the model and the clips of
 one client, and check that budgets, audio, texts or classes, and languages fit the model; nothing is
 quantized. The last line begins with "ok" if all is well."""
-
-
-_SHOWN = 40  # clients listed: more tell nobody anything
+_MAX_SHOWN = 40
+"""Clients that are listed."""
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -52,7 +51,7 @@ def _validate(options: argparse.Namespace) -> int:
         print(json.dumps(json_schema(), indent=2))
         return 0
     if options.scenario is None:
-        print("error: name a SCENARIO, or give --schema", file=sys.stderr)
+        print("error: no scenario is named: give a SCENARIO, or --schema", file=sys.stderr)
         return 2
     scenario = chosen_scenario(options)
     _check_places(scenario)
@@ -65,18 +64,18 @@ def _validate(options: argparse.Namespace) -> int:
 
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
     for cell in expand(scenario):
-        client_keys(cell.scenario)  # what a run would refuse
+        client_keys(cell.scenario)  # raises what a run would raise
     devices = Devices(scenario, list(clients))
     width = max(map(len, ["client", *clients]))
     print(f"{'client':{width}}  tuning clips  test clips  budget MB", end="")
     print("  device" if scenario.fleet else "")
-    for key in list(clients)[:_SHOWN]:
+    for key in list(clients)[:_MAX_SHOWN]:
         tuning, test = len(clients[key].tuning), len(clients[key].test)
         budget, profile = devices[key].budget_bytes / MB, devices.profile(key)
         print(f"{key:{width}}  {tuning:12,}  {test:10,}  {budget:9,.1f}", end="")
         print(f"  {profile.device}" if profile else "")
-    if len(clients) > _SHOWN:
-        print(f"... and {count_words(len(clients) - _SHOWN, 'client')} more")
+    if len(clients) > _MAX_SHOWN:
+        print(f"... and {count_words(len(clients) - _MAX_SHOWN, 'client')} more")
     for client in clients.values():
         try:
             require_clips(client, scenario.corpus)
@@ -99,6 +98,6 @@ def _check_places(scenario: Scenario) -> None:
     for key, place in places:
         if place is not None and os.path.isabs(place) and not os.path.exists(place):
             raise FedsimError(
-                f"{key}: there is no {place}: check the path, or make it"
+                f"{key}: there is no {place}: check the path, or create it"
                 " (python -m benchmarks.real_speech fills the cache)"
             )

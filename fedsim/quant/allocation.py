@@ -65,6 +65,8 @@ class Allocator:
     """Whether it draws, so that several draws differ."""
 
 
+PAPER = "myqasr"
+"""The paper's allocator, with which others are compared."""
 ALLOCATORS: Registry[Allocator] = Registry("allocation")
 
 
@@ -135,7 +137,7 @@ def linear(
 
 
 ALLOCATORS.add(
-    "myqasr",
+    PAPER,
     Allocator(
         myqasr,
         summary="Algorithm 1: sweep the layers, largest value first, one bit each, until the model"

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fedsim.results.labels import plain_value
-from fedsim.results.lines import Rate, number, span
+from fedsim.results.lines import number, span
+from fedsim.results.rates import Rate
 from fedsim.results.runs import Part
 
 INTERVAL = "95 % interval"

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fedsim.quant.allocation import ALLOCATORS, PAPER
+from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.results.labels import RUN, TUNING_CLIPS, heading, settings_label
-from fedsim.results.lines import NOBODY, OTHER, OWN, Line, lines_of
+from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
-from fedsim.scenario.methods import FULL_PRECISION
-
-_PLAIN = (FULL_PRECISION, "uniform")
-_CONTROLS = ("shuffled", "reversed")
-_METHOD = "myqasr"
-_NO_CALIBRATION = "none"
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY, OTHER, OWN
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ ORDER = Question(
     "the chosen order",
     "a random or reversed one",
 )
-WAY = Question("Is there a better way to give bits?", _METHOD, "another way")
+WAY = Question("Is there a better way to give bits?", PAPER, "another way")
 CALIBRATION = Question(
     "Does it matter how activation ranges are set?", "the more careful way", "the plainer one"
 )
@@ -51,8 +48,8 @@ class Pair:
 
     question: Question
     settings: str
-    first: Line
-    second: Line
+    first: PartLine
+    second: PartLine
     names: tuple[str, str]
     spoken: tuple[str, str]
 
@@ -66,20 +63,20 @@ def pairs_of(parts: Sequence[Part]) -> list[Pair]:
     return sorted(found, key=lambda pair: order.index(pair.question))
 
 
-def _within(lines: Sequence[Line], settings: str) -> Iterator[Pair]:
+def _within(lines: Sequence[PartLine], settings: str) -> Iterator[Pair]:
     known = {(line.method, line.source): line for line in lines}
     own = [line for line in lines if line.source == OWN]
-    planned = [x for x in own if x.allocation not in _PLAIN and not _is_control(x)]
+    planned = [x for x in own if _role(x) == "method" and not _is_control(x)]
     for line in own:
         if (line.method, OTHER) in known:
             yield _pair(OWN_CLIPS, settings, line, known[line.method, OTHER])
     for line in planned:
         for other in (x for x in own if x.calibration == line.calibration):
-            if other.allocation == "uniform":
+            if _role(other) == "baseline":
                 yield _pair(LAYERS, settings, line, other)
-            elif line.allocation == _METHOD and _is_control(other):
+            elif line.allocation == PAPER and _is_control(other):
                 yield _pair(ORDER, settings, line, other)
-            elif line.allocation == _METHOD != other.allocation:
+            elif line.allocation == PAPER != other.allocation:
                 yield _pair(WAY, settings, line, other)
     for line, base in _calibrations([x for x in lines if x.source in (OWN, NOBODY)]):
         yield _pair(CALIBRATION, settings, line, base)
@@ -88,25 +85,34 @@ def _within(lines: Sequence[Line], settings: str) -> Iterator[Pair]:
             yield _pair(COST, settings, line, known[FULL_PRECISION, NOBODY])
 
 
-def _calibrations(lines: Sequence[Line]) -> Iterator[tuple[Line, Line]]:
-    """Yield each calibration with those of the same allocation that are plainer: none, min-max."""
-    groups: dict[str, list[Line]] = {}
+def _calibrations(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLine]]:
+    """Yield each calibration with those of the same allocation that are plainer.
+
+    Plainer are calibrations that try no candidate ranges: those without user data first.
+    """
+    groups: dict[str, list[PartLine]] = {}
     for line in lines:
-        if line.allocation != FULL_PRECISION and not _is_control(line):
+        if not line.is_full_precision and not _is_control(line):
             groups.setdefault(line.method.rsplit("/", 1)[0], []).append(line)
+    plain = [name for name in CALIBRATORS if not CALIBRATORS[name].rows]
+    plain.sort(key=lambda name: CALIBRATORS[name].user_data)
     for group in groups.values():
-        plain = {x.calibration: x for x in group}
-        bases = [plain[word] for word in (_NO_CALIBRATION, "minmax") if word in plain]
+        found = {line.calibration: line for line in group}
+        bases = [found[name] for name in plain if name in found]
         for place, base in enumerate(bases):
             yield from ((line, base) for line in group if line not in bases[: place + 1])
 
 
-def _is_control(line: Line) -> bool:
+def _role(line: PartLine) -> str:
+    return "baseline" if line.is_full_precision else ALLOCATORS[line.allocation].role
+
+
+def _is_control(line: PartLine) -> bool:
     name = line.method.split("/")[0]
-    return line.allocation in _CONTROLS or name.startswith(f"{line.allocation}-asc")
+    return _role(line) == "control" or name.startswith(f"{line.allocation}-asc")
 
 
-def _pair(question: Question, settings: str, first: Line, second: Line) -> Pair:
+def _pair(question: Question, settings: str, first: PartLine, second: PartLine) -> Pair:
     """Return a pair of methods; own clips are not spoken of where both are tuned on them."""
     same = first.method == second.method
     names = [x.method if x.source == OWN else x.name for x in (first, second)]
@@ -139,7 +145,7 @@ def _against_first(key: str, settings: str, group: Sequence[Part]) -> Iterator[P
     for part in group[1:]:
         value = _value(key, part)
         own = [x for x in lines_of(part) if x.source == OWN and not _is_control(x)]
-        for line in [x for x in own if x.allocation == _METHOD] or own:
+        for line in [x for x in own if x.allocation == PAPER] or own:
             if line.method in known and value != first:
                 names = f"{line.method}, {value}", f"{line.method}, {first}"
                 spoken = f"{line.method} with {value}", f"{line.method} with {first}"

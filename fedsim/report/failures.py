@@ -25,7 +25,7 @@ _STAGES = ("sense", *_GROUP, "plan", "personalize", "evaluate")
 _ENDINGS = ("dropped", "quarantined", "failed")
 _DECLINED = "declined"
 _NOT_REACHED = "not reached"
-_MOST_REASONS = 12
+_MAX_REASONS = 12
 _NUMBER = re.compile(r"\d[\d.,]*")
 
 
@@ -51,8 +51,8 @@ class Section:
     """Kinds of reasons that are left out."""
 
 
-def wrong_section(parts: Sequence[Part]) -> Section | None:
-    """Return what is to be said; None if nothing went wrong."""
+def failures_section(parts: Sequence[Part]) -> Section | None:
+    """Return the section; None if nothing went wrong."""
     bad = [part for part in parts if part.failures or part.events]
     if not bad:
         return None
@@ -62,8 +62,8 @@ def wrong_section(parts: Sequence[Part]) -> Section | None:
     return Section(
         _endings(bad, keys),
         _events(bad, keys),
-        tuple(reasons[:_MOST_REASONS]),
-        max(0, len(reasons) - _MOST_REASONS),
+        tuple(reasons[:_MAX_REASONS]),
+        max(0, len(reasons) - _MAX_REASONS),
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from fedsim.report import clocktables, figures, layertables, leaks, tables
 from fedsim.report.style import AnyChart, names_of
 from fedsim.results.labels import BUDGET, TUNING_CLIPS, heading
-from fedsim.results.lines import Kind, kind_of, lines_of
+from fedsim.results.lines import Kind, kind_of
+from fedsim.results.rates import lines_of
 from fedsim.results.runs import Part
 
 _MANY_CLIENTS = 8  # from here on, their spread is worth a figure of its own

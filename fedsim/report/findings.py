@@ -11,9 +11,9 @@ import numpy as np
 
 from fedsim.base.statistics import ClipCounts, Comparison, compare
 from fedsim.report.comparisons import Pair, Question, pairs_of
-from fedsim.results.lines import Kind, Line, clip_counts, number, size_digits, span
+from fedsim.results.lines import Kind, number, size_digits, span
+from fedsim.results.rates import PartLine, clip_counts
 from fedsim.results.runs import Part
-from fedsim.scenario.methods import FULL_PRECISION
 
 _MOST_SENTENCES = 3  # for each question; more are in the table of comparisons
 
@@ -54,7 +54,7 @@ def answers(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def difference(first: Line, second: Line) -> Comparison | None:
+def difference(first: PartLine, second: PartLine) -> Comparison | None:
     """Return how two lines differ on the same clips, in the sense of their kind; None without the
     counts of clips."""
     counts = _matched(*(clip_counts(line.part, line.rows) for line in (first, second)))
@@ -67,11 +67,11 @@ def difference(first: Line, second: Line) -> Comparison | None:
     return found
 
 
-def headline(lines: Sequence[Line]) -> list[str]:
+def headline(lines: Sequence[PartLine]) -> list[str]:
     """Return the rate of full precision and the best rate below it, for lines of one kind."""
     measured = [line for line in lines if line.rate.value is not None]
-    full = [line for line in measured if line.allocation == FULL_PRECISION]
-    rest = [line for line in measured if line.allocation != FULL_PRECISION]
+    full = [line for line in measured if line.is_full_precision]
+    rest = [line for line in measured if not line.is_full_precision]
     said = []
     if full and all(line.rate == full[0].rate for line in full):
         size = span(full[0].megabytes, size_digits(full[0].megabytes))
@@ -95,7 +95,7 @@ def points(value: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
-def _rate_words(line: Line) -> str:
+def _rate_words(line: PartLine) -> str:
     rate = line.rate
     said = f"{number(rate.value)} %"
     if rate.low is None or rate.high is None:
@@ -103,7 +103,7 @@ def _rate_words(line: Line) -> str:
     return f"{said} (95 % interval {rate.low:.1f} to {rate.high:.1f})"
 
 
-def _badness(line: Line) -> float:
+def _badness(line: PartLine) -> float:
     value = line.rate.value or 0.0
     return value if line.rate.kind == "WER" else -value
 

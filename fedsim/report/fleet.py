@@ -22,11 +22,12 @@ from fedsim.report.cells import (
 )
 from fedsim.report.findings import difference, points
 from fedsim.results.labels import heading
-from fedsim.results.lines import OTHER, Line, lines_of, size_digits
+from fedsim.results.lines import size_digits
+from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
 from fedsim.results.timed import TimedRound
 from fedsim.scenario.fleet import ClockSettings
-from fedsim.scenario.methods import FULL_PRECISION
+from fedsim.scenario.methods import OTHER
 
 CLOCK = (
     "Times are those of a virtual clock, and nothing of them was measured. It counts computing from"
@@ -129,13 +130,13 @@ def _rates(parts: Sequence[Part], keys: Sequence[str]) -> HtmlTable:
     return table_of(heads, rows)
 
 
-def _pairs(part: Part) -> Iterator[tuple[str, Line | None, Line]]:
+def _pairs(part: Part) -> Iterator[tuple[str, PartLine | None, PartLine]]:
     """Yield each class with the lines of its clients: full precision, if there is, and the timed
     model."""
     assert part.timed is not None
     device = part.timed.devices
     lines = [line for line in lines_of(part) if line.source != OTHER]
-    full = next((line for line in lines if line.allocation == FULL_PRECISION), None)
+    full = next((line for line in lines if line.is_full_precision), None)
     quantized = next((line for line in lines if line.method == part.timed.model), None)
     if quantized is None:
         return
@@ -146,14 +147,14 @@ def _pairs(part: Part) -> Iterator[tuple[str, Line | None, Line]]:
             yield name, full and _of_clients(full, clients), timed
 
 
-def _of_clients(line: Line, clients: set[str]) -> Line | None:
+def _of_clients(line: PartLine, clients: set[str]) -> PartLine | None:
     rows = tuple(row for row in line.rows if row.client in clients)
     if len(rows) == len(line.rows):
         return line  # whose rate may be known
-    return Line(line.part, line.method, line.source, rows) if rows else None
+    return PartLine(line.method, line.source, rows, line.part) if rows else None
 
 
-def _compared(full: Line | None, quantized: Line) -> list[Cell]:
+def _compared(full: PartLine | None, quantized: PartLine) -> list[Cell]:
     cells = [c for line in (full, quantized) for c in _rate_cells(line)]
     if full is None or full.rate.value is None or quantized.rate.value is None:
         return [*cells, Cell("-"), Cell("-")]
@@ -165,7 +166,7 @@ def _compared(full: Line | None, quantized: Line) -> list[Cell]:
     return [*cells, Cell(points(result.difference), result.difference), interval]
 
 
-def _rate_cells(line: Line | None) -> list[Cell]:
+def _rate_cells(line: PartLine | None) -> list[Cell]:
     if line is None:
         return [Cell("-"), Cell("-")]
     return [number_cell(line.rate.value), Cell(line.rate.interval().strip() or "-", line.rate.low)]
@@ -227,5 +228,5 @@ def _policy(clock: ClockSettings) -> str:
     return "The round waits for all."
 
 
-def _clients(line: Line) -> int:
-    return len({row.client for row in line.rows})
+def _clients(line: PartLine) -> int:
+    return line.clients

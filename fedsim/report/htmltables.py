@@ -21,16 +21,17 @@ from fedsim.report.cells import (
 from fedsim.report.findings import Compared, points
 from fedsim.results.endings import FINISHED, IN_PART
 from fedsim.results.labels import RUN, heading, plain_value
-from fedsim.results.lines import OWN, Line, measure, size_digits, source_of, span
+from fedsim.results.lines import size_digits, source_of, span
+from fedsim.results.rates import PartLine, measure
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part, Run, differences
-from fedsim.scenario.methods import FULL_PRECISION
+from fedsim.scenario.methods import FULL_PRECISION, OWN
 
 MOST_ROWS = 50
 """Rows of tables that have one or more for a client; files of the run folder hold them all."""
 
 
-def results_table(lines: Sequence[Line]) -> HtmlTable:
+def results_table(lines: Sequence[PartLine]) -> HtmlTable:
     """Return one row a line: the table that a run prints, with intervals."""
     keys = setting_keys(line.part for line in lines)
     digits = _digits(lines)
@@ -53,7 +54,7 @@ def results_table(lines: Sequence[Line]) -> HtmlTable:
     )
 
 
-def clients_table(lines: Sequence[Line]) -> HtmlTable:
+def clients_table(lines: Sequence[PartLine]) -> HtmlTable:
     """Return one row a client, method and source, `MOST_ROWS` at most."""
     keys = setting_keys(line.part for line in lines)
     digits = _digits(lines)
@@ -188,8 +189,8 @@ def _ending(each: Sequence[str]) -> str:
     return IN_PART if {FINISHED, IN_PART} & set(each) else "failed"
 
 
-def _clients_cell(line: Line) -> Cell:
-    done, every = len({row.client for row in line.rows}), len(line.part.clients)
+def _clients_cell(line: PartLine) -> Cell:
+    done, every = line.clients, len(line.part.clients)
     return Cell(f"{done:,}" if done == every else f"{done:,} of {every:,}", done)
 
 
@@ -201,10 +202,8 @@ def _counts(row: Row) -> list[Cell]:
     return [count_cell(wrong), count_cell(of)]
 
 
-def _digits(lines: Iterable[Line]) -> int:
-    return size_digits(
-        x for line in lines if line.allocation != FULL_PRECISION for x in line.megabytes
-    )
+def _digits(lines: Iterable[PartLine]) -> int:
+    return size_digits(x for line in lines if not line.is_full_precision for x in line.megabytes)
 
 
 def _bytes_span(values: Sequence[int]) -> str:

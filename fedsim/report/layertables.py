@@ -9,9 +9,11 @@ import numpy as np
 
 from fedsim.base.units import MB
 from fedsim.report.tables import Table, joined
-from fedsim.results.lines import OWN, lines_of, source_of
+from fedsim.results.lines import source_of
+from fedsim.results.rates import lines_of
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part
+from fedsim.scenario.methods import OWN
 
 MOST_MODELS = 40
 """Models in a figure that has a row for each; of more, an even choice is drawn."""

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from fedsim.audit.record import FILE, read_audit
 from fedsim.privacy.attacks.result import Finding
+from fedsim.quant.allocation import ALLOCATORS
 from fedsim.report.cells import Cell, HtmlTable, table_of
 from fedsim.report.tables import Table
-from fedsim.results.lines import OWN, Kind, Line, kind_of, lines_of
+from fedsim.results.lines import Kind, kind_of
+from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
-from fedsim.scenario.methods import FULL_PRECISION
+from fedsim.scenario.methods import OWN
 
 _SHOWN = {
     ("gender", "AUC"): "gender, AUC",
@@ -20,7 +22,6 @@ _SHOWN = {
     ("a tuning clip", "AUC"): "a clip that was tuned on, AUC",
 }
 """Figures of attacks that stand for the rest, and what a panel says of them."""
-_BLIND = (FULL_PRECISION, "uniform", "shuffled")
 
 
 def findings_of(part: Part) -> list[Finding]:
@@ -39,7 +40,7 @@ def leak_points(parts: Sequence[Part], kind: Kind) -> Table:
         planned = _planned(part)
         if planned is None or kind_of(planned.rows) != kind:
             continue
-        full = [x.rate.value for x in lines_of(part) if x.allocation == FULL_PRECISION]
+        full = [x.rate.value for x in lines_of(part) if x.is_full_precision]
         for finding in findings_of(part):
             panel = _SHOWN.get((finding.attribute, finding.figure))
             if panel is None or finding.value is None:
@@ -61,10 +62,14 @@ def leak_points(parts: Sequence[Part], kind: Kind) -> Table:
     return made
 
 
-def _planned(part: Part) -> Line | None:
+def _planned(part: Part) -> PartLine | None:
     """Return the line of the first method that looks at what clients released."""
-    lines = [x for x in lines_of(part) if x.allocation not in _BLIND and x.source == OWN]
+    lines = [x for x in lines_of(part) if _reads_profile(x) and x.source == OWN]
     return lines[0] if lines and lines[0].rate.value is not None else None
+
+
+def _reads_profile(line: PartLine) -> bool:
+    return not line.is_full_precision and ALLOCATORS[line.allocation].reads != "nothing"
 
 
 def leaks_table(parts: Sequence[Part]) -> HtmlTable:

@@ -11,16 +11,20 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fedsim.base.units import MB
+from fedsim.base.files import write_text
+from fedsim.base.units import MB, time_words
 from fedsim.errors import FedsimError
+from fedsim.quant.allocation import ALLOCATORS
+from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.report import htmltables
+from fedsim.report.failures import failures_section
+from fedsim.report.figure_selection import Figure, figures_of, fleet_figures
 from fedsim.report.findings import Compared, answers, comparisons, headline
 from fedsim.report.fleet import CLOCK, fleet_section
-from fedsim.report.figure_selection import Figure, figures_of, fleet_figures
 from fedsim.report.leaks import leaks_table
 from fedsim.report.style import save
-from fedsim.report.failures import wrong_section
-from fedsim.results.lines import Line, kinds_of, lines_of, size_digits, span
+from fedsim.results.lines import size_digits, span
+from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part, Run, read_runs
 from fedsim.scenario.methods import FULL_PRECISION
 from fedsim.study.privacy_statement import read_statement
@@ -28,18 +32,6 @@ from fedsim.study.privacy_statement import read_statement
 _HERE = Path(__file__).parent
 _BY_CHANCE = 10  # so many comparisons or more need a word on chance
 _OPEN_ROWS = 30  # longer tables are folded
-_WORDS = {
-    "fp32": "the full-precision model, for comparison",
-    "uniform": "every layer has the same number of bits",
-    "myqasr": "layers give up bits by what they say of the user's clips, until the model fits",
-    "shuffled": "as many bits as myqasr gives, but to random layers",
-    "reversed": "myqasr's order of layers, turned round",
-    "linear": "bits in proportion to what each layer says of the user's clips",
-    "none": "activation ranges from noise: no clip of any user is used",
-    "minmax": "activation ranges as wide as the clips need",
-    "cosine": "activation ranges that keep each layer's output in its direction",
-    "hessian": "activation ranges that change the model's answer least",
-}
 
 
 @dataclass(frozen=True)
@@ -63,15 +55,14 @@ def write_report(
         figures: a folder for each figure as HTML, SVG and PNG, or None.
 
     Raises:
-        FedsimError: if a folder is no run folder, nothing finished, or a file cannot be written.
+        FedsimError: if a folder is not a run folder, nothing finished, or a file cannot be written.
     """
     runs = read_runs(paths)
     parts = [part for run in runs for part in run.parts]
     drawn, clocked = figures_of(parts), fleet_figures(parts)
     file = out or (runs[0].path if len(runs) == 1 else Path()) / "report.html"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(render(runs, drawn, clocked), encoding="utf-8")
+        write_text(file, render(runs, drawn, clocked))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise FedsimError(f"{file}: the report cannot be written here: {reason}") from error
@@ -115,9 +106,9 @@ def render(runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Fig
         fleet_figures=[_embedded(figure) for figure in clocked],
         clock=CLOCK,
         open_rows=_OPEN_ROWS,
-        wrong=wrong_section(parts),
+        failures=failures_section(parts),
         releases=htmltables.releases_table(parts),
-        promises=_promises(parts),
+        statements=_statements(parts),
         leaks=leaks_table(parts),
         differences=htmltables.differences_table(runs) if len(runs) > 1 else None,
         words=_words(lines),
@@ -128,10 +119,10 @@ def render(runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Fig
     )
 
 
-def _promises(parts: Sequence[Part]) -> list[tuple[str, str]]:
-    """Return what each part promises of what leaves a device, with its settings."""
-    made = [(part.label, read_statement(part.path / "privacy.json")) for part in parts]
-    return [(label, found.sentence) for label, found in made if found is not None]
+def _statements(parts: Sequence[Part]) -> list[tuple[str, str]]:
+    """Return what each part promises about what leaves a device, with its settings."""
+    found = [(part.label, read_statement(part.path / "privacy.json")) for part in parts]
+    return [(label, one.sentence) for label, one in found if one is not None]
 
 
 def _gaps(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -147,26 +138,27 @@ def _paragraphs(description: str) -> tuple[str, str]:
 
 def _headline(run: Run, named: bool) -> list[str]:
     lines = [line for part in run.parts for line in lines_of(part)]
-    said = [s for kind in kinds_of(lines) for s in headline(_of_kind(lines, kind))]
-    return [f"{run.name}: {sentence}" for sentence in said] if named else said
+    kinds = dict.fromkeys(line.rate.kind for line in lines)
+    found = [sentence for kind in kinds for sentence in headline(_of_kind(lines, kind))]
+    return [f"{run.name}: {sentence}" for sentence in found] if named else found
 
 
-def _facts(runs: Sequence[Run], lines: Sequence[Line]) -> list[tuple[str, str]]:
+def _facts(runs: Sequence[Run], lines: Sequence[PartLine]) -> list[tuple[str, str]]:
     """Return a few numbers with their names, for the eye."""
     parts = [part for run in runs for part in run.parts]
     rows = [row for line in lines for row in line.rows]
     clients = [float(len({c for part in run.parts for c in part.clients})) for run in runs]
-    full = [x for line in lines if line.allocation == FULL_PRECISION for x in line.megabytes]
-    small = [x for line in lines if line.allocation != FULL_PRECISION for x in line.megabytes]
+    full = [x for line in lines if line.is_full_precision for x in line.megabytes]
+    small = [x for line in lines if not line.is_full_precision for x in line.megabytes]
     facts = [("clients", span(clients, 0))]
     budgets = [row.budget_bytes / MB for row in rows]
     for name, sizes in (("budgets", budgets), ("full precision", full), ("compressed", small)):
         if sizes:
             facts.append((f"{name}, MB", span(sizes, size_digits(sizes))))
-    facts.append(("test clips a client", span([float(row.clips) for row in rows], 0)))
+    facts.append(("test clips per client", span([float(row.clips) for row in rows], 0)))
     seconds = sum(float(part.timing.get("seconds", 0)) for part in parts)
     if seconds:
-        facts.append(("time it took", _duration(seconds)))
+        facts.append(("time taken", time_words(seconds)))
     return facts
 
 
@@ -212,19 +204,20 @@ def _versions(run: Run) -> dict[str, str]:
     return dict(next((part.versions for part in run.parts if part.versions), {}))
 
 
-def _words(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    """Return the words of the method names that the report can explain."""
-    used = {word for line in lines for word in (line.allocation, line.calibration)}
-    return [(word, meaning) for word, meaning in _WORDS.items() if word in used]
+def _words(lines: Sequence[PartLine]) -> list[tuple[str, str]]:
+    """Return what the words of the method names mean."""
+    found: dict[str, str] = {}
+    for line in lines:
+        if line.is_full_precision:
+            found[FULL_PRECISION] = "the full-precision model, for comparison"
+    for line in lines:
+        if not line.is_full_precision:
+            found.setdefault(line.allocation, ALLOCATORS[line.allocation].meaning)
+    for line in lines:
+        if line.calibration in CALIBRATORS:
+            found.setdefault(line.calibration, CALIBRATORS[line.calibration].meaning)
+    return list(found.items())
 
 
-def _of_kind(lines: Sequence[Line], kind: str) -> list[Line]:
+def _of_kind(lines: Sequence[PartLine], kind: str) -> list[PartLine]:
     return [line for line in lines if line.rate.kind == kind]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from fedsim.base.units import MB
+from fedsim.quant.allocation import ALLOCATORS
+from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.results.labels import BUDGET, RUN, settings_label
-from fedsim.results.lines import NOBODY, OWN, lines_of, measure, source_of
+from fedsim.results.lines import source_of
+from fedsim.results.rates import lines_of, measure
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part
-from fedsim.scenario.methods import FULL_PRECISION
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY, OWN
 
 Table = list[dict[str, Any]]
 """Rows of one figure: column -> text, number or None."""
@@ -42,7 +45,7 @@ def size_points(parts: Sequence[Part]) -> Table:
                 made.append(
                     {
                         "line": joined(rest, line.name),
-                        "full": line.allocation == FULL_PRECISION,
+                        "full": line.is_full_precision,
                         "budget": budget,
                         "mb": round(float(np.mean([r.file_bytes for r in rows])) / MB, 4),
                         "bits": round(float(np.mean([r.mean_bits for r in rows])), 4),
@@ -58,7 +61,7 @@ def setting_points(parts: Sequence[Part], key: str) -> Table:
     return [
         {
             "line": joined(rest, line.name),
-            "full": line.allocation == FULL_PRECISION,
+            "full": line.is_full_precision,
             "x": part.settings[key],
             **_rate(line.rate),
         }
@@ -71,11 +74,11 @@ def setting_points(parts: Sequence[Part], key: str) -> Table:
 def method_rows(parts: Sequence[Part]) -> Table:
     """Return one row for each line: its rate and interval; of full precision once, if it is one."""
     lines = [x for part in parts for x in lines_of(part) if x.rate.value is not None]
-    full = [line for line in lines if line.allocation == FULL_PRECISION]
+    full = [line for line in lines if line.is_full_precision]
     made: Table = []
     if full and all(line.rate == full[0].rate for line in full):
         made.append({"line": full[0].name, **_rate(full[0].rate)})
-        lines = [line for line in lines if line.allocation != FULL_PRECISION]
+        lines = [line for line in lines if not line.is_full_precision]
     return [*made, *({"line": joined(x.part.label, x.name), **_rate(x.rate)} for x in lines)]
 
 
@@ -139,7 +142,7 @@ def _few_values(rates: Sequence[float]) -> Counter[float]:
 
 
 def calibration_costs(parts: Sequence[Part], seconds: Mapping[str, float]) -> Table:
-    """Return what each calibration costs and gains against `none`, for the same allocation.
+    """Return what each calibration costs and gains against no user data, for the same allocation.
 
     Args:
         parts: the results.
@@ -148,7 +151,7 @@ def calibration_costs(parts: Sequence[Part], seconds: Mapping[str, float]) -> Ta
     made: Table = []
     for part in parts:
         lines = [line for line in lines_of(part) if line.source in (OWN, NOBODY)]
-        base = {x.allocation: x.rate.value for x in lines if x.calibration == "none"}
+        base = {x.allocation: x.rate.value for x in lines if not _reads_user_data(x.calibration)}
         for line in lines:
             before, after = base.get(line.allocation), line.rate.value
             if line.calibration in seconds and before is not None and after is not None:
@@ -227,7 +230,18 @@ def _matrix_cell(part: Part, row: Row, column: str, own: float | None) -> dict[s
 def _uncalibrated(part: Part, method: str) -> list[Row]:
     nobody = [r for r in part.rows if r.tuned_on == NOBODY and r.method != FULL_PRECISION]
     if nobody:
-        chosen = min((r.method for r in nobody), key=lambda m: (not m.startswith("uniform"), m))
-        return [row for row in nobody if row.method == chosen]
-    name = f"{method.rsplit('/', 1)[0]}/none"
-    return [r for r in part.rows if r.method == name != method and source_of(r) == OWN]
+        chosen = min(nobody, key=lambda r: (ALLOCATORS[r.allocation].role != "baseline", r.method))
+        return [row for row in nobody if row.method == chosen.method]
+    allocation = method.rsplit("/", 1)[0]
+    return [
+        row
+        for row in part.rows
+        if row.method.rsplit("/", 1)[0] == allocation
+        and row.method != method
+        and not _reads_user_data(row.calibration)
+        and source_of(row) == OWN
+    ]
+
+
+def _reads_user_data(calibration: str) -> bool:
+    return calibration == NOBODY or CALIBRATORS[calibration].user_data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from fedsim.base.units import count_words
 from fedsim.results.records import Failure
 
 FINISHED, IN_PART = "finished", "in part"
@@ -16,7 +17,7 @@ ENDINGS = {
     "quarantined": "was put in quarantine",
     "failed": "failed",
 }
-"""Each ending with the words for one client of which it is said."""
+"""Ending -> the words for one client that ended so."""
 _RANK = ("failed", "dropped", "quarantined", "declined")
 
 
@@ -37,13 +38,11 @@ def sentences(ended: Iterable[str]) -> list[str]:
     """Return how many clients did not finish, or lost results: `2 clients failed`, ..."""
     counts = Counter(ended)
     order = ("failed", "dropped", "quarantined", "declined", IN_PART)
-    return [f"{_clients(counts[e])} {_plural(e, counts[e])}" for e in order if counts[e]]
+    return [
+        f"{count_words(counts[e], 'client')} {_plural(e, counts[e])}" for e in order if counts[e]
+    ]
 
 
 def _plural(ending: str, n: int) -> str:
-    said = ENDINGS[ending]
-    return said if n == 1 else said.replace("was ", "were ")
-
-
-def _clients(n: int) -> str:
-    return "1 client" if n == 1 else f"{n:,} clients"
+    words = ENDINGS[ending]
+    return words if n == 1 else words.replace("was ", "were ")

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from fedsim.base.units import MB, size_words, time_words
 from fedsim.fleet.timeline import OUTCOMES, STRAGGLER, ClassTimes, ServerTotals, summarize
-from fedsim.results.table import new_table, plain
+from fedsim.results.labels import plain_value
+from fedsim.results.table import new_table
 from fedsim.results.timed import TimedRound
 
 _LEGEND = (
@@ -38,7 +39,7 @@ def print_fleets(rounds: Sequence[tuple[dict[str, Any], TimedRound]], console: C
     table = _table([key.split(".")[-1] for key in rounds[0][0]])
     for settings, timed in rounds:
         every = summarize(timed.timelines)[-1]
-        table.add_row(*(Text(plain(v)) for v in settings.values()), *_cells(every))
+        table.add_row(*(Text(plain_value(v)) for v in settings.values()), *_cells(every))
     models = ", ".join(dict.fromkeys(timed.model for _, timed in rounds))
     console.print(Text(f"\nFleet on the virtual clock, {models}", style="bold"))
     console.print(table)

@@ -1,6 +1,6 @@
 """The ledger of a run: an SQLite file that holds all that finished, whatever happens to the run.
 
-One transaction a client: a client is in the ledger whole or not at all, also after kill -9 or a
+One transaction per client: a client is in the ledger whole or not at all, also after kill -9 or a
 power cut. What a client that is not finished has reached is kept too, where doing it again would
 cost the others' time (`keep`).
 """
@@ -10,58 +10,31 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, fields
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedsim.errors import FedsimError
+from fedsim.results.ledger_schema import (
+    ASKED_GROUP,
+    EVENT_NAMES,
+    RELEASE_NAMES,
+    ROW_NAMES,
+    SCHEMA,
+    VERSION,
+    pack_counts,
+    unpack_counts,
+    unpack_floats,
+    write_log,
+)
 from fedsim.results.records import Event, Failure, Log, Outcome, Payload, Release, Workload
 from fedsim.results.rows import COLUMNS, Plan, Row, Sensed, sort_rows
 from fedsim.results.sqlite import connect, explained, transaction
 
 if TYPE_CHECKING:
     import sqlite3
-
-VERSION = 6
-ASKED_GROUP = "cohort"
-"""The stage under which clients are kept whose group was asked for its sum."""
-_SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL"}
-_ROW_NAMES = ", ".join(c.name for c in COLUMNS)
-_ROW_COLUMNS = ", ".join(
-    f"{c.name} {_SQL_KINDS[c.kind]}{'' if c.optional else ' NOT NULL'}" for c in COLUMNS
-)
-_SCHEMA = (
-    "CREATE TABLE clients (client TEXT PRIMARY KEY) WITHOUT ROWID",
-    f"CREATE TABLE results ({_ROW_COLUMNS}, PRIMARY KEY (client, method, tuned_on)) WITHOUT ROWID",
-    "CREATE TABLE plans (client TEXT NOT NULL, method TEXT NOT NULL, tuned_on TEXT NOT NULL,"
-    " bits BLOB NOT NULL, wrong BLOB NOT NULL, of BLOB NOT NULL,"
-    " PRIMARY KEY (client, method, tuned_on)) WITHOUT ROWID",
-    "CREATE TABLE sensed (client TEXT PRIMARY KEY, sensitivity BLOB NOT NULL,"
-    " quantiles BLOB NOT NULL, depths BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE kept (client TEXT NOT NULL, stage TEXT NOT NULL, reply TEXT NOT NULL,"
-    " PRIMARY KEY (client, stage)) WITHOUT ROWID",
-    "CREATE TABLE failures (client TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,"
-    " outcome TEXT NOT NULL, PRIMARY KEY (client, stage, reason)) WITHOUT ROWID",
-    "CREATE TABLE events (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
-    " attempt INTEGER NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL)",
-    "CREATE TABLE releases (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
-    " direction TEXT NOT NULL CHECK (direction IN ('up', 'down')), field TEXT NOT NULL,"
-    " bytes INTEGER NOT NULL CHECK (bytes >= 0), epsilon REAL)",
-    "CREATE TABLE workloads (client TEXT NOT NULL, stage TEXT NOT NULL, clips INTEGER NOT NULL,"
-    " seconds REAL NOT NULL, tokens REAL NOT NULL, PRIMARY KEY (client, stage)) WITHOUT ROWID",
-    "CREATE TABLE payloads (client TEXT NOT NULL, round INTEGER NOT NULL, release TEXT NOT NULL,"
-    " payload BLOB NOT NULL, PRIMARY KEY (client, round)) WITHOUT ROWID",
-    "CREATE TABLE planned (client TEXT NOT NULL, stage TEXT NOT NULL DEFAULT 'personalize',"
-    " method TEXT NOT NULL, bits BLOB NOT NULL, PRIMARY KEY (client, method)) WITHOUT ROWID",
-    "CREATE INDEX events_of ON events (client)",
-    "CREATE INDEX releases_of ON releases (client)",
-    f"PRAGMA user_version = {VERSION}",
-)
-
-_RELEASE_NAMES = ", ".join(f.name for f in fields(Release))
-_EVENT_NAMES = ", ".join(f.name for f in fields(Event))
 
 
 class Ledger:
@@ -71,7 +44,7 @@ class Ledger:
         """Open the ledger at `path`, or make it there.
 
         Raises:
-            FedsimError: if the file cannot be opened or written, or is no ledger of this version.
+            FedsimError: if the file cannot be opened or written, or is of another version.
         """
         self.path = Path(path)
         self._lock = threading.RLock()
@@ -116,14 +89,21 @@ class Ledger:
         with self._transaction() as db:
             db.execute("DELETE FROM results WHERE client = ?", (client,))
             db.executemany(
-                f"INSERT INTO results ({_ROW_NAMES}) VALUES ({places})",
+                f"INSERT INTO results ({ROW_NAMES}) VALUES ({places})",
                 [astuple(row) for row in rows],
             )
             db.execute("DELETE FROM plans WHERE client = ?", (client,))
             db.executemany(
                 "INSERT INTO plans VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (p.client, p.method, p.tuned_on, bytes(p.bits), _pack(p.wrong), _pack(p.of))
+                    (
+                        p.client,
+                        p.method,
+                        p.tuned_on,
+                        bytes(p.bits),
+                        pack_counts(p.wrong),
+                        pack_counts(p.of),
+                    )
                     for p in plans
                 ],
             )
@@ -139,7 +119,7 @@ class Ledger:
                 "INSERT OR REPLACE INTO payloads VALUES (?, ?, ?, ?)",
                 [astuple(payload) for payload in payloads],
             )
-            _write_log(db, log)
+            write_log(db, log)
             db.execute("INSERT OR REPLACE INTO clients (client) VALUES (?)", (client,))
 
     def keep(self, client: str, stage: str, reply: str, log: Log | None = None) -> None:
@@ -156,7 +136,7 @@ class Ledger:
                 [(client, stage, reply) for client, reply in replies.items()],
             )
             for log in logs:
-                _write_log(db, log)
+                write_log(db, log)
 
     def fail_client(
         self,
@@ -172,12 +152,12 @@ class Ledger:
                 "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)",
                 (client, stage, reason, outcome),
             )
-            _write_log(db, log)
+            write_log(db, log)
 
     def write(self, log: Log) -> None:
         """Write releases and events in one transaction."""
         with self._transaction() as db:
-            _write_log(db, log)
+            write_log(db, log)
 
     def begin_again(self) -> None:
         """Forget what is to be done anew when a run is resumed.
@@ -203,20 +183,24 @@ class Ledger:
     def rows(self) -> list[Row]:
         """Return every result, sorted by client, method and `tuned_on`."""
         return sort_rows(
-            [Row(*values) for values in self._read(f"SELECT {_ROW_NAMES} FROM results")]
+            [Row(*values) for values in self._read(f"SELECT {ROW_NAMES} FROM results")]
         )
 
     def plans(self) -> Iterator[Plan]:
         """Yield every plan, sorted by client, method and `tuned_on`."""
         query = "SELECT client, method, tuned_on, bits, wrong, of FROM plans ORDER BY 1, 2, 3"
         for client, method, tuned_on, bits, wrong, of in self._read(query):
-            yield Plan(client, method, tuned_on, tuple(bits), _unpack(wrong), _unpack(of))
+            yield Plan(
+                client, method, tuned_on, tuple(bits), unpack_counts(wrong), unpack_counts(of)
+            )
 
     def sensed(self) -> Iterator[Sensed]:
         """Yield what each client sensed, sorted by client."""
         query = "SELECT client, sensitivity, quantiles, depths FROM sensed ORDER BY client"
         for client, sensitivity, quantiles, depths in self._read(query):
-            yield Sensed(client, _floats(sensitivity), _floats(quantiles), tuple(depths))
+            yield Sensed(
+                client, unpack_floats(sensitivity), unpack_floats(quantiles), tuple(depths)
+            )
 
     def payloads(self) -> list[Payload]:
         """Return what the server saw of each client that finished, sorted by client and round."""
@@ -235,12 +219,12 @@ class Ledger:
 
     def events(self) -> list[Event]:
         """Return every event, sorted by client; a client's in the order they happened."""
-        found = self._read(f"SELECT {_EVENT_NAMES} FROM events ORDER BY client, id")
+        found = self._read(f"SELECT {EVENT_NAMES} FROM events ORDER BY client, id")
         return [Event(*values) for values in found]
 
     def all_releases(self) -> list[Release]:
         """Return every release in the order they were written."""
-        found = self._read(f"SELECT {_RELEASE_NAMES} FROM releases ORDER BY id")
+        found = self._read(f"SELECT {RELEASE_NAMES} FROM releases ORDER BY id")
         return [Release(*values) for values in found]
 
     def message_bytes(self) -> dict[str, dict[tuple[str, str], int]]:
@@ -273,11 +257,11 @@ class Ledger:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if version == 0 and tables == 0:
-                for statement in _SCHEMA:
+                for statement in SCHEMA:
                     db.execute(statement)
             elif version != VERSION:
                 raise FedsimError(
-                    f"{self.path}: this is no ledger of this version of fedsim (it says version"
+                    f"{self.path}: this is not a ledger of this version of fedsim (it has version"
                     f" {version}, {VERSION} is read): start a run in another folder"
                 )
 
@@ -289,38 +273,3 @@ class Ledger:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, explained(self.path, "ledger"), transaction(self._db) as db:
             yield db
-
-
-def _write_log(db: sqlite3.Connection, log: Log | None) -> None:
-    if log is None:
-        return
-    places = ", ".join("?" for _ in fields(Release))
-    db.executemany(
-        f"INSERT INTO releases ({_RELEASE_NAMES}) VALUES ({places})",
-        [tuple(vars(release).values()) for release in log.releases],
-    )
-    places = ", ".join("?" for _ in fields(Event))
-    db.executemany(
-        f"INSERT INTO events ({_EVENT_NAMES}) VALUES ({places})",
-        [tuple(vars(event).values()) for event in log.events],
-    )
-    db.executemany(
-        "INSERT OR REPLACE INTO workloads VALUES (?, ?, ?, ?, ?)",
-        [tuple(vars(workload).values()) for workload in log.workloads],
-    )
-    db.executemany(
-        "INSERT OR REPLACE INTO planned (client, method, bits) VALUES (?, ?, ?)",
-        [(p.client, p.method, bytes(p.bits)) for p in log.planned],
-    )
-
-
-def _pack(counts: Sequence[int]) -> bytes:
-    return np.asarray(counts, "<i4").tobytes()
-
-
-def _unpack(data: bytes) -> tuple[int, ...]:
-    return tuple(np.frombuffer(data, "<i4").tolist())
-
-
-def _floats(data: bytes) -> tuple[float, ...]:
-    return tuple(np.frombuffer(data, "<f8").tolist())

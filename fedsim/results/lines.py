@@ -1,54 +1,27 @@
-"""The lines of a report: what one method reached in one part, over all clients, and how surely."""
+"""The lines of a table of results: what one method reached, over all clients.
+
+The table that a run prints and those of a report are made of these.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from typing import Literal
 
-import numpy as np
-
-from fedsim.base.statistics import ClipCounts, rate
 from fedsim.base.units import MB
+from fedsim.quant.allocation import ALLOCATORS
 from fedsim.results.rows import Row
-from fedsim.results.runs import Part
-from fedsim.scenario.methods import FULL_PRECISION
-
-NOBODY, OWN, OTHER = "-", "own", "other"
-_FIRST = (FULL_PRECISION, "uniform")
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY, OTHER, OWN
 
 Kind = Literal["WER", "accuracy"]
 """What is measured: word error rate, or the share of clips that are recognized."""
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A rate in percent with its 95 % interval; bounds are None where they are not known."""
-
-    kind: Kind
-    value: float | None
-    """None if nothing was counted."""
-    low: float | None
-    high: float | None
-
-    def text(self) -> str:
-        """Return the rate and its interval: `12.5 [8.1, 17.0]`."""
-        return f"{number(self.value)}{self.interval()}"
-
-    def interval(self) -> str:
-        """Return the interval with a space before it, or nothing if it is not known."""
-        if self.low is None or self.high is None:
-            return ""
-        return f" [{self.low:.1f}, {self.high:.1f}]"
-
-
-@dataclass(frozen=True)
 class Line:
     """What one method reached, tuned on the clients' own clips or on others'."""
 
-    part: Part
     method: str
     source: str
     """`-`, `own` or `other`."""
@@ -57,7 +30,10 @@ class Line:
     @property
     def name(self) -> str:
         """The line in a few words: `myqasr/cosine, own clips`."""
-        return line_name(self.method, self.source)
+        if self.method == FULL_PRECISION:
+            return "full precision"
+        words = {NOBODY: "no clips", OWN: "own clips", OTHER: "others' clips"}
+        return f"{self.method}, {words[self.source]}"
 
     @property
     def phrase(self) -> str:
@@ -75,6 +51,11 @@ class Line:
         return self.rows[0].calibration
 
     @property
+    def is_full_precision(self) -> bool:
+        """Whether it is the full-precision model."""
+        return self.allocation == FULL_PRECISION
+
+    @property
     def megabytes(self) -> list[float]:
         """The size of each model, in MB."""
         return [row.file_bytes / MB for row in self.rows]
@@ -84,32 +65,28 @@ class Line:
         """The mean bit depth of each model."""
         return [row.mean_bits for row in self.rows]
 
-    @cached_property
-    def rate(self) -> Rate:
-        """The rate of all clients together."""
-        return measure(self.part, self.rows)
+    @property
+    def clients(self) -> int:
+        """How many clients have a model."""
+        return len({row.client for row in self.rows})
 
 
-def line_name(method: str, source: str) -> str:
-    """Return a method and whose clips it is tuned on in words."""
-    if method == FULL_PRECISION:
-        return "full precision"
-    words = {NOBODY: "no clips", OWN: "own clips", OTHER: "others' clips"}
-    return f"{method}, {words[source]}"
+def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str], tuple[Row, ...]]:
+    """Return (method, source) -> its rows, in the order of every table.
 
-
-@lru_cache(maxsize=1024)
-def lines_of(part: Part) -> tuple[Line, ...]:
-    """Return the lines of a part in the order of the printed table.
-
-    They are kept, for an interval over many clients takes a while and is asked for often.
+    What others are compared with comes first: full precision, then baselines.
     """
     found: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted(part.rows, key=lambda row: (_rank(row.allocation), row.method)):
-        for source in (NOBODY, OWN, OTHER):
+    for row in sorted(rows, key=lambda row: (_rank(row.allocation), row.method)):
+        for source in (NOBODY, OWN, OTHER):  # in this order within a method
             found.setdefault((row.method, source), [])
         found[row.method, source_of(row)].append(row)
-    return tuple(Line(part, *key, tuple(rows)) for key, rows in found.items() if rows)
+    return {key: tuple(rows) for key, rows in found.items() if rows}
+
+
+def table_lines(rows: Iterable[Row]) -> tuple[Line, ...]:
+    """Return the lines of a table of these rows, in order."""
+    return tuple(Line(*key, found) for key, found in group_rows(rows).items())
 
 
 def source_of(row: Row) -> str:
@@ -124,37 +101,28 @@ def kind_of(rows: Iterable[Row]) -> Kind:
     return "WER" if any(row.words is not None for row in rows) else "accuracy"
 
 
-def measure(part: Part, rows: Sequence[Row]) -> Rate:
-    """Return the rate of all rows together: of a run, a budget or one model.
+def kinds_of(rows: Sequence[Row]) -> list[Kind]:
+    """Return everything that rows measure."""
+    found: list[Kind] = []
+    if any(row.words is not None for row in rows):
+        found.append("WER")
+    if any(row.correct is not None for row in rows):
+        found.append("accuracy")
+    return found
 
-    The interval comes from the counts of the clips. Without them it is known for one row only.
+
+def corpus_rate(rows: Iterable[Row], kind: Kind) -> float | None:
+    """Return the rate of all rows together, in percent; None if nothing was counted.
+
+    WER is word errors over words, accuracy the right clips over clips, of all clients together.
     """
-    kind = kind_of(rows)
-    wrong, of = (sum(values) for values in zip(*map(_wrong_of, rows), strict=True))
-    if not of:
-        return Rate(kind, None, None, None)
-    low, high = _bounds(part, rows)
     if kind == "WER":
-        return Rate(kind, 100 * wrong / of, _percent(low), _percent(high))
-    value = 100 * (of - wrong) / of
-    return Rate(kind, value, _percent(_flipped(high)), _percent(_flipped(low)))
-
-
-def clip_counts(part: Part, rows: Sequence[Row]) -> dict[str, ClipCounts]:
-    """Return the counts of each client's clips, summed over its rows; empty if any are missing.
-
-    A client that tests the models of several others has several rows, and so a sum.
-    """
-    wrong: dict[str, np.ndarray] = {}
-    of: dict[str, np.ndarray] = {}
-    for row in rows:
-        plan = part.plan_of.get((row.client, row.method, row.tuned_on))
-        if plan is None or not plan.of:
-            return {}
-        counted = np.array(plan.wrong, np.int64), np.array(plan.of, np.int64)
-        wrong[row.client] = wrong.get(row.client, 0) + counted[0]
-        of[row.client] = of.get(row.client, 0) + counted[1]
-    return {client: ClipCounts(client, wrong[client], of[client]) for client in wrong}
+        counted = [row for row in rows if row.words is not None]
+        good, of = sum(row.errors or 0 for row in counted), sum(row.words or 0 for row in counted)
+    else:
+        counted = [row for row in rows if row.correct is not None]
+        good, of = sum(row.correct or 0 for row in counted), sum(row.clips for row in counted)
+    return 100 * good / of if of else None
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -173,41 +141,7 @@ def size_digits(megabytes: Iterable[float]) -> int:
     return 1 if max(megabytes, default=0.0) >= 10 else 2
 
 
-def _bounds(part: Part, rows: Sequence[Row]) -> tuple[float | None, float | None]:
-    """Return the interval of the error rate, as fractions."""
-    counts = clip_counts(part, rows)
-    if counts:
-        rng = np.random.default_rng(0)
-        found = rate(list(counts.values()), rng, over_clients=part.clients_are_a_sample)
-        return _known(found.low), _known(found.high)
-    if len(rows) == 1:
-        low, high = rows[0].low, rows[0].high
-        return (low, high) if kind_of(rows) == "WER" else (_flipped(high), _flipped(low))
-    return None, None
-
-
-def _wrong_of(row: Row) -> tuple[int, int]:
-    if row.words is not None:
-        return row.errors or 0, row.words
-    return (0, 0) if row.correct is None else (row.clips - row.correct, row.clips)
-
-
-def _flipped(share: float | None) -> float | None:
-    return None if share is None else min(1.0, max(0.0, 1 - share))
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _rank(allocation: str) -> int:
-    return _FIRST.index(allocation) if allocation in _FIRST else len(_FIRST)
-
-
-def kinds_of(lines: Iterable[Line]) -> list[Kind]:
-    """Return what the lines measure, without repeats."""
-    return list(dict.fromkeys(kind_of(line.rows) for line in lines))
+    if allocation == FULL_PRECISION:
+        return 0
+    return 1 if ALLOCATORS[allocation].role == "baseline" else 2

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedsim.base.units import count_words
 from fedsim.base.yamltree import Problem, compose, plain
 from fedsim.errors import FedsimError
 from fedsim.results.endings import endings, sentences
@@ -23,7 +24,7 @@ from fedsim.results.timed import TimedRound, read_round
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
 
-_MOST_DIFFERENCES = 3  # settings in which runs differ; more do not fit beside every number
+_MAX_DIFFERENCES = 3  # settings in which runs differ; more do not fit beside every number
 _NO_RESULT_DEPENDS = ("name", "description", "engine", "save_models", "matrix")
 
 
@@ -112,8 +113,8 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Read run folders, in the order given; where there are several, parts say of which they are.
 
     Raises:
-        FedsimError: for a folder that is not there or is no run folder, and if nothing finished in
-            any of them.
+        FedsimError: for a folder that is missing or is not a run folder, and if nothing finished
+            in any of them.
     """
     runs = [_read_run(Path(path)) for path in paths]
     parts = [part for run in runs for part in run.parts]
@@ -124,7 +125,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         raise FedsimError(
             f"{names}: no client finished, so there is nothing to report: run it again{because}"
         )
-    return _told_apart(runs) if len(runs) > 1 else runs
+    return _distinct(runs) if len(runs) > 1 else runs
 
 
 def _read_run(path: Path) -> Run:
@@ -132,7 +133,7 @@ def _read_run(path: Path) -> Run:
         raise FedsimError(f"{path}: there is no such folder: check the path")
     if not (path / "scenario.yaml").is_file():
         raise FedsimError(
-            f"{path}: this is no run folder, for it has no scenario.yaml: name the folder that"
+            f"{path}: this is not a run folder, for it has no scenario.yaml: name the folder that"
             " fedsim run printed"
         )
     text, scenario = _read_scenario(path / "scenario.yaml")
@@ -195,12 +196,12 @@ def _read_ledger(path: Path) -> dict[str, Any]:
 
 def _gaps(part: Part, folder: RunFolder) -> Iterator[str]:
     if not folder.results.is_file():
-        done = _clients(len(part.clients))
+        done = count_words(len(part.clients), "client")
         yield f"The run has not ended, or was cut off; {done} finished so far."
     yield from (f"{said}." for said in sentences(part.endings.values()))
     missing = _expected(part.scenario) - len(part.endings)
     if missing > 0 and folder.results.is_file():
-        yield f"{_clients(missing)} did not finish."
+        yield f"{count_words(missing, 'client')} did not finish."
 
 
 def _expected(scenario: Scenario) -> int:
@@ -215,11 +216,7 @@ def _expected(scenario: Scenario) -> int:
     return min(found, clients.limit or found)
 
 
-def _clients(n: int) -> str:
-    return "1 client" if n == 1 else f"{n:,} clients"
-
-
-def _told_apart(runs: Sequence[Run]) -> list[Run]:
+def _distinct(runs: Sequence[Run]) -> list[Run]:
     """Return the runs with names that differ, and parts whose settings say what differs."""
     names = [run.scenario.name for run in runs]
     if len(set(names)) < len(names):
@@ -227,7 +224,7 @@ def _told_apart(runs: Sequence[Run]) -> list[Run]:
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
     keys = [key for key in differences(runs) if key.split(".")[0] not in _NO_RESULT_DEPENDS]
-    keys = keys if len(keys) <= _MOST_DIFFERENCES else []
+    keys = keys if len(keys) <= _MAX_DIFFERENCES else []
     return [
         replace(
             run,
@@ -276,7 +273,7 @@ def _read_scenario(path: Path) -> tuple[str, Scenario]:
         return text, Scenario.model_validate(plain(root) if root is not None else None)
     except (Problem, ValidationError):
         raise FedsimError(
-            f"{path}: this is no scenario of this version of fedsim: run it again"
+            f"{path}: this is not a scenario of this version of fedsim: run it again"
         ) from None
 
 

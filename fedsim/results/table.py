@@ -1,10 +1,10 @@
-"""The table that a run prints: one line a method, then one line a client, then what failed."""
+"""The table that a run prints: one line per method, one per client, then what failed."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -14,14 +14,22 @@ from rich.text import Text
 
 from fedsim.base.units import MB
 from fedsim.results.endings import endings, sentences
+from fedsim.results.labels import plain_value
+from fedsim.results.lines import (
+    Kind,
+    Line,
+    corpus_rate,
+    kinds_of,
+    number,
+    source_of,
+    table_lines,
+)
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY
 
-_MOST_CLIENTS = 12
-_MOST_FAILURES = 5
-
-Line = tuple[str, str]
-"""What one line of the table is about: the method, and whose clips it was tuned on."""
+_MAX_CLIENTS = 12
+_MAX_FAILURES = 5
 
 
 def stdout_console() -> Console:
@@ -42,8 +50,8 @@ def print_table(rows: Sequence[Row], failures: Sequence[Failure], console: Conso
         console: where to print, and how wide.
     """
     if rows:
-        lines = _lines(rows)
-        console.print(_summary(lines, len({row.client for row in rows})))
+        lines = table_lines(rows)
+        console.print(_summary(lines, rows))
         console.print(_legend(rows))
         _print_clients(lines, console)
     else:
@@ -69,21 +77,20 @@ def print_matrix(
             table.add_column(key.split(".")[-1], justify="right")
         table.add_column("method", no_wrap=True)
         table.add_column("tuned on")
-        for heading in ("model MB", "mean bits", *(name for name, _ in _rates(every)), "clients"):
+        for heading in _headings(every):
             table.add_column(heading, justify="right")
         for settings, rows, _ in cells:
-            lines = _lines(rows)
             clients = len({row.client for row in rows})
-            for i, (line, found) in enumerate(lines.items()):
-                values = [plain(settings[key]) if i == 0 else "" for key in keys]
-                table.add_row(*values, *_cells(line, found, every, clients))
+            for i, line in enumerate(table_lines(rows)):
+                values = [plain_value(settings[key]) if i == 0 else "" for key in keys]
+                table.add_row(*values, *_cells(line, kinds_of(every), clients))
         console.print(table)
         console.print(_legend(every))
     else:
         console.print("No client finished, so there is no table.")
     for settings, rows, failures in cells:
         if failures:
-            console.print(Text(", ".join(f"{k}={plain(v)}" for k, v in settings.items())))
+            console.print(Text(", ".join(f"{k}={plain_value(v)}" for k, v in settings.items())))
             _print_failures({row.client for row in rows}, failures, console)
 
 
@@ -95,84 +102,37 @@ def print_statements(sentences: Sequence[str], console: Console) -> None:
             console.print(Text(f"  {sentence}"), soft_wrap=True)
 
 
-def plain(value: Any) -> str:
-    """Return a setting's value as it is printed."""
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _lines(rows: Sequence[Row]) -> dict[Line, list[Row]]:
-    """Return the rows of each line of the table, what others are compared with first."""
-    first = ("fp32", "uniform")
-    lines: dict[Line, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (_rank(row.allocation, first), row.method)):
-        for source in ("-", "own", "other"):  # in this order within a method
-            lines.setdefault((row.method, source), [])
-        lines[row.method, _source(row)].append(row)
-    return {line: found for line, found in lines.items() if found}
-
-
-def _rank(word: str, first: Sequence[str]) -> int:
-    return first.index(word) if word in first else len(first)
-
-
-def _source(row: Row) -> str:
-    if row.tuned_on in ("-", "own", "other"):
-        return row.tuned_on
-    return "own" if row.tuned_on == row.client else "other"
-
-
-def _summary(lines: dict[Line, list[Row]], clients: int) -> Table:
-    every = [row for rows in lines.values() for row in rows]
+def _summary(lines: Sequence[Line], rows: Sequence[Row]) -> Table:
     table = new_table()
     table.add_column("method", no_wrap=True)
     table.add_column("tuned on")
-    for heading in ("model MB", "mean bits", *(name for name, _ in _rates(every)), "clients"):
+    for heading in _headings(rows):
         table.add_column(heading, justify="right")
-    for (method, source), rows in lines.items():
-        table.add_row(*_cells((method, source), rows, every, clients))
+    clients = len({row.client for row in rows})
+    for line in lines:
+        table.add_row(*_cells(line, kinds_of(rows), clients))
     return table
 
 
-def _cells(
-    line: Line, rows: Sequence[Row], every: Sequence[Row], clients: int
-) -> tuple[Text | str, ...]:
-    """Return what stands in one line of the table."""
-    method, source = line
-    done = len({row.client for row in rows})
+def _headings(rows: Sequence[Row]) -> list[str]:
+    return ["model MB", "mean bits", *(f"{kind} %" for kind in kinds_of(rows)), "clients"]
+
+
+def _cells(line: Line, kinds: Sequence[Kind], clients: int) -> tuple[Text | str, ...]:
+    """Return one line of the table."""
+    done = line.clients
     return (
-        Text(method),
-        source,
-        _span([row.file_bytes / MB for row in rows], digits=1),
-        _span([row.mean_bits for row in rows], digits=2),
-        *(rate(rows) for _, rate in _rates(every)),
+        Text(line.method),
+        line.source,
+        _span(line.megabytes, digits=1),
+        _span(line.mean_bits, digits=2),
+        *(_rate(line.rows, kind) for kind in kinds),
         str(done) if done == clients else f"{done} of {clients}",
     )
 
 
-def _rates(rows: Iterable[Row]) -> list[tuple[str, Callable[[Sequence[Row]], str]]]:
-    """Return heading and formatter of what these rows measure: word errors, accuracy or both."""
-    rows = list(rows)
-    rates: list[tuple[str, Callable[[Sequence[Row]], str]]] = []
-    if any(row.words is not None for row in rows):
-        rates.append(("WER %", word_error_rate))
-    if any(row.correct is not None for row in rows):
-        rates.append(("accuracy %", accuracy))
-    return rates
-
-
-def word_error_rate(rows: Sequence[Row]) -> str:
-    """Return the rows' word errors over their words in percent, or `-` if there are no words."""
-    words = sum(row.words or 0 for row in rows)
-    return f"{100 * sum(row.errors or 0 for row in rows) / words:.1f}" if words else "-"
-
-
-def accuracy(rows: Sequence[Row]) -> str:
-    """Return the rows' right clips over their clips in percent, or `-` if there are none."""
-    counted = [row for row in rows if row.correct is not None]
-    clips = sum(row.clips for row in counted)
-    return f"{100 * sum(row.correct or 0 for row in counted) / clips:.1f}" if clips else "-"
+def _rate(rows: Sequence[Row], kind: Kind) -> str:
+    return number(corpus_rate(rows, kind))
 
 
 def _span(values: Sequence[float], digits: int) -> str:
@@ -185,21 +145,23 @@ def new_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
 
 
-def _print_clients(lines: dict[Line, list[Row]], console: Console) -> None:
-    """Print a block for each rate, a client a line; or a method a line, if only that fits."""
-    every = [row for rows in lines.values() for row in rows]
+def _print_clients(lines: Sequence[Line], console: Console) -> None:
+    """Print a block for each rate, one line per client; or per method, if only that fits."""
+    every = [row for line in lines for row in line.rows]
     budgets = {row.client: row.budget_bytes for row in every}
-    if not 1 < len(budgets) <= _MOST_CLIENTS:
+    if not 1 < len(budgets) <= _MAX_CLIENTS:
         return
-    for heading, rate in _rates(every):
-        cells = {
-            (line, client): rate([row for row in rows if row.client == client])
-            for line, rows in lines.items()
-            for client in budgets
-        }
-        for table in (_by_client(lines, budgets, cells), _by_method(lines, budgets, cells)):
+    for kind in kinds_of(every):
+        rates = [
+            {
+                client: _rate([row for row in line.rows if row.client == client], kind)
+                for client in sorted(budgets)
+            }
+            for line in lines
+        ]
+        for table in (_by_client(lines, budgets, rates), _by_method(lines, budgets, rates)):
             if _width(table, console) <= console.width:
-                console.print(Text(f"\n{heading} by client", style="bold"))
+                console.print(Text(f"\n{kind} % by client", style="bold"))
                 console.print(table)
                 break
 
@@ -210,22 +172,22 @@ def _width(table: Table, console: Console) -> int:
 
 
 def _by_client(
-    lines: Iterable[Line], budgets: dict[str, int], cells: dict[tuple[Line, str], str]
+    lines: Sequence[Line], budgets: Mapping[str, int], rates: Sequence[Mapping[str, str]]
 ) -> Table:
     table = new_table()
     table.add_column("client", no_wrap=True, vertical="bottom")
     table.add_column("budget\nMB", justify="right", no_wrap=True)
-    for method, source in lines:
-        words = [*method.split("/"), *([] if source == "-" else [source])]
+    for line in lines:
+        words = [*line.method.split("/"), *([] if line.source == NOBODY else [line.source])]
         table.add_column(Text("\n".join(words)), justify="right", no_wrap=True)
     for client in sorted(budgets):
         budget = f"{budgets[client] / MB:.1f}"
-        table.add_row(Text(client), budget, *(cells[line, client] for line in lines))
+        table.add_row(Text(client), budget, *(rate[client] for rate in rates))
     return table
 
 
 def _by_method(
-    lines: Iterable[Line], budgets: dict[str, int], cells: dict[tuple[Line, str], str]
+    lines: Sequence[Line], budgets: Mapping[str, int], rates: Sequence[Mapping[str, str]]
 ) -> Table:
     table = new_table()
     table.add_column("method", no_wrap=True)
@@ -233,27 +195,26 @@ def _by_method(
     for client in sorted(budgets):
         heading = f"{client}\n{budgets[client] / MB:.1f} MB"
         table.add_column(Text(heading), justify="right", no_wrap=True)
-    for line in lines:
-        method, source = line
-        table.add_row(Text(method), source, *(cells[line, client] for client in sorted(budgets)))
+    for line, rate in zip(lines, rates, strict=True):
+        table.add_row(Text(line.method), line.source, *rate.values())
     return table
 
 
 def _legend(rows: Sequence[Row]) -> Text:
-    said = []
+    found = []
     if any("/" in row.method for row in rows):
-        said.append("method: how layers get bit depths / how activation ranges are set")
-    if any(row.allocation == "fp32" for row in rows):
-        said.append("fp32: the full-precision model, for comparison")
-    if any(_source(row) != "-" for row in rows):
-        said.append("tuned on: the client's own clips, or those of another client")
-    said.append("model MB: the file that the client receives, 1 MB = 2^20 bytes")
-    names = [name for name, _ in _rates(rows)]
-    if "WER %" in names:
-        said.append("WER: word errors over words of all clients together; less is better")
-    if "accuracy %" in names:
-        said.append("accuracy: right clips over clips of all clients together; more is better")
-    return Text("\n".join(["", *said]), style="dim")
+        found.append("method: how layers get bit depths / how activation ranges are set")
+    if any(row.allocation == FULL_PRECISION for row in rows):
+        found.append(f"{FULL_PRECISION}: the full-precision model, for comparison")
+    if any(source_of(row) != NOBODY for row in rows):
+        found.append("tuned on: the client's own clips, or those of another client")
+    found.append("model MB: the file that the client receives, 1 MB = 2^20 bytes")
+    kinds = kinds_of(rows)
+    if "WER" in kinds:
+        found.append("WER: word errors over words of all clients together; less is better")
+    if "accuracy" in kinds:
+        found.append("accuracy: right clips over clips of all clients together; more is better")
+    return Text("\n".join(["", *found]), style="dim")
 
 
 def _print_failures(finished: set[str], failures: Sequence[Failure], console: Console) -> None:
@@ -261,9 +222,9 @@ def _print_failures(finished: set[str], failures: Sequence[Failure], console: Co
     heading = ", ".join(sentences(endings(finished, failures).values()))
     console.print(Text(f"\n{heading}", style="bold red"))
     failures = sorted(failures, key=lambda failure: failure.client in finished)
-    for failure in failures[:_MOST_FAILURES]:
+    for failure in failures[:_MAX_FAILURES]:
         sentence = f"  {failure.client} ({failure.stage}): {failure.reason}"
         console.print(Text(sentence), soft_wrap=True)  # one line each, also where that is too long
-    more = len(failures) - _MOST_FAILURES
+    more = len(failures) - _MAX_FAILURES
     if more > 0:
         console.print(f"  and {more:,} more: see the table failures in ledger.sqlite")

@@ -1,10 +1,11 @@
-"""What every section of a scenario is made of: strict, frozen classes, and errors with a place."""
+"""What the sections of a scenario share: strict, frozen classes, errors that have a location, and
+settings that name an entry of a registry."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     BaseModel,
@@ -22,29 +23,29 @@ from fedsim.registry import Registry
 
 
 class Settings(BaseModel):
-    """A section: unknown keys are refused, and values of another type."""
+    """One section. Unknown keys and values of another type are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def as_tuple(value: Any) -> Any:
     """Return a list as a tuple, anything else as it is."""
-    # YAML and JSON have lists only; strict models would refuse them where a tuple is meant.
+    # YAML and JSON have lists only, which strict models reject where they want a tuple.
     return tuple(value) if isinstance(value, list) else value
 
 
 def one_or_more(value: Any) -> Any:
-    """Return a text as a tuple of one, a list as a tuple."""
+    """Return a text as a tuple of one element, a list as a tuple, anything else as it is."""
     return (value,) if isinstance(value, str) else as_tuple(value)
 
 
 def problem(text: str, *at: str | int) -> PydanticCustomError:
-    """Return an error whose place is `at` below the model that raises it."""
+    """Return an error located at the keys `at`, relative to the section that raises it."""
     return PydanticCustomError("scenario", "{text}", {"text": text, "at": at})
 
 
 def refuse_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the values; raises if one is listed twice."""
+    """Return the values; raise `PydanticCustomError` at the first one that is listed twice."""
     for i, value in enumerate(values):
         if value in values[:i]:
             raise problem(f"{value!r} is listed twice: leave one out", i)
@@ -62,13 +63,13 @@ Words = Annotated[
 class OneOf:
     """A text that names an entry of a registry; the JSON Schema lists the names.
 
-    Editors may offer these names, and must not refuse others: a plug-in that adds one need not be
-    installed where a file is edited.
+    The schema accepts other names too: the plug-in that adds one may not be installed where the
+    file is edited.
     """
 
     registry: Registry
     more: Mapping[str, str] = field(default_factory=dict)
-    """Names that are no entries -> what they mean."""
+    """Further names, which the registry does not hold -> summary."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -88,8 +89,36 @@ class OneOf:
         """Return name -> summary."""
         return {**self.more, **self.registry.describe()}
 
+    def mistake(self, name: str) -> str | None:
+        """Return what is wrong with a name, and the nearest known one; None for a known name."""
+        if name in self.more or name in self.registry:
+            return None
+        return f"there is no {self.registry.family} {name!r}: {nearest(name, self.names())}"
+
     def _check(self, name: str) -> str:
-        if name not in self.more and name not in self.registry:
-            hint = nearest(name, self.names())
-            raise problem(f"there is no {self.registry.family} {name!r}: {hint}")
+        mistake = self.mistake(name)
+        if mistake is not None:
+            raise problem(mistake)
         return name
+
+
+def named_choices(
+    section: type[BaseModel], keys: tuple[str, ...] = ()
+) -> Iterator[tuple[str, OneOf]]:
+    """Yield (dotted key, choices) for every setting of a section that names a registry entry.
+
+    Sections inside it are searched too; `keys` lead to it.
+    """
+    for name, field_info in section.model_fields.items():
+        for part in (*field_info.metadata, *_parts(field_info.annotation)):
+            if isinstance(part, OneOf):
+                yield ".".join((*keys, name)), part
+            elif isinstance(part, type) and issubclass(part, BaseModel):
+                yield from named_choices(part, (*keys, name))
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yield an annotation and everything inside it, such as the items of a tuple."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)

@@ -15,7 +15,7 @@ from fedsim.privacy.secure_aggregation.groups import make_groups
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.protocol.limits import max_members, max_message_bytes
-from fedsim.results.ledger import ASKED_GROUP
+from fedsim.results.ledger_schema import ASKED_GROUP
 from fedsim.scenario.schema import Scenario
 from fedsim_server.messaging import Outgoing, stream
 from fedsim_server.replies import NoAnswer, Refused, read_answer

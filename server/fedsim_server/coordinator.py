@@ -25,7 +25,7 @@ from fedsim.scenario.cells import all_cells, is_grouped, needs_others, needs_pro
 from fedsim.scenario.methods import FULL_PRECISION
 from fedsim.scenario.schema import Scenario
 from fedsim_server.aggregation import Aggregation
-from fedsim_server.messaging import Outgoing, stream
+from fedsim_server.messaging import PAUSE_S, WINDOW, Outgoing, stream
 from fedsim_server.planner import Planner
 from fedsim_server.replies import NoAnswer, Refused, Untrusted, read_reply
 from fedsim_server.roster import Roster
@@ -47,6 +47,10 @@ class Coordinator:
     """Where devices do not see the server's bank: what puts layers into their messages."""
     ranges: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """Client -> cell label -> activation ranges, where others test the client's models."""
+    window: int = WINDOW
+    """The maximum number of messages in flight."""
+    pause_s: float = PAUSE_S
+    """Seconds to wait after a pull that returned nothing."""
 
     @property
     def _timed(self) -> bool:
@@ -110,7 +114,10 @@ class Coordinator:
         """Send, and handle what comes back, until nobody has anything under way."""
         progress.current().stage(name, clients)
         follow_ups: deque[Outgoing] = deque()
-        for sent, reply, fresh in stream(self.grid, first, follow_ups):
+        replies = stream(
+            self.grid, first, follow_ups, window=self.window, pause_s=self.pause_s
+        )
+        for sent, reply, fresh in replies:
             if fresh:
                 follow_ups.extend(self._handle(sent, reply))
             else:

@@ -1,4 +1,4 @@
-"""Sending messages and handling replies as they come, whatever the Grid."""
+"""Streams messages to clients and yields their replies as they arrive, over any Grid."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fedsim.protocol.codec import to_record
 from fedsim.protocol.messages import Message as Typed
 
 WINDOW = 128
-"""Messages on their way at once: enough to keep workers busy, and memory stays flat."""
-REMEMBERED = 4 * WINDOW
-"""Answered messages remembered, so that a second reply to one is known for what it is."""
-PAUSE = 0.2
-"""Seconds between two looks at a Grid that had nothing (Flower's own returns at once)."""
+"""Messages in flight at once: enough to keep workers busy, few enough to keep memory flat."""
+PAUSE_S = 0.2
+"""Seconds to wait after a pull that returned nothing: Flower's own Grid returns at once."""
+_REMEMBERED = 4
+"""Windows of answered messages to remember, so that a second reply to one is recognized."""
 
 
 @dataclass(frozen=True)
 class Outgoing:
     """A typed message and the node it goes to.
 
-    `attempt` counts how often it has been sent, `strikes` how often the reply was refused.
+    `attempt` counts how often the message was sent, `strikes` how often its reply was refused.
     """
 
     node: int
@@ -36,21 +36,31 @@ class Outgoing:
 
 
 def stream(
-    grid: Grid, messages: Iterable[Outgoing], follow_ups: deque[Outgoing]
+    grid: Grid,
+    messages: Iterable[Outgoing],
+    follow_ups: deque[Outgoing],
+    *,
+    window: int = WINDOW,
+    pause_s: float = PAUSE_S,
 ) -> Iterator[tuple[Outgoing, Message, bool]]:
     """Send `messages` and yield each with its reply, in order of arrival.
 
-    The third value is True for the first reply to a message; a duplicate, or a reply that comes
-    after all, is yielded with what it replies to and False. `messages` is read as room becomes
-    free, so it may be a generator over any number of clients. What the caller appends to
-    `follow_ups` while it handles a reply is sent before the rest.
+    The third value is True for the first reply to a message. A second reply, or one that comes
+    after the message was given up, is yielded with the message it answers and False.
+
+    Args:
+        grid: reaches the clients.
+        messages: read as room becomes free, so it may be a generator over any number of clients.
+        follow_ups: what the caller appends while it handles a reply is sent before the rest.
+        window: the maximum number of messages in flight.
+        pause_s: seconds to wait after a pull that returned nothing.
     """
     source = iter(messages)
     waiting: dict[str, Outgoing] = {}
     answered: OrderedDict[str, Outgoing] = OrderedDict()
     while True:
         batch: list[Outgoing] = []
-        while len(waiting) + len(batch) < WINDOW:
+        while len(waiting) + len(batch) < window:
             out = follow_ups.popleft() if follow_ups else next(source, None)
             if out is None:
                 break
@@ -67,16 +77,16 @@ def stream(
         waiting |= dict(zip(grid.push_messages(sent), batch, strict=True))
         if not waiting:
             return
-        # The latest first: a client that has begun is finished while its clips are at hand.
+        # The latest first: a client that has begun is finished while its clips are still cached.
         replies = list(grid.pull_messages(list(reversed(waiting))))
         for reply in replies:
             replied_to = reply.metadata.reply_to_message_id
             if replied_to in waiting:
                 answered[replied_to] = out = waiting.pop(replied_to)
-                if len(answered) > REMEMBERED:
+                if len(answered) > _REMEMBERED * window:
                     answered.popitem(last=False)
                 yield out, reply, True
             elif replied_to in answered:
                 yield answered[replied_to], reply, False
         if not replies:
-            time.sleep(PAUSE)
+            time.sleep(pause_s)

@@ -5,7 +5,7 @@ import json
 
 from report_toys import model, words_study, write_matrix, write_run
 
-from fedsim.report.failures import wrong_section
+from fedsim.report.failures import failures_section
 from fedsim.report.page import write_report
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import Event
@@ -31,7 +31,7 @@ def texts(table):
 
 
 def section_of(path):
-    return wrong_section(read_runs([path])[0].parts)
+    return failures_section(read_runs([path])[0].parts)
 
 
 def test_nothing_went_wrong(tmp_path):
@@ -98,7 +98,7 @@ def test_the_page(tmp_path):
 
 
 def test_parts_are_told_apart(tmp_path):
-    cells = [(30.0, words_study(30.0)), (40.0, [model("ann", "uniform/x", "ann", [1], [9])])]
+    cells = [(30.0, words_study(30.0)), (40.0, [model("ann", "uniform/minmax", "ann", [1], [9])])]
     path = write_matrix(tmp_path / "run", "clients.budget_mb", cells)
     with Ledger(path / "cells/002/ledger.sqlite") as ledger:
         ledger.fail_client(*FAILURES[2])

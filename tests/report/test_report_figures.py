@@ -43,7 +43,7 @@ def test_a_sweep_is_drawn_against_size(tmp_path):
 
 def test_the_axis_of_bits_is_where_models_of_so_many_bits_are(tmp_path):
     cells = [
-        (float(mb), [model("a", "myqasr/x", "a", [1], [9], float(mb), mb, bits=bits)])
+        (float(mb), [model("a", "myqasr/minmax", "a", [1], [9], float(mb), mb, bits=bits)])
         for mb, bits in ((20, (4, 4, 4, 4)), (30, (6, 6, 6, 6)), (40, (8, 8, 8, 8)))
     ]
     parts = parts_of(write_matrix(tmp_path / "run", "clients.budget_mb", cells))
@@ -118,7 +118,7 @@ def test_full_precision_alone_is_no_figure(tmp_path):
 
 
 def test_clips_without_words_are_no_figure(tmp_path):
-    models = [model("a", m, "a", [0], [1]) for m in ("uniform/x", "myqasr/x")]
+    models = [model("a", m, "a", [0], [1]) for m in ("uniform/minmax", "myqasr/minmax")]
     empty = [(replace(row, words=0, wer=None), replace(p, of=(), wrong=())) for row, p in models]
     parts = parts_of(write_run(tmp_path / "run", empty, sensed=False))
     assert names(parts) == ["bits_by_layer"]

@@ -6,7 +6,8 @@ from report_toys import clips_study, model, words_study, write_matrix, write_run
 
 from fedsim.report import findings
 from fedsim.report.comparisons import CALIBRATION, COST, LAYERS, ORDER, OWN_CLIPS, WAY
-from fedsim.results.lines import Rate, lines_of, size_digits, span
+from fedsim.results.lines import size_digits, span
+from fedsim.results.rates import Rate, lines_of
 from fedsim.results.runs import read_runs
 
 
@@ -71,7 +72,9 @@ def test_controls_and_calibrations(tmp_path):
 
 
 def test_nothing_is_compared_without_counts_of_clips(tmp_path):
-    models = [model("a", m, "a", [1, 2], [9, 9], study=False) for m in ("uniform/x", "myqasr/x")]
+    models = [
+        model("a", m, "a", [1, 2], [9, 9], study=False) for m in ("uniform/minmax", "myqasr/minmax")
+    ]
     path = write_run(tmp_path / "run", models)
     assert compared_in(path) == []
     (line, _) = lines_in(path)

@@ -65,7 +65,7 @@ def test_a_promise_is_read_as_it_was_written(tmp_path):
     ):
         assert word in made.sentence
     (tmp_path / "p.json").write_text("[]")
-    with pytest.raises(FedsimError, match=r"no privacy.json of this version"):
+    with pytest.raises(FedsimError, match=r"run the scenario again"):
         read_statement(tmp_path / "p.json")
     assert read_statement(tmp_path / "none") is None
 

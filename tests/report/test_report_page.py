@@ -83,7 +83,7 @@ def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):
         "Does it help to tune on a user's own clips?",
         f"fedsim run '{path}/scenario.yaml'",
         "name: my_study",
-        "1 min 2 s",  # 61.5 s, rounded
+        "1.0 min",  # 61.5 s, rounded
         json.loads((path / "versions.json").read_text())["torch"],
     ):
         assert text in page

@@ -23,11 +23,11 @@ def many(path, clients):
         name, budget = f"client {i:05d}", 1 + 4 * float(rng.random())
         if i % 10:
             of = rng.integers(3, 12, 3)
-            for method, share in (("fp32", 0.05), ("uniform/x", 0.2), ("myqasr/x", 0.1)):
+            for method, share in (("fp32", 0.05), ("uniform/minmax", 0.2), ("myqasr/minmax", 0.1)):
                 wrong = rng.binomial(of, share).tolist()
                 bits = tuple(rng.integers(2, 9, len(LAYERS)).tolist())
                 source = "-" if method == "fp32" else name
-                more = {"bits": bits} if method == "myqasr/x" else {}
+                more = {"bits": bits} if method == "myqasr/minmax" else {}
                 mb = round(0.98 * budget, 6)
                 models.append(model(name, method, source, wrong, of.tolist(), budget, mb, **more))
         else:
@@ -38,7 +38,7 @@ def many(path, clients):
             ready, outcome = None, "failed"
         lines.append(timeline(name, DEVICES[i % 4], ready, outcome, queue_s=float(rng.random())))
     said = scenario(corpus={"path": "org/clips", "group_by": "speaker"})
-    round_ = timed(lines, "myqasr/x")
+    round_ = timed(lines, "myqasr/minmax")
     return write_run(path, models, failures=failures, events=events, timed=round_, said=said)
 
 

@@ -1,4 +1,4 @@
-"""Run folders read back: parts, what is missing, and what is no run folder."""
+"""Run folders read back: parts, what is missing, and what is not a run folder."""
 
 import json
 import shutil
@@ -91,8 +91,8 @@ def test_runs_with_names_of_their_own_are_called_by_them(tmp_path):
     ("make", "sentence"),
     [
         (lambda p: None, "there is no such folder: check the path"),
-        (lambda p: p.mkdir(), "this is no run folder, for it has no scenario.yaml"),
-        (lambda p: p.write_text("a file"), "this is no run folder"),
+        (lambda p: p.mkdir(), "name the folder that fedsim run printed"),
+        (lambda p: p.write_text("a file"), "name the folder"),
         (lambda p: write_run(p, []), "no client finished, so there is nothing to report"),
         (
             lambda p: write_run(p, [], failures=[("bob", "sense", "no clips.")]),
@@ -100,7 +100,7 @@ def test_runs_with_names_of_their_own_are_called_by_them(tmp_path):
         ),
         (
             lambda p: (write_run(p, []), (p / "scenario.yaml").write_text("nome: x")),
-            "this is no scenario of this version",
+            "run it again",
         ),
         (lambda p: (write_run(p, []), (p / "layers.json").write_text("{")), "the file is damaged"),
     ],

@@ -93,7 +93,11 @@ def test_no_words_at_all_is_no_rate():
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("methods", [1, 2, 4, 9, 20])
 def test_nothing_is_wider_than_the_terminal_or_cut_off(width, methods):
-    rows = [row(c, f"m{i}/cosine", c, 1, 10) for c in ("en", "it", "ru") for i in range(methods)]
+    rows = [
+        replace(row(c, f"m{i}/cosine", c, 1, 10), allocation="myqasr")
+        for c in ("en", "it", "ru")
+        for i in range(methods)
+    ]
     text = printed(rows, width=width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text

@@ -24,7 +24,7 @@ from fedsim.scenario import load_scenario
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 GUIDE = (REPOSITORY / "docs/deployment.md").read_text()
 BUDGETS = {"ann": 0.0334, "bob": 0.0302}
 

@@ -1,4 +1,4 @@
-"""The server's side with scripted clients: the order of things, odd replies, what is written."""
+"""The server's side with scripted clients: order of messages, replies that do not fit, ledger."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fedsim_server.coordinator import Study, result_rows
-from fedsim_server.messaging import Outgoing, stream
+from fedsim_server.coordinator import Coordinator
+from fedsim_server.messaging import WINDOW, Outgoing, stream
 from fedsim_server.planner import Planner
+from fedsim_server.roster import Roster
+from fedsim_server.rows import result_rows
 from fedsim_server.summaries import summary_reader
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
@@ -23,7 +25,7 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import Failure
-from fedsim.scenario.cells import stages
+from fedsim.scenario.cells import needs_others, stages
 from fedsim.scenario.schema import Scenario
 
 LAYERS = (Layer("one", "linear", (8, 10)), Layer("two", "linear", (8, 12)))
@@ -36,7 +38,7 @@ class ScriptedGrid:
 
     def __init__(self, answer, names=NODES, delay=0):
         self.answer, self.names, self.delay = answer, names, delay
-        self.sent, self.answered, self.most = [], [], 0
+        self.sent, self.answered, self.max_waiting = [], [], 0
         self.waiting: dict[str, Message] = {}
 
     def get_node_ids(self):
@@ -51,7 +53,7 @@ class ScriptedGrid:
             self.sent.append((self.names[message.metadata.dst_node_id], kind))
             self.waiting[message_id] = message
             ids.append(message_id)
-        self.most = max(self.most, len(self.waiting))
+        self.max_waiting = max(self.max_waiting, len(self.waiting))
         return ids
 
     def pull_messages(self, message_ids):
@@ -70,8 +72,7 @@ class ScriptedGrid:
 
 
 @pytest.fixture(autouse=True)
-def identity(monkeypatch):
-    monkeypatch.setattr(exchange, "PAUSE", 0.0)
+def identity():
     with server_identity():
         yield
 
@@ -112,7 +113,7 @@ def good(client, kind, record):
 def run(tmp_path):
     """Run a study of scripted clients; return its grid, rows, failures and releases."""
 
-    def run_(methods, answer=good, names=NODES, known=True, **options):
+    def run_(methods, answer=good, names=NODES, known=True, window=WINDOW, **options):
         weights = {a.name: torch.ones(a.shape) for a in LAYERS}
         table = np.array([[packed_bytes(a.n_weights, d) for d in DEPTHS] for a in LAYERS])
         study = scenario(*methods)
@@ -120,13 +121,15 @@ def run(tmp_path):
         planner = Planner(study, Sizes(DEPTHS, table, 100), bank)
         grid = ScriptedGrid(answer, names, **options)
         with Ledger(tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite") as ledger:
-            Study(
+            known_names = dict(names) if known else {}
+            Coordinator(
                 grid,
                 study,
                 planner,
-                ledger,
+                Roster(ledger, known_names, needs_others(study)),
                 summary_reader(study, len(LAYERS), None),
-                dict(names) if known else {},
+                window=window,
+                pause_s=0.0,
             ).run()
             return grid, ledger.rows(), ledger.failures(), ledger.all_releases()
 
@@ -156,15 +159,14 @@ def test_without_sharing_each_client_goes_through_in_one_go(run):
     assert stages(scenario(*OWN)) == ("personalize",)
 
 
-@pytest.mark.parametrize("window", [1, 3])
-def test_a_client_that_has_begun_is_finished_before_the_next_is_sensed(run, monkeypatch, window):
-    """With `window` messages under way, the latest is answered first by this Grid."""
-    monkeypatch.setattr(exchange, "WINDOW", window)
-    grid, _, _, _ = run(OWN, names={i: f"c{i}" for i in range(10, 19)})
-    answered = grid.answered
-    for key in grid.names.values():
-        places = [i for i, (who, _) in enumerate(answered) if who == key]
-        assert places == list(range(places[0], places[0] + 3))
+def test_a_client_that_has_begun_is_finished_before_the_next_is_sensed(run):
+    """With `window` messages in flight, the latest is answered first by this Grid."""
+    for window in (1, 3):
+        grid, _, _, _ = run(OWN, names={i: f"c{i}" for i in range(10, 19)}, window=window)
+        assert grid.max_waiting <= window
+        for key in grid.names.values():
+            places = [i for i, (who, _) in enumerate(grid.answered) if who == key]
+            assert places == list(range(places[0], places[0] + 3))
 
 
 def test_with_sharing_everybody_is_personalized_first(run):
@@ -400,7 +402,7 @@ def stream_all(n, follow=None):
 def test_a_stream_of_any_length(n):
     grid, found = stream_all(n)
     assert sorted(out.node for out in found) == [i + 100 for i in range(n)]
-    assert grid.most <= messaging.WINDOW
+    assert grid.max_waiting <= WINDOW
     assert not grid.waiting
 
 
@@ -426,7 +428,7 @@ def test_a_stream_is_read_as_there_is_room():
 
     grid = ScriptedGrid(good, {i + 100: f"c{i}" for i in range(1000)})
     for number, _ in enumerate(stream(grid, messages(), deque()), start=1):
-        assert len(read) <= number + messaging.WINDOW
+        assert len(read) <= number + WINDOW
 
 
 def test_second_replies_are_told_from_first_ones(run):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +12,11 @@ from torch import nn
 
 from fedsim.base.imports import importing
 from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
-from fedsim.errors import FedsimError, nearest
+from fedsim.errors import FedsimError
 from fedsim.quant.layers import find_layers, plain_weights
 from fedsim.quant.linear import use_onednn
+from fedsim.speech.families import ModelFamily, family_of
 from fedsim.speech.models.base import SpeechModel
-from fedsim.speech.models.wav2vec2 import CLASSES as WAV2VEC2
-from fedsim.speech.models.whisper import CLASSES as WHISPER
-
-ADAPTERS = dict.fromkeys(WAV2VEC2, "wav2vec2") | dict.fromkeys(WHISPER, "whisper")
-"""Class name in a model's config.json -> module of its adapter."""
 
 
 def load_model(
@@ -33,13 +28,17 @@ def load_model(
 ) -> SpeechModel:
     """Load a pretrained model in float32, ready to be observed and quantized.
 
-    `model` is a hub id, `bundled:NAME`, or a folder in the transformers layout (config.json,
-    safetensors, processor files), which is read through a memory map. `window_s` (1..30, Whisper
-    only) shortens the encoder's input; `keep` names layers to leave in full precision;
-    `batch_size` is the most clips in a batch.
+    Args:
+        model: hub id, `bundled:NAME`, or a folder in the transformers layout (config.json,
+            safetensors, processor files), which is read through a memory map.
+        window_s: seconds to which the encoder's window is cut, for families that have one
+            (Whisper: 1..30).
+        keep: layers to leave in full precision, as names or patterns.
+        batch_size: maximum number of clips in a batch.
 
-    Raises `FedsimError` when there is no such model, its architecture is not known, a file is
-    missing or damaged, or an option does not fit.
+    Raises:
+        FedsimError: if the model does not exist, its class belongs to no family, a file is missing
+            or damaged, or an option does not fit.
     """
     with importing():
         import transformers.modeling_utils  # noqa: F401  (two seconds, whatever the model is)
@@ -48,18 +47,18 @@ def load_model(
     place = str(bundled_folder(name)) if name.startswith(BUNDLED_PREFIX) else name
     config = _read_config(place)
     class_name = (config.architectures or ["?"])[0]
-    if class_name not in ADAPTERS:
-        raise FedsimError(
-            f"model {name!r} is a {class_name}, which fedsim cannot run: "
-            f"{nearest(class_name, ADAPTERS)}"
-        )
-    adapter = importlib.import_module(f"fedsim.speech.models.{ADAPTERS[class_name]}")
-    module = _load_module(place, class_name)
+    family = family_of(class_name, name)
+    module = _load_module(place, class_name, family)
     if window_s is not None:
-        _shorten(name, module, window_s)
-    layers = find_layers(module, (*adapter.KEEP, *keep))
-    extractor, tokenizer = _load_processor(place, config)
-    return adapter.adapt(name, module, layers, extractor, tokenizer, batch_size)
+        if family.shorten is None:
+            raise FedsimError(
+                f"model.window_s is {window_s:g}, but {name!r} takes clips of any length; remove "
+                f"window_s"
+            )
+        family.shorten(module, window_s)
+    layers = find_layers(module, (*family.keep, *keep))
+    extractor, tokenizer = _load_processor(place, family)
+    return family.adapt(name, module, layers, extractor, tokenizer, batch_size)
 
 
 def wrap_model(
@@ -71,16 +70,15 @@ def wrap_model(
     keep: Sequence[str] = (),
     batch_size: int = 8,
 ) -> SpeechModel:
-    """Return the adapter of a transformers model that is already in memory (eval mode, float32)."""
-    class_name = type(module).__name__
-    if class_name not in ADAPTERS:
-        raise FedsimError(
-            f"a {class_name} is nothing fedsim can run: {nearest(class_name, ADAPTERS)}"
-        )
-    adapter = importlib.import_module(f"fedsim.speech.models.{ADAPTERS[class_name]}")
-    module = _freeze(module)
-    layers = find_layers(module, (*adapter.KEEP, *keep))
-    return adapter.adapt(name, module, layers, extractor, tokenizer, batch_size)
+    """Return the adapter of a transformers model that is already in memory.
+
+    The model is changed in place: float32, eval mode, no gradients. The other arguments are those
+    of `load_model`. Raises `FedsimError` for a class that belongs to no family.
+    """
+    family = family_of(type(module).__name__, name)
+    module = _freeze(module, family)
+    layers = find_layers(module, (*family.keep, *keep))
+    return family.adapt(name, module, layers, extractor, tokenizer, batch_size)
 
 
 def _read_config(name: str) -> Any:
@@ -89,10 +87,10 @@ def _read_config(name: str) -> Any:
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FedsimError(
-            f"folder {name} holds no config.json: give a model folder in the transformers layout"
+            f"model folder {name} has no config.json; give a folder in the transformers layout"
         )
     if not folder.is_dir() and (folder.is_absolute() or name.startswith(".")):
-        raise FedsimError(f"there is no model folder {name}; check model.id")
+        raise FedsimError(f"model folder {name} does not exist; check model.id")
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -102,12 +100,12 @@ def _read_config(name: str) -> Any:
                 f"again"
             ) from error
         raise FedsimError(
-            f"model {name!r} cannot be loaded: it is no folder here, and the hub gave: "
+            f"model {name!r} cannot be loaded: no such folder, and from the hub: "
             f"{_first_line(error)}; check the id and the network, or give a local folder"
         ) from error
 
 
-def _load_module(name: str, class_name: str) -> nn.Module:
+def _load_module(name: str, class_name: str, family: ModelFamily) -> nn.Module:
     import transformers
     from transformers.utils import logging
 
@@ -124,68 +122,45 @@ def _load_module(name: str, class_name: str) -> nn.Module:
         ) from error
     finally:
         logging.set_verbosity(quiet)
-    # The mask embedding serves pretraining only; a checkpoint may lack it.
-    missing = sorted(k for k in report["missing_keys"] if not k.endswith("masked_spec_embed"))
+    missing = sorted(k for k in report["missing_keys"] if not k.endswith(family.optional_weights))
     if missing:
         raise FedsimError(
-            f"model {name!r} lacks {len(missing)} of its weights (first: {missing[0]!r}): it was "
-            f"not fine-tuned as a {class_name}; choose a checkpoint that was"
+            f"model {name!r} lacks {len(missing)} of the weights of a {class_name} (first: "
+            f"{missing[0]!r}); choose a checkpoint that was fine-tuned as one"
         )
-    return _freeze(module)
+    return _freeze(module, family)
 
 
-def _freeze(module: nn.Module) -> nn.Module:
+def _freeze(module: nn.Module, family: ModelFamily) -> nn.Module:
     module.eval()
     module.requires_grad_(False)
     config: Any = module.config
     for layerdrop in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
         if hasattr(config, layerdrop):
             setattr(config, layerdrop, 0.0)
-    conformer: Any = getattr(module, "wav2vec2_conformer", None)
-    if conformer is not None:  # transformers makes this convolution and never calls it
-        conformer.encoder.pos_conv_embed = nn.Identity()
+    if family.prepare is not None:
+        family.prepare(module)
     return use_onednn(plain_weights(module))
 
 
-def _load_processor(name: str, config: Any) -> tuple[Any, Any]:
+def _load_processor(name: str, family: ModelFamily) -> tuple[Any, Any]:
     """Return the feature extractor, and the tokenizer or None."""
-    from transformers import AutoFeatureExtractor, AutoTokenizer, Wav2Vec2FeatureExtractor
+    from transformers import AutoFeatureExtractor, AutoTokenizer
 
     try:
         extractor = AutoFeatureExtractor.from_pretrained(name)
     except (OSError, ValueError) as error:
-        if config.model_type == "whisper":
+        if family.default_extractor is None:
             raise FedsimError(
-                f"model {name!r} has no preprocessor_config.json: {_first_line(error)}"
+                f"model {name!r} has no usable preprocessor_config.json: {_first_line(error)}; add "
+                f"the file to its folder"
             ) from error
-        extractor = Wav2Vec2FeatureExtractor(do_normalize=True, sampling_rate=16_000)
+        extractor = family.default_extractor()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, TypeError):
-        tokenizer = None  # a classifier has none; adapters that need one say so
+        tokenizer = None  # a classifier has none; adapters that need one raise
     return extractor, tokenizer
-
-
-def _shorten(name: str, module: nn.Module, window_s: float) -> None:
-    """Cut Whisper's encoder window to `window_s` seconds, in place."""
-    config: Any = module.config
-    if config.model_type != "whisper":
-        raise FedsimError(
-            f"model.window_s is {window_s:g}, but {name!r} is no Whisper model and takes clips of "
-            f"any length; remove window_s"
-        )
-    full = config.max_source_positions / 50
-    if not 1 <= window_s <= full:
-        raise FedsimError(f"model.window_s is {window_s:g}: use 1 to {full:g} seconds")
-    positions = round(window_s * 50)
-    encoder: Any = module.model.encoder  # type: ignore[union-attr]
-    table = nn.Embedding(positions, config.d_model)
-    table.weight = nn.Parameter(
-        encoder.embed_positions.weight[:positions].clone(), requires_grad=False
-    )
-    encoder.embed_positions = table
-    encoder.max_source_positions = positions
-    config.max_source_positions = positions
 
 
 def _first_line(error: Exception) -> str:

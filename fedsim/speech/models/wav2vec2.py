@@ -1,8 +1,9 @@
 """wav2vec 2.0 and its Conformer variant, with a CTC head or a classifier.
 
-Models whose first convolution is group-normalised (`feat_extract_norm: group`, the base models) and
-Conformers (an unmasked depthwise convolution) answer differently when a clip is padded; their
-batches hold clips of one length only. The others are padded to whole tenths of a second and masked.
+Padding changes the logits of models whose first convolution is group-normalised (the base models,
+`feat_extract_norm: group`) and of Conformers (an unmasked depthwise convolution): their batches
+hold clips of one length only. For the others, clips are padded to whole tenths of a second and
+masked.
 """
 
 from __future__ import annotations
@@ -22,22 +23,14 @@ from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.models.base import by_length
 
-CLASSES = (
-    "Wav2Vec2ForCTC",
-    "Wav2Vec2ConformerForCTC",
-    "Wav2Vec2ForSequenceClassification",
-    "Wav2Vec2ConformerForSequenceClassification",
-)
-KEEP: tuple[str, ...] = ()
-
 GRAIN = SAMPLE_RATE // 10
-"""Samples of which a padded batch is a whole number long. Few lengths occur, then: torch compiles
-convolutions for each anew, and what one batch leaves free in memory fits the next."""
+"""Padded batches are a multiple of this many samples long. So only few lengths occur: torch
+compiles convolutions anew for each length, and the memory that one batch frees fits the next."""
 
 
 @dataclass(frozen=True)
 class Wav2Vec2:
-    """Adapter for the four classes above; see `fedsim.speech.models.base.SpeechModel`."""
+    """Adapter for the family `wav2vec2`; see `fedsim.speech.models.base.SpeechModel`."""
 
     id: str
     module: nn.Module
@@ -82,7 +75,7 @@ class Wav2Vec2:
         batch = {"input_values": inputs["input_values"].float()}
         frames = self._frames(lengths)
         if not padded:
-            # An even kernel answers with one frame too many, which is cut off behind the layer.
+            # An even kernel gives one frame too many, which is cut off behind the layer.
             cut = (a.name for a in self.layers if a.name.endswith("pos_conv_embed.conv"))
             return Batch(batch, frames_out=dict.fromkeys(cut, frames[-1]))
         batch["attention_mask"] = inputs["attention_mask"]
@@ -108,11 +101,11 @@ class Wav2Vec2:
         return self.module(**batch.inputs).logits
 
     def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
-        """Return nothing: a forward pass needs the audio alone."""
+        """Return an empty list: a forward pass takes audio only."""
         return []
 
     def with_tokens(self, batch: Batch, tokens: Sequence[torch.Tensor]) -> Batch:
-        """Return the batch as it is: a forward pass needs the audio alone."""
+        """Return the batch unchanged: a forward pass takes audio only."""
         return batch
 
     def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
@@ -158,39 +151,55 @@ class Wav2Vec2:
 
 
 def adapt(
-    folder: str,
+    model: str,
     module: nn.Module,
     layers: tuple[Layer, ...],
     extractor: Any,
     tokenizer: Any,
     batch_size: int,
 ) -> Wav2Vec2:
-    """Return the adapter of a loaded network; raise `FedsimError` for a variant it does not
-    know."""
+    """Return the adapter of a loaded network.
+
+    Raises `FedsimError` for a variant that is not supported, and for a CTC model without tokenizer.
+    """
     config: Any = module.config
     if getattr(config, "add_adapter", False):
         raise FedsimError(
-            f"model {folder!r} has an adapter of strided convolutions on top (add_adapter: true), "
+            f"model {model!r} has an adapter of strided convolutions on top (add_adapter: true), "
             f"which fedsim does not support; use a checkpoint without it"
         )
-    if type(module).__name__.endswith("ForCTC") and tokenizer is None:
+    is_ctc = type(module).__name__.endswith("ForCTC")
+    if is_ctc and tokenizer is None:
         raise FedsimError(
-            f"model {folder!r} has a CTC head but no tokenizer files (vocab.json, "
+            f"model {model!r} has a CTC head but no tokenizer files (vocab.json, "
             f"tokenizer_config.json); add them to its folder"
         )
-    is_ctc = type(module).__name__.endswith("ForCTC")
-    return Wav2Vec2(folder, module, layers, extractor, tokenizer if is_ctc else None, batch_size)
+    return Wav2Vec2(model, module, layers, extractor, tokenizer if is_ctc else None, batch_size)
+
+
+def default_extractor() -> Any:
+    """Return the feature extractor of the published models: zero mean, unit variance per clip."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    return Wav2Vec2FeatureExtractor(do_normalize=True, sampling_rate=SAMPLE_RATE)
+
+
+def drop_unused(module: nn.Module) -> None:
+    """Remove the positional convolution that transformers gives a Conformer and never calls."""
+    conformer: Any = getattr(module, "wav2vec2_conformer", None)
+    if conformer is not None:
+        conformer.encoder.pos_conv_embed = nn.Identity()
 
 
 def _conv_stage(name: str) -> int | None:
-    """Return which convolution of the feature extractor a layer is, or None."""
+    """Return the number of a layer among the feature extractor's convolutions; None for others."""
     marker = "feature_extractor.conv_layers."
     return int(name.split(marker)[1].split(".")[0]) if marker in name else None
 
 
 def _has_frames(name: str) -> bool:
-    """Return whether a layer answers frame by frame.
+    """Return whether a layer's output has one row per frame.
 
-    Relative positions are the same for all clips; the last classifier sees one vector a clip.
+    Relative positions are the same for all clips; the final classifier gets one vector per clip.
     """
     return not name.endswith("linear_pos") and name != "classifier"

@@ -1,9 +1,8 @@
 """Whisper: an encoder over a fixed window of audio, a decoder over tokens.
 
-Sensing and calibration transcribe a clip once, then run one teacher-forced pass over the tokens
-that came out. `window_s` shortens the encoder's 30 s window by cutting its table of positions:
-several times faster on short clips, and a change to the model; check its word errors before you
-trust it.
+Sensing and calibration transcribe a clip once, then run one teacher-forced pass over the resulting
+tokens. `window_s` shortens the encoder's 30 s window by cutting its table of positions. That is
+several times faster on short clips, but it changes the model: check its word errors first.
 """
 
 from __future__ import annotations
@@ -24,16 +23,14 @@ from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.models.base import by_length
 
-CLASSES = ("WhisperForConditionalGeneration",)
-KEEP = ("model.encoder.embed_positions", "model.decoder.embed_positions")
-"""Tables that are added, not multiplied with: they stay in half precision."""
 FIRST = "model.encoder.conv1"
 """The first layer, whose frames are those of the mel spectrogram."""
 
 FRAMES_PER_SECOND = 100  # mel frames; the encoder's second convolution halves them
+POSITIONS_PER_SECOND = FRAMES_PER_SECOND // 2
 TOKENS_PER_SECOND, EXTRA_TOKENS = 12, 8
-"""A hypothesis is cut at 12 tokens a second of audio plus 8: a quantized Whisper sometimes repeats
-itself without end, and nobody speaks faster."""
+"""A hypothesis is cut at 12 tokens per second of audio plus 8, more than the fastest speech needs: a
+quantized Whisper sometimes repeats itself without end."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,13 @@ class Whisper:
     def window(self) -> float:
         """Seconds of audio that the encoder takes."""
         config: Any = self.module.config
-        return config.max_source_positions * 2 / FRAMES_PER_SECOND
+        return config.max_source_positions / POSITIONS_PER_SECOND
 
     def batches(
         self, clips: Sequence[np.ndarray], language: str | None = None
     ) -> Iterator[tuple[Batch, list[int]]]:
-        """Yield batches by length. `language` is a code or name ("it", "it_it", "italian"), or
-        None: then the model detects it, clip by clip."""
+        """Yield batches by length. `language` is a code or name ("it", "it_it", "italian"); with
+        None the model detects it for each clip."""
         code = self._language(language)
         for places in by_length(clips, self.batch_size, exact=False):
             yield self._encode([clips[i] for i in places], code), places
@@ -68,8 +65,8 @@ class Whisper:
     def _encode(self, clips: list[np.ndarray], language: str | None) -> Batch:
         longest = max(len(c) for c in clips) / SAMPLE_RATE
         if longest > self.window:
-            least = math.ceil(longest)
-            wider = f" or set model.window_s to at least {least}" if least <= 30 else ""
+            needed = math.ceil(longest)
+            wider = f" or set model.window_s to at least {needed}" if needed <= 30 else ""
             raise AudioError(
                 f"a clip of {longest:.1f} s is longer than the model's window of {self.window:g} "
                 f"s; cut it, leave it out (corpus.max_seconds){wider}"
@@ -84,14 +81,14 @@ class Whisper:
         )["input_features"]
         mel = torch.tensor([-(-len(c) * FRAMES_PER_SECOND // SAMPLE_RATE) for c in clips])
         encoder = (mel + 1) // 2
-        speech = {FIRST: mel}  # also where the user keeps that layer: it bounds the hypotheses
+        speech = {FIRST: mel}  # even if the user keeps that layer: hypotheses are cut by it
         for layer in self.layers:
             if layer.name.endswith("encoder.conv2") or _reads_encoder(layer.name):
                 speech[layer.name] = encoder
         return Batch({"input_features": features}, speech=speech, language=language)
 
     def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
-        """Return prompt and greedy transcript of each clip, cut at its bound."""
+        """Return the prompt and greedy transcript of each clip, cut at its maximum length."""
         return self._generate(batch)
 
     def with_tokens(self, batch: Batch, tokens: Sequence[torch.Tensor]) -> Batch:
@@ -139,7 +136,7 @@ class Whisper:
         return [text.strip() for text in texts]
 
     def _generate(self, batch: Batch) -> list[torch.Tensor]:
-        """Decode greedily; return prompt, tokens and end of each clip, cut at its bound."""
+        """Decode greedily; return prompt, tokens and end of each clip, cut at its maximum length."""
         module: Any = self.module
         rules: Any = module.generation_config
         encoded = module.model.encoder(batch.inputs["input_features"])
@@ -171,8 +168,8 @@ class Whisper:
         return [row[: prompt + int(n)] for row, n in zip(ids, lengths, strict=True)]
 
     def _prompt(self, batch: Batch, encoded: Any) -> torch.Tensor:
-        """Return start of transcript, language, task, no timestamps: (B, 4); English-only: (B,
-        2)."""
+        """Return start of transcript, language, task, no timestamps (B, 4); without language and
+        task of an English-only model (B, 2)."""
         module: Any = self.module
         rules: Any = module.generation_config
         n = len(batch.inputs["input_features"])
@@ -200,20 +197,21 @@ class Whisper:
         code = word if word in LANGUAGES else TO_LANGUAGE_CODE.get(word, short)
         if code not in LANGUAGES:
             raise FedsimError(
-                f"Whisper knows no language {language!r}: {nearest(word, TO_LANGUAGE_CODE)}; use "
-                f"an ISO code (it), a locale (it_it) or an English name (italian)"
+                f"language {language!r} is not one of Whisper's: "
+                f"{nearest(word, TO_LANGUAGE_CODE)}; use an ISO code (it), a locale (it_it) or an "
+                f"English name (italian)"
             )
         rules: Any = self.module.generation_config
         if getattr(rules, "is_multilingual", False) and f"<|{code}|>" not in rules.lang_to_id:
             raise FedsimError(
-                f"model {self.id!r} knows no language {language!r}: give one of its "
-                f"{len(rules.lang_to_id)}, or none and let it detect one"
+                f"model {self.id!r} does not support language {language!r}; give one of its "
+                f"{len(rules.lang_to_id)} languages, or none to have it detected"
             )
         return code
 
 
 def adapt(
-    folder: str,
+    model: str,
     module: nn.Module,
     layers: tuple[Layer, ...],
     extractor: Any,
@@ -225,10 +223,30 @@ def adapt(
     # For a folder without tokenizer files transformers makes up an empty tokenizer.
     if tokenizer is None or len(tokenizer) <= int(rules.eos_token_id):
         raise FedsimError(
-            f"model {folder!r} has no tokenizer files (tokenizer.json, tokenizer_config.json); add "
+            f"model {model!r} has no tokenizer files (tokenizer.json, tokenizer_config.json); add "
             f"them to its folder"
         )
-    return Whisper(folder, module, layers, extractor, tokenizer, batch_size)
+    return Whisper(model, module, layers, extractor, tokenizer, batch_size)
+
+
+def shorten(module: nn.Module, window_s: float) -> None:
+    """Cut the encoder's window to `window_s` seconds, in place.
+
+    Raises `FedsimError` unless they are between 1 and the window that the network has.
+    """
+    config: Any = module.config
+    full = config.max_source_positions / POSITIONS_PER_SECOND
+    if not 1 <= window_s <= full:
+        raise FedsimError(f"model.window_s is {window_s:g}; use 1 to {full:g} seconds")
+    positions = round(window_s * POSITIONS_PER_SECOND)
+    encoder: Any = module.model.encoder  # type: ignore[union-attr]
+    table = nn.Embedding(positions, config.d_model)
+    table.weight = nn.Parameter(
+        encoder.embed_positions.weight[:positions].clone(), requires_grad=False
+    )
+    encoder.embed_positions = table
+    encoder.max_source_positions = positions
+    config.max_source_positions = positions
 
 
 def _reads_encoder(name: str) -> bool:
