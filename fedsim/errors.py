@@ -1,8 +1,9 @@
-"""The one exception a user sees.
+"""The exceptions that a user sees, and hints for misspelled words.
 
-Every mistake a user can make ends in a `FedsimError` whose text is one sentence: what is wrong,
-where (file, client, layer, YAML line), with the value, and what to do about it. The command line
-prints it without a traceback; a client sends it to the server as the reason of its failure.
+Every mistake of a user raises a `FedsimError` whose text is one sentence, in one of two forms:
+"what and where; what to do" or "where: what is wrong: what to do". Where is a file and line, a
+client, a layer or a key; the value is named. The command line prints the text without a traceback;
+a client sends it to the server as the reason of its failure.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_LISTED = 40  # names in a hint
+_MAX_LISTED = 40
+"""Names that a hint lists."""
 
 
 class FedsimError(Exception):
-    """A mistake that the user can mend; its text says what, where and how."""
+    """A mistake that the user can correct; the text names it, its place and the remedy."""
 
 
 class BudgetError(FedsimError):
@@ -22,23 +24,25 @@ class BudgetError(FedsimError):
 
 
 class AudioError(FedsimError):
-    """A clip that cannot be used: empty, not finite, too short, wrong rate or channels,
-    unreadable."""
+    """A clip that cannot be used: unreadable, empty, too short, not finite, or of another sample
+    rate or number of channels."""
 
 
 class DeclinedError(FedsimError):
-    """A device that has spent its privacy budget releases nothing more."""
+    """A device has spent its privacy budget, and declines to release more."""
 
 
 class ModelFileError(FedsimError):
-    """A model file that is damaged, of another model or of another version."""
+    """A model file that is damaged, or of another model or version."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the known word nearest to `word`, or lists all that are known."""
+    """Return a hint with the known word nearest to `word`, or with all known words."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    shown = names[:_LISTED] + ([f"and {len(names) - _LISTED:,} more"] if names[_LISTED:] else [])
+    shown = names[:_MAX_LISTED] + (
+        [f"and {len(names) - _MAX_LISTED:,} more"] if names[_MAX_LISTED:] else []
+    )
     return "known: " + (", ".join(shown) if shown else "none")

@@ -1,4 +1,4 @@
-"""The method's public face: one model, one user's clips, one budget, no federation.
+"""The method as a library call: one model, one user's clips, one budget, no federation.
 
 pm = personalize("openai/whisper-base", clips, budget_mb=45, language="it")
 pm.save("user.safetensors")
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 
 import numpy as np
@@ -33,6 +34,7 @@ from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import Switch, switch_of
 from fedsim.quant.weights import GRANULARITIES, dequantize_weight, quantize_weight
 from fedsim.speech.audio import check_clip
+from fedsim.speech.families import FAMILIES
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, public_clips, transcribe_clips
 from fedsim.speech.tuning import tuning_pass
@@ -42,8 +44,8 @@ from fedsim.speech.tuning import tuning_pass
 class PersonalizedModel:
     """A mixed-precision model for one user, ready to transcribe and to save.
 
-    Several of them may share one loaded `SpeechModel`: whichever is used puts its weights in place
-    first, which takes milliseconds. They are not for use from several threads at once.
+    Several of them may share one loaded `SpeechModel`: the one that transcribes first installs its
+    weights, which takes milliseconds. They cannot be used by several threads at the same time.
     """
 
     model: SpeechModel = field(repr=False)
@@ -61,16 +63,16 @@ class PersonalizedModel:
     @property
     def mean_bits(self) -> float:
         """Average bit depth of a weight."""
-        return mean_bits(self.file.manifest.bits, [a.n_weights for a in self.model.layers])
+        return mean_bits(self.file.manifest.bits, [layer.n_weights for layer in self.model.layers])
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """Range of each layer's input, by layer name (layers that look rows up have none)."""
+        """Range of each layer's input, by layer name; embedding layers have none."""
         pairs = zip(self.model.layers, self.file.ranges, strict=True)
         return {layer.name: rng for layer, rng in pairs if rng is not None}
 
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """Return a transcript per clip (1-D float32 at 16 kHz), or the class name of a classifier.
+        """Return one transcript per clip (1-D float32 at 16 kHz), or class name for a classifier.
 
         Raises `AudioError` for a clip that cannot be used.
         """
@@ -126,25 +128,25 @@ def personalize(
 
     Args:
         model: hub id or folder of a pretrained model, or one from `load_model`.
-        clips: the user's clips, 1-D float32 arrays at 16 kHz; no transcript is needed. 10 to 100
-        do.
-        budget_mb: the largest model file, in MB (2^20 bytes); everything in the file counts.
+        clips: the user's clips, 1-D float32 arrays at 16 kHz, 10 to 100 of them; no transcript is
+            needed.
+        budget_mb: maximum size of the model file with everything in it, in MB (2^20 bytes).
         allocation: how layers get bits: myqasr, uniform, shuffled, reversed, linear.
         calibration: how activation ranges are set: cosine, minmax, hessian, none.
         sensitivity: what ranks the layers: median, mean, max, abs-max, std, var, normality, l1,
             l2, frobenius, spectral, kl.
-        order: which layers give up bits first, descending (largest sensitivity) or ascending.
+        order: which layers lose bits first, descending (largest sensitivity) or ascending.
         weights: per_channel or per_tensor (the paper) scales.
         activation_bits: bit depth of activations, 4 to 16.
-        bit_depths: bit depths that the device's runtime executes, each in 2..16.
+        bit_depths: bit depths that the device's runtime supports, each in 2..16.
         language: language of the clips for a multilingual model; None lets the model detect it.
         window_s: seconds of audio that Whisper's encoder takes (default 30); for a model from
-            `load_model` give it there, and `keep` too.
+            `load_model`, give this and `keep` to `load_model`.
         keep: names or patterns of layers that stay in half precision.
         seed: seeds the `shuffled` allocation.
 
     Raises:
-        BudgetError: the budget is below the smallest feasible file; the text names that size.
+        BudgetError: the budget is below the smallest feasible file, whose size the text names.
         AudioError: a clip is empty, not finite, not 1-D or too short.
         FedsimError: an unknown name, a model that cannot be loaded, or an option out of range.
     """
@@ -156,24 +158,28 @@ def personalize(
         (CALIBRATORS, calibration),
         (MEASURES, sensitivity),
     ):
-        family[choice]  # an unknown name is told before any work is done
+        family[choice]  # raises for an unknown name before any work is done
     if isinstance(model, str | os.PathLike):
         speech = load_model(model, window_s=window_s, keep=keep)
     elif window_s is not None or keep:
-        raise FedsimError("window_s and keep are for load_model, where the model is a loaded one")
+        raise FedsimError(
+            "window_s and keep are options of load_model for a loaded model: give them there"
+        )
     else:
-        speech, window_s, keep = model, getattr(model, "window", None), _kept(model)
-    settings = {"window_s": window_s, "keep": list(keep)}
+        speech, window_s, keep = model, _window(model), _kept(model)
+    seconds = None if window_s is None else float(window_s)
     ready = packable(
         speech,
         speech.id,
         granularity=weights,
         activation_bits=activation_bits,
         depths=depths,
-        settings=settings,
+        settings={"window_s": seconds, "keep": list(keep)},
     )
     tuning = tuning_pass(speech, checked, language)
-    values, seen = tuning.sense(lambda m, batches: sense(m, batches, sensitivity), [calibration])
+    values, observations = tuning.sense(
+        lambda network, batches: sense(network, batches, sensitivity), [calibration]
+    )
     bits = allocate(
         allocation,
         profile_of(values, sensitivity),
@@ -183,9 +189,9 @@ def personalize(
         rng=np.random.default_rng(seed),
     )
     if not CALIBRATORS[calibration].user_data:
-        seen = tuning_pass(speech, public_clips(), language).observe([calibration])
-    elif seen is None:
-        seen = tuning.observe([calibration])
+        observations = tuning_pass(speech, public_clips(), language).observe([calibration])
+    elif observations is None:
+        observations = tuning.observe([calibration])
     full = ready.switch.full_weights()
     layers = speech.layers
     packed = tuple(
@@ -198,7 +204,7 @@ def personalize(
                 calibration,
                 layer,
                 ready.modules[layer.name],
-                seen.get(layer.name),
+                observations.get(layer.name),
                 dequantize_weight(weight),
                 activation_bits,
             )
@@ -217,9 +223,9 @@ def load_personalized(
     """Read a model file that `PersonalizedModel.save` or a run wrote.
 
     `model` is the full-precision model that it was made from, whose architecture, tokenizer and
-    preprocessing it needs; by default the one that the file names. `language` replaces the one it
-    was personalized for. Raises `ModelFileError` for a file that is missing, damaged or of another
-    model.
+    preprocessing are needed; by default the one that the file names. `language` replaces the one
+    that it was personalized for. Raises `ModelFileError` for a file that is missing, damaged or of
+    another model.
     """
     manifest = modelfile.read_manifest(path)
     settings = manifest.settings
@@ -231,10 +237,14 @@ def load_personalized(
         speech = source
     file = modelfile.read(path, speech.layers)
     rest = switch_of(speech).full_leftovers()
-    if {k: t.shape for k, t in rest.items()} != {k: t.shape for k, t in file.leftovers.items()}:
+    shapes, stored = (
+        {name: tensor.shape for name, tensor in tensors.items()}
+        for tensors in (rest, file.leftovers)
+    )
+    if shapes != stored:
         raise ModelFileError(
             f"{path} was made with window_s {settings.get('window_s')} of {manifest.model!r}, and "
-            f"the model given was loaded otherwise; give its id or folder instead"
+            f"the given model was loaded with another; give its id or folder instead"
         )
     return PersonalizedModel(
         speech, file, os.path.getsize(path), language or settings.get("language")
@@ -243,11 +253,9 @@ def load_personalized(
 
 def _checked(clips: Sequence[np.ndarray]) -> list[np.ndarray]:
     if isinstance(clips, np.ndarray) and clips.ndim == 1:
-        raise FedsimError("clips is one array; give a list of 1-D arrays, one per clip: [clip]")
+        raise FedsimError("clips is one array; give a list of 1-D arrays, such as [clip]")
     if not len(clips):
-        raise FedsimError(
-            "no clips were given; personalization needs at least one, better 10 or more"
-        )
+        raise FedsimError("no clips were given; give at least one, better 10 or more")
     return [check_clip(clip, f"clip {i}") for i, clip in enumerate(clips)]
 
 
@@ -270,8 +278,23 @@ def _check_options(
     return depths
 
 
+def _window(model: SpeechModel) -> float | None:
+    """Return the `window_s` that a loaded model was loaded with; None for that of its files."""
+    window = getattr(model, "window", None)
+    extractor = getattr(model, "extractor", None)
+    return None if window == getattr(extractor, "chunk_length", None) else window
+
+
 def _kept(model: SpeechModel) -> list[str]:
-    """Return the names of layers that a loaded model was told to leave in full precision."""
-    taken = {name for layer in model.layers for name in (layer.name, *layer.aliases)}
-    modules = model.module.named_modules()
-    return [n for n, module in modules if isinstance(module, tuple(KINDS)) and n not in taken]
+    """Return the `keep` that a loaded model was loaded with: not what its family always keeps."""
+    class_name = type(model.module).__name__
+    families = [FAMILIES[name] for name in FAMILIES if class_name in FAMILIES[name].classes]
+    always = [pattern for family in families for pattern in family.keep]
+    quantized = {name for layer in model.layers for name in (layer.name, *layer.aliases)}
+    return [
+        name
+        for name, module in model.module.named_modules()
+        if isinstance(module, tuple(KINDS))
+        and name not in quantized
+        and not any(fnmatchcase(name, pattern) for pattern in always)
+    ]

@@ -1,9 +1,9 @@
-"""One mechanism for every choice that a scenario names: a small registry per family.
+"""One mechanism for every choice that a scenario names: a small registry for each family.
 
-A YAML name is a registry key, an entry a small frozen value: what it does, what it is called in
-lists, and the traits that the rest of fedsim asks for. Other packages add entries through the
-entry-point group `fedsim.<family>`; each entry point names such a value, and is loaded when its
-name is asked for, or when names are listed.
+A name in YAML is a key of a registry. An entry is a small frozen value: the function behind the
+name, a one-line summary, and the traits that the rest of fedsim reads. Other packages add entries
+through the entry-point group `fedsim.<family>`, a space in the family written as `_`. Each entry
+point refers to such a value, and is loaded when names are listed or an unknown one is looked up.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
 from fedsim.errors import FedsimError, nearest
 
 
 class Entry(Protocol):
-    """What every entry of a registry has."""
+    """The attributes that every entry of a registry has."""
 
     @property
     def summary(self) -> str:
@@ -37,14 +37,14 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> T:
-        """Add an entry under its YAML name; a name taken twice is a programming error."""
+        """Add an entry under its name in YAML; raise `ValueError` for a name that is taken."""
         if name in self._entries:
             raise ValueError(f"{self.family} {name!r} is registered twice")
         self._entries[name] = entry
         return entry
 
     def __getitem__(self, name: str) -> T:
-        """Return the entry called `name`; raise `FedsimError` with the nearest known name."""
+        """Return the entry called `name`; if there is none, raise `FedsimError` with a hint."""
         if name not in self._entries:
             self._load_entry_points()
         if name not in self._entries:
@@ -58,33 +58,44 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def names(self) -> list[str]:
-        """Return every known name, those of installed plug-ins included, in order."""
+        """Return every known name in order, those of installed plug-ins included."""
         self._load_entry_points()
         return sorted(self._entries)
 
     def describe(self) -> dict[str, str]:
-        """Return name -> summary of the entry."""
+        """Return name -> summary for every entry."""
         return {name: self[name].summary for name in self.names()}
 
     def _load_entry_points(self) -> None:
         for point in entry_points(group=f"fedsim.{self.family.replace(' ', '_')}"):
             if point.name not in self._entries:
-                self._entries[point.name] = point.load()
+                self._entries[point.name] = _load_entry(point)
+
+
+def _load_entry(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:  # whatever the code of another package raises while it is imported
+        package = point.dist.name if point.dist else point.module
+        raise FedsimError(
+            f"the plug-in {package} cannot be loaded: its entry {point.name!r} in {point.group}"
+            f" ({point.value}) raises {type(error).__name__}: {error}; repair or uninstall it"
+        ) from error
 
 
 @dataclass(frozen=True)
 class Lazy:
-    """A function or class in another module, which is imported when it is first called.
+    """A function or class of another module, which is imported at the first call.
 
-    For entries whose code needs what takes seconds to import, such as torch: scenarios are checked
-    and choices listed without it.
+    For entries whose code imports torch or another slow package: scenarios are checked and names
+    are listed without it.
     """
 
     reference: str
     """`package.module:name`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it."""
+        """Import the function or class if necessary, and call it."""
         return _load(self.reference)(*args, **kwargs)
 
 

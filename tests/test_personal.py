@@ -1,4 +1,4 @@
-"""The public face: a budget kept to the byte, files that come back the same, clear mistakes."""
+"""The method as a library call: a budget kept to the byte, files that load equal, mistakes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def made(speech):
 
 @pytest.mark.parametrize("name", list(toys.MODELS))
 def test_size_and_file(made, tmp_path, speech, name):
-    """Below the budget, and exactly what was said before anything was written."""
+    """Below the budget, and exactly the size that was reported before anything was written."""
     language = "it" if name == "whisper" else None
     pm = made(name, language=language, calibration="cosine")
     path = tmp_path / "user.safetensors"
@@ -107,7 +107,7 @@ def test_models_that_share_a_network_do_not_disturb_each_other(made, speech, nam
         assert two.transcribe(OTHERS) == second
 
 
-def test_full_precision_is_put_back_after_an_error(made, speech, monkeypatch):
+def test_full_precision_is_put_back_after_an_error(made, speech):
     network = speech("ctc-group")
     full = transcribe_clips(network, OTHERS)
     before = {k: v.clone() for k, v in network.module.state_dict().items()}
@@ -116,10 +116,10 @@ def test_full_precision_is_put_back_after_an_error(made, speech, monkeypatch):
     def broken(*_):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("fedsim.personal.transcribe_clips", broken)
+    hook = network.module.register_forward_pre_hook(broken)
     with pytest.raises(RuntimeError, match="a defect"):
         pm.transcribe(OTHERS)
-    monkeypatch.undo()
+    hook.remove()
     assert transcribe_clips(network, OTHERS) == full
     for key, tensor in network.module.state_dict().items():
         np.testing.assert_array_equal(tensor, before[key])
@@ -198,9 +198,7 @@ def test_the_smallest_budget(made, tmp_path, name):
     pm = made(name, budget_mb=least / MB)
     assert pm.save(tmp_path / "user.safetensors") == pm.nbytes == least
     assert set(pm.bits.values()) == {2}
-    with pytest.raises(
-        BudgetError, match=rf"a budget of {least - 1:,} bytes .+ of {least:,} bytes"
-    ):
+    with pytest.raises(BudgetError, match=rf"{least - 1:,} bytes .+ {least:,} bytes"):
         made(name, budget_mb=(least - 1) / MB)
 
 
@@ -235,13 +233,15 @@ def test_a_window(model_folder, tmp_path):
     assert loaded.transcribe(OTHERS) == pm.transcribe(OTHERS)
 
 
-@pytest.mark.parametrize("options", [{"window_s": 2}, {"keep": ["model.encoder.conv1"]}])
-def test_what_a_loaded_model_was_loaded_with_is_in_its_file(model_folder, tmp_path, options):
-    """`load_model(..., window_s=2)` and then `personalize`: the file says so, and loads alone."""
-    model = load_model(model_folder("whisper"), **options)
-    pm = personalize(model, CLIPS, budget_mb=0.1, language="it")
-    pm.save(tmp_path / "user.safetensors")
-    loaded = load_personalized(tmp_path / "user.safetensors")
+@pytest.mark.parametrize("options", [{}, {"window_s": 2}, {"keep": ["model.encoder.conv1"]}])
+def test_a_loaded_model_and_its_folder_give_the_same_file(model_folder, tmp_path, options):
+    """Also one that was loaded with options: they are in the file, which then loads by itself."""
+    settings = {"budget_mb": 0.1, "language": "it"}
+    personalize(model_folder("whisper"), CLIPS, **settings, **options).save(tmp_path / "folder")
+    pm = personalize(load_model(model_folder("whisper"), **options), CLIPS, **settings)
+    pm.save(tmp_path / "loaded")
+    assert (tmp_path / "loaded").read_bytes() == (tmp_path / "folder").read_bytes()
+    loaded = load_personalized(tmp_path / "loaded")
     assert loaded.bits == pm.bits
     assert loaded.transcribe(OTHERS) == pm.transcribe(OTHERS)
 
@@ -250,14 +250,14 @@ def test_what_a_loaded_model_was_loaded_with_is_in_its_file(model_folder, tmp_pa
 def test_a_loaded_model_takes_no_loading_options(speech, options):
     """They would be left out without a word."""
     (key,) = options
-    with pytest.raises(FedsimError, match=rf"{key}.* are for load_model, where the model"):
+    with pytest.raises(FedsimError, match=rf"{key}.* load_model .*give them there"):
         personalize(speech("whisper"), CLIPS, budget_mb=0.1, language="it", **options)
 
 
 def test_a_file_for_another_window(model_folder, speech, tmp_path):
     pm = personalize(model_folder("whisper"), CLIPS, budget_mb=0.1, language="it", window_s=2)
     pm.save(tmp_path / "user.safetensors")
-    with pytest.raises(ModelFileError, match=r"user.safetensors was made with window_s 2 of"):
+    with pytest.raises(ModelFileError, match=r"window_s 2.0 of .*give its id or folder instead"):
         load_personalized(tmp_path / "user.safetensors", speech("whisper"))
 
 
@@ -265,7 +265,7 @@ def test_the_wrong_model(made, speech, tmp_path):
     made().save(tmp_path / "user.safetensors")
     with pytest.raises(
         ModelFileError,
-        match=r"user.safetensors holds a model made from '\S+ctc-group', whose layers differ from",
+        match=r"user.safetensors .*ctc-group.* differ",
     ):
         load_personalized(tmp_path / "user.safetensors", speech("whisper"))
 
@@ -275,7 +275,7 @@ def test_a_model_that_has_gone(model_folder, tmp_path):
     pm = personalize(folder, CLIPS, budget_mb=0.0334)
     pm.save(tmp_path / "user.safetensors")
     shutil.rmtree(folder)
-    with pytest.raises(FedsimError, match=r"there is no model folder \S+/model"):
+    with pytest.raises(FedsimError, match=r"\S+/model"):
         load_personalized(tmp_path / "user.safetensors")
     moved = load_personalized(tmp_path / "user.safetensors", model_folder("ctc-group"))
     assert moved.transcribe(OTHERS) == pm.transcribe(OTHERS)
@@ -287,18 +287,18 @@ def test_a_damaged_file(made, tmp_path):
     data = path.read_bytes()
     for place in (3, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        with pytest.raises(ModelFileError, match=r"user.safetensors is damaged"):
+        with pytest.raises(ModelFileError, match=r"user.safetensors .*damaged"):
             load_personalized(path)
     path.write_bytes(data[:-1])
-    with pytest.raises(ModelFileError, match=r"user.safetensors is damaged"):
+    with pytest.raises(ModelFileError, match=r"user.safetensors .*damaged"):
         load_personalized(path)
-    with pytest.raises(ModelFileError, match=r"none.safetensors cannot be read: No such file"):
+    with pytest.raises(ModelFileError, match=r"none.safetensors .*No such file"):
         load_personalized(tmp_path / "none.safetensors")
 
 
 def test_saving_where_nothing_can_be_written(made, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FedsimError, match=r"cannot be written: .+; choose a folder that is"):
+    with pytest.raises(FedsimError, match=r"user.safetensors .*cannot be written"):
         made().save(tmp_path / "file" / "user.safetensors")
 
 
@@ -320,8 +320,8 @@ def test_saving_where_nothing_can_be_written(made, tmp_path):
         ({"calibration": "cosin"}, "no calibration 'cosin': did you mean 'cosine'"),
         ({"sensitivity": "meadian"}, "no sensitivity 'meadian': did you mean 'median'"),
         ({"order": "up"}, "order is 'up': use 'descending' or 'ascending'"),
-        ({"model": "./nowhere"}, "there is no model folder ./nowhere"),
-        ({"language": "klingon", "model": "whisper"}, "knows no language 'klingon'"),
+        ({"model": "./nowhere"}, "model folder ./nowhere"),
+        ({"language": "klingon", "model": "whisper"}, "'klingon'"),
     ],
 )
 def test_a_bad_option(speech, options, sentence):
@@ -336,14 +336,10 @@ def test_a_bad_option(speech, options, sentence):
     "options",
     [{"weights": "x"}, {"allocation": "x"}, {"calibration": "x"}, {"sensitivity": "x"}],
 )
-def test_a_bad_name_is_told_before_any_work_is_done(speech, monkeypatch, options):
-    def worked(*_, **__):
-        raise AssertionError("the model was used before the options were looked at")
-
-    monkeypatch.setattr("fedsim.personal.own_tokens", worked)
-    monkeypatch.setattr("fedsim.personal.load_model", worked)
-    with pytest.raises(FedsimError, match="'x'"):
-        personalize("a/model", CLIPS, budget_mb=1, **options)
+def test_a_bad_name_is_reported_before_any_work_is_done(options):
+    """There is no such model, which nobody gets to notice."""
+    with pytest.raises(FedsimError, match=r"there is no \w+ 'x': known: "):
+        personalize("./nowhere", CLIPS, budget_mb=1, **options)
 
 
 GOOD = toys.clip(0.5)
@@ -352,8 +348,8 @@ GOOD = toys.clip(0.5)
 @pytest.mark.parametrize(
     ("clips", "error", "sentence"),
     [
-        ([], FedsimError, "no clips were given; personalization needs at least one"),
-        (GOOD, FedsimError, r"clips is one array; give a list of 1-D arrays, .*: \[clip\]"),
+        ([], FedsimError, "no clips were given; give at least one"),
+        (GOOD, FedsimError, r"give a list of 1-D arrays, such as \[clip\]"),
         ([GOOD, GOOD[:0]], AudioError, "clip 1 is empty; leave it out"),
         ([GOOD, GOOD * np.nan], AudioError, "clip 1 holds 8000 samples that are NaN"),
         ([np.stack([GOOD, GOOD])], AudioError, r"clip 0 has shape \(2, 8000\); give one channel"),
@@ -379,7 +375,7 @@ def test_one_clip_is_enough(made):
 
 
 def test_a_clip_longer_than_the_window(made):
-    with pytest.raises(AudioError, match=r"a clip of 5.0 s is longer than the model's window of 4"):
+    with pytest.raises(AudioError, match=r"5.0 s .*window of 4"):
         made("whisper", clips=[toys.clip(5)], language="it")
 
 
@@ -390,7 +386,7 @@ def test_clips_are_left_alone(made):
         np.testing.assert_array_equal(clip, same)
 
 
-def test_what_a_file_says(made, tmp_path, model_folder):
+def test_the_manifest_of_a_file(made, tmp_path, model_folder):
     pm = made("whisper", language="italian", activation_bits=9, weights="per_tensor")
     pm.save(tmp_path / "user.safetensors")
     manifest = modelfile.read_manifest(tmp_path / "user.safetensors")

@@ -23,10 +23,17 @@ def _list(_: argparse.Namespace) -> int:
 
     scenarios = dict(list_scenarios()) or {"none": "in ./scenarios or among fedsim's own"}
     _print_names("scenarios (fedsim run NAME)", scenarios)
-    for key, names in (*_choices(), *_fleet_choices()):
+    for key, names in (_families(), *_choices(), *_fleet_choices()):
         print()
         _print_names(key, names)
     return 0
+
+
+def _families() -> tuple[str, dict[str, str]]:
+    """Return a title, and name -> summary for the families of speech models."""
+    from fedsim.speech.families import FAMILIES
+
+    return "model.id (a model of one of these families)", FAMILIES.describe()
 
 
 def _choices() -> Iterator[tuple[str, dict[str, str]]]:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
 _DESCRIPTION = """\
-Run a scenario. On a terminal one line shows the stage, the clients that are done, clients per second
-and the time left. At the end a table is printed: one line per method with model size, mean bit
-depth and word error rate (or accuracy), one line per client, the clients that failed and why, and
-the fleet by device class if the scenario has one.
+Run a scenario. On a terminal one line shows the stage, the clients that are done, clients per
+second and the time left. At the end a table is printed: one line per method with model size, mean
+bit depth and word error rate (or accuracy), one line per client, the clients that failed and why,
+and the fleet by device class if the scenario has one.
 
 The run folder holds scenario.yaml as resolved, versions.json, ledger.sqlite (written as clients
 finish), results.parquet and, for a fleet, timeline.parquet; with save_models also models/."""
@@ -111,8 +111,8 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
     scenario = load_scenario(open_run(options.resume).scenario)
     if scenario.matrix:
         raise FedsimError(
-            f"{options.resume}: this is a matrix of runs, which cannot be resumed: run its scenario "
-            f"again with --out beside it, and the results that finished are reused"
+            f"{options.resume}: a matrix of runs cannot be resumed: run its scenario again with"
+            f" --out beside it, and the results that finished are reused"
         )
     return scenario
 

@@ -1,4 +1,4 @@
-"""Fleets: what devices clients have, and how long a round takes on them by a virtual clock.
+"""Fleets: which devices the clients have, and how long a round takes on them by a virtual clock.
 
 The clock itself is `fedsim.fleet.clock`, which imports simpy.
 """

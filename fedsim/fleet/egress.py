@@ -1,14 +1,14 @@
-"""The server's way out: concurrent downloads share it max-min fairly.
+"""The server's outgoing link, which concurrent downloads share max-min fairly.
 
-Every download gets the same rate, but none more than its device's own link carries; what slow
-links leave over is shared by the others (water filling: Bertsekas and Gallager 1992, "Data
-Networks", section 6.5.2). That is how TCP streams over one link behave in the long run.
+Every download gets the same rate, but at most that of its device's own link; what slow links leave
+unused is shared by the others (water filling: Bertsekas and Gallager 1992, "Data
+Networks", section 6.5.2). TCP streams over one link behave like this in the long run.
 
 The rates change whenever a download begins or ends. Following each of n downloads through each of
-these changes would cost n^2; instead there are two sets. What is limited by its own link ends at
-a time that is known. All others have one common rate, and so one virtual clock, the integral of
-that rate, on which each has a fixed place to end. A change costs the logarithm of n, and as much
-for each download that the new rate moves from one set to the other.
+these changes would cost n^2; instead there are two sets. A download that its own link limits ends
+at a known time. All others have one common rate, and so one virtual clock, the integral of that
+rate, on which each of them ends at a fixed reading. A change costs O(log n), and as much again for
+each download that the new rate moves from one set to the other.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ import simpy
 
 @dataclass(eq=False)
 class Flow:
-    """One download under way; `done` happens when its last byte has arrived."""
+    """One download in progress; the event `done` occurs when its last byte has arrived."""
 
     done: simpy.Event
     link: float
-    """Bytes a second of the device's own link."""
+    """Bytes per second of the device's own link."""
     left: float
-    """Bytes to go when it began, or when it was stopped; 0 once it is done."""
+    """Bytes that remain: when it began, or when it was stopped; 0 once it is done."""
     own: bool = True
     """Whether its own link limits it."""
     mark: float = 0.0
-    """Where it ends: a time if its own link limits it, else a place on the virtual clock."""
+    """When it ends: a time if its own link limits it, else a reading of the virtual clock."""
     moves: int = 0
-    """How often it was moved: entries of a heap from before are void."""
+    """How often it was moved; entries of a heap with a lower count are void."""
 
 
 @dataclass(eq=False)
 class _Set:
-    """Flows in two orders: by where they end, and by their link."""
+    """Flows in two orders: by when they end, and by their link."""
 
     by_mark: list[tuple[float, int, int, Flow]] = field(default_factory=list)
     by_link: list[tuple[float, int, int, Flow]] = field(default_factory=list)
@@ -67,15 +67,15 @@ class Egress:
         self._own = _Set()
         self._fair = _Set()
         self._own_rate = 0.0
-        self._share = math.inf  # bytes a second of each flow that its own link does not limit
+        self._share = math.inf  # bytes per second of each flow that its own link does not limit
         self._virtual = 0.0
-        self._at = 0.0  # the time of the virtual clock's reading
+        self._at = 0.0  # the time at which the virtual clock was read
         self._ties = count()
-        self._wake = 0  # the number of the wake-up that counts; earlier ones are void
-        self._due = math.inf
+        self._wake = 0  # the number of the valid wake-up; earlier ones are void
+        self._next_end = math.inf
 
     def send(self, size: float, link: float) -> Flow:
-        """Begin to send `size` bytes to a device with a link of `link` bytes a second."""
+        """Begin to send `size` bytes to a device with a link of `link` bytes per second."""
         self._advance()
         flow = Flow(self._env.event(), link, size)
         self._put_own(flow, size)
@@ -83,7 +83,7 @@ class Egress:
         return flow
 
     def stop(self, flow: Flow) -> None:
-        """End a flow early; its `left` then says how many bytes were not sent."""
+        """End a flow early; its `left` is then the number of bytes that were not sent."""
         if flow.done.triggered:
             return
         self._advance()
@@ -105,26 +105,26 @@ class Egress:
         self._fair.add(flow, flow.link, next(self._ties))
 
     def _take(self, flow: Flow) -> float:
-        """Take a flow out of its set and return the bytes that it has to go."""
+        """Remove a flow from its set and return its remaining bytes."""
         flow.moves += 1
         if not flow.own:
             self._fair.size -= 1
             return max(flow.mark - self._virtual, 0.0)
         self._own.size -= 1
-        # Sums of thousands of additions and subtractions drift; an empty set has none.
+        # A sum of thousands of additions and subtractions drifts; reset it for an empty set.
         self._own_rate = self._own_rate - flow.link if self._own.size else 0.0
         return max(flow.mark - self._env.now, 0.0) * flow.link
 
     def _fair_share(self) -> float:
-        """Return the rate that own links leave to each other flow; below 0: they leave none."""
+        """Return the rate left for each flow that its own link does not limit; below 0: nothing."""
         over = self._rate - self._own_rate
         if self._fair.size:
             return over / self._fair.size
         return math.inf if over >= 0 else over
 
     def _settle(self) -> None:
-        """Sort the flows anew: the share is for those, and only those, with faster links."""
-        # Either loop makes the share grow or stay, so what the first has done, the second keeps.
+        """Sort the flows again: exactly those with links faster than the share get the share."""
+        # Neither loop lowers the share, so the second one keeps what the first one did.
         while (fast := _first(self._own.by_link)) and fast.link > self._fair_share():
             self._put_fair(fast, self._take(fast))
         while (slow := _first(self._fair.by_link)) and slow.link <= self._fair_share():
@@ -134,25 +134,25 @@ class Egress:
 
     def _schedule(self) -> None:
         own, fair = _first(self._own.by_mark), _first(self._fair.by_mark)
-        due = own.mark if own is not None else math.inf
+        next_end = own.mark if own is not None else math.inf
         if fair is not None:
-            due = min(due, self._env.now + (fair.mark - self._virtual) / self._share)
-        if due == self._due:
+            next_end = min(next_end, self._env.now + (fair.mark - self._virtual) / self._share)
+        if next_end == self._next_end:
             return
-        self._due = due
+        self._next_end = next_end
         self._wake += 1
-        if due < math.inf:
+        if next_end < math.inf:
             wake = self._wake
-            event = self._env.timeout(max(due - self._env.now, 0.0))
+            event = self._env.timeout(max(next_end - self._env.now, 0.0))
             assert event.callbacks is not None
             event.callbacks.append(lambda _: self._finish(wake))
 
     def _finish(self, wake: int) -> None:
         if wake != self._wake:
             return
-        # Rounding may put the clock a little before what it was set for.
-        now = max(self._env.now, self._due)
-        self._due = math.inf
+        # Rounding may wake it slightly before the time that it was set for.
+        now = max(self._env.now, self._next_end)
+        self._next_end = math.inf
         fair = _first(self._fair.by_mark)
         is_fair = fair is not None and self._at + (fair.mark - self._virtual) / self._share <= now
         self._advance()

@@ -1,7 +1,7 @@
-"""Devices from a table, one row each: measured ones, or those of another study.
+"""Devices from a table with one row per device: measured ones, or those of another study.
 
-A CSV or Parquet file with a header. A row's `device` names the class that fills what the row does
-not say; without one a row says everything.
+The table is a CSV or Parquet file with a header. A row's `device` names the class that supplies the
+values that the row leaves empty; a row without a class gives every value.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def read_trace(path: Path, catalogue: Mapping[str, DeviceClass]) -> Trace:
     Columns are among `client`, `device`, the fields of `DeviceProfile` and the factors `speed`,
     `link` and `battery`. `bit_depths` is as `4 8`; `available` as `22-7 12-13` or `always`;
     `macs_per_s` and `joules_per_gmac` as `8:4e9 32:1e9`; one number is the speed in full precision,
-    to which the class's speeds are scaled, or the energy at every depth. An empty cell is one that
-    the row does not say.
+    to which the class's speeds are scaled, or the energy at every depth. An empty cell leaves the
+    value to the class.
 
     Raises:
-        FedsimError: `file:line: column: ` and what is wrong with a cell; or the file cannot be
-            read, has no row or a column of no known name, lists a client twice, or has a row that
-            neither names a class nor says everything.
+        FedsimError: `file:line: column: ` and what is wrong with a cell; also if the file cannot
+            be read, has no row or an unknown column, lists a client twice, or has a row that
+            neither names a class nor gives every value.
     """
     rows = list((_parquet if path.suffix == ".parquet" else _csv)(path))
     if not rows:
@@ -73,10 +73,10 @@ def read_trace(path: Path, catalogue: Mapping[str, DeviceClass]) -> Trace:
 
 
 def deal(trace: Trace, keys: Sequence[str]) -> dict[str, DeviceProfile]:
-    """Return client key -> its device: by key, or else rows dealt round to `keys` in their order.
+    """Return client key -> its device: by key, or else rows dealt round to `keys` in order.
 
     Raises:
-        FedsimError: for a client that the trace does not list.
+        FedsimError: if the trace lists clients, and not one of `keys`.
     """
     if not trace.clients:
         return {key: trace.profiles[i % len(trace.profiles)] for i, key in enumerate(keys)}
@@ -95,12 +95,14 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in reader:
                 if None in row or None in row.values():
                     raise FedsimError(
-                        f"{path}:{reader.line_num}: it has not the {len(reader.fieldnames or ())} "
-                        f"cells of the header: add or remove commas"
+                        f"{path}:{reader.line_num}: the row does not have the"
+                        f" {len(reader.fieldnames or ())} cells of the header: add or remove commas"
                     )
                 yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FedsimError(f"trace {path} cannot be read as UTF-8 CSV: {error}") from error
+        raise FedsimError(
+            f"{path} cannot be read as UTF-8 CSV ({error}): check the file"
+        ) from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -110,7 +112,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise FedsimError(f"trace {path} cannot be read as Parquet: {error}") from error
+        raise FedsimError(f"{path} cannot be read as Parquet ({error}): check the file") from error
     yield from enumerate(table.to_pylist(), start=1)
 
 
@@ -127,20 +129,20 @@ def _values(cells: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
 def _profile(
     values: dict[str, Any], catalogue: Mapping[str, DeviceClass], where: str
 ) -> DeviceProfile:
-    names = [f.name for f in fields(DeviceProfile)]
-    said = {name: values[name] for name in names if name in values}
-    if said.get("device") in catalogue:
-        typical = catalogue[said["device"]].profile
-        if isinstance(said.get("macs_per_s"), float):
-            speed = said["macs_per_s"] / typical.macs_per_s[FULL]
-            said["macs_per_s"] = scale(typical, speed=speed).macs_per_s
-        said = {**{name: getattr(typical, name) for name in names}, **said}
+    names = [field.name for field in fields(DeviceProfile)]
+    given = {name: values[name] for name in names if name in values}
+    if given.get("device") in catalogue:
+        typical = catalogue[given["device"]].profile
+        if isinstance(given.get("macs_per_s"), float):
+            speed = given["macs_per_s"] / typical.macs_per_s[FULL]
+            given["macs_per_s"] = scale(typical, speed=speed).macs_per_s
+        given = {**{name: getattr(typical, name) for name in names}, **given}
     else:
-        _check_complete(said, catalogue, where)
-        said.setdefault("device", "-")
-    if isinstance(said["joules_per_gmac"], float):
-        said["joules_per_gmac"] = dict.fromkeys(said["macs_per_s"], said["joules_per_gmac"])
-    profile = DeviceProfile(**said)
+        _check_complete(given, catalogue, where)
+        given.setdefault("device", "-")
+    if isinstance(given["joules_per_gmac"], float):
+        given["joules_per_gmac"] = dict.fromkeys(given["macs_per_s"], given["joules_per_gmac"])
+    profile = DeviceProfile(**given)
     try:
         return vary(profile, {k: values[k] for k in ("speed", "link", "battery") if k in values})
     except FedsimError as error:
@@ -148,19 +150,20 @@ def _profile(
 
 
 def _check_complete(
-    said: Mapping[str, Any], catalogue: Mapping[str, DeviceClass], where: str
+    given: Mapping[str, Any], catalogue: Mapping[str, DeviceClass], where: str
 ) -> None:
-    """Raise `FedsimError` for a row that no class fills and that does not say everything."""
-    missing = [f.name for f in fields(DeviceProfile) if f.name not in said and f.name != "device"]
-    if missing and "device" in said:
-        hint = nearest(said["device"], catalogue)
-        raise FedsimError(f"{where}: device: there is no class {said['device']!r}: {hint}")
+    """Raise `FedsimError` for a row that names no known class and does not give every value."""
+    names = [field.name for field in fields(DeviceProfile)]
+    missing = [name for name in names if name not in given and name != "device"]
+    if missing and "device" in given:
+        hint = nearest(given["device"], catalogue)
+        raise FedsimError(f"{where}: device: there is no class {given['device']!r}: {hint}")
     if missing:
-        raise FedsimError(f"{where}: the row says no {missing[0]}: add it, or a device class")
-    if isinstance(said["macs_per_s"], float):
+        raise FedsimError(f"{where}: {missing[0]} is empty: fill it in, or name a device class")
+    if isinstance(given["macs_per_s"], float):
         raise FedsimError(
-            f"{where}: macs_per_s: one number needs a device class to scale: add one, or a speed "
-            f"for each bit depth such as 8:4e9 32:1e9"
+            f"{where}: macs_per_s: one number scales the speeds of a device class: name one, or"
+            f" give a speed for each bit depth, such as 8:4e9 32:1e9"
         )
 
 
@@ -193,11 +196,13 @@ def _bit_depths(cell: Any) -> tuple[int, ...]:
     parts = cell.split() if isinstance(cell, str) else cell
     if not isinstance(parts, list):
         parts = [parts]
-    return check_depths(int(p) if isinstance(p, str) and p.isdecimal() else p for p in parts)
+    return check_depths(
+        int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts
+    )
 
 
 def _by_depth(cell: Any) -> float | dict[int, float]:
-    """Return what `8:4e9 32:1e9` or one number says."""
+    """Return bit depth -> number for a cell such as `8:4e9 32:1e9`, else its one number."""
     if not isinstance(cell, str) or ":" not in cell:
         return _positive(cell)
     found: dict[int, float] = {}
@@ -205,9 +210,11 @@ def _by_depth(cell: Any) -> float | dict[int, float]:
         depth, _, number = part.partition(":")
         bits = int(depth) if depth.isdecimal() else 0
         if bits not in DEPTHS and bits != FULL:
-            raise FedsimError(f"{part!r}: {depth!r} is no bit depth from 2 to 16 and no 32")
+            raise FedsimError(
+                f"{part!r}: {depth!r} is not a bit depth: use one from 2 to 16, or 32"
+            )
         if bits in found:
-            raise FedsimError(f"{bits} bits are given twice: leave one out")
+            raise FedsimError(f"{bits} bits are given twice: remove one")
         found[bits] = _positive(number)
     return found
 
@@ -231,4 +238,4 @@ _CELLS: dict[str, Callable[[Any], Any]] = {
     "link": _positive,
     "battery": _positive,
 }
-"""Column -> what reads one of its cells."""
+"""Column -> the function that reads one of its cells."""

@@ -1,7 +1,7 @@
-"""When a device may work: hours of the day, and how long a piece of work takes within them.
+"""When a device may work: windows of the day, and how long work takes within them.
 
-A device works in its windows only. What is unfinished when one closes goes on when the next one
-opens, so a piece of work is a matter of available time: the seconds that lie in windows.
+A device works only in its windows. Work that is unfinished when a window closes continues when the
+next one opens; so its length is counted in available time: the seconds inside windows.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ ALWAYS: Hours = ((0.0, HOURS),)
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of one device on the clock of one round, in seconds of the day."""
+    """The windows of one device for one round, in seconds of the day."""
 
     opens: tuple[float, ...]
     closes: tuple[float, ...]
     before: tuple[float, ...]
-    """Available seconds of the day before each window."""
+    """Available seconds of the day before each window opens."""
     day: float
-    """Available seconds a day."""
+    """Available seconds per day."""
     begin: float
     """Second of the day at which the round begins."""
 
     @property
     def always(self) -> bool:
-        """Whether there is no time outside the windows."""
+        """Whether the device may work at any time."""
         return self.day == _DAY_S
 
     def elapsed(self, t: float) -> float:
@@ -50,18 +50,18 @@ class Windows:
         return days * self.day + sum(inside)
 
     def finish(self, t: float, seconds: float) -> float:
-        """Return when work of `seconds` available seconds ends that may begin at `t`."""
+        """Return when work of `seconds` available seconds ends if it may begin at `t`."""
         if self.always or seconds <= 0:
             return t + max(seconds, 0.0)
         total = self.elapsed(t) + seconds
         days = math.ceil(total / self.day) - 1
         rest = total - days * self.day
-        # The last window that begins before the work is done: done at a close is done that day.
+        # The last window that opens before the work is done; work may end as a window closes.
         i = max(i for i, done in enumerate(self.before) if done < rest or i == 0)
         return max(t, days * _DAY_S + self.opens[i] + rest - self.before[i] - self.begin)
 
     def spell(self, t: float) -> tuple[float, float]:
-        """Return from when to when a device may work next, at `t` or later."""
+        """Return from when, at `t` or later, and until when a device may work next."""
         if self.always:
             return t, math.inf
         midnight = math.floor((t + self.begin) / _DAY_S) * _DAY_S - self.begin
@@ -69,13 +69,13 @@ class Windows:
             for opens, closes in zip(self.opens, self.closes, strict=True):
                 if midnight + days + closes > t:
                     return max(t, midnight + days + opens), midnight + days + closes
-        raise AssertionError("a day has a window")
+        raise AssertionError("a day without a window")
 
 
 def windows_of(hours: Hours, begin_hour: float = 0.0) -> Windows:
-    """Return the windows of a day for a round that begins at hour `begin_hour` of it.
+    """Return the windows of a day for a round that begins at its hour `begin_hour`.
 
-    `hours` do not overlap (`read_hours` sees to that); one may run past midnight.
+    `hours` do not overlap (`read_hours` checks this); one may extend past midnight.
     """
     pieces = []
     for start, length in hours:
@@ -91,10 +91,10 @@ def windows_of(hours: Hours, begin_hour: float = 0.0) -> Windows:
 
 
 def read_hours(text: str) -> Hours:
-    """Return the windows that `always`, `22-7` or `12.5-13.5 22-7` means, by the hour they open.
+    """Return the windows of a text such as `always`, `22-7` or `12.5-13.5 22-7`, in order.
 
     Raises:
-        FedsimError: if it means none, an hour is outside 0..24, or two windows overlap.
+        FedsimError: if there is no window, an hour is outside 0..24, or two windows overlap.
     """
     if text.strip() == "always":
         return ALWAYS
@@ -107,16 +107,16 @@ def read_hours(text: str) -> Hours:
             dash = ""
         if not dash or not (0 <= start < HOURS and 0 <= end <= HOURS) or start == end:
             raise FedsimError(
-                f"{part!r} is no window: write always, or from-to in hours such as 22-7"
+                f"{part!r} is not a window: write always, or hours from-to such as 22-7"
             )
         windows.append((start, end - start if end > start else end - start + HOURS))
     if not windows:
-        raise FedsimError("no window is given: write always, or from-to in hours such as 22-7")
+        raise FedsimError("no window is given: write always, or hours from-to such as 22-7")
     windows.sort()
     following = [*windows, (windows[0][0] + HOURS, 0.0)]
     for (start, length), (later, _) in pairwise(following):
         if start + length > later:
-            raise FedsimError(f"the windows {text!r} overlap: leave out what is said twice")
+            raise FedsimError(f"the windows {text!r} overlap: merge them")
     return tuple(windows)
 
 

@@ -1,7 +1,7 @@
 """The key of a result: a hash of everything that it depends on.
 
-Whatever the schema holds is in the key, except the few settings named here; a setting that is added
-is in it by itself. So are the contents of the model's and the corpus' files.
+The key covers every setting of the schema except the few named here, so a new setting is covered
+without further work, and the contents of the files of the model and the corpus.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fedsim.errors import FedsimError
 from fedsim.results.folder import RELEVANT_VERSIONS, versions
 from fedsim.scenario.methods import FULL_PRECISION, MethodSettings
 from fedsim.scenario.schema import Scenario
 
 NOT_IN_KEY = (
-    *("name", "description"),  # words
-    *("methods", "matrix"),  # what is computed: each method has a key of its own
-    *("engine", "save_models"),  # how, and what is kept; but `engine.threads` changes last digits
-    *("clock", "fleet"),  # of a fleet nothing is shared
+    *("name", "description"),
+    *("methods", "matrix"),  # each method has a key of its own
+    *("engine", "save_models"),  # but `engine.threads`, which changes last digits, is in the key
+    *("clock", "fleet"),  # runs with a fleet share no results
 )
-"""Sections and keys of a scenario that no result of a method depends on."""
+"""Sections and keys of a scenario on which no result depends."""
 NOT_READ_BY_FULL_PRECISION = (
     *("quantization", "corpus.tuning_clips"),
     *("clients.budget_mb", "clients.bit_depths"),
 )
-"""Dotted keys that the full-precision model does not depend on."""
+"""Dotted keys on which the results of the full-precision model do not depend."""
 NOT_READ_WITHOUT_PROFILES = ("quantization.sensitivity", "privacy")
-"""Dotted keys that a plan does not depend on whose allocator reads no layer profile."""
+"""Dotted keys on which plans of allocators that read no layer profile do not depend."""
 
 
 class ResultKeys:
-    """Makes keys; the files that scenarios name are read once."""
+    """Computes keys; every file is read only once."""
 
     def __init__(self) -> None:
         self._contents: dict[str, str] = {}
@@ -45,8 +46,8 @@ class ResultKeys:
         settings["engine"] = {"threads": scenario.engine.threads}
         settings["privacy"] = scenario.privacy.relevant()
         settings["method"] = method.model_dump(mode="json")
-        found = versions()
-        settings["versions"] = {name: found[name] for name in RELEVANT_VERSIONS}
+        installed = versions()
+        settings["versions"] = {name: installed[name] for name in RELEVANT_VERSIONS}
         settings["files"] = [self._content(place) for place in _places(scenario)]
         if not method.reads_profile:
             _drop(settings, NOT_READ_WITHOUT_PROFILES)
@@ -55,32 +56,38 @@ class ResultKeys:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def _content(self, place: str | None) -> str:
-        """Return a hash of all files in a local file or folder; empty for what is elsewhere."""
+        """Return a hash of a local file or folder; empty for anything that is not local."""
         if place is None or not Path(place).exists():
             return ""
         if place not in self._contents:
             digest = hashlib.sha256()
             for file in _files(Path(place)):
                 digest.update(f"{file.relative_to(place).as_posix()}\0".encode())
-                with file.open("rb") as data:
-                    digest.update(hashlib.file_digest(data, "sha256").digest())
+                try:
+                    with file.open("rb") as data:
+                        digest.update(hashlib.file_digest(data, "sha256").digest())
+                except OSError as error:
+                    raise FedsimError(
+                        f"{file} cannot be read ({error.strerror}), and results depend on the files"
+                        f" of {place}: make it readable or remove it"
+                    ) from error
             self._contents[place] = digest.hexdigest()
         return self._contents[place]
 
 
 def _places(scenario: Scenario) -> tuple[str | None, ...]:
-    """Return the files and folders that a scenario's results depend on."""
+    """Return the files and folders on which a scenario's results depend."""
     corpus, people = scenario.corpus, scenario.corpus.population
     sentences = people.sentences if people else None
     return scenario.model.id, corpus.path, corpus.speakers, sentences
 
 
 def _files(place: Path) -> Iterator[Path]:
-    """Yield a file itself, or all files below a folder, in one order everywhere."""
+    """Yield the file itself, or all files below a folder, in the same order on every system."""
     if place.is_file():
         yield place
         return
-    for folder, folders, names in os.walk(place):
+    for folder, folders, names in os.walk(place, followlinks=True):
         folders.sort()
         yield from (Path(folder) / name for name in sorted(names))
 

@@ -1,4 +1,4 @@
-"""Scenarios: one YAML file describes a study; here it becomes a checked, frozen `Scenario`."""
+"""Scenarios: a YAML file that describes a study is read into a checked, frozen `Scenario`."""
 
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.find import find_scenario, list_scenarios

@@ -1,5 +1,4 @@
-"""What a scenario asks for: which models of each client, whose clips they are tuned on, in which
-stages.
+"""What a scenario asks for: which models of each client, tuned on whose clips, in which stages.
 
 Cheap to import: a run shows its stages before anything is loaded.
 """
@@ -15,7 +14,7 @@ from fedsim.scenario.schema import Scenario
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to make a model, whoever's clips it is tuned on. `draw` numbers random shuffles."""
+    """One way to make a model, on anybody's clips. `draw` is the number of a random shuffle."""
 
     allocation: str
     calibration: str
@@ -43,7 +42,7 @@ def all_cells(scenario: Scenario) -> list[Cell]:
 
 
 def needs_profiles(scenario: Scenario) -> bool:
-    """Return whether any method looks at what devices say of their layers."""
+    """Return whether any method reads the devices' layer profiles."""
     return any(method.reads_profile for method in scenario.methods)
 
 
@@ -53,7 +52,7 @@ def needs_others(scenario: Scenario) -> bool:
 
 
 def sources(words: tuple[str, ...], client: str, clients: list[str]) -> list[str]:
-    """Return the clients whose clips `tuned_on` words mean for `client`; `clients` sorted."""
+    """Return the clients that the words of `tuned_on` mean for `client`; `clients` is sorted."""
     found: list[str] = []
     for word in words:
         if word == OWN:
@@ -85,7 +84,7 @@ def timed_model(scenario: Scenario) -> str:
     """Return the label of the model that the clock times.
 
     Raises:
-        FedsimError: if `clock.model` is none that the scenario makes.
+        FedsimError: if `clock.model` is not a model that the scenario makes.
     """
     labels = [cell.label for cell in all_cells(scenario)]
     model = scenario.clock.model

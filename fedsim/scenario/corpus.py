@@ -23,31 +23,30 @@ from fedsim.scenario.settings import (
 
 COLUMN_NAMES = ("audio", "text", "speaker", "gender", "language")
 TOPICS = ("home", "timers", "music", "numbers", "names")
-"""What synthetic speakers talk about; `words` is the sixth topic, and goes alone."""
-
+"""What synthetic speakers talk about. There is a sixth topic, `words`, which cannot be combined."""
 
 OPTIONAL_KEYS = (
     *("path", "population", "config", "split", "columns", "speakers"),
     *("leave_out", "max_seconds", "convert"),
 )
-"""Keys of the section that not every kind of corpus has a use for."""
+"""Keys of the section that only some kinds of corpus use."""
 
 
 @dataclass(frozen=True)
 class CorpusReader:
-    """One kind of corpus: how it is opened, and which settings it has a use for."""
+    """One kind of corpus: how it is opened, and which settings it uses."""
 
     open: Callable[..., Any]
     """f(`CorpusSettings`, seed) -> `fedsim.speech.clips.Clients`, keys in sorted order.
 
-    What a client gets depends on the settings, the seed and its key, never on the other clients."""
+    The clips of a client depend on the settings, the seed and its key, never on other clients."""
     summary: str
     needs: tuple[str, ...] = ()
     """Keys among `OPTIONAL_KEYS` that must be given."""
     takes: tuple[str, ...] = OPTIONAL_KEYS
     """Keys among `OPTIONAL_KEYS` that may be given."""
     has_sessions: bool = False
-    """Whether each client can be asked for more clips, by another seed."""
+    """Whether another seed gives further clips of the same clients: a second session."""
 
 
 READERS: Registry[CorpusReader] = Registry("corpus")
@@ -65,7 +64,7 @@ READERS.add(
     "hub",
     CorpusReader(
         Lazy("fedsim.speech.hub:open_hub"),
-        summary="A data set that `datasets.load_dataset` finds: a hub id, or a folder of parquet"
+        summary="A data set that `datasets.load_dataset` finds: a hub id, or a folder of Parquet"
         " files.",
         needs=("path",),
         takes=("config", *_RECORDED),
@@ -75,7 +74,7 @@ READERS.add(
     "voices",
     CorpusReader(
         Lazy("fedsim.speech.voices.population:open_population"),
-        summary="Synthetic speakers, as many as asked for; needs the extra fedsim-speech[voices].",
+        summary="Any number of synthetic speakers; needs the extra fedsim-speech[voices].",
         needs=("population",),
         takes=(),
         has_sessions=True,
@@ -101,13 +100,17 @@ Configs = Annotated[
 class PopulationSettings(Settings):
     """Synthetic speakers (corpus kind `voices`), and what they say."""
 
-    speakers: int = Field(ge=1, description="number of speakers, languages dealt round to them")
+    speakers: int = Field(
+        ge=1, description="number of speakers, to whom the languages are dealt round"
+    )
     first: int = Field(
-        default=0, ge=0, description="number of the first speaker; a number is always one person"
+        default=0,
+        ge=0,
+        description="number of the first speaker; a number is always the same person",
     )
     languages: Texts = Field(default=("en",), min_length=1, description="languages spoken")
     genders: Annotated[tuple[Gender, ...], BeforeValidator(as_tuple)] = Field(
-        default=("female", "male"), min_length=1, description="both in turn, or one only"
+        default=("female", "male"), min_length=1, description="both in turn, or only one"
     )
     topics: Words = Field(
         default=TOPICS,
@@ -115,7 +118,7 @@ class PopulationSettings(Settings):
         description="what sentences are about; `words` alone: the 35 words of Speech Commands",
     )
     sentences: Text | None = Field(
-        default=None, description="text file of sentences to say instead, one a line"
+        default=None, description="text file of sentences to say instead, one per line"
     )
 
     @field_validator("languages", "genders", "topics")
@@ -126,14 +129,14 @@ class PopulationSettings(Settings):
     @model_validator(mode="after")
     def _check(self) -> PopulationSettings:
         if "words" in self.topics and len(self.topics) > 1:
-            raise problem("words go alone: leave the other topics out", "topics")
+            raise problem("words cannot be combined: remove the other topics", "topics")
         if self.sentences is not None and len(self.languages) > 1:
-            raise problem("a sentence list is in one language: name one", "languages")
+            raise problem("a sentence list has one language: name only that one", "languages")
         return self
 
 
 class CorpusSettings(Settings):
-    """The recordings, who counts as one client, and how many of its clips are used."""
+    """The recordings, what makes one client, and how many of its clips are used."""
 
     kind: Annotated[Text, OneOf(READERS)] = Field(
         default="folder", description="what kind of corpus it is"
@@ -142,34 +145,34 @@ class CorpusSettings(Settings):
         default=None, description="folder, hub id or cache:NAME of the recordings"
     )
     population: PopulationSettings | None = Field(
-        default=None, description="voices: the speakers, and what they say"
+        default=None, description="voices: the synthetic speakers, and what they say"
     )
     config: Configs | None = Field(
         default=None,
-        description="configuration of a hub data set: one, a list whose clips are put together, or"
-        " a mapping from language code to configuration",
+        description="configuration of a hub data set: one, a list whose clips are combined, or a"
+        " mapping from language code to configuration",
     )
     split: Text = Field(default="test", description="split of the data set")
     columns: dict[str, Text] = Field(
-        default={}, description="our name of a column -> the data set's name of it"
+        default={}, description="fedsim's name of a column -> the data set's name of it"
     )
     speakers: Text | None = Field(
         default=None,
-        description="file that tells each speaker's gender: CSV with the columns speaker and"
-        " gender, or LibriSpeech's SPEAKERS.TXT",
+        description="file with the gender of each speaker: CSV with the columns speaker and gender,"
+        " or LibriSpeech's SPEAKERS.TXT",
     )
     leave_out: Words = Field(
-        default=(), description="texts whose clips are left out, such as _silence_"
+        default=(), description="clips with these texts are left out, such as _silence_"
     )
     group_by: Literal["speaker", "gender", "language"] = Field(
         description="what makes one client: all clips of one speaker, gender or language"
     )
     tuning_clips: int = Field(
-        default=16, ge=1, description="clips a client tunes on, labels unread"
+        default=16, ge=1, description="clips that a client tunes on; their labels are not read"
     )
     test_clips: int = Field(default=40, ge=1, description="held-out clips a client is tested on")
     max_seconds: float | None = Field(
-        default=None, gt=0, description="leave longer clips out; null takes clips of any length"
+        default=None, gt=0, description="longer clips are left out; null takes clips of any length"
     )
     convert: bool = Field(
         default=False, description="resample and mix down clips that are not 16 kHz mono"
@@ -196,10 +199,10 @@ class CorpusSettings(Settings):
         for key in OPTIONAL_KEYS:
             given = getattr(self, key) != type(self).model_fields[key].get_default()
             if key in reader.needs and not given:
-                raise problem(f"corpus kind {self.kind!r} needs a {key}: add one", key)
+                raise problem(f"corpus kind {self.kind!r} needs {key}: add it", key)
             if given and key not in (*reader.needs, *reader.takes):
-                raise problem(f"corpus kind {self.kind!r} takes no {key}: leave it out", key)
+                raise problem(f"corpus kind {self.kind!r} takes no {key}: remove it", key)
         if isinstance(self.config, dict) and "language" in self.columns:
-            text = "corpus.config gives the language of each configuration: leave this column out"
+            text = "corpus.config gives the language of each configuration: remove this column"
             raise problem(text, "columns", "language")
         return self

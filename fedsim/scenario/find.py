@@ -1,4 +1,4 @@
-"""Which scenario files there are, and which one a name on the command line means."""
+"""The known scenario files, and which one a name on the command line means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def find_scenario(name_or_path: str | Path) -> Path:
     """Return the scenario file that a path, or a bare name such as `prompts_languages`, means.
 
     Raises:
-        FedsimError: if there is none, with the nearest known name.
+        FedsimError: if there is no such file; its text has the nearest known name.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file():
@@ -36,7 +36,7 @@ def list_scenarios() -> list[tuple[str, str]]:
 def _known_scenarios() -> dict[str, Path]:
     """Return name -> file, such as `quickstart` or `paper/gender`.
 
-    A file in the working folder hides one of ours with the same name.
+    A file in the working folder takes precedence over one of fedsim's of the same name.
     """
     package = Path(__file__).parent.parent
     known: dict[str, Path] = {}

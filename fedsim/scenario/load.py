@@ -1,4 +1,4 @@
-"""Scenario files: strict YAML in, a checked `Scenario` out, or one sentence for each mistake."""
+"""Scenario files: strict YAML in, a checked `Scenario` out, or one line for each mistake."""
 
 from __future__ import annotations
 
@@ -32,20 +32,19 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     """Read a scenario file, with `key=value` overrides, as `--set` gives them, on top.
 
     An override's key is dotted, list items by index (`methods.0.calibration`); its value is YAML.
-    Paths in `model`, `corpus` and `fleet` come out absolute, see
-    `fedsim.base.paths.resolve`.
+    Paths in `model`, `corpus` and `fleet` become absolute, see `fedsim.base.paths.resolve`.
 
     Raises:
-        FedsimError: one line for each mistake: `file:line: `, the key, the value, what is allowed.
+        FedsimError: one line for each mistake: `file:line: `, the key, its value, what is allowed.
     """
     path = Path(path)
     text = _read(path)
     try:
         root = compose(text, str(path))
         if root is None:
-            raise Problem(str(path), 0, "the file is empty: a scenario names at least a model")
+            raise Problem(str(path), 0, "the file is empty: write a scenario into it")
         if not isinstance(root, MappingNode):
-            raise problem(root, "a scenario must be a mapping, one 'key: value' a line")
+            raise problem(root, "a scenario is not a mapping: write one 'key: value' per line")
         for override in overrides:
             _override(root, override)
     except Problem as error:
@@ -62,17 +61,17 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
 
 
 def _check_clock(scenario: Scenario, where: str) -> None:
-    """Refuse a clock that nothing would ask the time of."""
+    """Raise `FedsimError` for a clock in a scenario without a fleet to time."""
     timed = scenario.fleet is not None or any(k.split(".")[0] == "fleet" for k in scenario.matrix)
     if scenario.clock != ClockSettings() and not timed:
         raise FedsimError(
-            f"{where}: clock: it times the devices of a fleet, and there is none: add `fleet`, or "
-            f"leave the clock out"
+            f"{where}: clock: there is no fleet whose devices it could time: add `fleet`, or remove"
+            f" the clock"
         )
 
 
 def _check_cells(scenario: Scenario, where: str) -> None:
-    """Check every combination of a matrix."""
+    """Raise `FedsimError` for a combination of the matrix that is not a valid scenario."""
     if not scenario.matrix:
         return
     try:
@@ -111,7 +110,7 @@ def _override(root: MappingNode, override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise Problem(name, 0, "an override is written key=value, such as clients.budget_mb=40")
+        raise Problem(name, 0, "not an override: write key=value, such as clients.budget_mb=40")
     value = compose(text, name)
     if value is None:
         value = compose("null", name)
@@ -122,7 +121,7 @@ def _override(root: MappingNode, override: str) -> None:
 
 
 def _expand_bare_method(root: MappingNode, index: str) -> None:
-    """Turn `- uniform` into `- allocation: uniform`, so that an override can add to it."""
+    """Turn `- uniform` into `- allocation: uniform`, so that an override can add keys to it."""
     methods = find(root, ["methods"]).value
     if not isinstance(methods, SequenceNode) or not index.isdigit():
         return
@@ -139,7 +138,7 @@ def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
     def resolved(text: str, *path: str) -> str:
         node = find(root, path).value
         where = place(node)[0]
-        # What an override names lies where the command was given, not beside the file.
+        # A path in an override is relative to the working folder, not to the file.
         start = Path() if where.startswith(OVERRIDE) else base
         try:
             return resolve(text, start)

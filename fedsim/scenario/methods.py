@@ -1,4 +1,4 @@
-"""The section `methods` of a scenario: the ways to make a client's model."""
+"""The section `methods` of a scenario: how a client's model is made."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.scenario.settings import OneOf, Settings, Text, Words, as_tuple, one_or_more, problem
 
 FULL_PRECISION = "fp32"
-"""The name of the full-precision model where an allocation is asked for."""
+"""Stands for the full-precision model where a method names an allocation."""
 FULL_PRECISION_SUMMARY = "The full-precision model, for comparison."
 NOBODY, OWN, OTHER, EACH = "-", "own", "other", "each"
-"""Whose clips a model is tuned on: nobody's; the client's; the next client's, round the ring; every
-other client's. Any other word is a client's key."""
+"""Whose clips a model is tuned on: nobody's (the full-precision model); the client's own; those of
+the next client in key order, after the last the first; those of every other client. Any other word
+is the key of a client."""
 ALLOCATION = OneOf(ALLOCATORS, {FULL_PRECISION: FULL_PRECISION_SUMMARY})
 CALIBRATION = OneOf(CALIBRATORS)
+_Calibration = Annotated[Text, CALIBRATION]
 
 
 class MethodSettings(Settings):
-    """One way to make a client's model; lists mean each in turn. `fp32` has empty lists."""
+    """One way to make a client's model, for each item of its lists. `fp32` has empty lists."""
 
     allocation: Annotated[Text, ALLOCATION] = Field(
-        description="how layers get their bit depths; fp32 is the full model"
+        description="how layers get their bit depths; fp32 is the full-precision model"
     )
     calibration: Annotated[
-        tuple[Annotated[Text, CALIBRATION], ...],
-        BeforeValidator(one_or_more, json_schema_input_type=str | list[str]),
+        tuple[_Calibration, ...],
+        BeforeValidator(one_or_more, json_schema_input_type=_Calibration | list[_Calibration]),
     ] = Field(
         default=("cosine",), description="how activation ranges are set on the client's clips"
     )
     tuned_on: Words = Field(
         default=("own",),
         description="whose clips plan and ranges come from: own, other (the next client in key"
-        " order, round the ring), each (every other client) or a client's key",
+        " order), each (every other client) or the key of a client",
     )
     order: Literal["descending", "ascending"] = Field(
-        default="descending", description="which layers give up their bit first, by sensitivity"
+        default="descending", description="which layers lose bits first, by sensitivity"
     )
     draws: int = Field(default=1, ge=1, description="number of random plans, for shuffled only")
 
@@ -56,18 +58,18 @@ class MethodSettings(Settings):
         for key in ("calibration", "tuned_on"):
             words = getattr(self, key)
             if self.allocation == FULL_PRECISION and words:
-                raise problem(f"fp32 is not tuned and takes no {key}: leave it out", key)
+                raise problem(f"fp32 is not tuned and takes no {key}: remove it", key)
             if self.allocation != FULL_PRECISION and not words:
-                raise problem("names nothing: name at least one, or leave the key out", key)
+                raise problem("the list is empty: name at least one, or remove the key", key)
             for i, word in enumerate(words):
                 if word in words[:i]:
-                    raise problem(f"{word!r} is listed twice: leave one out", key, i)
+                    raise problem(f"{word!r} is listed twice: remove one", key, i)
         entry = self.allocator
         if self.draws != 1 and (entry is None or not entry.is_random):
-            text = f"{self.allocation} draws nothing at random, so draws are alike: leave it out"
+            text = f"{self.allocation} is not random, so every draw would be equal: remove it"
             raise problem(text, "draws")
         if self.order != "descending" and not self.reads_profile:
-            raise problem(f"{self.allocation} has no order of layers: leave it out", "order")
+            raise problem(f"{self.allocation} does not order the layers: remove it", "order")
         return self
 
     @property
@@ -77,12 +79,12 @@ class MethodSettings(Settings):
 
     @property
     def reads(self) -> str:
-        """What it asks of a device's layer profile: nothing, order, vector or table."""
+        """What it reads of a device's layer profile: nothing, order, vector or table."""
         return "nothing" if self.allocator is None else self.allocator.reads
 
     @property
     def reads_profile(self) -> bool:
-        """Whether it looks at what devices say of their layers."""
+        """Whether it reads the devices' layer profiles."""
         return self.reads != "nothing"
 
     def cells(self) -> Iterator[tuple[str, str, str, str]]:
@@ -117,8 +119,8 @@ def wrong_sources(
             place = ("methods", i, "tuned_on", j)
             if source in words[1:] and len(keys) < 2:
                 yield (
-                    f"{source!r} needs two clients or more, and there is {len(keys) or 'none'}: add"
-                    f" clients, or use own",
+                    f"{source!r} needs at least two clients, and there is {len(keys) or 'none'}:"
+                    f" add clients, or use own",
                     place,
                 )
             elif source not in words and source not in keys:
@@ -127,7 +129,7 @@ def wrong_sources(
 
 
 def cell_words(cell: tuple[str, ...]) -> str:
-    """Return in words what `MethodSettings.cells` yields."""
+    """Return one item of `MethodSettings.cells` in words."""
     allocation, calibration, source, order = cell
     if allocation == FULL_PRECISION:
         return allocation

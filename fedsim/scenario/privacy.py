@@ -1,4 +1,4 @@
-"""What a scenario says of privacy: what of a client's sensitivities leaves its device, and how."""
+"""The section `privacy` of a scenario: what of a client's layer profile leaves its device."""
 
 from __future__ import annotations
 
@@ -15,66 +15,76 @@ from fedsim.scenario.settings import OneOf, Settings, Text, as_tuple, problem, r
 
 
 class PrivacyBudget(Settings):
-    """What all releases of a device together may cost; one that has spent it declines."""
+    """What all releases of a device may cost together; a device that has spent it declines."""
 
     epsilon: float = Field(gt=0, lt=1e9, description="sum over a device's releases")
     delta: float = Field(default=1e-5, ge=0, lt=1, description="sum over a device's releases")
 
 
 class CohortSettings(Settings):
-    """Groups whose mean alone the server learns."""
+    """Groups of devices; the server learns only the mean of each group."""
 
-    size: int = Field(default=8, ge=3, le=2048, description="devices in a group, at least")
+    size: int = Field(default=8, ge=3, le=2048, description="minimum number of devices in a group")
     threshold: int | None = Field(
         default=None,
         ge=3,
-        description="devices that must stay to the end; null is the least allowed, more than half",
+        description="devices that must stay to the end; null is the minimum, more than half",
     )
 
     @property
     def min_members(self) -> int:
-        """Devices that are in a sum, at least."""
+        """Minimum number of devices in a sum."""
         return self.threshold or max(self.size // 2 + 1, 3)
 
 
 class PrivacySettings(Settings):
-    """What of a client's sensitivities leaves its device; each release reads what it needs."""
+    """What of a client's layer profile leaves its device; a release reads only some settings."""
 
     release: Annotated[Text, OneOf(RELEASES)] = Field(
-        default="values", description="what leaves a device of its sensitivities; see fedsim list"
+        default="values", description="what leaves a device of its layer profile; see fedsim list"
     )
-    bits: int = Field(default=4, ge=1, le=32, description="quantized: bits a layer")
+    bits: int = Field(default=4, ge=1, le=32, description="quantized: bits per layer")
     mechanism: Annotated[Text, OneOf(MECHANISMS)] = Field(
         default="gaussian", description="noisy: distribution of the noise"
     )
     epsilon: float = Field(
-        default=1.0, gt=0, lt=1e9, description="noisy: what one release of a device costs"
+        default=1.0, gt=0, lt=1e9, description="noisy: privacy loss of one release of a device"
     )
     delta: float = Field(
-        default=1e-6, ge=0, lt=1, description="noisy: chance of more; below 1 / clients"
+        default=1e-6,
+        ge=0,
+        lt=1,
+        description="noisy: probability of a larger loss; below 1 / clients",
     )
     noise: Annotated[Text, OneOf(NOISE)] = Field(
         default="seeded",
-        description="noisy: seeded can be repeated and protects nobody, secure the other way round",
+        description="noisy: seeded is repeatable and protects nobody; secure protects and is not",
     )
     layers: Annotated[tuple[int, ...], BeforeValidator(as_tuple)] | None = Field(
         default=None,
         min_length=1,
-        description="noisy: layers that are released, from 0; null is all of them",
+        description="noisy: layers that are released, counted from 0; null is all of them",
     )
     rounds: int = Field(
-        default=1, ge=1, le=1000, description="noisy: releases of a device; the server averages"
+        default=1,
+        ge=1,
+        le=1000,
+        description="noisy: releases of a device, which the server averages",
     )
     budget: PrivacyBudget | None = Field(
-        default=None, description="noisy: what all releases of a device may cost; null is no limit"
+        default=None,
+        description="noisy: maximum cost of all releases of a device; null is no limit",
     )
     cohort: CohortSettings = CohortSettings()
     public_voices: int = Field(
-        default=32, ge=2, le=10_000, description="synthetic speakers that public bounds come from"
+        default=32,
+        ge=2,
+        le=10_000,
+        description="number of synthetic speakers from whom public bounds come",
     )
     bounds: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = Field(
         default=(0.05, 0.95),
-        description="quantiles of the public speakers between which each layer's bounds begin",
+        description="quantiles over the public speakers, from which each layer's bounds start",
     )
 
     @property
@@ -121,16 +131,16 @@ class PrivacySettings(Settings):
             raise problem(text, "bounds")
         if self.chosen.adds_noise:
             self._check_costs()
-        members, least = self.cohort.size, max(self.cohort.size // 2 + 1, 3)
+        size, smallest = self.cohort.size, max(self.cohort.size // 2 + 1, 3)
         threshold = self.cohort.threshold
-        if threshold is not None and not least <= threshold <= members:
-            text = f"{threshold} of {members} members is out of range: use {least} to {members}"
+        if threshold is not None and not smallest <= threshold <= size:
+            text = f"{threshold} of {size} members is out of range: use {smallest} to {size}"
             raise problem(text, "cohort", "threshold")
         return self
 
     def _check_costs(self) -> None:
         if self.spends_delta and self.delta == 0:
-            text = f"{self.mechanism} noise needs a delta above 0; laplace takes 0"
+            text = f"{self.mechanism} noise needs a delta above 0: raise it, or use laplace"
             raise problem(text, "delta")
         if self.budget is None:
             return
@@ -148,7 +158,7 @@ class PrivacySettings(Settings):
 def unfit_methods(
     privacy: PrivacySettings, methods: Sequence[MethodSettings]
 ) -> Iterator[tuple[str, tuple[str | int, ...]]]:
-    """Yield (message, location) for each method that the release gives too little for."""
+    """Yield (message, location) for each method that needs more than the release gives."""
     release = privacy.chosen
     if release.plain:
         return
@@ -157,7 +167,7 @@ def unfit_methods(
         for j, source in enumerate(method.tuned_on):
             if source != OWN:
                 yield (
-                    f"{source!r} makes activation ranges travel, which release"
+                    f"{source!r} sends activation ranges to other clients, which release"
                     f" {privacy.release!r} does not cover: use own, or privacy.release: values",
                     ("methods", i, "tuned_on", j),
                 )
@@ -166,15 +176,15 @@ def unfit_methods(
         if release.gives == "order" and method.reads != "order":
             known = [name for name in ALLOCATORS if ALLOCATORS[name].reads == "order"]
             yield (
-                f"{method.allocation} needs values, and release {privacy.release!r} gives their"
-                f" order alone: use {' or '.join(known)}, or another privacy.release",
+                f"{method.allocation} reads values, and release {privacy.release!r} gives only"
+                f" their order: use {' or '.join(known)}, or another privacy.release",
                 ("methods", i),
             )
         way = method.allocation, method.order
         if release.gives == "plan" and planned not in (None, way):
             yield (
-                f"release {privacy.release!r} gives one plan, and {method.allocation} wants"
-                f" another than {planned[0] if planned else ''}: run them apart, or use another"
+                f"release {privacy.release!r} gives one plan, and {method.allocation} needs another"
+                f" than {planned[0] if planned else ''}: run them separately, or use another"
                 f" privacy.release",
                 ("methods", i),
             )

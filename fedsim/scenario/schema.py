@@ -1,7 +1,7 @@
-"""What a scenario is: frozen data classes, checked field by field when they are made.
+"""The schema of a scenario: frozen classes whose fields are checked when they are created.
 
-A scenario names everything a result depends on. The YAML side (files, lines, sentences about
-mistakes) is in `load.py`; here is only which fields there are and which values make sense.
+A scenario names everything that a result depends on. This module holds the fields and their legal
+values; `load.py` and `explain.py` read YAML files and report mistakes with file and line.
 """
 
 from __future__ import annotations
@@ -56,31 +56,34 @@ class ModelSettings(Settings):
         default=None,
         ge=1,
         le=30,
-        description="Whisper: seconds of encoder input; null is the model's own 30 s",
+        description="Whisper: seconds of encoder input; null is the model's own, 30 s",
     )
     keep: Texts = Field(default=(), description="names of layers left in full precision")
     batch_size: int = Field(default=8, ge=1, description="clips in one forward pass")
 
 
 class ClientSettings(Settings):
-    """Which clients take part, and what model size each can hold."""
+    """Which clients take part, and how large a model each can hold."""
 
     select: Texts | None = Field(
         default=None, min_length=1, description="keys of the clients; null is every group found"
     )
     min_clips: int = Field(
-        default=0, ge=0, description="leave out clients with fewer tuning and test clips together"
+        default=0,
+        ge=0,
+        description="leave out clients with fewer clips, for tuning and testing together",
     )
-    limit: int | None = Field(default=None, ge=1, description="take this many clients at most")
+    limit: int | None = Field(default=None, ge=1, description="maximum number of clients")
     budget_mb: Budgets | None = Field(
         default=None,
-        description="largest model file in MB: one number, a list dealt round the clients in key"
-        " order, or a mapping from client key to number; null is what each device of a fleet has",
+        description="maximum size of a model file in MB: one number, a list dealt round the"
+        " clients in key order, or a mapping from client key to number; null is the budget of each"
+        " device of the fleet",
     )
     bit_depths: Annotated[tuple[BitDepth, ...], BeforeValidator(as_tuple)] = Field(
         default=BIT_DEPTHS,
         min_length=1,
-        description="bit depths that the clients' runtime executes",
+        description="bit depths that the clients' runtime supports",
     )
 
     @field_validator("select")
@@ -98,15 +101,16 @@ class ClientSettings(Settings):
         if isinstance(self.budget_mb, dict):
             missing = [k for k in self.select or () if k not in self.budget_mb]
             if missing:
-                raise problem(f"client {missing[0]!r} has no budget: give it one", "budget_mb")
+                raise problem(f"client {missing[0]!r} has no budget: add one", "budget_mb")
         return self
 
 
 class QuantizationSettings(Settings):
-    """How weights and activations become small integers, and how layers are ranked."""
+    """How weights and activations are quantized, and how layers are ranked."""
 
     weights: Literal["per_channel", "per_tensor"] = Field(
-        default="per_channel", description="one scale a channel, or one a tensor as in the paper"
+        default="per_channel",
+        description="one scale per channel, or one per tensor as in the paper",
     )
     activation_bits: int = Field(default=8, ge=4, le=16, description="bit depth of activations")
     sensitivity: Annotated[Text, OneOf(MEASURES)] = Field(
@@ -119,19 +123,21 @@ ENGINE = OneOf(ENGINES, {AUTO: "In this process where that ends sooner than Ray 
 
 
 class EngineChoice(Settings):
-    """What carries messages to the clients. No result depends on it, but for `threads`."""
+    """What carries messages to the clients. Only `threads` can change a result."""
 
     kind: Annotated[Text, ENGINE] = Field(
         default=AUTO,
         description="inprocess is one loop, ray many processes, auto the one that ends sooner",
     )
     workers: int | None = Field(
-        default=None, ge=1, description="processes; null is as many as the cores carry"
+        default=None,
+        ge=1,
+        description="number of worker processes; null is as many as the cores can run",
     )
     threads: int = Field(
         default=1,
         ge=1,
-        description="threads of arithmetic in each process; another number may change last digits",
+        description="torch threads in each process; another number may change last digits",
     )
     address: str | None = Field(default=None, description="address of a Ray cluster to join")
 
@@ -140,10 +146,12 @@ class Scenario(Settings):
     """One study: a model, a corpus, clients with budgets, and the methods that are compared."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
-        description="letters, digits, '.', '_' and '-'; it names the run folder"
+        description="letters, digits, '.', '_' and '-'; the run folder is named after it"
     )
-    description: str = Field(default="", description="what the study shows; first line is listed")
-    seed: int = Field(default=0, ge=0, description="every random number comes from it")
+    description: str = Field(
+        default="", description="what the study shows; fedsim list prints the first line"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of every random number")
     model: ModelSettings = Field(description="the speech model: id, window_s, ...")
     corpus: CorpusSettings = Field(description="the recordings: path, group_by, ...")
     clients: ClientSettings = Field(
@@ -151,14 +159,14 @@ class Scenario(Settings):
     )
     quantization: QuantizationSettings = QuantizationSettings()
     methods: Methods = Field(
-        min_length=1, description="the ways to make a client's model, compared"
+        min_length=1, description="the ways to make a client's model, which are compared"
     )
     fleet: FleetChoice | None = Field(
-        default=None, description="the clients' devices; null: all alike, and no virtual clock"
+        default=None, description="the clients' devices; null: all equal, and no virtual clock"
     )
     clock: ClockSettings = ClockSettings()
     faults: Annotated[tuple[FaultSettings, ...], BeforeValidator(as_tuple)] = Field(
-        default=(), description="what goes wrong, and how often; of several the first that hits"
+        default=(), description="what goes wrong, and how often; if several occur, the first counts"
     )
     retries: RetrySettings = RetrySettings()
     privacy: PrivacySettings = PrivacySettings()
@@ -166,13 +174,13 @@ class Scenario(Settings):
     save_models: bool = Field(default=False, description="keep each client's model file")
     study: bool = Field(
         default=False,
-        description="clients also send the error counts of each test clip, as no device would: for"
-        " comparisons clip by clip",
+        description="clients also send the error counts of each test clip, which no real device"
+        " would: for comparisons clip by clip",
     )
 
     matrix: dict[str, Annotated[tuple[Any, ...], BeforeValidator(as_tuple)]] = Field(
         default={},
-        description="dotted key -> values: the scenario is run for every combination of them",
+        description="dotted key -> values: the scenario is run for every combination of values",
     )
 
     @field_validator("matrix")
@@ -180,9 +188,9 @@ class Scenario(Settings):
     def _check_matrix(cls, matrix: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         for key, values in matrix.items():
             if key.split(".")[0] in ("matrix", "name", "description", "engine", "save_models"):
-                raise problem("no result depends on it: leave it out", key)
+                raise problem("no result depends on it: remove it", key)
             if not values:
-                raise problem("lists nothing, so there would be nothing to run: add a value", key)
+                raise problem("the list is empty: add a value", key)
             refuse_repeats(values)
         return matrix
 
@@ -191,14 +199,16 @@ class Scenario(Settings):
         if self.clients.budget_mb is None and self.fleet is None:
             text = "budget_mb is missing: add it, or a fleet whose devices have budgets"
             raise problem(text, "clients")
-        if self.fleet is not None and all(m.allocation == FULL_PRECISION for m in self.methods):
+        if self.fleet is not None and all(
+            method.allocation == FULL_PRECISION for method in self.methods
+        ):
             text = "a fleet needs a method that makes a quantized model: add one"
             raise problem(text, "methods")
         seen: dict[tuple[str, ...], int] = {}
         for i, method in enumerate(self.methods):
             for cell in method.cells():
                 if cell in seen:
-                    text = f"repeats methods.{seen[cell]} ({cell_words(cell)}): leave one out"
+                    text = f"repeats methods.{seen[cell]} ({cell_words(cell)}): remove one"
                     raise problem(text, "methods", i)
                 seen[cell] = i
         if self.clients.select is not None:
@@ -216,7 +226,7 @@ class Scenario(Settings):
 
 
 def scenario_from_json(text: str) -> Scenario:
-    """Return the scenario that `Scenario.model_dump_json` wrote."""
+    """Return the scenario that `Scenario.model_dump_json` wrote as text."""
     return Scenario.model_validate_json(text)
 
 

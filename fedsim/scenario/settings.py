@@ -48,7 +48,7 @@ def refuse_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the values; raise `PydanticCustomError` at the first one that is listed twice."""
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise problem(f"{value!r} is listed twice: leave one out", i)
+            raise problem(f"{value!r} is listed twice: remove one", i)
     return values
 
 
@@ -59,7 +59,7 @@ Words = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneOf:
     """A text that names an entry of a registry; the JSON Schema lists the names.
 

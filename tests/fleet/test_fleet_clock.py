@@ -321,7 +321,7 @@ def test_what_the_clock_refuses():
         clock(work(sense=StageWork(macs={5: 1})))
     with pytest.raises(ValueError, match="has no size"):
         clock(work(sense=StageWork(("x",))))
-    with pytest.raises(ValueError, match="one key"):
+    with pytest.raises(ValueError, match="the same key: give each its own"):
         clock(work("a"), work("a"))
     with pytest.raises(FedsimError, match="did you mean 'drop'"):
         ServerClock(policy="drops")

@@ -41,7 +41,7 @@ def test_cells_of_a_method(method, cells):
 
 
 def test_cells_of_a_scenario():
-    """Each once, however many clients' clips it is tuned on; full precision is no cell."""
+    """Each once, on however many clients' clips it is tuned; full precision is not a cell."""
     found = all_cells(scenario("fp32", "uniform", myqasr("own"), myqasr("other"), "shuffled"))
     assert [c.label for c in found] == ["uniform/cosine", "myqasr/minmax", "shuffled/cosine"]
     assert all_cells(scenario("fp32")) == []

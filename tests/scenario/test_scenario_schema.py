@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from fedsim.errors import FedsimError
 from fedsim.scenario import Scenario, find_scenario, json_schema, list_scenarios
+from fedsim.scenario.settings import named_choices
 from fedsim.study.clients import check_sources
 from fedsim.study.devices import Devices, Limits
 
@@ -54,8 +55,16 @@ def test_every_key_is_explained():
     schema = json_schema()
     for part in [schema, *schema["$defs"].values()]:
         for name, field in part["properties"].items():
-            explained = "description" in field or "$ref" in str(field)
-            assert explained or name in ("name", "budget_mb"), name
+            assert "description" in field or "$ref" in str(field), name
+
+
+def test_the_json_schema_lists_the_names_of_registries_and_accepts_others():
+    """A plug-in that adds a name may not be installed where a file is edited."""
+    text = json.dumps(json_schema())
+    for key, choices in named_choices(Scenario):
+        assert f'"enum": {json.dumps(choices.names())}' in text, key
+    assert valid({**BASE, "methods": ["fp32", "a-plug-in"]})
+    assert valid({**BASE, "quantization": {"sensitivity": "a-plug-in"}})
 
 
 def test_budgets_in_bytes_by_hand():
@@ -64,7 +73,7 @@ def test_budgets_in_bytes_by_hand():
     assert dealt == {"a": 2**20, "b": 2**21, "c": 2**20}
     named = {"budget_mb": {"en": 1, "es": 0.25}}
     assert budgets(named, ["en", "es"]) == {"en": 2**20, "es": 2**18}
-    with pytest.raises(FedsimError, match=r"client 'ess' has no budget.*'es'"):
+    with pytest.raises(FedsimError, match=r"client 'ess' .*'es'"):
         budgets(named, ["en", "ess"])
 
 
@@ -81,26 +90,23 @@ def test_a_device_of_a_fleet_has_its_own_limits():
     none = scenario(
         clients={"bit_depths": [5]}, fleet={"devices": {"watch": toy}}, methods=["uniform"]
     )
-    with pytest.raises(FedsimError, match=r"'a': its watch executes 4, 8 bits and .* allows 5"):
+    with pytest.raises(FedsimError, match=r"'a': .*watch .*4, 8.* 5"):
         Devices(none, ["a"])["a"]
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"clients": {}}, "budget_mb is missing: add it, or a fleet"),
-        ({"clients": {}, "fleet": {"devices": {"watch": 1}}}, "a fleet needs a method"),
+        ({"clients": {}}, "add it, or a fleet whose devices have budgets"),
+        ({"clients": {}, "fleet": {"devices": {"watch": 1}}}, "makes a quantized model: add one"),
         ({"fleet": {"devices": {"watch": 0.9}}, "methods": ["uniform"]}, "add up to 0.9"),
-        (
-            {"fleet": {"devices": {"watch": {"share": 1, "budget_mb": 1e14}}}},
-            "0 is out of range: it must be 1e-06 to 1e",
-        ),
-        ({"fleet": {}, "methods": ["uniform"]}, "neither of devices and trace"),
-        ({"clock": {"policy": "drop"}}, "'drop' needs deadline_s"),
+        ({"fleet": {"devices": {"watch": {"share": 1, "budget_mb": 1e14}}}}, "1e-06 to 1e"),
+        ({"fleet": {}, "methods": ["uniform"]}, "devices"),
+        ({"clock": {"policy": "drop"}}, "deadline_s"),
         ({"clock": {"begin_hour": 24}}, "less than 24"),
     ],
 )
-def test_fleets_and_clocks_that_cannot_be(parts, message):
+def test_fleets_and_clocks_that_are_rejected(parts, message):
     with pytest.raises(ValidationError, match=message):
         scenario(**parts)
 
@@ -108,9 +114,11 @@ def test_fleets_and_clocks_that_cannot_be(parts, message):
 def test_sources_are_checked_against_the_clients_found():
     study = scenario(methods=[{"allocation": "myqasr", "tuned_on": ["own", "each", "ru"]}])
     check_sources(study, ["ru", "en"])
-    with pytest.raises(FedsimError, match=r"methods.0.tuned_on.2: 'ru' is no client.*known: each"):
+    with pytest.raises(FedsimError, match=r"methods.0.tuned_on.2: 'ru' .*known: each"):
         check_sources(study, ["es", "en"])
-    with pytest.raises(FedsimError, match=r"methods.0.tuned_on.1: 'each' needs two clients"):
+    with pytest.raises(
+        FedsimError, match=r"methods.0.tuned_on.1: 'each' .*add clients, or use own"
+    ):
         check_sources(study, ["ru"])
 
 
@@ -120,7 +128,7 @@ def test_methods_that_overlap_are_refused_and_others_are_not():
     orders = [{"allocation": "myqasr", "order": o} for o in ("descending", "ascending")]
     assert len(scenario(methods=orders).methods) == 2
     overlap = [both[0], {"allocation": "myqasr", "calibration": ["cosine", "minmax"]}]
-    with pytest.raises(ValueError, match=r"repeats methods.0 \(myqasr/minmax tuned on own"):
+    with pytest.raises(ValueError, match=r"methods.0 \(myqasr/minmax tuned on own.*remove one"):
         scenario(methods=overlap)
 
 
@@ -134,11 +142,11 @@ def test_a_scenario_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert find_scenario("voices").samefile(folder / "voices.yaml")
     assert find_scenario("voices.yaml").samefile(folder / "voices.yaml")
     assert find_scenario(folder / "voices.yaml") == folder / "voices.yaml"
-    with pytest.raises(FedsimError, match="there is no scenario 'voice': did you mean 'voices'"):
+    with pytest.raises(FedsimError, match="'voice': did you mean 'voices'"):
         find_scenario("voice")
-    with pytest.raises(FedsimError, match="there is no scenario 'other/voices"):
+    with pytest.raises(FedsimError, match="'other/voices"):
         find_scenario("other/voices.yaml")
-    with pytest.raises(FedsimError, match="this is a folder"):
+    with pytest.raises(FedsimError, match="name the YAML file in it"):
         find_scenario("scenarios")
     listed = dict(list_scenarios())
     assert listed["voices"] == "One line."
