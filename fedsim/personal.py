@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +23,6 @@ from fedsim.quant.allocation import ALLOCATORS, allocate, mean_bits
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.integers import IntegerWeight, integers_of
-from fedsim.quant.layers import KINDS
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.packable import packable
@@ -34,7 +32,6 @@ from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import Switch, switch_of
 from fedsim.quant.weights import GRANULARITIES, dequantize_weight, quantize_weight
 from fedsim.speech.audio import check_clip
-from fedsim.speech.families import FAMILIES
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, public_clips, transcribe_clips
 from fedsim.speech.tuning import tuning_pass
@@ -166,15 +163,14 @@ def personalize(
             "window_s and keep are options of load_model for a loaded model: give them there"
         )
     else:
-        speech, window_s, keep = model, _window(model), _kept(model)
-    seconds = None if window_s is None else float(window_s)
+        speech = model
     ready = packable(
         speech,
         speech.id,
         granularity=weights,
         activation_bits=activation_bits,
         depths=depths,
-        settings={"window_s": seconds, "keep": list(keep)},
+        settings=speech.settings,
     )
     tuning = tuning_pass(speech, checked, language)
     values, observations = tuning.sense(
@@ -276,25 +272,3 @@ def _check_options(
             f"bit_depths is {list(bit_depths)}: use whole depths from {MIN_BITS} to {MAX_BITS}"
         )
     return depths
-
-
-def _window(model: SpeechModel) -> float | None:
-    """Return the `window_s` that a loaded model was loaded with; None for that of its files."""
-    window = getattr(model, "window", None)
-    extractor = getattr(model, "extractor", None)
-    return None if window == getattr(extractor, "chunk_length", None) else window
-
-
-def _kept(model: SpeechModel) -> list[str]:
-    """Return the `keep` that a loaded model was loaded with: not what its family always keeps."""
-    class_name = type(model.module).__name__
-    families = [FAMILIES[name] for name in FAMILIES if class_name in FAMILIES[name].classes]
-    always = [pattern for family in families for pattern in family.keep]
-    quantized = {name for layer in model.layers for name in (layer.name, *layer.aliases)}
-    return [
-        name
-        for name, module in model.module.named_modules()
-        if isinstance(module, tuple(KINDS))
-        and name not in quantized
-        and not any(fnmatchcase(name, pattern) for pattern in always)
-    ]

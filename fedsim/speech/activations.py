@@ -1,4 +1,4 @@
-"""The memory that a pass takes beside the weights, measured on the public signal."""
+"""Memory for activations in a forward pass, measured on the public signal."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from fedsim.speech.models.base import SpeechModel, public_clips
 
 
 def activation_bytes(model: SpeechModel, seconds: float) -> int:
-    """Return the bytes of the widest layer's input and output, for one clip of so many seconds.
+    """Return the bytes of input and output of the layer with the largest, for one clip.
 
-    What a runtime needs at least that computes layer by layer, in float32, and frees what it has
-    used. What is kept across layers (a residual, a decoder's keys and values) comes on top.
+    A lower bound, in float32: of a runtime that computes layer by layer and frees each input after
+    use. What is kept across layers (residuals, a decoder's keys and values) comes on top.
     """
     widest = 0
 
-    def see(module: torch.nn.Module, args: tuple, out: torch.Tensor) -> None:
+    def record(module: torch.nn.Module, args: tuple, out: torch.Tensor) -> None:
         nonlocal widest
         widest = max(widest, sum(x.nbytes for x in (*args, out) if isinstance(x, torch.Tensor)))
 
     modules = dict(model.module.named_modules())
-    hooks = [modules[layer.name].register_forward_hook(see) for layer in model.layers]
+    hooks = [modules[layer.name].register_forward_hook(record) for layer in model.layers]
     try:
         with torch.inference_mode():
             for batch, _ in model.batches(public_clips(seconds, n=1)):

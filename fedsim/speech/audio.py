@@ -1,4 +1,4 @@
-"""Reading clips: mono float32 at 16 kHz, or one clear sentence about why not."""
+"""Reading clips as mono float32 at 16 kHz, with an error that says what is wrong with one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from fedsim.errors import AudioError
 SAMPLE_RATE = 16_000
 """Hz. Every clip, everywhere, is mono float32 at this rate."""
 
-SHORTEST = 0.1
-"""Seconds. A shorter clip holds no word, and less than 0.025 s not even one frame."""
+MIN_SECONDS = 0.1
+"""A shorter clip holds no word; one below 0.025 s gives not even one frame."""
 
 
 def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.ndarray:
     """Return the clip in a file or in its bytes as float32 (samples,) at 16 kHz.
 
-    With `convert` a stereo clip is mixed down and another rate resampled; without, each is an
-    `AudioError`, as is a clip that is missing, unreadable, empty, too short or not finite. `name`
-    is what the error calls it.
+    Args:
+        source: the file, or its content.
+        name: what an error calls the clip.
+        convert: mix channels down and resample other rates.
+
+    Raises:
+        AudioError: if the clip is missing, unreadable, empty, too short or not finite; without
+            `convert`, also if it has several channels or another rate.
     """
     import soundfile
 
@@ -56,21 +61,26 @@ def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.n
 
 
 def clip_seconds(source: Path | bytes) -> float:
-    """Return the length of a clip in seconds, from its header; raises `AudioError` if
-    unreadable."""
+    """Return the length of a clip in seconds, from its header.
+
+    Raises `AudioError` if it cannot be read.
+    """
     import soundfile
 
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
         return float(soundfile.info(file).duration)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise AudioError(f"a clip's header cannot be read: {_reason(error)}") from error
+        raise AudioError(
+            f"the header of a clip cannot be read ({_reason(error)}); replace the file"
+        ) from error
 
 
 def check_clip(clip: np.ndarray, name: str) -> np.ndarray:
-    """Return `clip` as contiguous float32 (samples,), or raise `AudioError` with what is wrong.
+    """Return `clip` as contiguous float32 (samples,).
 
-    For clips that come as arrays, which carry no rate: they are taken to be at 16 kHz.
+    An array has no rate: it is taken to be at 16 kHz. Raises `AudioError`, with `name`, for a clip
+    that is empty, too short, not finite, not floats or of several channels.
     """
     samples = np.asarray(clip)
     if samples.ndim != 1:
@@ -88,15 +98,15 @@ def check_clip(clip: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
         raise AudioError(f"{name} holds {bad} samples that are NaN or infinite; leave it out")
-    if samples.size < SHORTEST * SAMPLE_RATE:
+    if samples.size < MIN_SECONDS * SAMPLE_RATE:
         raise AudioError(
             f"{name} lasts {samples.size / SAMPLE_RATE:.3g} s; the shortest usable clip is "
-            f"{SHORTEST:g} s ({int(SHORTEST * SAMPLE_RATE):,} samples at 16 kHz)"
+            f"{MIN_SECONDS:g} s ({int(MIN_SECONDS * SAMPLE_RATE):,} samples at 16 kHz)"
         )
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong, without the file's name: bytes in memory have an address for one."""
+    """Return the cause without a file name: of bytes in memory it would be an address."""
     text = str(getattr(error, "error_string", "") or error or type(error).__name__)
     return " ".join(text.split()).rstrip(".")

@@ -1,6 +1,6 @@
-"""Clips of clients: what is known of each, who has which, and how a clip is read.
+"""Clips of clients: their metadata, the split into tuning and test clips, and reading the audio.
 
-A tuning clip has no text that could be read: its `Utterance` is stripped of it.
+Tuning clips are unlabelled: the `Utterance` of one has no text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIELDS = ("audio", "text", *GROUPS)
 
 
 class Renderable(Protocol):
-    """A clip that is made when it is asked for, such as `fedsim.speech.voices.Take`."""
+    """A clip that is computed on demand, such as `fedsim.speech.voices.Take`."""
 
     def render(self) -> np.ndarray:
         """Return the clip, float32 (samples,) at 16 kHz; raises `AudioError`."""
@@ -29,9 +29,9 @@ class Renderable(Protocol):
 
 @dataclass(frozen=True)
 class Utterance:
-    """One clip and what is known of it.
+    """One clip and its metadata.
 
-    `source` is a path, a place in a `datasets` table, or what a synthetic speaker is to say.
+    `source` is a path, a `datasets` table with a row number, or a clip to be synthesized.
     """
 
     key: str
@@ -53,7 +53,7 @@ class ClientData:
 
 
 class Clients(Mapping[str, ClientData]):
-    """Clients by key, each made when it is asked for: thousands cost no more memory than one."""
+    """Clients by key, each made on demand: thousands take no more memory than one."""
 
     def __init__(self, keys: Sequence[str], make: Callable[[str], ClientData]) -> None:
         self._keys = dict.fromkeys(keys)
@@ -74,13 +74,15 @@ class Clients(Mapping[str, ClientData]):
         return len(self._keys)
 
     def restrict(self, keys: Sequence[str]) -> Clients:
-        """Return the clients with these keys only, in this order."""
+        """Return only the clients with these keys, in this order."""
         return Clients(keys, self._make)
 
 
 def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
-    """Raise `FedsimError` when a client has no tuning clips, no test clips or a test clip no
-    text."""
+    """Check that a client can take part.
+
+    Raises `FedsimError` if it has no tuning clips, no test clips, or a test clip without text.
+    """
     total = len(client.tuning) + len(client.test)
     if not client.tuning or not client.test:
         which = "tuning" if not client.tuning else "test"
@@ -89,11 +91,11 @@ def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
             f"and corpus.test_clips takes {corpus.test_clips} first; lower it or leave the client "
             f"out"
         )
-    silent = next((u for u in client.test if not u.text), None)
-    if silent is not None:
+    without_text = next((u for u in client.test if not u.text), None)
+    if without_text is not None:
         raise FedsimError(
-            f"client {client.key!r}: test clip {silent.key} has no text to compare with; fill in "
-            f"its text or remove the clip"
+            f"client {client.key!r}: test clip {without_text.key} has no text to compare with; "
+            f"fill in its text or remove the clip"
         )
 
 
@@ -106,9 +108,11 @@ def read_utterance(utterance: Utterance, *, convert: bool = False) -> np.ndarray
 
 
 def utterance_seconds(utterance: Utterance) -> float:
-    """Return a clip's length; of one that cannot be read 0, so that its client is told when it
-    works."""
-    assert isinstance(utterance.source, Path | tuple)  # a voice's clip has no length before it is
+    """Return the length of a recorded clip in seconds.
+
+    It is 0 for one that cannot be read: the clip then stays in, and its client reports the error.
+    """
+    assert isinstance(utterance.source, Path | tuple)  # a synthetic clip has no file to look at
     source, _ = _audio(utterance.source, utterance.key)
     try:
         return clip_seconds(source)
@@ -117,7 +121,7 @@ def utterance_seconds(utterance: Utterance) -> float:
 
 
 def _audio(source: Path | tuple[Any, int], key: str) -> tuple[Path | bytes, str]:
-    """Return where a clip's samples are, and what an error calls it."""
+    """Return the file of a clip or its content, and its name in errors."""
     if isinstance(source, Path):
         return source, str(source)
     table, row = source

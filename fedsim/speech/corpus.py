@@ -1,6 +1,6 @@
-"""Opening a scenario's corpus: who takes part, with which clips.
+"""Opening a scenario's corpus: which clients take part, and which clips each has.
 
-Opening reads metadata only; audio is read, or synthesized, when a client works with it.
+Opening reads metadata only; audio is read, or synthesized, when a client processes it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from fedsim.speech.clips import ClientData, Clients
 
 
 def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> Clients:
-    """Return the clients of a scenario, by key in sorted order: groups of the corpus, each split.
+    """Return the clients of a scenario by key, in sorted order.
 
-    `clients` has `select` (keys, or None for all), `min_clips` and `limit`. A client with too few
-    clips keeps what it has: `require_clips` says so when it takes part. Raises `FedsimError` for a
-    corpus that cannot be grouped, for a selected client that it does not hold, and when nobody has
-    `min_clips`.
+    A client with too few clips is among them: `require_clips` raises when it takes part.
+
+    Args:
+        corpus: the corpus, and what it is grouped by.
+        clients: `select` (keys, or None for all), `min_clips` and `limit` are read.
+        seed: of the scenario, for the split into tuning and test clips.
+
+    Raises:
+        FedsimError: if the corpus cannot be opened or grouped, if it lacks a selected client, or if
+            no client has `min_clips`.
     """
     found = READERS[corpus.kind].open(corpus, seed)
     keys = list(found)

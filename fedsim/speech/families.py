@@ -18,7 +18,7 @@ class ModelFamily:
     """Models that one adapter serves: their classes in transformers, and how they are loaded."""
 
     adapt: Callable[..., Any]
-    """f(id, network, layers, feature extractor, tokenizer or None, batch size) ->
+    """f(id, network, layers, feature extractor, tokenizer or None, batch size, settings) ->
     `fedsim.speech.models.base.SpeechModel`; `FedsimError` for a variant it does not support."""
     classes: tuple[str, ...]
     """Names under `architectures` in config.json, each a class of transformers."""

@@ -14,7 +14,10 @@ from fedsim.speech.speakers import fill_genders
 
 
 def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> Clients:
-    """Return one client for each value of what the corpus is grouped by."""
+    """Return one client per value of `corpus.group_by`.
+
+    Raises `FedsimError` if no utterance has one, and as `fill_genders` does.
+    """
     utterances = [u for u in utterances if u.text not in corpus.leave_out]
     if corpus.speakers is not None:
         utterances = fill_genders(utterances, corpus.speakers)
@@ -26,7 +29,7 @@ def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> C
     if not groups:
         listed = "give corpus.speakers, " if corpus.group_by == "gender" else ""
         raise FedsimError(
-            f"corpus {corpus.path} names no {corpus.group_by} of any clip; add a column "
+            f"corpus {corpus.path} gives no {corpus.group_by} for any clip; add a column "
             f"{corpus.group_by!r}, map one under corpus.columns, {listed}or choose another "
             f"corpus.group_by"
         )
@@ -51,7 +54,11 @@ def _split(corpus: CorpusSettings, key: str, utterances: list[Utterance], seed: 
 def named_columns(
     corpus: CorpusSettings, present: Sequence[str], renamed: Mapping[str, str], where: str
 ) -> dict[str, str]:
-    """Return our name -> column, for every column that is there; the audio column must be."""
+    """Return our name -> column, for every column that is present.
+
+    `renamed` maps our names to those of the layout. Raises `FedsimError` if the audio column, or
+    one mapped under corpus.columns, is missing.
+    """
     names = {}
     for field in FIELDS:
         column = corpus.columns.get(field, renamed.get(field, field))

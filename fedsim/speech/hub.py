@@ -1,7 +1,7 @@
-"""Data sets that `datasets` finds, on the hub or in a folder of parquet files, as utterances.
+"""Utterances of data sets that `datasets` loads, from the hub or a folder of parquet files.
 
-One configuration of a data set is one table. Of a data set whose configurations are its languages
-(FLEURS), several are read and put together, each labelled with its language.
+One configuration of a data set is one table. Where configurations are languages (FLEURS), several
+are read and concatenated, each labelled with its language.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def open_hub(corpus: CorpusSettings, seed: int) -> Clients:
 
 
 def read_hub(corpus: CorpusSettings) -> list[Utterance]:
-    """Return every utterance of a data set, in its order, one configuration after the other.
+    """Return every utterance of a data set in order, one configuration after the other.
 
-    Raises `FedsimError` for a data set, configuration or split that cannot be had, and for columns
-    that are not there or hold something else.
+    Raises `FedsimError` if the data set, a configuration or the split cannot be loaded, or if a
+    column is missing or of another type.
     """
     import datasets
 
@@ -48,7 +48,7 @@ def read_hub(corpus: CorpusSettings) -> list[Utterance]:
 
 
 def _configs(corpus: CorpusSettings) -> list[tuple[str | None, str | None]]:
-    """Return language and name of each configuration that is asked for."""
+    """Return language (or None) and name of each requested configuration."""
     config = corpus.config
     if isinstance(config, dict):
         return list(config.items())
@@ -58,9 +58,9 @@ def _configs(corpus: CorpusSettings) -> list[tuple[str | None, str | None]]:
 def _load(path: str, config: str | None, split: str) -> Any:
     """Return one split as a table.
 
-    `datasets` fetches every split of a configuration, which for LibriSpeech are 30 GB of training
-    clips beside 0.3 GB of test clips. So the others are taken from its list of files; what is made
-    lies in a cache of its own, where nothing takes it for the whole.
+    `datasets` downloads every split of a configuration: for LibriSpeech 30 GB of training clips
+    beside 0.3 GB of test clips. So the other splits are removed from its list of files. The result
+    has a cache folder of its own, so that it is not mistaken for the whole data set.
     """
     import datasets
 
@@ -105,7 +105,7 @@ def _utterances(
 
 
 def _names(corpus: CorpusSettings, table: Any, where: str, language: str | None) -> dict[str, str]:
-    """Return our name -> column of every column that is there, and check what they hold."""
+    """Return our name -> column of every column that is present, after checking its type."""
     wanted = {"audio": "audio", **corpus.columns}
     present = table.column_names
     for field, column in wanted.items():
@@ -120,11 +120,11 @@ def _names(corpus: CorpusSettings, table: Any, where: str, language: str | None)
         names.pop("language", None)
     for field, column in names.items():
         feature = table.features[column]
-        if not (_is_audio(feature) if field == "audio" else _is_word(feature)):
-            meant = "sound (Audio)" if field == "audio" else "a text, a class or a whole number"
+        if not (_is_audio(feature) if field == "audio" else _is_text(feature)):
+            wanted_type = "Audio" if field == "audio" else "a text, a class or a whole number"
             raise FedsimError(
-                f"{where}: column {column!r} holds {feature}, and {field} is {meant}; map another "
-                f"column under corpus.columns"
+                f"{where}: column {column!r} holds {feature}, and {field} must be {wanted_type}; "
+                f"map another column under corpus.columns"
             )
     return names
 
@@ -136,13 +136,13 @@ def _is_audio(feature: Any) -> bool:
     )
 
 
-def _is_word(feature: Any) -> bool:
+def _is_text(feature: Any) -> bool:
     kind = str(getattr(feature, "dtype", ""))
     return hasattr(feature, "int2str") or kind.endswith("string") or "int" in kind
 
 
 def _cell(feature: Any, value: Any) -> str | None:
-    """Return a cell as text: a class by its name; None where there is no class (-1) or no text."""
+    """Return a cell as text, a class by its name; None for no class (-1) and for blank text."""
     if value is None:
         return None
     if hasattr(feature, "int2str"):

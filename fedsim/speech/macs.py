@@ -1,8 +1,8 @@
-"""Multiply-accumulates of a model's layers, counted on the public signal.
+"""Multiply-accumulates (MACs) of a model's layers, counted on the public signal.
 
-A layer's MACs are its weights times the places at which it is applied (none for a table, which is
-looked up). Places grow with the seconds of audio (an encoder), with the tokens (a decoder), or with
-the clips alone (an encoder behind a window of fixed length): three probes tell which.
+A layer's MACs are its weights times the positions that it is applied to (0 for a table, which is
+looked up). Their number grows with the seconds of audio (an encoder), with the tokens (a decoder)
+or only with the clips (an encoder with a window of fixed length): three probes separate the parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TOKENS = (4, 8)
 
 @dataclass(frozen=True)
 class Macs:
-    """MACs of each layer in a forward pass, (L,) each: for a clip, a second of it, a token."""
+    """MACs of each layer in a forward pass, (L,) each: per clip, per second of it, per token."""
 
     clip: tuple[float, ...]
     second: tuple[float, ...]
@@ -32,7 +32,8 @@ class Macs:
 def count_macs(model: SpeechModel) -> Macs:
     """Return the MACs of `model.layers`, in order.
 
-    Products of activations with activations (attention) and what belongs to no layer do not count.
+    Products of activations with activations (attention) and operations outside these layers are not
+    counted.
     """
     short, long = _SECONDS
     few, many = _TOKENS
@@ -44,7 +45,7 @@ def count_macs(model: SpeechModel) -> Macs:
 
 
 def _probe(model: SpeechModel, seconds: float, tokens: int) -> np.ndarray:
-    """Return the MACs of each layer over one clip of so many seconds, with so many tokens."""
+    """Return the MACs of each layer (L,) for one clip of this length and this many tokens."""
     counted = np.zeros(len(model.layers))
     modules = dict(model.module.named_modules())
     hooks = [
@@ -58,7 +59,7 @@ def _probe(model: SpeechModel, seconds: float, tokens: int) -> np.ndarray:
             for batch, _ in model.batches(public_clips(seconds, n=1)):
                 if model.needs_tokens:
                     start = model.own_tokens(batch)[0][:1]
-                    counted[:] = 0  # the transcript is what the tokens stand for
+                    counted[:] = 0  # transcribing does not count: the tokens stand in for it
                     batch = model.with_tokens(batch, [start.repeat(tokens)])
                 model.forward(batch)
     finally:

@@ -1,4 +1,4 @@
-"""Counting errors: words and characters of transcripts, clips of a classifier."""
+"""Error counts: of words and characters in transcripts, of clips for a classifier."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Errors:
 def normalize(text: str) -> str:
     """Return `text` as it is compared: Unicode NFKC, lower case, no punctuation, single spaces.
 
-    As Whisper's basic normalizer does, which also drops what stands in brackets; but combining
-    marks stay, for in Indic scripts, Thai and others they are the vowels.
+    As Whisper's basic normalizer does, which also removes text in brackets. Unlike there, combining
+    marks are kept: in Indic scripts, Thai and others they are the vowels.
     """
     text = unicodedata.normalize("NFKC", text).lower()
     text = re.sub(r"\([^)]+?\)", "", re.sub(r"[<\[][^>\]]*[>\]]", "", text))
@@ -52,8 +52,8 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors
     word_errors = sum(len(h.split()) for r, h in pairs if not r)
     char_errors = sum(len(h) for r, h in pairs if not r)
     if spoken:
-        said, heard = map(list, zip(*spoken, strict=True))
-        words, chars = jiwer.process_words(said, heard), jiwer.process_characters(said, heard)
+        texts = [list(part) for part in zip(*spoken, strict=True)]
+        words, chars = jiwer.process_words(*texts), jiwer.process_characters(*texts)
         word_errors += words.substitutions + words.deletions + words.insertions
         char_errors += chars.substitutions + chars.deletions + chars.insertions
     return Errors(
@@ -66,7 +66,7 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors
 
 
 def count_correct(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
-    """Return how many clips were given the class that the reference names (case ignored)."""
+    """Return the number of clips whose hypothesis equals the reference, ignoring case."""
     pairs = zip(references, hypotheses, strict=True)
     right = sum(r.strip().casefold() == h.strip().casefold() for r, h in pairs)
     return Errors(clips=len(references), correct=right)
@@ -82,8 +82,9 @@ def interval(
 ) -> tuple[float, float]:
     """Return a 95 % interval of the corpus WER, or with `classify` of a classifier's accuracy.
 
-    `errors` are the counts of each clip. Percentile bootstrap over clips, 2,000 resamples: what the
-    rate might be with as many other clips of the same speaker. NaN where no word was spoken.
+    `errors` are the counts of each clip. A percentile bootstrap over clips with 2,000 resamples: it
+    estimates how the rate varies with other clips of the same speaker. NaN if no reference has a
+    word.
     """
     top = np.array([e.correct if classify else e.errors for e in errors])
     bottom = np.array([e.clips if classify else e.words for e in errors])

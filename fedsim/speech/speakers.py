@@ -1,8 +1,8 @@
-"""Who speaks: the gender of each speaker, from a file beside a corpus that does not say it.
+"""The gender of each speaker, from a separate file for a corpus without it.
 
-A CSV file has the columns speaker and gender. LibriSpeech's own SPEAKERS.TXT, which lies in each of
-its archives (openslr.org/12), is read as it is: lines of `ID | SEX | SUBSET | MINUTES | NAME`, and
-comments that begin with a semicolon.
+Either a CSV file with the columns speaker and gender, or LibriSpeech's SPEAKERS.TXT as it is in its
+archives (openslr.org/12): lines of `ID | SEX | SUBSET | MINUTES | NAME`, and comments that begin
+with a semicolon.
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ _WORDS = {"f": "female", "m": "male"}
 
 
 def fill_genders(utterances: Sequence[Utterance], path: str) -> list[Utterance]:
-    """Return the utterances, those of unknown gender with the one that the file has for the
-    speaker.
+    """Return the utterances, with the gender filled in from the file where it is unknown.
 
-    Raises `FedsimError` when the file cannot be read, when no utterance names its speaker, and for
-    a speaker that it does not list.
+    Raises `FedsimError` if the file cannot be read, if no utterance has a speaker, or if the file
+    lacks a speaker.
     """
     known = read_genders(path)
     if utterances and all(u.speaker is None for u in utterances):
         raise FedsimError(
-            "corpus.speakers lists speakers, but the corpus names none: map its column of speakers "
-            "under corpus.columns.speaker"
+            "corpus.speakers lists speakers, but the corpus has no column for them; map it under "
+            "corpus.columns.speaker"
         )
     filled = []
     for u in utterances:
         if u.gender is None and u.speaker is not None:
             if u.speaker not in known:
                 raise FedsimError(
-                    f"{path} lists no speaker {u.speaker!r}, who speaks in the corpus; add a line, "
-                    f"or give the whole list as corpus.speakers"
+                    f"corpus.speakers: {path} does not list speaker {u.speaker!r} of the corpus; "
+                    f"add a line, or give another list"
                 )
             u = replace(u, gender=known[u.speaker])
         filled.append(u)
@@ -50,19 +49,24 @@ def read_genders(path: str) -> dict[str, str]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = file.read().splitlines()
     except FileNotFoundError:
-        raise FedsimError(f"corpus.speakers: there is no file {path}: check the path") from None
+        raise FedsimError(f"corpus.speakers: there is no file {path}; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise FedsimError(f"corpus.speakers: {path} cannot be read as UTF-8: {error}") from error
+        raise FedsimError(
+            f"corpus.speakers: {path} cannot be read as UTF-8 ({error}); save it as such"
+        ) from error
     first = next((line for line in lines if line.strip() and not line.startswith(";")), "")
     pairs = _piped(lines, path) if "|" in first else _table(lines, path)
     genders: dict[str, str] = {}
     for line, speaker, word in pairs:
         gender = _WORDS.get(word.lower(), word.lower())
         if not speaker or not gender:
-            raise FedsimError(f"{path}:{line}: the line has no {COLUMNS[bool(speaker)]}")
+            raise FedsimError(
+                f"{path}:{line}: the line has no {COLUMNS[bool(speaker)]}; add one, or remove it"
+            )
         if genders.setdefault(speaker, gender) != gender:
             raise FedsimError(
-                f"{path}:{line}: speaker {speaker!r} is {gender} here and {genders[speaker]} above"
+                f"{path}:{line}: speaker {speaker!r} is {gender} here and {genders[speaker]} "
+                f"above; remove one of the lines"
             )
     return genders
 
@@ -73,7 +77,7 @@ def _piped(lines: Iterable[str], path: str) -> Iterator[tuple[int, str, str]]:
             continue
         speaker, *rest = (part.strip() for part in line.split("|"))
         if not rest:
-            raise FedsimError(f"{path}:{number}: {line!r} is no line of ID | SEX | SUBSET")
+            raise FedsimError(f"{path}:{number}: {line!r} has no columns; write ID | SEX | SUBSET")
         yield number, speaker, rest[0]
 
 
@@ -82,7 +86,7 @@ def _table(lines: Iterable[str], path: str) -> Iterator[tuple[int, str, str]]:
     found = list(reader.fieldnames or ())
     if not set(COLUMNS) <= set(found):
         raise FedsimError(
-            f"{path} has the columns {', '.join(found) or 'none'}; expected {', '.join(COLUMNS)}"
+            f"{path} has the columns {', '.join(found) or 'none'}; name them {', '.join(COLUMNS)}"
         )
     for row in reader:
         speaker, gender = ((row[column] or "").strip() for column in COLUMNS)

@@ -1,4 +1,4 @@
-"""Passes of a full-precision model over a user's tuning clips: for sensing, and for calibration."""
+"""Passes of a full-precision model over a client's tuning clips, for sensing and calibration."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class TuningPass:
-    """A model and the unlabelled clips that it is to be tuned on; `tuning_pass` makes one."""
+    """A model and the unlabelled clips that it is tuned on; made by `tuning_pass`."""
 
     model: SpeechModel
     clips: Sequence[np.ndarray]
     """1-D float32 at 16 kHz."""
     tokens: Sequence[torch.Tensor] | None
-    """The model's own transcript of each clip, None where it needs none."""
+    """The model's own transcript of each clip; None for a model that needs none."""
     language: str | None = None
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the clips as batches that a forward pass takes."""
+        """Yield the clips as batches for a forward pass."""
         return tuning_batches(self.model, self.clips, self.tokens, self.language)
 
     def sense(
@@ -38,14 +38,14 @@ class TuningPass:
         sense: Callable[[SpeechModel, Iterator[Batch]], T],
         calibrations: Iterable[str],
     ) -> tuple[T, dict[str, LayerObservation] | None]:
-        """Return what `sense` makes of one pass, and what these calibrations will ask of it.
+        """Return the result of `sense` on one pass, and what these calibrations need from it.
 
         See `fedsim.quant.onepass.sense_and_observe`.
         """
         return sense_and_observe(self.model, self.batches(), sense, calibrations)
 
     def observe(self, calibrations: Iterable[str]) -> dict[str, LayerObservation]:
-        """Return what these calibrations ask of the clips, by a pass of its own."""
+        """Return the observations that these calibrations need, by a separate pass."""
         wanted = needs(calibrations)
         return observe(self.model, self.batches(), rows=wanted.rows, fisher=wanted.fisher)
 
@@ -53,5 +53,5 @@ class TuningPass:
 def tuning_pass(
     model: SpeechModel, clips: Sequence[np.ndarray], language: str | None = None
 ) -> TuningPass:
-    """Return a model and clips, which a model that needs tokens transcribes first."""
+    """Return a model and its tuning clips; a model that needs tokens transcribes them first."""
     return TuningPass(model, clips, own_tokens(model, clips, language), language)

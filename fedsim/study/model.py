@@ -1,4 +1,4 @@
-"""The scenario's full-precision model, and what it costs the devices of a fleet."""
+"""The scenario's full-precision model, and its cost on the devices of a fleet."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fedsim.speech.models.base import SpeechModel
 from fedsim.study.cost import ModelCost
 
 StudyModel: TypeAlias = PackableModel[SpeechModel]
-"""The model of a study: loaded, with the exact sizes and the manifests of its model files."""
+"""The model of a study, loaded, with exact sizes and the manifest of its model files."""
 
 
 def load_study_model(scenario: Scenario) -> StudyModel:
-    """Load the scenario's full-precision model, ready for packing as the scenario says.
+    """Load the scenario's full-precision model, ready for packing with the scenario's settings.
 
     Raises `FedsimError` as `fedsim.speech.models.load_model` does.
     """
@@ -34,21 +34,22 @@ def load_study_model(scenario: Scenario) -> StudyModel:
 
 
 def study_model(scenario: Scenario, model: SpeechModel) -> StudyModel:
-    """Return a loaded model, ready for packing as the scenario says."""
+    """Return a loaded model, ready for packing with the scenario's settings."""
     return packable(
         model,
         model.id,
         granularity=scenario.quantization.weights,
         activation_bits=scenario.quantization.activation_bits,
         depths=scenario.clients.bit_depths,
-        settings={"window_s": scenario.model.window_s, "keep": list(scenario.model.keep)},
+        settings=model.settings,
     )
 
 
 def sensing_peaks(scenario: Scenario, study: StudyModel) -> dict[str, int]:
-    """Return sensing mode -> the most bytes that a device of the scenario's fleet needs at once.
+    """Return sensing mode -> peak bytes of memory on a device; the scenario has a fleet.
 
-    Weights (`fedsim.quant.memory`), and the widest layer's activations for `fleet.clip_s` seconds.
+    The sum of weights (`fedsim.quant.memory`) and the widest layer's activations for a clip of
+    `fleet.clip_s` seconds.
     """
     assert scenario.fleet is not None
     activations = activation_bytes(study.model, scenario.fleet.clip_s)
@@ -57,7 +58,7 @@ def sensing_peaks(scenario: Scenario, study: StudyModel) -> dict[str, int]:
 
 
 def model_cost(scenario: Scenario, study: StudyModel) -> ModelCost:
-    """Return the bytes and MACs that the model costs devices; the scenario has a fleet."""
+    """Return the cost of the model in bytes and MACs; the scenario has a fleet."""
     layers, sizes = study.model.layers, study.sizes
     macs = count_macs(study.model)
     by_depth = zip(sizes.depths, sizes.layer_bytes.T.tolist(), strict=True)

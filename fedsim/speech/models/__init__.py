@@ -58,7 +58,9 @@ def load_model(
         family.shorten(module, window_s)
     layers = find_layers(module, (*family.keep, *keep))
     extractor, tokenizer = _load_processor(place, family)
-    return family.adapt(name, module, layers, extractor, tokenizer, batch_size)
+    seconds = None if window_s is None else float(window_s)
+    settings = {"window_s": seconds, "keep": list(keep)}
+    return family.adapt(name, module, layers, extractor, tokenizer, batch_size, settings)
 
 
 def wrap_model(
@@ -78,7 +80,8 @@ def wrap_model(
     family = family_of(type(module).__name__, name)
     module = _freeze(module, family)
     layers = find_layers(module, (*family.keep, *keep))
-    return family.adapt(name, module, layers, extractor, tokenizer, batch_size)
+    settings = {"window_s": None, "keep": list(keep)}
+    return family.adapt(name, module, layers, extractor, tokenizer, batch_size, settings)
 
 
 def _read_config(name: str) -> Any:
@@ -90,7 +93,7 @@ def _read_config(name: str) -> Any:
             f"model folder {name} has no config.json; give a folder in the transformers layout"
         )
     if not folder.is_dir() and (folder.is_absolute() or name.startswith(".")):
-        raise FedsimError(f"model folder {name} does not exist; check model.id")
+        raise FedsimError(f"there is no model folder {name}; check model.id")
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -1,10 +1,10 @@
-"""What every speech model offers, and what the adapters share."""
+"""The interface of every speech model, and what its adapters share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,33 +16,35 @@ from fedsim.speech.audio import SAMPLE_RATE
 
 
 class SpeechModel(Protocol):
-    """A pretrained network and what surrounds it; satisfies `fedsim.quant.model.Quantizable`.
+    """A pretrained network with its processor; satisfies `fedsim.quant.model.Quantizable`.
 
-    Adapters are stateless but for the network: clips of any client may pass through them in turn.
+    Adapters have no state besides the network, so one serves all clients in turn.
     """
 
     id: str
-    """Hub id or folder that it was loaded from."""
+    """Hub id or folder from which it was loaded."""
     task: str
     """"transcribe" (scored by WER and CER) or "classify" (scored by accuracy)."""
     module: nn.Module
     layers: tuple[Layer, ...]
+    settings: Mapping[str, Any]
+    """`window_s` and `keep` with which it was loaded: a model file keeps them, for its loader."""
     needs_tokens: bool
     """Whether a forward pass needs tokens beside the audio (seq2seq)."""
 
     def batches(
         self, clips: Sequence[np.ndarray], language: str | None = None
     ) -> Iterator[tuple[Batch, list[int]]]:
-        """Yield batches of `clips` (1-D float32, 16 kHz) with each clip's place in `clips`.
+        """Yield batches of `clips` (1-D float32, 16 kHz), with the index of each clip in `clips`.
 
-        How clips are grouped depends on the clips alone, and padding never changes a result.
+        Grouping depends on the clips only, and padding never changes a result.
         """
 
     def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
-        """Return the tokens of the model's own transcript of each clip, where it `needs_tokens`."""
+        """Return the tokens of the model's own transcript of each clip, if it `needs_tokens`."""
 
     def with_tokens(self, batch: Batch, tokens: Sequence[torch.Tensor]) -> Batch:
-        """Return the batch with those tokens: ready for a teacher-forced pass."""
+        """Return the batch with these tokens, ready for a teacher-forced pass."""
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Run the network once; return its logits (a seq2seq model needs a batch with tokens)."""
@@ -69,7 +71,7 @@ def transcribe_clips(
 def own_tokens(
     model: SpeechModel, clips: Sequence[np.ndarray], language: str | None = None
 ) -> list[torch.Tensor] | None:
-    """Return the tokens of the model's own transcript of each clip, or None where it needs none."""
+    """Return the tokens of the model's own transcript of each clip; None if it needs none."""
     if not model.needs_tokens:
         return None
     tokens: list[torch.Tensor | None] = [None] * len(clips)
@@ -86,8 +88,7 @@ def tuning_batches(
     tokens: Sequence[torch.Tensor] | None,
     language: str | None = None,
 ) -> Iterator[Batch]:
-    """Yield batches of `clips` that a forward pass takes; `tokens` as `own_tokens` returned
-    them."""
+    """Yield batches of `clips` for a forward pass, with `tokens` from `own_tokens`."""
     ready = (
         batch if tokens is None else model.with_tokens(batch, [tokens[i] for i in places])
         for batch, places in model.batches(clips, language)
@@ -101,9 +102,9 @@ def tuning_batches(
 
 
 def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterator[list[int]]:
-    """Yield the places of clips batch by batch, sorted by length, at most `size` a batch.
+    """Yield the indices of clips sorted by length, in batches of at most `size`.
 
-    With `exact` a batch holds clips of one length only: nothing is padded.
+    With `exact` a batch has clips of one length only, so nothing is padded.
     """
     order = sorted(range(len(clips)), key=lambda i: (len(clips[i]), i))
     group: list[int] = []
@@ -120,8 +121,8 @@ def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterato
 def public_clips(seconds: float = 2.0, n: int = 4) -> list[np.ndarray]:
     """Return a public signal that stands in for speech where no user data may be used.
 
-    `n` clips of noise with the long-term spectrum of speech (flat to 500 Hz, then 9 dB an octave
-    down) under a 4 Hz syllable rhythm, at -23 dBFS; seeded, so it is the same everywhere.
+    `n` clips of noise with the long-term spectrum of speech (flat to 500 Hz, then falling by 9 dB
+    per octave) and a 4 Hz syllable rhythm, at -23 dBFS; seeded, so it is the same everywhere.
     """
     rng = np.random.default_rng(20230820)
     size = int(seconds * SAMPLE_RATE)

@@ -8,7 +8,7 @@ masked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ class Wav2Vec2:
     extractor: Any
     tokenizer: Any
     batch_size: int
+    settings: Mapping[str, Any]
     grain: int = GRAIN
 
     needs_tokens: bool = False
@@ -157,6 +158,7 @@ def adapt(
     extractor: Any,
     tokenizer: Any,
     batch_size: int,
+    settings: Mapping[str, Any],
 ) -> Wav2Vec2:
     """Return the adapter of a loaded network.
 
@@ -174,7 +176,9 @@ def adapt(
             f"model {model!r} has a CTC head but no tokenizer files (vocab.json, "
             f"tokenizer_config.json); add them to its folder"
         )
-    return Wav2Vec2(model, module, layers, extractor, tokenizer if is_ctc else None, batch_size)
+    return Wav2Vec2(
+        model, module, layers, extractor, tokenizer if is_ctc else None, batch_size, settings
+    )
 
 
 def default_extractor() -> Any:

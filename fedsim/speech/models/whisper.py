@@ -8,7 +8,7 @@ several times faster on short clips, but it changes the model: check its word er
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,8 +29,8 @@ FIRST = "model.encoder.conv1"
 FRAMES_PER_SECOND = 100  # mel frames; the encoder's second convolution halves them
 POSITIONS_PER_SECOND = FRAMES_PER_SECOND // 2
 TOKENS_PER_SECOND, EXTRA_TOKENS = 12, 8
-"""A hypothesis is cut at 12 tokens per second of audio plus 8, more than the fastest speech needs: a
-quantized Whisper sometimes repeats itself without end."""
+"""A hypothesis is cut at 12 tokens per second of audio plus 8, more than the fastest speech needs:
+a quantized Whisper sometimes repeats itself without end."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Whisper:
     extractor: Any
     tokenizer: Any
     batch_size: int
+    settings: Mapping[str, Any]
     task: str = "transcribe"
     needs_tokens: bool = True
 
@@ -136,7 +137,7 @@ class Whisper:
         return [text.strip() for text in texts]
 
     def _generate(self, batch: Batch) -> list[torch.Tensor]:
-        """Decode greedily; return prompt, tokens and end of each clip, cut at its maximum length."""
+        """Decode greedily; return prompt, tokens and end of each clip, cut at its maximum."""
         module: Any = self.module
         rules: Any = module.generation_config
         encoded = module.model.encoder(batch.inputs["input_features"])
@@ -197,14 +198,13 @@ class Whisper:
         code = word if word in LANGUAGES else TO_LANGUAGE_CODE.get(word, short)
         if code not in LANGUAGES:
             raise FedsimError(
-                f"language {language!r} is not one of Whisper's: "
-                f"{nearest(word, TO_LANGUAGE_CODE)}; use an ISO code (it), a locale (it_it) or an "
-                f"English name (italian)"
+                f"Whisper knows no language {language!r}: {nearest(word, TO_LANGUAGE_CODE)}; use "
+                f"an ISO code (it), a locale (it_it) or an English name (italian)"
             )
         rules: Any = self.module.generation_config
         if getattr(rules, "is_multilingual", False) and f"<|{code}|>" not in rules.lang_to_id:
             raise FedsimError(
-                f"model {self.id!r} does not support language {language!r}; give one of its "
+                f"model {self.id!r} knows no language {language!r}; give one of its "
                 f"{len(rules.lang_to_id)} languages, or none to have it detected"
             )
         return code
@@ -217,6 +217,7 @@ def adapt(
     extractor: Any,
     tokenizer: Any,
     batch_size: int,
+    settings: Mapping[str, Any],
 ) -> Whisper:
     """Return the adapter of a loaded network; raise `FedsimError` if its tokenizer is missing."""
     rules: Any = module.generation_config
@@ -226,7 +227,7 @@ def adapt(
             f"model {model!r} has no tokenizer files (tokenizer.json, tokenizer_config.json); add "
             f"them to its folder"
         )
-    return Whisper(model, module, layers, extractor, tokenizer, batch_size)
+    return Whisper(model, module, layers, extractor, tokenizer, batch_size, settings)
 
 
 def shorten(module: nn.Module, window_s: float) -> None:

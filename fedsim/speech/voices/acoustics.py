@@ -1,4 +1,4 @@
-"""From a synthesizer's samples to what a device records: vocal tract, room, microphone, noise."""
+"""From synthesized samples to a recording: vocal tract, room, microphone and noise."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from fedsim.speech.voices.speaker import Speaker
 from fedsim.speech.voices.synthesizer import SYNTHESIZER_RATE
 
 _ECHO_DELAY_S = 0.004
-_BLOCK = 4096  # clips are transformed at a multiple of it: a length that is fast for any clip
-_SILENCE = 64  # of 32,768: what the synthesizer leaves before and after speech
+_BLOCK = 4096  # Fourier transforms have a multiple of this length, which is always fast
+_SILENCE = 64  # of 32,768: up to here, samples before and after speech are silence
 _PAUSE_S = (0.05, 0.25)
 
 
 def record(
-    said: np.ndarray, who: Speaker, rng: np.random.Generator, seconds: float = 0.0
+    speech: np.ndarray, who: Speaker, rng: np.random.Generator, seconds: float = 0.0
 ) -> np.ndarray:
     """Return what the speaker's device records, float32 (samples,) at 16 kHz on a 16-bit grid.
 
     Args:
-        said: int16 (n,) at 22,050 Hz; not silent.
-        who: whose vocal tract, room, microphone and noise it is.
-        rng: the pauses around the speech, and the noise, are drawn from it.
-        seconds: the pauses are widened until the clip is this long; a longer one stays as it is.
+        speech: int16 (n,) at 22,050 Hz; not silent.
+        who: the speaker, with vocal tract, room, microphone and noise.
+        rng: draws the pauses around the speech, and the noise.
+        seconds: minimum length of the clip, to which the pauses are widened.
     """
     import soxr
 
-    # Played at a higher rate, every formant is higher, as of a shorter vocal tract.
+    # Played at a higher rate, every formant is higher, as with a shorter vocal tract.
     voiced = soxr.resample(
-        said.astype(np.float32), SYNTHESIZER_RATE * who.tract, SAMPLE_RATE, quality="MQ"
+        speech.astype(np.float32), SYNTHESIZER_RATE * who.tract, SAMPLE_RATE, quality="MQ"
     )
     loud = np.flatnonzero(np.abs(voiced) > _SILENCE)
     voiced = voiced[loud[0] : loud[-1] + 1]
@@ -43,7 +43,7 @@ def record(
     n = -(-(end + after) // _BLOCK) * _BLOCK
     padded = np.zeros(n, np.float32)
     padded[before:end] = voiced
-    # The echo that runs over the end comes round to the start: the room was never quite silent.
+    # The convolution is circular: the echo beyond the end sounds at the start, as in a real room.
     heard = np.fft.irfft(np.fft.rfft(padded) * _response(who, n), n)[: end + after]
     noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(n)) * _noise(who, n), n)[: end + after]
     heard *= 10 ** (who.level_db / 20) / _rms(heard[before:end])
@@ -57,7 +57,7 @@ def _rms(samples: np.ndarray) -> float:
 
 @lru_cache(maxsize=64)
 def _response(who: Speaker, n: int) -> np.ndarray:
-    """Return room and microphone as one frequency response, complex (n // 2 + 1,)."""
+    """Return the frequency response of room and microphone, complex (n // 2 + 1,)."""
     time = np.arange(min(n, int(who.reverberation_s * SAMPLE_RATE))) / SAMPLE_RATE
     # The room is the same in every clip of a speaker, whatever the clip's length.
     echo = np.random.default_rng(who.number).standard_normal(len(time))
@@ -69,13 +69,13 @@ def _response(who: Speaker, n: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _noise(who: Speaker, n: int) -> np.ndarray:
-    """Return the magnitude that colours the background noise, float (n // 2 + 1,)."""
+    """Return the magnitude response of the background noise, float (n // 2 + 1,)."""
     octaves = np.log2(np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE), 50.0) / 1000)
     return 10 ** (who.noise_slope_db * octaves / 20) * _microphone(who, n)
 
 
 def _microphone(who: Speaker, n: int) -> np.ndarray:
-    """Return the microphone's magnitude: a band with a slope, float (n // 2 + 1,)."""
+    """Return the magnitude response of the microphone, float (n // 2 + 1,): a tilted band-pass."""
     frequency = np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE), 1.0)
     band = 1 / np.sqrt(
         (1 + (who.low_cut_hz / frequency) ** 4) * (1 + (frequency / who.high_cut_hz) ** 8)

@@ -14,9 +14,9 @@ from fedsim.speech.clips import GROUPS, Clients, read_utterance
 
 
 def export_clips(clients: Clients, folder: Path) -> int:
-    """Write every client's test clips as 16-bit WAV and a metadata.csv; return how many.
+    """Write every client's test clips as 16-bit WAV with a metadata.csv; return their number.
 
-    Raises `FedsimError` when the folder holds something, or cannot be written.
+    Raises `FedsimError` if the folder is not empty or cannot be written.
     """
     import soundfile
 
@@ -35,7 +35,7 @@ def export_clips(clients: Clients, folder: Path) -> int:
                 for clip in client.test:
                     path = folder / f"{clip.key}.wav"
                     path.parent.mkdir(exist_ok=True)
-                    # Clips lie on a 16-bit grid: as integers they come back as they were.
+                    # Clips lie on a 16-bit grid, so integers lose nothing.
                     samples = (read_utterance(clip) * 32_768).astype(np.int16)
                     soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
                     groups = [getattr(clip, name) for name in GROUPS]
@@ -43,5 +43,7 @@ def export_clips(clients: Clients, folder: Path) -> int:
                     written += 1
                 shown.advance()
     except OSError as error:
-        raise FedsimError(f"clips cannot be written to {folder}: {error}") from error
+        raise FedsimError(
+            f"clips cannot be written to {folder}: {error}; name another folder"
+        ) from error
     return written

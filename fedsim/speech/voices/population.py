@@ -1,4 +1,4 @@
-"""The corpus `voices`: which speakers a scenario has, and what each client says when."""
+"""The corpus kind `voices`: the speakers of a scenario, and the texts of each client."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from fedsim.speech.voices.speaker import FIRST_TRAINING_SPEAKER, GENDERS, Speake
 from fedsim.speech.voices.synthesizer import require_synthesizer
 
 _TEST_TAKES = 1_000_000
-"""Takes of test clips are numbered from here on: no word is heard in the same take twice."""
+"""Takes of test clips are numbered from here on, so that none repeats a take of tuning."""
 
 
 def open_population(corpus: CorpusSettings, seed: int) -> Clients:
-    """Return the clients of a population: its speakers, or its genders or languages as groups.
+    """Return the clients of a population: one per speaker, or one per gender or language.
 
-    Raises `FedsimError` when the synthesizer is not installed, for a language that nobody speaks,
-    for a sentence list without text, and for speakers that are reserved for training.
+    Raises `FedsimError` if the synthesizer is not installed, for a language without a grammar, and
+    for speakers that are reserved for training. Making a client raises it for a sentence list that
+    cannot be read or is too short.
     """
     require_synthesizer()
-    people = corpus.population
-    assert people is not None  # the schema sees to it
+    people = _population(corpus)
     for language in people.languages:
         grammar(language)
         if "words" in people.topics and language != "en":
             raise FedsimError(
-                f"the topic 'words' is English, and corpus.population.languages names {language!r}"
+                f"corpus.population: the topic 'words' is English; remove {language!r} from "
+                f"languages, or choose other topics"
             )
     if _number(people, people.speakers - 1) >= FIRST_TRAINING_SPEAKER:
         raise FedsimError(
@@ -64,15 +65,15 @@ def _identities(people: PopulationSettings) -> Iterator[tuple[str, int]]:
 
 
 def _number(people: PopulationSettings, i: int) -> int:
-    """Return the number of speaker `i`, or of the pair it is taken from if one gender is asked."""
+    """Return the number of the `i`-th speaker, or of its pair where only one gender is chosen."""
     place = i // len(people.languages)
     if len(people.genders) == len(GENDERS):
         return people.first + place
-    return people.first + people.first % 2 + 2 * place  # of each whole pair one
+    return people.first + people.first % 2 + 2 * place  # one of each whole pair
 
 
 def _gendered(people: PopulationSettings, language: str, number: int) -> int:
-    """Return the one of a pair that has the gender asked for; `number` where both are."""
+    """Return the number of the one in a pair who has the chosen gender; with both, `number`."""
     if len(people.genders) == len(GENDERS):
         return number
     even = number - number % 2
@@ -80,11 +81,10 @@ def _gendered(people: PopulationSettings, language: str, number: int) -> int:
 
 
 def _members(corpus: CorpusSettings, key: str) -> tuple[Speaker, ...]:
-    """Return the speakers of a group that its clips come from, at most one for each clip."""
-    assert corpus.population is not None
+    """Return the speakers of a group whose clips are used, not more than there are clips."""
     needed = max(corpus.tuning_clips, corpus.test_clips)
     found: list[Speaker] = []
-    for language, number in _identities(corpus.population):
+    for language, number in _identities(_population(corpus)):
         who = speaker(language, number)
         if key in (who.gender, who.language):
             found.append(who)
@@ -96,7 +96,7 @@ def _members(corpus: CorpusSettings, key: str) -> tuple[Speaker, ...]:
 def _client(
     corpus: CorpusSettings, key: str, members: tuple[Speaker, ...], seed: int
 ) -> ClientData:
-    """Return one client: its members say its sentences in turn."""
+    """Return one client, whose members say its sentences in turn."""
     tuning = _utterances(corpus, key, members, "tuning", seed)
     test = _utterances(corpus, key, members, "test", seed)
     spoken = {who.language for who in members}
@@ -137,14 +137,14 @@ def _counts(speakers: list[Speaker]) -> list[tuple[str, int]]:
 
 
 def _population(corpus: CorpusSettings) -> PopulationSettings:
-    assert corpus.population is not None
+    assert corpus.population is not None  # the schema sees to it
     return corpus.population
 
 
 def _texts(
     corpus: CorpusSettings, language: str, role: Role, n: int, rng: np.random.Generator, seed: int
 ) -> list[str]:
-    """Return `n` sentences of one role; words come round again once all 35 were said."""
+    """Return `n` sentences of one role; of the topic `words`, all 35 before any comes again."""
     people = _population(corpus)
     if people.sentences is not None:
         return _listed(Path(people.sentences), role, n, rng, seed)
@@ -155,7 +155,7 @@ def _texts(
 
 
 def _listed(path: Path, role: Role, n: int, rng: np.random.Generator, seed: int) -> list[str]:
-    """Return `n` sentences of a user's list: one half of it is for tuning, one for tests."""
+    """Return `n` sentences of a user's list, half of which is for tuning and half for tests."""
     halves = _halves(path, seed)
     half = halves[0] if role == "tuning" else halves[1]
     if len(half) < n:
@@ -173,7 +173,7 @@ def _halves(path: Path, seed: int) -> tuple[list[str], list[str]]:
 
 @lru_cache(maxsize=4)
 def _split_list(path: Path, changed: int, seed: int) -> tuple[list[str], list[str]]:
-    """Return the two halves of a list; `changed` is its time, so that an edited list is read."""
+    """Return the two halves of a list; `changed`, its time, makes an edited list be read again."""
     sentences = read_sentences(path)
     order = np.random.default_rng([seed, len(sentences)]).permutation(len(sentences))
     middle = len(sentences) // 2

@@ -1,8 +1,8 @@
-"""What speakers say: sentences from word grammars, and the words of Speech Commands.
+"""The texts of synthetic speakers: sentences from word grammars, the words of Speech Commands.
 
-Each sentence of a grammar has one role for ever, by its own hash: "training" (the bundled models
-were trained on it), "tuning" or "test". No sentence a client is tested on can therefore have been
-heard in tuning, by whichever client, or in training.
+Each sentence of a grammar has one fixed role, given by its hash: "training" (of the bundled
+models), "tuning" or "test". So no test sentence occurs in the tuning of any client, nor in
+training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fedsim.speech.scoring import normalize
 Role = Literal["training", "tuning", "test"]
 ROLES: tuple[Role, ...] = ("training",) * 6 + ("tuning",) * 2 + ("test",) * 2
 WORD_SECONDS = 1.0
-"""A clip of one word lasts a second, as in Speech Commands."""
+"""Minimum length of a clip of one word, as in Speech Commands."""
 _FOLDER = Path(__file__).with_name("sentences")
 _BRACKETS = re.compile(r"[()\[\]<>]")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -37,12 +37,12 @@ class Grammar:
     slots: dict[str, tuple[str, ...]]
     topics: dict[str, tuple[str, ...]]
     words: tuple[str, ...] = ()
-    """Words that are said alone, in English only."""
+    """Words that are clips of their own; English only."""
 
 
 @cache
 def grammar(language: str) -> Grammar:
-    """Return a language's grammar; raises `FedsimError` for a language that has none."""
+    """Return the grammar of a language; raises `FedsimError` if there is none."""
     path = _FOLDER / f"{language}.yaml"
     if not path.is_file():
         raise FedsimError(f"no voice speaks {language!r}: {nearest(language, languages())}")
@@ -52,7 +52,7 @@ def grammar(language: str) -> Grammar:
 
 
 WORDS = grammar("en").words
-"""The 35 words of Speech Commands v0.02 (Warden 2018), each a sentence of its own."""
+"""The 35 words of Speech Commands v0.02 (Warden 2018), each a sentence by itself."""
 
 
 @cache
@@ -62,7 +62,7 @@ def languages() -> tuple[str, ...]:
 
 
 def role_of(sentence: str) -> Role:
-    """Return what a sentence is for, by its hash alone: 6 of 10 train, 2 tune and 2 test."""
+    """Return the role of a sentence by its hash: of 10, about 6 train, 2 tune and 2 test."""
     digest = hashlib.sha256(sentence.encode()).digest()
     return ROLES[int.from_bytes(digest[:8], "little") % len(ROLES)]
 
@@ -70,9 +70,9 @@ def role_of(sentence: str) -> Role:
 def draw_sentences(
     language: str, topics: tuple[str, ...], role: Role, n: int, rng: np.random.Generator
 ) -> list[str]:
-    """Return `n` distinct sentences of one role, topics and templates drawn evenly.
+    """Return `n` distinct sentences of one role; topics, and templates of one, are equally likely.
 
-    Raises `FedsimError` when the grammar has no such topic, or too few sentences.
+    Raises `FedsimError` if the grammar lacks a topic or has too few sentences.
     """
     spoken = grammar(language)
     for topic in topics:
@@ -88,7 +88,7 @@ def draw_sentences(
             found.setdefault(sentence)
     else:
         raise FedsimError(
-            f"the topics {', '.join(topics)} hold no {n} different {role} sentences in "
+            f"the topics {', '.join(topics)} have fewer than {n} {role} sentences in "
             f"{language!r}; ask for fewer clips or more topics"
         )
     return list(found)
@@ -103,25 +103,27 @@ def _fill(template: str, spoken: Grammar, rng: np.random.Generator) -> str:
 
 
 def read_sentences(path: Path) -> list[str]:
-    """Return the sentences of a text file, one a line; blank lines and `#` lines are left out.
+    """Return the sentences of a text file, one per line, without blank lines and `#` lines.
 
-    Of lines that differ in capitals and punctuation only, which sound alike, the first is kept.
+    Lines that differ only in capitals and punctuation sound alike: the first of them is kept.
 
-    Raises `FedsimError` when it cannot be read or holds nothing that could be spoken.
+    Raises `FedsimError` if the file cannot be read, or no line has a letter or digit.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise FedsimError(f"sentence list {path} cannot be read as UTF-8 text: {error}") from error
-    # Scoring leaves out what stands in brackets; without them it is a text like any other.
-    said = [line for line in lines if not line.strip().startswith("#")]
-    texts = [" ".join(_BRACKETS.sub(" ", line).split()) for line in said]
+        raise FedsimError(
+            f"sentence list {path} cannot be read as UTF-8 text: {error}; save it as such"
+        ) from error
+    # Scoring ignores text in brackets: without the brackets it is scored like any other.
+    kept = [line for line in lines if not line.strip().startswith("#")]
+    texts = [" ".join(_BRACKETS.sub(" ", line).split()) for line in kept]
     spoken = [text for text in texts if any(c.isalnum() for c in normalize(text))]
     if not spoken:
         raise FedsimError(
-            f"sentence list {path} holds no text that could be spoken; write one sentence a line"
+            f"sentence list {path} holds no text that could be spoken; write one sentence per line"
         )
-    heard: dict[str, str] = {}
+    distinct: dict[str, str] = {}
     for text in spoken:
-        heard.setdefault(normalize(text), text)
-    return list(heard.values())
+        distinct.setdefault(normalize(text), text)
+    return list(distinct.values())

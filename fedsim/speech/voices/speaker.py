@@ -1,4 +1,4 @@
-"""Who speaks: speaker `number` of a language is the same person on every machine, for ever.
+"""Synthetic speakers: speaker `number` of a language is the same person on every machine.
 
 Everything about a speaker is drawn from its language and number, by `SeedSequence`. Numbers from
 `FIRST_TRAINING_SPEAKER` on are reserved for training the bundled models: no scenario may use them.
@@ -15,9 +15,9 @@ from fedsim.errors import FedsimError, nearest
 
 GENDERS = ("female", "male")
 FIRST_TRAINING_SPEAKER = 1_000_000
-"""Speakers from this number on were heard in training; a scenario's speakers are below it."""
+"""Speakers from this number on were used in training; those of scenarios are below it."""
 FIRST_PUBLIC_SPEAKER = 900_000
-"""Speakers from this number on are public: bounds for what others may release come from them."""
+"""Speakers from this number on are public: the bounds of releases are computed from them."""
 
 ACCENTS = {
     "ca": ("ca", "ca-ba", "ca-nw", "ca-va"),
@@ -40,22 +40,22 @@ ACCENTS = {
     "pt": ("pt", "pt-br"),
     "ru": ("ru",),
 }
-"""Language -> the synthesizer's accents of it; "en" is of southern England."""
+"""Language -> accents of the synthesizer; "en" is that of southern England."""
 
 VARIANTS = {
     "female": ("f1", "f2", "f3", "f5", "Andrea", "anika", "aunty", "steph"),
     "male": ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "adam", "Denis", "Diogo", "john", "rob"),
 }
-"""The synthesizer's voice variants that sound like people: those of its 104 that Whisper base
-understands, robots, whispers and children left out."""
+"""Gender -> voice variants of the synthesizer that sound like people: those of its 104 that Whisper
+base transcribes, without robots, whispers and children."""
 UNHEARD_VARIANTS = frozenset({"f5", "Andrea", "m4", "Diogo", "rob"})
-"""Variants that no training speaker has, so that some of a scenario's speakers are truly new."""
+"""Variants that no training speaker has, so that some speakers of a scenario have a new voice."""
 _PEOPLE, _PAIRS = 1, 2  # streams of random numbers
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """One person, the room and the microphone."""
+    """One person, with room and microphone."""
 
     language: str
     number: int
@@ -65,11 +65,11 @@ class Speaker:
     rate: int
     """Words per minute."""
     pitch: int
-    """0..99 of the synthesizer; 50 is the variant's own."""
+    """0..99 of the synthesizer; 50 is the default of the variant."""
     pitch_range: int
-    """0..99 of the synthesizer; 50 is the variant's own."""
+    """0..99 of the synthesizer; 50 is the default of the variant."""
     tract: float
-    """Formants and pitch are this many times higher: 0.9 is a long vocal tract, 1.1 a short one."""
+    """Factor on formants and pitch: 0.9 is a long vocal tract, 1.1 a short one."""
     low_cut_hz: float
     high_cut_hz: float
     tilt_db: float
@@ -94,16 +94,18 @@ class Speaker:
 def speaker(language: str, number: int) -> Speaker:
     """Return speaker `number` of a language.
 
-    Speakers 2 k and 2 k + 1 are a woman and a man, in random order: any range of even length from
-    an even number on is balanced.
+    Speakers 2 k and 2 k + 1 are a woman and a man, in random order: any range of even length that
+    begins at an even number is balanced.
 
     Raises:
-        FedsimError: for a language nobody speaks, and for a negative number.
+        FedsimError: for a language without voices, and for a negative number.
     """
     if language not in ACCENTS:
         raise FedsimError(f"no voice speaks {language!r}: {nearest(language, ACCENTS)}")
     if number < 0:
-        raise FedsimError(f"speaker {number} of {language!r}: speakers are numbered from 0 on")
+        raise FedsimError(
+            f"speaker {number} of {language!r}: numbers begin at 0; give one from 0 on"
+        )
     tag = int.from_bytes(language.encode(), "little")
     first = np.random.default_rng([_PAIRS, tag, number // 2]).integers(2)
     gender = GENDERS[(first + number) % 2]

@@ -1,8 +1,8 @@
 """The speech synthesizer eSpeak NG, called so that a text always gives the same samples.
 
-eSpeak keeps hidden state from one utterance to the next (the phase of its pitch flutter, a running
-gain), so that what it says would depend on what the process said before. The library is therefore
-loaded and unloaded for each utterance, about 1 ms; nothing of it outlives a call.
+eSpeak keeps hidden state between utterances (the phase of its pitch flutter, a running gain), so
+samples would depend on the earlier utterances of the process. The library is therefore loaded and
+unloaded for each utterance, which takes about 1 ms.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 from fedsim.errors import FedsimError
 
 SYNTHESIZER_RATE = 22_050
-"""Hz of what eSpeak NG answers."""
+"""Hz of the samples of eSpeak NG."""
 _RETRIEVAL, _UTF8 = 2, 1  # output mode and text encoding
 _RATE, _PITCH, _PITCH_RANGE = 1, 3, 4  # espeak_SetParameter
 _END_OF_LIST, _WORD = 0, 1  # event types
-_RANDOM_SEED = 1  # of its breath and noise; what differs between clips is drawn elsewhere
-Answer = TypeVar("Answer")
+_RANDOM_SEED = 1  # of its breath and noise; differences between takes are drawn elsewhere
+T = TypeVar("T")
 _LOCK = threading.Lock()  # the library is not thread-safe
 
 
@@ -50,47 +50,47 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What was said: `samples` int16 (n,) at 22,050 Hz, and where each word begins among them."""
+    """Speech: `samples` int16 (n,) at 22,050 Hz, and the index at which each word begins."""
 
     samples: np.ndarray
     word_starts: tuple[int, ...]
 
 
 def synthesize(text: str, voice: str, *, rate: int, pitch: int, pitch_range: int) -> Synthesis:
-    """Return `text` as the voice says it.
+    """Return `text` as spoken by a voice.
 
     Args:
         text: one sentence in the voice's language.
         voice: language or accent, and a variant: "en-gb-scotland+f2".
         rate: words per minute, 80..450.
-        pitch: 0..99, 50 is the variant's own.
-        pitch_range: 0..99, 50 is the variant's own, 0 is monotone.
+        pitch: 0..99; 50 is the default of the variant.
+        pitch_range: 0..99; 50 is the default of the variant, 0 is monotone.
 
     Raises:
-        FedsimError: when the synthesizer is not installed, lacks the language, or cannot be reset
-            on this system.
+        FedsimError: if the synthesizer is not installed, lacks the voice, or cannot be reset on
+            this system.
     """
     parameters = {_RATE: rate, _PITCH: pitch, _PITCH_RANGE: pitch_range}
-    return _undisturbed(_speak, text.encode(), voice, parameters)
+    return _uninterrupted(_speak, text.encode(), voice, parameters)
 
 
 def require_synthesizer() -> None:
-    """Raise `FedsimError` when the synthesizer cannot be used here, with what to do."""
-    _undisturbed(_library)
+    """Raise `FedsimError` if the synthesizer cannot be used here."""
+    _uninterrupted(_library)
 
 
-def _undisturbed(function: Callable[..., Answer], *arguments: object) -> Answer:
-    """Return what `function` answers, called to its end in another thread.
+def _uninterrupted(function: Callable[..., T], *arguments: object) -> T:
+    """Return what `function` returns, called to its end in another thread.
 
-    Ctrl-C is raised in the main thread alone. There it would be lost in what eSpeak calls back, or
-    come between loading the library and unloading it, which would then remember what it said.
+    Ctrl-C is raised in the main thread only. There, ctypes would swallow it in eSpeak's callback,
+    or it would come between loading and unloading the library, whose state would then persist.
     """
     return _thread(os.getpid()).submit(function, *arguments).result()
 
 
 @cache
 def _thread(pid: int) -> ThreadPoolExecutor:
-    """Return what speaks in process `pid`: a fork has none of the threads it was forked from."""
+    """Return the synthesizer's thread of process `pid`: a fork inherits no threads."""
     return ThreadPoolExecutor(1, f"synthesizer-{pid}")
 
 
@@ -117,7 +117,7 @@ def _speak(text: bytes, voice: str, parameters: dict[int, int]) -> Synthesis:
             library.espeak_SetSynthCallback(callback)
             library.espeak_ng_SetRandSeed(ctypes.c_long(_RANDOM_SEED))
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise FedsimError(f"the speech synthesizer has no voice {voice!r}")
+                raise FedsimError(f"the speech synthesizer has no voice {voice!r}; choose another")
             for parameter, value in parameters.items():
                 library.espeak_SetParameter(parameter, value, 0)
             library.espeak_Synth(text, len(text) + 1, 0, 0, 0, _UTF8, None, None)
@@ -140,11 +140,11 @@ def _library() -> tuple[str, bytes]:
     _unload(ctypes.CDLL(path))
     try:
         ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-    except OSError:  # gone, as it must be
+    except OSError:  # unloaded, as it must be
         return path, espeakng_loader.get_data_path().encode()
     raise FedsimError(
-        f"{path} stays loaded, so that a speaker would sound different from run to run; do not "
-        f"load eSpeak NG in the same process by other means"
+        f"{path} stays loaded, so a speaker would sound different from run to run; do not load "
+        f"eSpeak NG in this process by other means"
     )
 
 
