@@ -1,1 +1,2 @@
-"""What a device does: sense, calibrate, evaluate. It never imports the server."""
+"""The client app, one device per node: senses, calibrates, evaluates. It never imports the
+server."""

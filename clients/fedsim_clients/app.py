@@ -1,4 +1,4 @@
-"""The Flower ClientApp: messages, answered by one device from its own audio.
+"""The Flower ClientApp: one device answers messages from its own audio.
 
 query.sense           observe the clips, return what the scenario releases of them
 query.join, .share, .mask, .unmask    the same for a group, by secure aggregation
@@ -8,7 +8,7 @@ evaluate.candidates   transcribe the held-out clips with each candidate, return 
 
 from __future__ import annotations
 
-import transformers.modeling_utils  # noqa: F401  (every model needs it: a worker has it in advance)
+import transformers.modeling_utils  # noqa: F401  (every model needs it: workers import it early)
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
@@ -24,10 +24,10 @@ from fedsim_clients.redaction import redacted_reason
 
 
 def answer_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Answer a mistake with its sentence, which names the client, whatever runtime this is.
+    """Answer an error with a redacted reason that names the client, in every Flower runtime.
 
-    Flower's own would answer with the sentence in the wrapping of its exception, and with any text
-    that an exception may hold. Running out of memory is left to the runtime.
+    Flower's own reply would wrap the reason in its exception, and quote whatever text the exception
+    holds. Running out of memory is left to the runtime.
     """
     try:
         return call_next(message, context)
@@ -53,25 +53,25 @@ def sense(message: Message, context: Context) -> Message:
 
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
-    """Take a place in a group whose mean alone the server learns."""
+    """Join a group of which the server learns only the mean."""
     return secure_aggregation.join(message, context, device_of(context))
 
 
 @app.query("share")
 def share(message: Message, context: Context) -> Message:
-    """Split the secrets of the device's masks among its group."""
+    """Share the secrets of the device's masks among its group."""
     return secure_aggregation.share(message, context, device_of(context))
 
 
 @app.query("mask")
 def mask(message: Message, context: Context) -> Message:
-    """Observe the client's tuning clips and answer with its summary under masks."""
+    """Observe the client's tuning clips and answer with its masked profile."""
     return secure_aggregation.mask(message, context, device_of(context))
 
 
 @app.query("unmask")
 def unmask(message: Message, context: Context) -> Message:
-    """Help to take the masks off the group's sum."""
+    """Help to remove the masks from the group's sum."""
     return secure_aggregation.unmask(message, context, device_of(context))
 
 

@@ -20,16 +20,17 @@ from fedsim.speech.tuning import TuningPass
 from fedsim_clients.runtime import Runtime
 
 PUBLIC = ""
-"""Stands for the public signal where a client's key is asked for."""
+"""In place of a client's key: the public signal."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ClientAudio:
-    """One client's audio, and what the full-precision model makes of it as its device holds it.
+    """One client's audio, and what the full-precision model computes from it.
 
-    `mode` is one of `fedsim.quant.memory`; pseudo-labels come from the model in the same mode.
+    `mode` says how its device holds the model, one of `fedsim.quant.memory.MODES`; pseudo-labels
+    come from the model in the same mode.
     """
 
     runtime: Runtime
@@ -37,7 +38,7 @@ class ClientAudio:
     mode: str = "full"
 
     def read(self, utterances: Sequence[Utterance]) -> list[np.ndarray]:
-        """Return the clips of utterances of this client."""
+        """Return the clips of utterances, float32 (samples,); `AudioError` names the client."""
         convert = self.runtime.scenario.corpus.convert
 
         def clip(utterance: Utterance) -> np.ndarray:
@@ -55,30 +56,35 @@ class ClientAudio:
         return seconds(self.read(self.data.tuning)), float(sum(len(row) for row in tokens))
 
     def sense(self, sense: Callable[[SpeechModel, Iterator[Batch]], T]) -> T:
-        """Return what `sense` makes of the model and the tuning clips, by one pass over them.
+        """Return the result of `sense` on the model and the tuning clips, in one pass over them.
 
-        What calibration will ask of these clips is kept from the same pass.
+        The layer statistics that calibration will need are collected in the same pass and cached.
         """
         runtime, tuning = self.runtime, self._tuning(self.data.key)
         following = {c for method in runtime.scenario.methods for c in method.calibration}
         with runtime.sensing(self.mode):
-            found, seen = tuning.sense(sense, following)
-        if seen is not None:
+            found, observed = tuning.sense(sense, following)
+        if observed is not None:
             rows = needs(on_user_data(following)).rows
-            runtime.observations.get(self._key(rows), lambda: LayerObservations(seen))
+            runtime.observations.get(self._key(rows), lambda: LayerObservations(observed))
         return found
 
     def observed(self, source: str, calibrations: set[str]) -> dict[str, LayerObservation]:
-        """Return what calibrations ask of the clips of this client, or of the public signal.
+        """Return layer name -> the statistics that calibrations need.
 
-        Raises `FedsimError` for one that needs gradients, where the model is not whole in memory.
+        Args:
+            source: this client's key, or `PUBLIC`.
+            calibrations: names of calibrators.
+
+        Raises:
+            FedsimError: if one needs gradients and the device does not hold the whole model.
         """
         runtime, wanted = self.runtime, needs(calibrations)
         if self.mode != "full" and wanted.fisher:
             name = min(name for name in calibrations if CALIBRATORS[name].fisher)
             raise FedsimError(
-                f"client {self.data.key!r}: calibration {name!r} needs gradients and so the whole "
-                f"model in memory, and its device has room for it only {self.mode}: use cosine or "
+                f"client {self.data.key!r}: calibration {name!r} needs gradients, and so the whole "
+                f"model in memory, but the device senses in mode {self.mode!r}; use cosine or "
                 f"minmax, or give the device more memory"
             )
 
@@ -114,5 +120,5 @@ class ClientAudio:
 
 
 def seconds(clips: Sequence[np.ndarray]) -> float:
-    """Return how long clips are together."""
+    """Return the total length of clips in seconds."""
     return sum(len(clip) for clip in clips) / SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""Activation ranges of the models that a device is sent: its own, or those a model came with."""
+"""Activation ranges of the candidates that a device is sent: delivered, or calibrated here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedsim_clients.runtime import Runtime
 
 @dataclass(frozen=True)
 class Calibration:
-    """Sets the activation ranges of candidates on one client's clips."""
+    """Finds the activation ranges of candidates on one client's clips."""
 
     runtime: Runtime
     audio: ClientAudio
@@ -28,7 +28,7 @@ class Calibration:
     def ranges(
         self, candidates: tuple[m.Candidate, ...]
     ) -> Iterator[tuple[m.Candidate, tuple[Range | None, ...]]]:
-        """Yield each candidate with its activation ranges: those it came with, or its own."""
+        """Yield each candidate with its activation ranges: those it came with, else calibrated."""
         bare = [c for c in candidates if not c.ranges]
         public = self._calibrate(
             PUBLIC, [c for c in bare if not CALIBRATORS[c.calibration].user_data]
@@ -49,8 +49,8 @@ class Calibration:
     ) -> dict[tuple[str, int, int], Range | None]:
         """Return (calibration, layer index, bit depth) -> range, for all that `candidates` need.
 
-        `source` is whose clips are observed. A layer's range depends on its own bit depth, not on
-        the rest of the plan: candidates share it, and one look at the clips serves them all.
+        `source` says whose clips to observe. A layer's range depends on its own bit depth, not on
+        the rest of the plan, so candidates share it, and one pass over the clips serves them all.
         """
         runtime = self.runtime
         known = runtime.remember(
@@ -64,7 +64,7 @@ class Calibration:
         }
         if not missing:
             return known
-        seen = self.audio.observed(source, {c.calibration for c in candidates})
+        observed = self.audio.observed(source, {c.calibration for c in candidates})
         with torch.inference_mode():
             for (calibration, index, bits), candidate in missing.items():
                 layer = runtime.model.layers[index]
@@ -72,14 +72,14 @@ class Calibration:
                     calibration,
                     layer,
                     runtime.study.modules[layer.name],
-                    seen.get(layer.name),
+                    observed.get(layer.name),
                     self.unpacked(candidate, index).weight,
                     runtime.study.activation_bits,
                 )
         return known
 
     def unpacked(self, candidate: m.Candidate, index: int) -> UnpackedLayer:
-        """Return a candidate's layer, shared with every other client in this process."""
+        """Return a candidate's layer, unpacked; every client in this process shares it."""
         runtime = self.runtime
         return runtime.weights.layer(
             candidate.blob(index),
@@ -89,17 +89,18 @@ class Calibration:
         )
 
     def _given(self, candidate: m.Candidate) -> tuple[Range | None, ...]:
-        """Return the ranges that a candidate came with."""
+        """Return the ranges that a candidate came with; `FedsimError` for another number."""
         layers = len(self.runtime.model.layers)
         if len(candidate.ranges) != 2 * layers:
             raise FedsimError(
-                f"client {self.audio.data.key!r} was sent {len(candidate.ranges)} numbers for the "
-                f"activation ranges of {layers} layers"
+                f"client {self.audio.data.key!r}: {candidate.name!r} came with "
+                f"{len(candidate.ranges)} range ends for {layers} layers; run the same version of "
+                f"fedsim on both sides"
             )
         pairs = zip(candidate.ranges[::2], candidate.ranges[1::2], strict=True)
         return tuple(None if math.isnan(low) else Range(low, high) for low, high in pairs)
 
 
 def flatten(ranges: tuple[Range | None, ...]) -> list[float]:
-    """Return low and high of each range one after the other, NaN for None."""
+    """Return low and high of each range, layer by layer; NaN and NaN for None."""
     return [x for r in ranges for x in ((math.nan, math.nan) if r is None else (r.low, r.high))]

@@ -1,4 +1,4 @@
-"""One device: its clips, its budget, and what it does with the models that it is sent."""
+"""One device: senses, calibrates and evaluates, within its own budget."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ from fedsim.quant.bank import from_blob
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.speech.clips import ClientData, require_clips
-from fedsim.speech.models.base import (
-    transcribe_clips,
-)
+from fedsim.speech.models.base import transcribe_clips
 from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, total
 from fedsim_clients.audio import ClientAudio, seconds
 from fedsim_clients.calibration import Calibration, flatten
@@ -38,9 +36,9 @@ R = TypeVar("R", bound=m.Message)
 
 @dataclass(frozen=True)
 class Device:
-    """A client at work. It holds nothing: what is worth keeping is in the runtime.
+    """One client's device, without state of its own: caches are in the runtime.
 
-    `mode` says how it holds the full-precision model (`fedsim.quant.memory`).
+    `mode` says how it holds the full-precision model (`fedsim.quant.memory.MODES`).
     """
 
     runtime: Runtime
@@ -49,7 +47,7 @@ class Device:
 
     @property
     def audio(self) -> ClientAudio:
-        """Its clips, and what the model makes of them."""
+        """Its clips, and what the model computes from them."""
         return ClientAudio(self.runtime, self.data, self.mode)
 
     @property
@@ -57,9 +55,9 @@ class Device:
         return Calibration(self.runtime, self.audio)
 
     def read(self, kind: type[R], message: Message) -> R:
-        """Return a message of the server's as its type.
+        """Return a message from the server as its type.
 
-        Raises `FedsimError` for one that is too large or malformed, or that asks for more than the
+        Raises `FedsimError` for one that is too large or malformed, or that requests more than the
         scenario grants.
         """
         runtime = self.runtime
@@ -76,7 +74,7 @@ class Device:
         return request
 
     def sense(self, request: m.SenseRequest) -> m.Summary:
-        """Observe the tuning clips once; return the profile and what the scenario releases."""
+        """Observe the tuning clips in one pass; return the device's facts and its release."""
         runtime, limits = self.runtime, self.runtime.devices[self.data.key]
         require_clips(self.data, runtime.scenario.corpus)
         values, spread, payload = np.empty(0), np.empty(0), b""
@@ -98,11 +96,14 @@ class Device:
         )
 
     def sensitivity(self, measure: str) -> np.ndarray:
-        """Return what the tuning clips say of each layer, float64 (L,); it stays on the device."""
+        """Return the sensitivity of each layer on the tuning clips, float64 (L,).
+
+        It stays on the device, unless the scenario releases it.
+        """
         return self.audio.sense(lambda model, clips: sense(model, clips, measure))
 
     def _sensed(self, request: m.SenseRequest) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sensitivities (L,) and quantiles (L, Q) that were asked for, else empty."""
+        """Return sensitivities (L,) and quantiles (L, Q), each empty where not requested."""
         measure, audio = request.measure, self.audio
         if measure and request.quantiles:
             return audio.sense(lambda model, clips: sense_and_quantiles(model, clips, measure))
@@ -113,7 +114,10 @@ class Device:
         return np.empty(0), np.empty(0)
 
     def personalize(self, delivery: m.Delivery) -> m.Receipt:
-        """Calibrate each delivered model, store it, check its size."""
+        """Calibrate each delivered model, check its size, write its file if the scenario keeps it.
+
+        Raises `FedsimError` for a model over the budget, and for ranges or layers that do not fit.
+        """
         self._keep(delivery.layers)
         sizes, flat = [], []
         for candidate, ranges in self._calibration.ranges(delivery.candidates):
@@ -123,8 +127,7 @@ class Device:
         return m.Receipt(self.data.key, tuple(sizes), tuple(flat))
 
     def evaluate(self, evaluation: m.Evaluation) -> m.Scores:
-        """Transcribe the test clips with each candidate; return error counts, never a
-        transcript."""
+        """Transcribe the test clips with each candidate; return error counts, never transcripts."""
         runtime = self.runtime
         self._keep(evaluation.layers)
         clips = self.audio.read(self.data.test)
@@ -152,17 +155,17 @@ class Device:
         return replace(scores, workload=(seconds(clips),)) if evaluation.workload else scores
 
     def _keep(self, layers: Iterable[bytes]) -> None:
-        """Put the packed layers that a message brought where the device looks for them."""
+        """Store the packed layers that a message carried."""
         for layer in layers:
             self.runtime.weights.store.put(layer)
 
     def _scores(
         self, results: list[list[Errors]], sizes: list[int], *, clip_counts: bool
     ) -> m.Scores:
-        """Return what leaves the device of its counts: sums and an interval for each model."""
+        """Return what leaves the device of its counts: sums and one interval per model."""
         seed, key = self.runtime.scenario.seed, self.data.key
         classifier = self.runtime.model.task == "classify"
-        # The same resamples for every model, so that chance hits them alike.
+        # The same resamples for every model, so that intervals are paired.
         ends = [
             interval(clips, client_rng(seed, key, "interval"), classify=classifier)
             for clips in results
@@ -198,7 +201,7 @@ class Device:
         runtime.study.switch.install(
             {name: layer.weight for name, layer in unpacked.items()},
             runtime.study.leftovers,
-            {a.name: r for a, r in zip(layers, ranges, strict=True) if r is not None},
+            {layer.name: r for layer, r in zip(layers, ranges, strict=True) if r is not None},
             runtime.study.activation_bits,
             {name: layer.integers for name, layer in unpacked.items()},
         )
@@ -210,7 +213,7 @@ class Device:
     def _store(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
         """Write the candidate's model file if the scenario keeps it; return its size in bytes.
 
-        Sizes are known without a file, exactly (`modelfile.model_sizes`).
+        The exact size is known without a file (`modelfile.model_sizes`).
         """
         runtime = self.runtime
         size = runtime.study.sizes.total(candidate.bits)
@@ -220,8 +223,8 @@ class Device:
         if size > budget:
             raise FedsimError(
                 f"client {self.data.key!r}: the file of {candidate.name} takes {size:,} bytes, "
-                f"more than the budget of {budget:,}; this is a defect of the planner, please "
-                f"report it"
+                f"more than the budget of {budget:,}; give both sides the same scenario, or report "
+                f"a defect of the planner"
             )
         return size
 
@@ -240,7 +243,7 @@ class Device:
 
 
 def model_name(client: str, candidate: str) -> str:
-    """Return the file name of a client's model: readable, and distinct for distinct clients."""
+    """Return the file name of a client's model: readable, and different for each client."""
     text = f"{client}-{candidate}"
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
     if plain != text:

@@ -1,4 +1,4 @@
-"""What a server may ask of a device: no more than the device's own scenario says."""
+"""Refuses requests that go beyond the device's own scenario."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from fedsim.scenario.schema import Scenario
 
 def check_request(scenario: Scenario, client: str, request: m.Message) -> None:
     """Raise `FedsimError`, which names the client, for a request that goes beyond the scenario."""
-    wish = _beyond(scenario, request)
-    if wish:
+    excess = _excess(scenario, request)
+    if excess:
         raise FedsimError(
-            f"client {client!r} refuses: it was asked for {wish}; give both sides the same scenario"
+            f"client {client!r} refuses a request for {excess}; give both sides the same scenario"
         )
 
 
-def _beyond(scenario: Scenario, request: m.Message) -> str:
-    """Return what a request asks for that the scenario does not grant, or nothing."""
+def _excess(scenario: Scenario, request: m.Message) -> str:
+    """Return what a request asks for and the scenario does not grant, or ""."""
     allowed, rounds = ("", scenario.quantization.sensitivity), scenario.privacy.rounds
     foreign = any(set(method.tuned_on) - {OWN} for method in scenario.methods)
     match request:
         case m.SenseRequest(round=number) if not 1 <= number <= rounds:
-            return f"round {number}, and its scenario has rounds 1 to {rounds}"
+            return f"round {number}: its scenario has rounds 1 to {rounds}"
         case m.SenseRequest(quantiles=True) if not scenario.study:
-            return "quantiles, and its scenario does not say study: true"
+            return "quantiles: its scenario does not set study: true"
         case m.Evaluation(clip_counts=True) if not scenario.study:
-            return "counts of each clip, and its scenario does not say study: true"
+            return "counts of each clip: its scenario does not set study: true"
         case m.SenseRequest(workload=True) | m.Evaluation(workload=True) if not scenario.fleet:
-            return "its workload, and its scenario has no fleet"
+            return "its workload: its scenario has no fleet"
         case m.SenseRequest(measure=measure) | wire.Post(measure=measure) if measure not in allowed:
-            return f"the measure {measure!r:.40}, and its scenario says {allowed[1]!r}"
+            return f"the measure {measure!r:.40}: its scenario has {allowed[1]!r}"
         case m.Delivery(return_ranges=True) if not foreign:
-            return "activation ranges, and no method of its scenario uses another client's clips"
+            return "activation ranges: no method of its scenario uses another client's clips"
     return ""

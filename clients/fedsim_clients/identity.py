@@ -1,4 +1,4 @@
-"""Which device a Flower node plays."""
+"""Which client a Flower node plays, and its device."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from fedsim_clients.runtime import Runtime, open_runtime
 
 
 def device_of(context: Context) -> Device:
-    """Return the device that a Flower node plays: named by its node config, set up by the run's."""
+    """Return the device that a Flower node plays: the node config names it, the run config sets it
+    up."""
     runtime = open_runtime(read_run_config(context))
     key = client_key(context.node_config, runtime.clients)
     if key not in runtime.clients:
-        raise FedsimError(f"client {key!r} is not in the corpus of this scenario")
+        raise FedsimError(
+            f"client {key!r} is not in the corpus of this scenario; check the SuperNode's node "
+            f"config"
+        )
     data = runtime.remember(("data", key), lambda: runtime.clients[key])
     return Device(runtime, data, _mode(runtime, key))
 
 
 def clips_of(context: Context) -> ClientData | None:
-    """Return the clips of the client that a node plays, None where the corpus cannot be had.
+    """Return the clips of the client that a node plays, None where the corpus cannot be opened.
 
     A node that plays no client of the corpus has no clips.
     """
@@ -33,12 +37,12 @@ def clips_of(context: Context) -> ClientData | None:
         clients = open_runtime(read_run_config(context)).clients
         key = _named(context, clients)
         return clients[key] if key in clients else ClientData(key, (), ())
-    except Exception:  # whatever it is, it has been told already
+    except Exception:  # only the reason for an earlier error is wanted here
         return None
 
 
 def _named(context: Context, clients: Collection[str]) -> str:
-    """Return the key of the client that a node plays, empty where it says none."""
+    """Return the key of the client that a node plays, "" where its config names none."""
     try:
         return client_key(context.node_config, clients)
     except FedsimError:
@@ -46,7 +50,10 @@ def _named(context: Context, clients: Collection[str]) -> str:
 
 
 def _mode(runtime: Runtime, key: str) -> str:
-    """Return how a client's device holds the full-precision model."""
+    """Return the mode in which a client's device holds the full-precision model.
+
+    Raises `FedsimError` where its memory is too small for every mode.
+    """
     fleet, memory = runtime.scenario.fleet, runtime.devices[key].memory_bytes
     if fleet is None or memory is None:
         return "full"
@@ -55,7 +62,7 @@ def _mode(runtime: Runtime, key: str) -> str:
         raise FedsimError(
             f"client {key!r}: its device has {memory:,} bytes of memory, and sensing takes "
             f"{runtime.peaks['streamed']:,} even layer by layer, with activations of "
-            f"{fleet.clip_s:g} s: give it more, a smaller model, or a smaller fleet.clip_s"
+            f"{fleet.clip_s:g} s; give it more memory, a smaller model, or a smaller fleet.clip_s"
         )
     return mode
 
@@ -63,23 +70,23 @@ def _mode(runtime: Runtime, key: str) -> str:
 def client_key(node: Mapping[str, str | int | float | bool], clients: Collection[str]) -> str:
     """Return the key of the client that a node with this config plays.
 
-    That is its `client`; in Flower's own simulation, which knows no names, the one at
+    That is its `client`; in Flower's own simulation, where nodes have no names, the key at
     `partition-id` among `clients` in sorted order.
 
     Raises:
-        FedsimError: if the config says neither, or the federation has not one node per client.
+        FedsimError: if the config has neither, or there is not one node per client.
     """
     if "client" in node:
         return str(node["client"])
     if "partition-id" not in node:
         raise FedsimError(
-            "this SuperNode does not say which client it plays: start it with "
+            "this SuperNode's node config names no client; start it with "
             """--node-config 'client="KEY"'"""
         )
     count = node.get("num-partitions")
     if count != len(clients):
         raise FedsimError(
-            f"Flower has {count} SuperNodes and the scenario {len(clients)} clients: ask for "
+            f"Flower has {count} SuperNodes and the scenario has {len(clients)} clients; set "
             f"num-supernodes={len(clients)}"
         )
     return sorted(clients)[int(node["partition-id"])]

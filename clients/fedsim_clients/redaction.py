@@ -1,4 +1,4 @@
-"""What a device says of its own failure: a reason without paths, file names or words of its user.
+"""The reason that a device sends for a failure: without paths, file names or words of its user.
 
 The full text stays on the device, in the log `fedsim.device` at level INFO.
 """
@@ -21,11 +21,11 @@ _BEGIN = r"(?<![\w.])(?:[A-Za-z]:[/\\]|~\w*[/\\]|\.{0,2}[/\\])(?=\S)"
 _PATH = re.compile(
     rf"(['\"]){_BEGIN}[^'\"\n]*\1"  # in quotes, to their end
     rf"|(['\"])[^'\"\n]*[/\\][^'\"\n]*{_EXTENSION}\2"
-    # Else to a file's extension, past any spaces; without one past the last slash.
+    # Without quotes to a file's extension, across spaces; without that across the last slash.
     rf"|{_BEGIN}(?:{_IN}*?{_EXTENSION}|(?:{_IN}*[/\\])?[^\s:;,'\"()]+)"
     rf"|[^\s:;,'\"()/\\]+[/\\]{_IN}*?{_EXTENSION}"
 )
-"""A path, relative ones by their extension: rather too much of a sentence than too little."""
+"""A path, a relative one only with an extension: it matches too much rather than too little."""
 _MAX_REASON = 1_000
 """Characters of a reason."""
 _PACKAGES = (Path(__file__).parent, Path(fedsim.__file__).parent)
@@ -34,17 +34,17 @@ _PACKAGES = (Path(__file__).parent, Path(fedsim.__file__).parent)
 def redacted_reason(
     error: Exception, client: str, message_type: str, data: ClientData | None
 ) -> str:
-    """Return the reason of a failure as it may leave the device.
+    """Return the reason for a failure as it may leave the device.
 
-    Of an error of fedsim's own it is the text, with clips as numbers and without paths. Of any
-    other exception, whose text may hold anything, and of all while the clips are not known, it is
-    the type and the line of fedsim's code that it came through.
+    For an error of fedsim's own it is the text, with clips as numbers and without paths. The text
+    of any other exception may hold anything: then, and whenever the client's clips are unknown, the
+    reason is the exception's type and the line of fedsim's code that it came through.
 
     Args:
-        error: what happened.
+        error: what was raised.
         client: key of the client, which the server knows; empty if the device does not.
         message_type: of the request.
-        data: the client's clips, None where they could not be had.
+        data: the client's clips, None where they are unknown.
     """
     _LOG.info("client %s: %s", client, error, exc_info=error)
     if isinstance(error, FedsimError) and data is not None:
@@ -53,13 +53,13 @@ def redacted_reason(
             text = f"client {client!r}: {text}"
         return text[:_MAX_REASON]
     what = type(error).__name__
-    if isinstance(error, OSError) and error.strerror:  # the system's words, without a file's name
+    if isinstance(error, OSError) and error.strerror:  # the system's text, without a file name
         what += f" ({error.strerror})"
     return f"client {client!r} failed in {message_type}: {what} in {_place(error)}"
 
 
 def _without_clips(text: str, data: ClientData) -> str:
-    """Return the text with the number of a clip wherever its file, key or words stand."""
+    """Return the text with a clip's number in place of its file, its key and its words."""
     for role, clips in (("tuning", data.tuning), ("test", data.test)):
         for number, clip in enumerate(clips, start=1):
             name = f"{role} clip {number}"
@@ -75,11 +75,11 @@ def _without_clips(text: str, data: ClientData) -> str:
 def _place(error: Exception) -> str:
     """Return the last line of fedsim's code that an exception came through.
 
-    Such as `fedsim_clients/device.py:71`.
+    An example is `fedsim_clients/device.py:71`.
     """
     for frame in reversed(extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         for package in _PACKAGES:
             if file.is_relative_to(package):
                 return f"{file.relative_to(package.parent).as_posix()}:{frame.lineno}"
-    return "another's code"
+    return "code outside fedsim"

@@ -1,4 +1,4 @@
-"""What a device lets out of its summary: the release that its own scenario chose."""
+"""Makes the release of a device's sensitivities that its own scenario chose, within its budget."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from fedsim.study.release_params import device_planner, given_bounds, release_pa
 from fedsim_clients.runtime import Runtime
 
 SPENT = "privacy.sqlite"
-"""What each device has spent, and what it answered for it; in `HOME`, else in the run folder."""
+"""Privacy spending of each device with the releases made for it; in `HOME`, else in the run
+folder."""
 HOME = "FEDSIM_PRIVACY_DIR"
-"""Environment variable: a folder of the device's own, whose budget holds across runs."""
+"""Environment variable: the device's own folder, where its budget holds across runs."""
 
 
 def released(
     runtime: Runtime, client: str, request: m.SenseRequest, sense: Callable[[], np.ndarray]
 ) -> bytes:
-    """Return all that leaves the device of its sensitivities.
+    """Return everything that leaves the device of its sensitivities.
 
     Args:
         runtime: the scenario, and the run folder, which holds the device's privacy budget unless
             `FEDSIM_PRIVACY_DIR` names another.
         client: key of the client.
-        request: says the round, and the public bounds.
+        request: holds the round and the public bounds.
         sense: observes the clips and returns the sensitivities (L,); not called where the request
             was answered before.
 
     Raises:
         DeclinedError: if the release would cost more than is left of the budget.
-        FedsimError: for parameters or bounds that the release cannot have.
+        FedsimError: for invalid parameters or bounds of the release.
     """
     scenario, layers = runtime.scenario, len(runtime.model.layers)
     kind = scenario.privacy.release
@@ -61,17 +62,17 @@ def released(
 
 
 def _account(runtime: Runtime, request: m.SenseRequest) -> tuple[Path, str]:
-    """Return the file of the device's budget, and what the request is called in it.
+    """Return the file of the device's budget, and the name of the request in it.
 
-    The name has all that the answer depends on but the clips: with other parameters it is another
-    request.
+    The name covers everything that the answer depends on except the clips: with other parameters
+    it is another request.
     """
     privacy = runtime.scenario.privacy
-    terms = repr(
+    params = repr(
         (privacy.mechanism, privacy.epsilon, privacy.delta, privacy.noise, privacy.layers)
     ).encode()
     bounds = np.array([request.low, request.high], "<f8").tobytes()
-    parts = (privacy.release.encode(), terms, request.measure.encode(), bounds)
+    parts = (privacy.release.encode(), params, request.measure.encode(), bounds)
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     name = f"release {privacy.release} round {request.round} terms {digest[:32]}"
     home = os.environ.get(HOME)
@@ -81,7 +82,7 @@ def _account(runtime: Runtime, request: m.SenseRequest) -> tuple[Path, str]:
 
 
 def _spend(runtime: Runtime, client: str, file: Path, name: str) -> None:
-    """Count what the release costs, before any noise is drawn."""
+    """Count the cost of the release before any noise is drawn; `DeclinedError` past the budget."""
     privacy = runtime.scenario.privacy
     delta = privacy.delta if privacy.spends_delta else 0.0
     budget = privacy.budget
@@ -90,5 +91,5 @@ def _spend(runtime: Runtime, client: str, file: Path, name: str) -> None:
         raise DeclinedError(
             f"client {client!r} declines: it has spent ε = {spent(file, client)[0]:.4g} of"
             f" {limit.epsilon:.4g}, and this release would cost {privacy.epsilon:.4g} more; raise"
-            f" privacy.budget, or ask for fewer rounds"
+            f" privacy.budget or lower privacy.rounds"
         )

@@ -1,7 +1,6 @@
-"""What one process keeps for all the clients it plays: the loaded model, layers, a few small
-results.
+"""State of one process, shared by all clients it plays: the loaded model and caches.
 
-Everything here is a cache: losing it, with the process or with age, changes no result.
+Every cache may be lost, with the process or by eviction, without changing a result.
 """
 
 from __future__ import annotations
@@ -34,19 +33,20 @@ from fedsim.study.devices import Devices
 from fedsim.study.model import StudyModel, load_study_model, sensing_peaks
 
 REMEMBERED = 256
-"""Results remembered of clients (pseudo-labels, ranges): some 100 kB each at most."""
+"""Results cached (pseudo-labels, ranges): some 100 kB each at most."""
 
 CLIP_BYTES = 16 << 20
-"""Of clips kept: four minutes. Those of a client are read when it senses, and by some calibrations
-again."""
+"""Bytes of clips cached: four minutes. A client's clips are read when it senses, and by some
+calibrations again."""
 
 PRIMITIVES = 512
-"""Convolutions and the like that torch keeps compiled (by oneDNN), some twelve for each length of a
-batch. The default is 1,024, which unpadded models use up. oneDNN reads the variable once, at its
-first primitive."""
+"""oneDNN primitives (compiled convolutions and the like) cached, some twelve per batch length. The
+default is 1,024, which unpadded models use up. oneDNN reads the variable once, at its first
+primitive."""
 
 OBSERVATION_BYTES = 256 << 20
-"""Of what was observed of layers: some 50 MB a client for cosine calibration of a Whisper base."""
+"""Bytes of layer statistics cached: cosine calibration of a Whisper base takes some 50 MB per
+client."""
 
 
 @dataclass
@@ -60,13 +60,14 @@ class Runtime:
     weights: WeightCache
     run_dir: Path
     clips: LRUCache[np.ndarray] = field(default_factory=lambda: LRUCache(CLIP_BYTES))
-    """Clips by their key, of clients that are under way."""
+    """(client, clip) key -> clip, of clients that have begun and not finished."""
     observations: LRUCache[LayerObservations] = field(
         default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED)
     )
-    """What was observed of layers, of clients between sensing and calibrating."""
+    """Layer statistics of clients that have sensed and not calibrated."""
+    results: LRUCache[Any] = field(default_factory=lambda: LRUCache(max_values=REMEMBERED))
+    """Small results that `remember` keeps."""
     _places: dict[str, str] = field(default_factory=dict)
-    _small: LRUCache[Any] = field(default_factory=lambda: LRUCache(max_values=REMEMBERED))
 
     @property
     def model(self) -> SpeechModel:
@@ -74,14 +75,14 @@ class Runtime:
         return self.study.model
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what `make` returned for `key`; it is made again once forgotten."""
-        return self._small.get(key, make)
+        """Return what `make` returned for `key`; it is called again after eviction."""
+        return self.results.get(key, make)
 
     def sensing(self, mode: str) -> AbstractContextManager[Reading | None]:
-        """Return the context in which the model answers as a device holds it that senses in `mode`.
+        """Return a context in which the model computes as on a device that senses in `mode`.
 
-        The modes are those of `fedsim.quant.memory`; a streamed model's context gives what was read
-        from storage. Raises `FedsimError` for an unknown mode.
+        Modes are `fedsim.quant.memory.MODES`; the context of "streamed" yields what was read from
+        storage. Raises `FedsimError` for an unknown mode.
         """
         match mode:
             case "full":
@@ -94,13 +95,14 @@ class Runtime:
 
     @cached_property
     def peaks(self) -> dict[str, int]:
-        """Sensing mode -> the most bytes that are in memory at once; the scenario has a fleet."""
+        """Sensing mode -> peak bytes of memory; only for a scenario with a fleet."""
         return sensing_peaks(self.scenario, self.study)
 
     def _stored(self) -> dict[str, str]:
-        """Return where the full-precision layers lie in the run's bank, which has them once.
+        """Store the full-precision layers in the run's bank, once; return layer name -> blob name.
 
-        The bank goes when a run ends, and a resumed one may find this process as it was.
+        They are stored again where the bank is gone: it is removed when a run ends, and this
+        process may serve the resumed run.
         """
         store = self.weights.store
         if not self._places or any(name not in store for name in self._places.values()):
@@ -116,7 +118,7 @@ class Runtime:
 def open_runtime(run_config: RunConfig) -> Runtime:
     """Load the scenario's model and client list, once per process."""
     scenario = scenario_from_json(run_config.scenario)
-    # Where the process is Flower's, nobody else has; sums would differ in the last bit.
+    # In Flower's own processes nothing else sets it, and sums would differ in the last bit.
     torch.set_num_threads(scenario.engine.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
     study = load_study_model(scenario)

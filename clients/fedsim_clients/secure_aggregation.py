@@ -1,6 +1,6 @@
-"""A device in a group: what it keeps between the four exchanges, and what it refuses.
+"""The device's side of secure aggregation: four exchanges, with its secrets kept in between.
 
-What it keeps lies in its Flower context, on the device; see `fedsim.privacy.secure_aggregation`.
+They are kept in the Flower context, on the device; see `fedsim.privacy.secure_aggregation`.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ R = TypeVar("R", wire.Roster, wire.Post, wire.Survivors)
 
 
 def join(message: Message, context: Context, device: Device) -> Message:
-    """Take a place in a new group: draw its secrets, answer with the public keys."""
+    """Join a new group: draw the secrets, answer with the public keys."""
     privacy = device.runtime.scenario.privacy
     if not privacy.chosen.grouped:
         raise FedsimError(
-            f"client {device.data.key!r} was invited to a group, and its scenario releases"
-            f" {privacy.release!r}: give both sides the same scenario"
+            f"client {device.data.key!r} refuses an invitation to a group: its scenario releases"
+            f" {privacy.release!r}; give both sides the same scenario"
         )
     state, keys = member.join(device.read(wire.Invitation, message).place)
     return _answer(message, context, state, keys)
 
 
 def share(message: Message, context: Context, device: Device) -> Message:
-    """Split the secrets among the group, unless fewer would have to stay than promised."""
+    """Share the secrets among the group, unless its threshold is below the scenario's minimum."""
 
     def step(state: Member, roster: wire.Roster) -> tuple[Member, wire.Envelopes]:
         min_members = device.runtime.scenario.privacy.cohort.min_members
         if roster.threshold < min_members:
             raise FedsimError(
-                f"client {device.data.key!r} refuses a group of which {roster.threshold} must stay,"
-                f" for its scenario promises {min_members}: its summary stays where it is"
+                f"client {device.data.key!r} refuses a group of which {roster.threshold} must stay:"
+                f" its scenario requires {min_members}; give both sides the same scenario"
             )
         return member.share(state, roster)
 
@@ -52,12 +52,15 @@ def share(message: Message, context: Context, device: Device) -> Message:
 
 
 def mask(message: Message, context: Context, device: Device) -> Message:
-    """Observe the clips, and answer with the codes under all masks."""
+    """Observe the clips, and answer with the masked codes."""
 
     def step(state: Member, post: wire.Post) -> tuple[Member, wire.Masked]:
         bounds = given_bounds(post.low, post.high)
         if bounds is None:
-            raise FedsimError(f"client {device.data.key!r} was sent no bounds to clip to")
+            raise FedsimError(
+                f"client {device.data.key!r} was sent no bounds to clip to; give both sides the"
+                f" same scenario"
+            )
         codes = encode(device.sensitivity(post.measure), bounds)
         return member.hide(state, wire.Envelopes(post.places, post.sealed), codes)
 
@@ -65,7 +68,7 @@ def mask(message: Message, context: Context, device: Device) -> Message:
 
 
 def unmask(message: Message, context: Context, device: Device) -> Message:
-    """Answer with shares of the others' masks, and forget all secrets."""
+    """Answer with shares of the other members' masks, and forget all secrets."""
     return _take(message, context, device.read(wire.Survivors, message), member.unmask)
 
 
@@ -75,9 +78,11 @@ def _take(
     request: R,
     step: Callable[[Member, R], tuple[Member, m.Group]],
 ) -> Message:
-    """Do one step from what the device kept, and keep what it leaves."""
+    """Do one step from the state that the device kept, and keep the next state."""
     if _STATE not in context.state:
-        raise FedsimError("the device is in no group: it has not been invited, or was begun anew")
+        raise FedsimError(
+            "the device is not in a group: it was not invited, or lost its state; invite it again"
+        )
     kept = RecordDict({"message": context.state[_STATE]})
     return _answer(message, context, *step(codec.from_record(Member, kept, "the device"), request))
 

@@ -1,5 +1,5 @@
-"""Audits: what the server's view of a run gives away, and whether noise is what it is said to be.
+"""Audits: what the server's view of a run gives away, and whether noise is as strong as claimed.
 
-`views` turns releases into vectors, `voices` senses speakers as devices would, `attack` puts the
-attacks of `fedsim.privacy.attacks` to them, `claim` measures epsilon, `write` keeps and prints.
+`views` turns releases into vectors, `voices` senses speakers as devices would, `attack` applies
+`fedsim.privacy.attacks` to them, `claim` measures epsilon, `record` stores and `table` prints.
 """

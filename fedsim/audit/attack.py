@@ -1,150 +1,39 @@
-"""The attacks on what one run, or one combination of a matrix, lets the server see."""
+"""The attacks on the server's view of one run, or of one combination of a matrix."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from fedsim.audit.views import Payloads, released_alone, released_in_groups, vectors
-from fedsim.audit.voices import Voices
-from fedsim.base.seeds import client_rng
+from fedsim.audit.views import View, released_alone, released_in_groups, vectors
 from fedsim.errors import FedsimError
 from fedsim.privacy.attacks.attributes import infer_attribute
 from fedsim.privacy.attacks.membership import judge_membership, world_scores
 from fedsim.privacy.attacks.reidentification import reidentify
 from fedsim.privacy.attacks.result import Finding
 from fedsim.privacy.attacks.vectors import carries_nothing
-from fedsim.privacy.bounds import Bounds
-from fedsim.privacy.release_params import ReleaseParams
-from fedsim.privacy.releases import Release
-from fedsim.privacy.secure_aggregation.groups import make_groups
-from fedsim.quant.allocation import Sizes
-from fedsim.scenario.schema import Scenario
 from fedsim.speech.clips import ClientData
 from fedsim.speech.voices import Take
-from fedsim.study.devices import Devices
-from fedsim.study.release_params import device_planner, release_params
 
 ATTRIBUTES = ("gender", "accent", "language")
-_MEMBERS_OF_A_CLASS = 5  # too few to be told apart from others
-
-
-@dataclass(frozen=True)
-class View:
-    """One scenario without a matrix, and the server's view of its clients."""
-
-    scenario: Scenario
-    voices: Voices
-    bounds: Bounds | None
-    sizes: Sizes
-    """Of model files, for a device that plans itself."""
-    keys: tuple[str, ...]
-    """Of the clients that are attacked, sorted."""
-    released: Mapping[str, Payloads] | None = None
-    """What each released in a run; None where there was none: it is then computed."""
-
-    @property
-    def release(self) -> str:
-        """Name of the release."""
-        return self.scenario.privacy.release
-
-    @property
-    def chosen(self) -> Release:
-        """The registry entry of the release."""
-        return self.scenario.privacy.chosen
-
-    def params(self, client: str = "") -> ReleaseParams:
-        """Return the parameters of a client's release; only with a client can it plan."""
-        layers = len(self.voices.model.layers)
-        if not client:
-            return release_params(self.scenario, layers, self.bounds)
-        limits = Devices(self.scenario, list(self.voices.clients))[client]
-        plan = device_planner(self.scenario, self.sizes, limits)
-        return release_params(self.scenario, layers, self.bounds, plan)
-
-    @cached_property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Of a cohort: those of the run, whose members share a mean, else those it would draw.
-
-        A group of which fewer finished than a mean may be of is none: it would show single devices.
-        """
-        if not self.chosen.grouped:
-            return ()
-        cohort = self.scenario.privacy.cohort
-        if self.released is None:
-            drawn = make_groups(list(self.voices.clients), cohort.size, self.scenario.seed)
-        else:
-            of_mean: defaultdict[bytes, list[str]] = defaultdict(list)
-            for key in self.keys:
-                of_mean[b"".join(self.released[key])].append(key)
-            drawn = list(of_mean.values())
-        return tuple(tuple(group) for group in drawn if len(group) >= cohort.min_members)
-
-    def followed(self) -> tuple[str, ...]:
-        """Return the clients whose releases can be made again.
-
-        Raises `FedsimError` if there is none: of a cohort too few may have finished.
-        """
-        if not self.chosen.grouped:
-            return self.keys
-        members = {key for group in self.groups for key in group}
-        found = tuple(key for key in self.keys if key in members)
-        if not found:
-            cohort = self.scenario.privacy.cohort
-            raise FedsimError(
-                f"{len(self.keys)} clients finished, and no group of {cohort.size} has"
-                f" {cohort.min_members} of them, the fewest that a mean may be taken of; run more"
-                f" clients, or make privacy.cohort.size smaller"
-            )
-        return found
-
-    def session(
-        self, sense: Callable[[Sequence[str]], Mapping[str, np.ndarray]], purpose: str
-    ) -> dict[str, Payloads]:
-        """Return what the clients that can be followed tell of what `sense` finds in each.
-
-        Raises `FedsimError` if there is none, and as `sense` does.
-        """
-        keys = self.followed()
-        if self.chosen.grouped:
-            assert self.bounds is not None
-            groups = [group for group in self.groups if set(group) & set(keys)]
-            values = sense([key for group in groups for key in group])
-            return released_in_groups(groups, values, self.bounds)
-        values = sense(keys)
-        return {
-            key: released_alone(
-                self.scenario, self.params(key), key, values[key], f"audit {purpose}"
-            )
-            for key in keys
-        }
-
-    def matrix(self, released: Mapping[str, Payloads], keys: Sequence[str]) -> np.ndarray:
-        """Return the vectors of clients, in the order of `keys`."""
-        return vectors(self.release, [released.get(key, ()) for key in keys], self.params())
-
-    def rng(self, attack: str) -> np.random.Generator:
-        """Return the generator of an attack: the same for every release."""
-        return client_rng(self.scenario.seed, "", f"audit {attack}")
+_MIN_SPEAKERS = 5  # per value of an attribute
 
 
 def attack(view: View, targets: int) -> list[Finding]:
-    """Return what all attacks find; those that cannot be made say why.
+    """Return the findings of all attacks; one that cannot be made gives its reason.
 
-    A second session needs more of each speaker than the run has heard; where there is no more, the
-    attacks that need it cannot be made.
+    Re-identification and membership inference need a second session of each speaker, which not
+    every corpus has.
 
     Args:
         view: what the server sees.
-        targets: clients whose clips are asked for by the membership attack.
+        targets: number of clients on whose clips the membership attack is made.
 
     Raises:
-        FedsimError: if the tuning clips of a client cannot be read, or there was no run and there
-            are too few clients for a group.
+        FedsimError: if the tuning clips of a client cannot be read, or if there was no run and
+            there are too few clients for a group.
     """
     released = view.released
     if released is None:
@@ -159,7 +48,7 @@ def attack(view: View, targets: int) -> list[Finding]:
         return found
 
     def recognize() -> tuple[Finding, ...]:
-        keys = view.followed()
+        keys = view.repeatable()
         second = view.session(view.voices.second, "session 2")
         group = {key: i for i, members in enumerate(view.groups) for key in members}
         return reidentify(
@@ -177,10 +66,10 @@ def attack(view: View, targets: int) -> list[Finding]:
 
 
 def _infer(view: View, released: np.ndarray, name: str) -> list[Finding]:
-    """Return how well an attribute is inferred; nothing where all clients share it."""
+    """Return how well an attribute is inferred; [] if all clients share it or it is not known."""
     labels = np.array([_label(view.voices.clients[key], name) for key in view.keys])
     classes, count = np.unique(labels[labels != ""], return_counts=True)
-    large = classes[count >= _MEMBERS_OF_A_CLASS]
+    large = classes[count >= _MIN_SPEAKERS]
     if len(classes) < 2:
         return []
     chosen = np.isin(labels, large)
@@ -188,8 +77,8 @@ def _infer(view: View, released: np.ndarray, name: str) -> list[Finding]:
     def infer() -> tuple[Finding, ...]:
         if len(large) < 2:
             raise FedsimError(
-                f"of {len(classes)} values of {name} fewer than two have {_MEMBERS_OF_A_CLASS}"
-                f" speakers; add speakers"
+                f"fewer than two of {len(classes)} values of {name} have {_MIN_SPEAKERS} speakers;"
+                f" add speakers"
             )
         return infer_attribute(
             released[chosen],
@@ -204,7 +93,7 @@ def _infer(view: View, released: np.ndarray, name: str) -> list[Finding]:
 
 
 def _label(client: ClientData, name: str) -> str:
-    """Return the one value of an attribute that all clips of a client share, else nothing."""
+    """Return the value of an attribute that all clips of a client share, or ""."""
     values = {
         clip.source.speaker.accent
         if name == "accent" and isinstance(clip.source, Take)
@@ -215,16 +104,16 @@ def _label(client: ClientData, name: str) -> str:
 
 
 def _members(view: View, targets: int) -> tuple[Finding, ...]:
-    """Return how well clips that a client tuned on are told apart from others of its own."""
+    """Return how well the clips that a client tuned on are distinguished from its others."""
     scores: list[np.ndarray] = []
     is_member: list[np.ndarray] = []
-    whose: list[np.ndarray] = []
+    clients: list[np.ndarray] = []
     rng = view.rng("members")
-    is_silent = True
-    keys = view.followed()
+    is_constant = True
+    keys = view.repeatable()
     for key in keys[:: max(len(keys) // targets, 1)][:targets]:
         released, chosen = _world_vectors(view, key)
-        is_silent &= carries_nothing(released)
+        is_constant &= carries_nothing(released)
         for clip in range(chosen.shape[1]):
             inside, outside = released[chosen[:, clip]], released[~chosen[:, clip]]
             members, others = np.zeros(len(inside)), np.zeros(len(outside))
@@ -232,28 +121,28 @@ def _members(view: View, targets: int) -> tuple[Finding, ...]:
                 members, others = world_scores(inside, outside, rng)
             scores += [members, others]
             is_member += [np.ones(len(members), bool), np.zeros(len(others), bool)]
-            whose.append(np.full(len(members) + len(others), key))
+            clients.append(np.full(len(members) + len(others), key))
     found = judge_membership(
         np.concatenate(scores),
         np.concatenate(is_member),
-        np.concatenate(whose),
+        np.concatenate(clients),
         rng,
         release=view.release,
     )
-    return tuple(_at_chance(f) for f in found) if is_silent else found
+    return tuple(_at_chance(f) for f in found) if is_constant else found
 
 
 def _at_chance(finding: Finding) -> Finding:
-    """Return the finding of an attack that could only guess: with ties alone no member is found."""
+    """Return the finding at chance: where all scores are equal, no threshold finds a member."""
     if finding.value is None:
         return finding
-    note = "all releases are the same, so no clip can be told from another"
+    note = "all releases are the same, so no clip can be distinguished from another"
     guess = finding.chance
     return replace(finding, value=guess, low=guess, high=guess, note=note)
 
 
 def _world_vectors(view: View, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the server sees in each world of a client, (W, d), and its clips, (W, C)."""
+    """Return the server's view of each world of a client, (W, d), and its clips, bool (W, C)."""
     values, chosen = view.voices.worlds(key)
     if view.chosen.grouped:
         group = next(group for group in view.groups if key in group)
@@ -264,9 +153,9 @@ def _world_vectors(view: View, key: str) -> tuple[np.ndarray, np.ndarray]:
             for value in values
         ]
     else:
-        terms = view.params(key)
+        params = view.params(key)
         released = [
-            released_alone(view.scenario, terms, key, value, f"audit world {world}")
+            released_alone(view.scenario, params, key, value, f"audit world {world}")
             for world, value in enumerate(values)
         ]
     return vectors(view.release, released, view.params()), chosen
@@ -279,7 +168,7 @@ def _tried(
     attribute: str,
     figure: str,
 ) -> list[Finding]:
-    """Return what an attack finds, or why it cannot be made: too small a sample, no more clips."""
+    """Return the findings of an attack, or why it cannot be made."""
     try:
         return list(make())
     except FedsimError as error:

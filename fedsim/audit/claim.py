@@ -1,4 +1,4 @@
-"""Whether the noise of a release is what it is said to be, measured on the code that adds it."""
+"""Whether the noise of a release is as strong as claimed, measured on the code that adds it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 
 from fedsim.audit.record import Claim
 from fedsim.base.seeds import client_rng
-from fedsim.privacy.audit import any_noise, epsilon_at_least, gaussian_noise
+from fedsim.privacy.audit import any_noise, epsilon_lower_bound, gaussian_noise
 from fedsim.privacy.bounds import Bounds
+from fedsim.privacy.noise import MECHANISMS
 from fedsim.privacy.releases import release, view
 from fedsim.scenario.schema import Scenario
 from fedsim.study.release_params import release_params
@@ -15,29 +16,30 @@ from fedsim.study.release_params import release_params
 TRIALS = 2_000
 """Releases of each of two users."""
 CONFIDENCE = 0.999
-"""An honest claim is refuted by chance once in a thousand audits at most."""
+"""A true claim is refuted by chance in at most one of a thousand audits."""
 
 
 def measure_claim(scenario: Scenario, bounds: Bounds, trials: int = TRIALS) -> Claim:
-    """Return what releases of two users, as different as can be, show of epsilon.
+    """Return the claimed epsilon and a lower bound, from releases of two opposite users.
 
-    Gaussian noise: all layers at one end of their bounds, or at the other. Laplace noise, whose
-    loss adds up layer by layer to what is too rare to be seen: one layer differs, for its share of
-    epsilon.
+    With normal noise, the layers of one user are all at their lower bounds, those of the other at
+    their upper ones. Losses of other noise add up layer by layer, and their sum is too rare to be
+    observed: there only one layer differs, and its share of epsilon is measured.
 
     Args:
-        scenario: of a release that adds noise.
+        scenario: with a release that adds noise.
         bounds: of each layer.
-        trials: releases of each.
+        trials: releases of each user.
 
-    Raises `FedsimError` for layers that the model does not have.
+    Raises:
+        FedsimError: for layers that the model does not have.
     """
     privacy = scenario.privacy
     params = release_params(scenario, len(bounds.low), bounds)
     rng = client_rng(scenario.seed, "", "audit claim")
     one, other, claimed, delta = bounds.low, bounds.high, privacy.epsilon, privacy.delta
     evidence = gaussian_noise
-    if privacy.mechanism != "gaussian":
+    if not MECHANISMS[privacy.mechanism].is_normal:
         layers = params.released()
         other = one.copy()
         other[layers[0]] = bounds.high[layers[0]]
@@ -46,12 +48,12 @@ def measure_claim(scenario: Scenario, bounds: Bounds, trials: int = TRIALS) -> C
     def mechanism(user: np.ndarray) -> np.ndarray:
         values = np.where(user > 0.5, other, one)
         payload = release(privacy.release, values, params, rng).payload
-        whole = np.zeros(params.values)
-        whole[params.released()] = view(privacy.release, payload, params)
-        return whole
+        released = np.zeros(params.values)
+        released[params.released()] = view(privacy.release, payload, params)
+        return released
 
     differs = (one != other).astype(float)
-    found = epsilon_at_least(
+    found = epsilon_lower_bound(
         mechanism,
         np.zeros(params.values),
         differs,

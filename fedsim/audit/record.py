@@ -1,4 +1,4 @@
-"""What an audit found, and the file that keeps it."""
+"""The result of an audit, and its file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsim.base.files import write_text
 from fedsim.errors import FedsimError
 from fedsim.privacy.attacks.result import Finding
 
@@ -18,42 +19,43 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed of one release, and what was measured."""
+    """The epsilon that is claimed of one release, and what was measured."""
 
     claimed: float
-    """Epsilon of what was told apart: of Laplace noise that of a single layer."""
+    """Epsilon between the two users that were measured; with Laplace noise, of a single layer."""
     at_least: float
-    """Epsilon that the releases show, at 99.9 % confidence."""
+    """Measured lower bound on epsilon, at 99.9 % confidence."""
     sentence: str
 
     @property
     def is_refuted(self) -> bool:
-        """Whether the noise is less than claimed."""
+        """Whether the noise is weaker than claimed."""
         return self.at_least > self.claimed
 
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found of one scenario without a matrix."""
+    """The audit of one scenario without a matrix."""
 
     settings: dict[str, Any]
     release: str
     findings: tuple[Finding, ...]
     claim: Claim | None
-    """None where no noise is added."""
+    """None for a release without noise."""
     rates: tuple[dict[str, Any], ...]
-    """Of each line of the run's table: name, rate in percent, its interval; empty without a run."""
+    """Per line of the run's table: name, rate in percent, its interval; empty without a run."""
 
 
 def write_audit(path: Path, audits: Sequence[Audited]) -> None:
     """Write audits as JSON. Raises `FedsimError` if the file cannot be written."""
-    said = {"version": VERSION, "audits": [asdict(audited) for audited in audits]}
+    content = {"version": VERSION, "audits": [asdict(audited) for audited in audits]}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_plain(said), indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(_plain(content), indent=2) + "\n")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise FedsimError(f"{path}: the audit cannot be written here: {reason}") from error
+        raise FedsimError(
+            f"{path}: the audit cannot be written ({reason}); choose another place"
+        ) from error
 
 
 def read_audit(path: Path) -> list[Audited]:
@@ -64,9 +66,9 @@ def read_audit(path: Path) -> list[Audited]:
     if not path.is_file():
         return []
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["version"] != VERSION:
-            raise ValueError(f"version {said['version']}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != VERSION:
+            raise ValueError(f"version {content['version']}")
         return [
             Audited(
                 settings=one["settings"],
@@ -75,16 +77,16 @@ def read_audit(path: Path) -> list[Audited]:
                 claim=None if one["claim"] is None else Claim(**one["claim"]),
                 rates=tuple(one["rates"]),
             )
-            for one in said["audits"]
+            for one in content["audits"]
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise FedsimError(
-            f"{path}: this is no audit of this version of fedsim: make it again"
+            f"{path}: not an audit of this version of fedsim; run fedsim audit again"
         ) from error
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with None for numbers that JSON does not have."""
+    """Return a value with None in place of numbers that JSON cannot represent."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""One audit from start to end: of a run folder, each member of a matrix, or of a scenario alone."""
+"""Audits of a run folder, with each member of a matrix, or of a scenario without a run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fedsim.study.public_bounds import scenario_bounds
 
 
 def audit_run(path: Path, targets: int) -> Iterator[Audited]:
-    """Audit a run folder, or each member of a matrix's; yield each as it is done.
+    """Audit a run folder, or each member of a matrix; yield each result when it is done.
 
-    Each member's folder gets its audit.json.
+    Writes an audit.json into each member's folder.
 
     Raises:
-        FedsimError: if it is no run folder, nothing finished, or a file cannot be written.
+        FedsimError: if `path` is not a run folder, nothing finished, or a file cannot be written.
     """
     (run,) = read_runs([path])
     known: dict[str, Voices] = {}
@@ -48,7 +48,7 @@ def audit_run(path: Path, targets: int) -> Iterator[Audited]:
         payloads = _payloads(part)
         keys = part.clients if not payloads else tuple(sorted(set(payloads) & set(part.clients)))
         if scenario.privacy.chosen.gives != "public" and not payloads:
-            payloads = None  # no method of the run asked for anything
+            payloads = None  # no method of the run needed a release
         audited = _audit(part.settings, scenario, voices, bounds, keys, payloads, targets)
         audited = Audited(**{**vars(audited), "rates": tuple(_rates(part))})
         write_audit(part.path / FILE, [audited])
@@ -56,7 +56,7 @@ def audit_run(path: Path, targets: int) -> Iterator[Audited]:
 
 
 def audit_scenario(scenario: Scenario, targets: int) -> Iterator[Audited]:
-    """Audit what a scenario would let out, without running it: its clients are sensed here.
+    """Audit what a scenario would release, without a run: its clients are sensed here.
 
     Raises `FedsimError` for a corpus or a model that cannot be opened, and for settings that do not
     fit them.
@@ -88,7 +88,7 @@ def _audit(
 
 
 def _voices(scenario: Scenario, known: dict[str, Voices]) -> Voices:
-    """Return the speakers of a scenario, shared by all that are sensed alike."""
+    """Return the speakers of a scenario; scenarios that sense alike share them."""
     settings = scenario.model_dump(mode="json", include={"seed", "model", "corpus"})
     clients = scenario.clients
     settings["clients"] = [clients.select, clients.min_clips, clients.limit]
@@ -104,7 +104,7 @@ def _sizes(scenario: Scenario, voices: Voices) -> Sizes:
 
 
 def _payloads(part: Part) -> dict[str, Payloads] | None:
-    """Return client -> what the server saw of it, round by round."""
+    """Return client -> what the server received from it, one payload per round."""
     found: dict[str, list[bytes]] = {}
     with Ledger(RunFolder(part.path).ledger) as ledger:
         for payload in ledger.payloads():

@@ -1,4 +1,4 @@
-"""The table that an audit prints, and what it says aloud."""
+"""The table and the remarks that an audit prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsim.results.labels import settings_label
 
 
 def print_audits(audits: Sequence[Audited], console: Console) -> None:
-    """Print a line for each figure of each attack, then what could not be measured and why."""
+    """Print one line per figure of each attack, then what could not be measured and why."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for head in ("release", "inferred", "figure"):
         table.add_column(head)
@@ -39,9 +39,9 @@ def print_audits(audits: Sequence[Audited], console: Console) -> None:
                     Text(f"  {audit_name(audited)}: {finding.sentence()}"), soft_wrap=True
                 )
         if audited.claim is not None:
-            said = f"{audit_name(audited)}: {audited.claim.sentence}"
+            verdict = f"{audit_name(audited)}: {audited.claim.sentence}"
             style = "bold red" if audited.claim.is_refuted else ""
-            console.print(Text(f"  {said}", style=style), soft_wrap=True)
+            console.print(Text(f"  {verdict}", style=style), soft_wrap=True)
 
 
 def audit_name(audited: Audited) -> str:

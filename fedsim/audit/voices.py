@@ -1,10 +1,10 @@
-"""The audit senses speakers itself, as their devices would: another session, and other worlds.
+"""Speakers as the audit senses them, like their devices would: two sessions, and worlds.
 
-Two sessions of one speaker are two releases on different clips. The first is that of the run; for
-the second the same synthetic speaker says as many other sentences, drawn by another seed. A world
-is a release on half of the clips of both sessions; worlds come in pairs that share no clip, so each
-clip is in half of them. Only synthetic speakers can be asked for more: a recorded corpus gives no
-second session, and both attacks are left out.
+The sessions of a speaker are two releases on different clips. The first is that of the run; for the
+second the synthetic speaker says as many other sentences, drawn by another seed. A world is a
+release on half of the clips of both sessions; worlds come in pairs that share no clip, so each clip
+is in half of them. Only synthetic speakers can be recorded again: without a second session, the
+attacks that need one are left out.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from fedsim.speech.voices import Take
 from fedsim.study.model import load_study_model
 
 PAIRS = 12
-"""Of worlds of a client: each clip is then in 12 and out of 12, one more than the attack needs."""
+"""Of worlds per client: each clip is then in 12 and out of 12, one more than the attack needs."""
 
 
 @dataclass
 class Voices:
-    """The speakers of scenarios that differ in nothing that sensing depends on."""
+    """The speakers of a scenario, and of others that differ in nothing that sensing depends on."""
 
     scenario: Scenario
     model: SpeechModel
     clients: Clients
-    more: Callable[[], Clients]
-    """Opens the same speakers, saying twice as much by another seed: they may not have so much to
-    say, and then only what needs it cannot be had."""
-    _more: Clients | None = None
+    open_again: Callable[[], Clients]
+    """Opens the same speakers with another seed and twice the tuning clips; raises `FedsimError` if
+    there are not so many sentences, so it is called only when they are needed."""
+    _again: Clients | None = None
     _first: dict[str, np.ndarray] = field(default_factory=dict)
     _second: dict[str, np.ndarray] = field(default_factory=dict)
     _worlds: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def has_sessions(self) -> bool:
-        """Whether there is more of each speaker than the run has heard."""
+        """Whether each speaker can give more clips than those of the run."""
         return READERS[self.scenario.corpus.kind].has_sessions
 
     def first(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return what each client's tuning clips say, (L,): what its device sensed in a run."""
+        """Return the sensitivities (L,) of each client's tuning clips, as its device would."""
         return {key: self._once(self._first, key, self.clients[key].tuning) for key in keys}
 
     def second(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return what each client's second session says, (L,)."""
+        """Return the sensitivities (L,) of each client's second session."""
         return {key: self._once(self._second, key, self.other_clips(key)) for key in keys}
 
     def worlds(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return what worlds of a client say, (W, L), and which clips are in each, bool (W, C)."""
+        """Return the sensitivities of a client's worlds, (W, L), and their clips, bool (W, C)."""
         if key not in self._worlds:
             pool = (*self.clients[key].tuning, *self.other_clips(key))
             rng = client_rng(self.scenario.seed, key, "audit worlds")
@@ -75,16 +75,16 @@ class Voices:
         return self._worlds[key]
 
     def other_clips(self, key: str) -> tuple[Utterance, ...]:
-        """Return as many clips of a client as it tunes on, none of which says the same.
+        """Return as many clips as a client tunes on, with other content.
 
-        Raises `FedsimError` if it has not so much to say.
+        Raises `FedsimError` if there are not enough.
         """
-        if self._more is None:
-            self._more = self.more()
+        if self._again is None:
+            self._again = self.open_again()
         own = self.clients[key].tuning
-        said = {_content(u) for u in own}
-        more = [u for u in self._more[key].tuning if _content(u) not in said]
-        return tuple(more[: len(own)])
+        known = {_content(u) for u in own}
+        others = [u for u in self._again[key].tuning if _content(u) not in known]
+        return tuple(others[: len(own)])
 
     def _once(
         self, known: dict[str, np.ndarray], key: str, clips: Sequence[Utterance]
@@ -102,17 +102,17 @@ class Voices:
 
 
 def open_voices(scenario: Scenario) -> Voices:
-    """Load the scenario's model and open its corpus. Raises `FedsimError` as both do."""
+    """Load the scenario's model and open its corpus; raises `FedsimError` as both do."""
     corpus = scenario.corpus
     clients = open_clients(corpus, scenario.clients, scenario.seed)
     double = corpus.model_copy(update={"tuning_clips": 2 * corpus.tuning_clips})
-    # All speakers: with more to say, others would have the clips of clients.min_clips.
-    more = partial(READERS[corpus.kind].open, double, scenario.seed + 1)
-    return Voices(scenario, load_study_model(scenario).model, clients, more)
+    # Without clients.min_clips, which with twice the clips would choose other speakers.
+    open_again = partial(READERS[corpus.kind].open, double, scenario.seed + 1)
+    return Voices(scenario, load_study_model(scenario).model, clients, open_again)
 
 
 def _content(utterance: Utterance) -> object:
-    """Return what two clips of one speaker must not share: the words, or a take of one word."""
+    """Return what two clips of one speaker must not share: the text, or the take of one word."""
     source = utterance.source
     if isinstance(source, Take) and not source.seconds:
         return source.text

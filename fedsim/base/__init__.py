@@ -1,1 +1,1 @@
-"""What knows nothing of speech, of a model or of a run: seeds, files, caches, units, YAML trees."""
+"""General tools, independent of speech, models and runs: seeds, files, caches, units, YAML."""

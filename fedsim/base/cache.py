@@ -1,4 +1,4 @@
-"""A cache of the values used last, bounded by their bytes and their number."""
+"""A cache of the most recently used values, bounded by their bytes and their number."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class LRUCache(Generic[T]):
-    """Keeps the values used last, up to `max_bytes` and `max_values`, and always the very last.
+    """Keeps the most recently used values, up to `max_bytes` and `max_values`, but at least one.
 
-    A value's bytes are its `nbytes`; one that has none counts as nothing.
+    A value's bytes are its `nbytes`; a value without that attribute counts as 0 bytes.
     """
 
     def __init__(self, max_bytes: float = math.inf, max_values: float = math.inf) -> None:
@@ -22,7 +22,8 @@ class LRUCache(Generic[T]):
         self._values: OrderedDict[Hashable, T] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the value for `key`, to be read only; `make` makes it, again once forgotten."""
+        """Return the value for `key`, calling `make` if it is not in the cache; do not write to
+        it."""
         if key in self._values:
             self._values.move_to_end(key)
             return self._values[key]

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Atomic writing: a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import BinaryIO
 def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that replaces it when the block ends without an error.
 
-    Readers see the old file or the new one, whatever happens to this process; of several writers
-    the last one wins. The folder is made if it is missing.
+    Readers see the old file or the new one, even if this process dies; of several writers, the last
+    one wins. The folder is created if it is missing.
 
     Args:
         path: the file to write.
-        durable: whether it is on the disk before it takes its name, so that a power cut loses
-            nothing. What can be made again need not be.
+        durable: whether to flush the file to disk before it gets its name, so that it survives a
+            power cut. Not needed for what can be made again.
 
     Raises:
-        OSError: if the folder or the file cannot be written; nothing is left behind.
+        OSError: if the folder or the file cannot be written; no temporary file remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}-")

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 def importing() -> Iterator[None]:
     """Switch the garbage collector off while packages are imported.
 
-    Modules, classes and functions are made by the hundred thousand and none of them is garbage, but
-    the collector looks through all of them over and over: a quarter of the time that torch and
-    transformers take.
+    Imports create hundreds of thousands of objects, none of which is garbage, but the collector
+    scans them over and over: a quarter of the time that importing torch and transformers takes.
     """
     was_on = gc.isenabled()
     gc.disable()

@@ -1,6 +1,6 @@
-"""Live progress on a terminal: the stage, clients done, clients a second, time left, failures.
+"""Live progress on a terminal: the stage, clients done, clients per second, time left, failures.
 
-Server code writes `progress.current().advance()` and need not know whether anybody is looking.
+Code calls `progress.current().advance()` whether or not the progress is shown anywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Counts, and shows nothing: what there is where no terminal is. Times in seconds."""
+    """Counts clients and shows nothing, for use without a terminal. `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -24,37 +24,37 @@ class Progress:
         self._stage = ""
         self._part = ""
         self._total = self._done = self._failed = 0
-        self._began = clock()
+        self._start = clock()
 
     def start(self, total_clients: int, stages: Sequence[str]) -> None:
-        """Begin a run of so many clients that goes through these stages."""
+        """Begin a run with this many clients and these stages."""
         self._stages, self._failed = tuple(stages), 0
         self.stage(stages[0] if stages else "", total_clients)
 
     def part(self, number: int, parts: int) -> None:
-        """Say which of several runs begins."""
+        """Note that run `number` of several begins."""
         self._part = f"{number}/{parts}: "
 
     def stage(self, name: str, total: int) -> None:
-        """Begin a stage with so many clients to go."""
+        """Begin a stage with `total` clients."""
         self._stage, self._total, self._done = name, total, 0
-        self._began = self._clock()
+        self._start = self._clock()
 
     def advance(self, n: int = 1) -> None:
-        """Count `n` clients as done, failed ones among them."""
+        """Count `n` more clients as done, including those that failed."""
         self._done += n
 
     def fail(self) -> None:
-        """Count one failed client; it is done too, see `advance`."""
+        """Count one more failed client; count it as done too, with `advance`."""
         self._failed += 1
 
     def close(self) -> None:
         """End the display."""
 
     def line(self) -> str:
-        """Return what is known now as one line of text."""
+        """Return the counts, the rate and the time left as one line of text."""
         parts = [f"{self._done:,}/{self._total:,} clients"]
-        seconds = self._clock() - self._began
+        seconds = self._clock() - self._start
         if self._done and seconds > 0:
             rate = self._done / seconds
             parts.append(f"{rate:.3g} clients/s" if rate < 100 else f"{rate:,.0f} clients/s")
@@ -72,12 +72,12 @@ class Progress:
         )
 
     def done(self) -> tuple[int, int]:
-        """Return how many clients of the stage are done, and how many there are."""
+        """Return how many clients of the stage are done, and its total."""
         return self._done, self._total
 
 
 class TerminalProgress(Progress):
-    """Draws what it counts, four times a second, on the last line of the terminal."""
+    """Draws the progress on the last line of the terminal, four times per second."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         from rich.live import Live
@@ -88,12 +88,12 @@ class TerminalProgress(Progress):
         )
 
     def start(self, total_clients: int, stages: Sequence[str]) -> None:
-        """Begin a run, and begin to draw."""
+        """Begin a run, and begin to draw if this is the first."""
         super().start(total_clients, stages)
-        self._live.start()  # once is enough: of several runs, the others find it drawing
+        self._live.start()  # does nothing if it is drawing already
 
     def close(self) -> None:
-        """Take the line off the terminal."""
+        """Remove the line from the terminal."""
         self._live.stop()
 
     def _draw(self) -> RenderableType:
@@ -102,7 +102,7 @@ class TerminalProgress(Progress):
 
         grid = Table.grid(padding=(0, 2), expand=True)
         grid.add_column(no_wrap=True)
-        grid.add_column(ratio=1)  # the bar takes what the words leave
+        grid.add_column(ratio=1)  # the bar takes the remaining width
         grid.add_column(no_wrap=True)
         done, total = self.done()
         bar = ProgressBar(total=max(total, 1), completed=done)
@@ -114,13 +114,13 @@ _current: ContextVar[Progress | None] = ContextVar("fedsim_progress", default=No
 
 
 def current() -> Progress:
-    """Return the progress that is shown now, or one that shows nothing."""
+    """Return the progress in use, or one that shows nothing."""
     return _current.get() or Progress()
 
 
 @contextmanager
 def show(console: Console) -> Iterator[Progress]:
-    """Make `current()` draw on `console`, if that is a terminal, until the block ends."""
+    """Make `current()` draw on `console`, if it is a terminal, until the block ends."""
     progress = TerminalProgress(console) if console.is_terminal else Progress()
     with using(progress):
         try:

@@ -1,4 +1,4 @@
-"""Where every random number comes from: a scenario's seed, a client's key and a purpose."""
+"""The source of all random numbers: a scenario's seed, a client's key and a purpose."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def client_rng(seed: int, client: str, purpose: str) -> np.random.Generator:
-    """Return the generator for one purpose of one client: the same on any machine and engine."""
+    """Return the generator for one purpose of one client, the same on every machine and engine."""
     words = [
         int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
         for text in (client, purpose)

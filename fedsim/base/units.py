@@ -1,14 +1,14 @@
-"""Units of size and time, and how they are written."""
+"""Units of size and time, and how fedsim writes them."""
 
 from __future__ import annotations
 
 MB = 1 << 20
-"""Bytes. Everywhere: in budgets, tables, reports and errors."""
+"""Bytes in a megabyte, everywhere: in budgets, tables, reports and errors."""
 _MINUTE, _HOUR = 60.0, 3600.0
 
 
 def size_words(n_bytes: float) -> str:
-    """Return a number of bytes in words: `0.4 MB`, `12.5 MB`, `460 MB`, `1.5 GB`."""
+    """Return a number of bytes as text: `0.4 MB`, `12.5 MB`, `460 MB`, `1.5 GB`."""
     megabytes = n_bytes / MB
     if megabytes >= 1024:
         return f"{megabytes / 1024:,.1f} GB"
@@ -16,7 +16,8 @@ def size_words(n_bytes: float) -> str:
 
 
 def time_words(seconds: float | None) -> str:
-    """Return a time in the unit that suits it: `0.25 s`, `12.5 s`, `3.0 min`, `21.9 h`."""
+    """Return a time as text, in a suitable unit: `0.25 s`, `12.5 s`, `3.0 min`, `21.9 h`; `-` for
+    None."""
     if seconds is None:
         return "-"
     if seconds < 0.95:

@@ -1,6 +1,6 @@
-"""YAML as a tree of nodes that know their place, so that every mistake can name its line.
+"""YAML as a tree of nodes that know their place, so that every error can name its line.
 
-Words are read as in YAML 1.2: `no` is a word (Norwegian), not false, and 1e3 is a number.
+Scalars are read as in YAML 1.2: `no` is text (Norwegian), not false, and 1e3 is a number.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 _TAG = "tag:yaml.org,2002:"
 OVERRIDE = "--set "
-"""How the name of an override, as a place, begins."""
+"""The name of an override begins with this, where it stands in place of a file's."""
 
 
 class Problem(Exception):
-    """One mistake: where (`file:line` or the override), on which line, and the sentence."""
+    """One mistake: its place (`file:line` or the override), its line, and a sentence about it."""
 
     def __init__(self, place: str, line: int, sentence: str) -> None:
         super().__init__(f"{place}: {sentence}")
@@ -28,12 +28,12 @@ class Problem(Exception):
 
 @dataclass(frozen=True)
 class Spot:
-    """What lies at a path of keys: the node there, and the node of its key (or itself)."""
+    """What a path of keys leads to: a node, and the node of its key (the root is its own)."""
 
     key: Node
     value: Node
     found: int
-    """How many parts of the path were found; fewer than asked for where the path ends early."""
+    """How many parts of the path exist; fewer than its length if the path leads nowhere."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -64,7 +64,7 @@ class _Dumper(yaml.SafeDumper):
 for _kind, _pattern, _first in _SCALARS:
     _compiled = re.compile(rf"^(?:{_pattern})$")
     _Loader.add_implicit_resolver(_TAG + _kind, _compiled, _first)
-    # The writer quotes what either version of YAML would read as something else than text.
+    # The writer quotes text that either version of YAML would read as something else.
     _Dumper.add_implicit_resolver(_TAG + _kind, _compiled, _first)
 
 
@@ -76,7 +76,7 @@ def _write_list(dumper: _Dumper, values: list[Any]) -> Node:
 def _write_text(dumper: _Dumper, text: str) -> Node:
     style = "|" if "\n" in text else None
     if re.search("[\x85\u2028\u2029\r]", text):
-        style = '"'  # pyyaml writes these line breaks so that they come back only in this style
+        style = '"'  # the only style in which pyyaml preserves these line breaks
     return dumper.represent_scalar(_TAG + "str", text, style=style)
 
 
@@ -90,14 +90,14 @@ def dump(value: dict[str, Any]) -> str:
 
 
 def compose(text: str, name: str) -> Node | None:
-    """Return the tree of `text`, or None if it holds nothing.
+    """Return the tree of `text`, or None if it is empty.
 
     Args:
         text: the YAML.
         name: the file's path, or `--set ...` for an override; places begin with it.
 
     Raises:
-        Problem: for a syntax error, a key written twice, or a tag or key of no plain kind.
+        Problem: for a syntax error, a duplicate key, and a tag or key that is not a plain value.
     """
     try:
         loader = _Loader(text)
@@ -120,7 +120,7 @@ def compose(text: str, name: str) -> Node | None:
 
 
 def place(node: Node) -> tuple[str, int]:
-    """Return where a node is: the text that begins a sentence about it, and its line number."""
+    """Return where a node is: the text with which a message about it begins, and its line."""
     name, line = node.start_mark.name, node.start_mark.line + 1
     return (name, 0) if name.startswith(OVERRIDE) else (f"{name}:{line}", line)
 
@@ -148,12 +148,12 @@ def plain(node: Node) -> Any:
             case "float":
                 return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
     except ValueError:
-        pass  # `!!int abc`, or more digits than Python reads: the schema refuses it as text
+        pass  # `!!int abc`, or more digits than Python reads: the schema rejects it as text
     return text
 
 
 def find(root: Node, path: Sequence[str | int]) -> Spot:
-    """Return the node at `path`, or the last one on the way where the path ends early."""
+    """Return the node at `path`, or the last one on the way if the path leads nowhere."""
     spot = Spot(key=root, value=root, found=0)
     for part in path:
         below = _child(spot.value, part)
@@ -164,10 +164,11 @@ def find(root: Node, path: Sequence[str | int]) -> Spot:
 
 
 def replace(root: MappingNode, path: Sequence[str], value: Node) -> None:
-    """Put `value` at `path` in the tree, making mappings on the way where there are none.
+    """Put `value` at `path` in the tree, creating missing mappings on the way.
 
     Raises:
-        Problem: if the path leads through a value that has no such part; placed at `value`.
+        Problem: if the path leads through a value that has no such part; its place is that of
+            `value`.
     """
     node: Node = root
     for i, part in enumerate(path):
@@ -237,19 +238,20 @@ def _check(node: Node, above: tuple[int, ...]) -> None:
 def _syntax_problem(error: yaml.MarkedYAMLError, name: str, text: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
-    said = error.problem or error.context or "not YAML"
+    message = error.problem or error.context or "not YAML"
     lines = text.splitlines()
     written = lines[line - 1] if line <= len(lines) else ""
-    if "\t" in said or re.match(r"\s*\t", written):
-        said = "the line is indented with a tab: use spaces"
-    elif "mapping values are not allowed" in said:
-        said = "a second ':' on one line: put text that holds ': ' in quotes"
-    elif error.context and error.context != said:
-        first, second = (error.context, said) if said.startswith("but") else (said, error.context)
-        said = f"not YAML: {first} {second}"
+    if "\t" in message or re.match(r"\s*\t", written):
+        message = "the line is indented with a tab: use spaces"
+    elif "mapping values are not allowed" in message:
+        message = "a second ':' on one line: put text that contains ': ' in quotes"
+    elif error.context and error.context != message:
+        parts = (error.context, message)
+        first, second = parts if message.startswith("but") else reversed(parts)
+        message = f"not YAML: {first} {second}"
     else:
-        said = f"not YAML: {said}"
-    return _at(name, line, said)
+        message = f"not YAML: {message}"
+    return _at(name, line, message)
 
 
 def _at(name: str, line: int, sentence: str) -> Problem:

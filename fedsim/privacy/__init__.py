@@ -1,5 +1,5 @@
-"""What of a sensitivity summary may leave a device, and what that costs in privacy.
+"""Releases: what may leave a device of its layer profile, and what that costs in privacy.
 
-This room knows numpy and plain arrays: no model, no Flower, no scenario. Libraries for noise,
-accounting and ciphers are imported where they are used.
+Plain numpy arrays: no model, no Flower, no scenario. Libraries for noise, accounting and ciphers
+are imported where they are used, so that scenarios are checked without them.
 """

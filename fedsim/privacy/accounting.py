@@ -1,4 +1,4 @@
-"""What releases cost in differential privacy, and the sentence that says so."""
+"""The cost of releases in differential privacy, in numbers and in words."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ NEIGHBOURS = "any other audio in its place"
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What is promised to each user about what leaves the device; `guarantee` makes one."""
+    """What is promised to each user about the releases of the device; made by `guarantee`."""
 
     unit: str
-    """What of a user is protected."""
+    """What is protected of a user."""
     neighbours: str
-    """Between what and what nobody can tell."""
+    """What the protected data cannot be distinguished from."""
     clipping: str
-    """What the values were clipped to, in words."""
+    """The bounds to which values are clipped, in words."""
     mechanism: str
     scale: float
-    """Of the noise, in shares of the range between a layer's bounds."""
+    """Of the noise, as a share of the range between a layer's bounds."""
     noise: str
-    """Where it came from: `seeded` or `secure`."""
+    """Source of the noise: `seeded` or `secure`."""
     epsilon: float
     """Of one release."""
     delta: float
@@ -36,7 +36,7 @@ class Guarantee:
     """Of all rounds together, at the same delta."""
 
     def sentence(self) -> str:
-        """Return the guarantee in words, and what it does not hold for."""
+        """Return the guarantee in words, with its restrictions."""
         at = f" at δ = {self.delta:.3g}" if self.delta else ""
         many = (
             f", {self.cumulative_epsilon:.4g} over {self.rounds} of them" if self.rounds > 1 else ""
@@ -58,19 +58,20 @@ class Guarantee:
 def compose(mechanism: str, scale: float, coordinates: int, rounds: int, delta: float) -> float:
     """Return the epsilon, at `delta`, of `rounds` releases of `coordinates` in [0, 1].
 
-    Each may depend on the answers before it. Gaussian: exact. Laplace: the sum of the losses at
-    delta 0, else an upper bound from their distribution (Koskela, Jälkö and Honkela 2020;
-    dp-accounting, rounding up).
+    Each may be chosen after the earlier ones are known. Gaussian: exact. Laplace: the sum of the
+    losses at delta 0, else an upper bound from their distribution (Koskela, Jälkö and Honkela 2020;
+    dp-accounting, rounded up).
 
     Raises:
-        FedsimError: an unknown mechanism, no rounds, or a delta outside its range.
+        FedsimError: if the mechanism is unknown, a number is not positive, or delta is outside its
+            range.
     """
     chosen = MECHANISMS[mechanism]
     check_delta(chosen, delta)
     if not 0 < scale < math.inf or coordinates < 1 or rounds < 1:
         raise FedsimError(
             f"{rounds} releases of {coordinates} layers with noise of scale {scale} cannot be"
-            " accounted for: each number must be positive"
+            " accounted for; each number must be positive"
         )
     return chosen.epsilon(scale, delta, coordinates, rounds)
 
@@ -86,28 +87,28 @@ def guarantee(
     clipping: str,
     noise: str,
 ) -> Guarantee:
-    """Return what `rounds` releases promise to each of `clients` users.
+    """Return the guarantee of `rounds` releases to each of `clients` users.
 
     Args:
         mechanism: name of the distribution of noise.
         epsilon: of one release, positive.
-        delta: of one release and of all; below 1 / clients, for it may be read as the chance that
-            nothing is protected. Laplace noise allows 0.
+        delta: of one release, and of all together; below 1 / clients, because it can be the chance
+            that nothing is protected. Laplace noise allows 0.
         coordinates: layers in a release.
-        rounds: releases of a device.
-        clients: how many users there are.
+        rounds: number of releases per device.
+        clients: number of users.
         clipping: `Bounds.sentence()`.
         noise: `seeded` or `secure`.
 
     Raises:
-        FedsimError: an unknown name, or a number outside its range.
+        FedsimError: if a name is unknown or a number is outside its range.
     """
     NOISE[noise]
     scale = noise_scale(mechanism, epsilon, delta, coordinates)
     if delta * clients >= 1:
         raise FedsimError(
-            f"delta is {delta} and there are {clients} clients: it must be below 1 / clients ="
-            f" {1 / clients:.3g}, or one of them may go unprotected"
+            f"delta is {delta} and there are {clients} clients; use less than 1 / clients ="
+            f" {1 / clients:.3g}, or one of them may be left unprotected"
         )
     return Guarantee(
         unit=UNIT,

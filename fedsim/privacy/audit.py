@@ -1,13 +1,13 @@
-"""How much a mechanism tells at least, measured from what it returns.
+"""A lower bound on the epsilon of a mechanism, measured on its releases.
 
-A claim of (epsilon, delta) bounds how well anyone can tell two users apart. So a test that tells
-them apart better refutes the claim: a lower bound on epsilon, at a confidence, from the mechanism's
-output alone. It proves no claim; it catches noise that is too small.
+A claim of (epsilon, delta) limits how well anyone can distinguish two users. A test that does
+better refutes it: its rates give a lower bound on epsilon, at a confidence, from releases alone.
+This cannot prove a claim; it catches noise that is too small.
 
-Two inputs are released n times each, and an event is looked for that one of them causes more often
-than the other: a number computed from the release lies beyond a threshold. The threshold and the
-side are chosen on the first half of the releases and the rates counted on the second, so that the
-choice does not flatter the bound. Rates are bounded by Clopper and Pearson's exact intervals.
+Two inputs are released n times each, and the test is an event that one of them causes more often:
+a statistic of the release lies beyond a threshold. Threshold and side are chosen on the first half
+of the releases, and the rates counted on the second, so that the choice does not bias the bound.
+Rates are bounded by Clopper and Pearson's exact intervals.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ import numpy as np
 
 from fedsim.errors import FedsimError
 
-_THRESHOLDS = 400  # tried; more change nothing but the time
+_THRESHOLDS = 400  # more change only the time
 
 Statistic = Callable[[np.ndarray], float]
-"""A release (m,) -> a number that is larger the more the release looks like the second input's."""
+"""f(release (m,)) -> a number that grows with the likeness to releases of the second input."""
 
 Evidence = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-"""(hits at least, false alarms at most, delta) -> epsilon at least, all (T,)."""
+"""f(lower bounds of hit rates (T,), upper bounds of false-alarm rates (T,), delta) -> lower bounds
+of epsilon (T,)."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What a measurement says: epsilon is at least this."""
+    """A measured lower bound on epsilon."""
 
     epsilon: float
     delta: float
@@ -39,7 +40,7 @@ class Audit:
     """Releases of each input."""
 
     def sentence(self, claimed: float) -> str:
-        """Return in words what the measurement says about a claimed epsilon."""
+        """Return in words what the measurement means for a claimed epsilon."""
         found = (
             f"{self.trials:,} releases of each of two users show ε ≥ {self.epsilon:.3g} at δ ="
             f" {self.delta:.3g} ({100 * self.confidence:.4g} % confidence)"
@@ -50,30 +51,30 @@ class Audit:
 
 
 def any_noise(hits: np.ndarray, alarms: np.ndarray, delta: float) -> np.ndarray:
-    """Return epsilon from the definition: hits <= e^epsilon alarms + delta. It assumes nothing."""
+    """Return epsilon from its definition, hits <= e^epsilon alarms + delta, for any noise."""
     gain = np.maximum(hits - delta, 0) / alarms
     return np.log(np.maximum(gain, 1))
 
 
 def gaussian_noise(hits: np.ndarray, alarms: np.ndarray, delta: float) -> np.ndarray:
-    """Return epsilon if the noise is normal: far stronger evidence from the same trials.
+    """Return epsilon for normal noise: a far tighter bound from the same trials.
 
     Any test then has Phi^-1(hits) - Phi^-1(alarms) <= mu, the distance of the inputs in standard
-    deviations of the noise, which gives epsilon at delta (Nasr et al. 2023, "Tight Auditing of
+    deviations of the noise, and mu gives epsilon at delta (Nasr et al. 2023, "Tight Auditing of
     Differentially Private Machine Learning", section 4).
     """
     from dp_accounting import get_epsilon_gaussian
     from scipy.special import ndtri
 
     distance = np.maximum(ndtri(hits) - ndtri(alarms), 0)
-    best = int(np.argmax(distance))  # epsilon grows with the distance: only one is worked out
+    best = int(np.argmax(distance))  # epsilon grows with the distance: only the largest counts
     epsilon = np.zeros(len(distance))
     if distance[best] > 0:
         epsilon[best] = get_epsilon_gaussian(1 / distance[best], delta)
     return epsilon
 
 
-def epsilon_at_least(
+def epsilon_lower_bound(
     mechanism: Callable[[np.ndarray], np.ndarray],
     one: np.ndarray,
     other: np.ndarray,
@@ -87,32 +88,32 @@ def epsilon_at_least(
     """Return the lower bound on epsilon that releases of two neighbouring inputs show.
 
     Args:
-        mechanism: input -> release (m,), with noise of its own at each call.
-        one: an input. For values in [0, 1] the worst pair are all zeros and all ones; of Laplace
-            noise on m of them, whose loss adds up, let a single one differ and compare with a
-            claim of epsilon / m: the whole loss is too rare to be seen.
+        mechanism: f(input) -> release (m,), with new noise at each call.
+        one: an input. For values in [0, 1] the worst pair is all zeros and all ones. With Laplace
+            noise on m values, whose losses add up, an event with the whole loss is too rare to be
+            observed: let a single value differ, and compare with a claim of epsilon / m.
         other: its neighbour, of the same shape.
         trials: releases of each input, 100 or more; half of them choose the threshold.
         delta: of the claim.
-        confidence: with which the bound holds.
-        evidence: what is concluded from the rates, `any_noise` or `gaussian_noise`.
+        confidence: of the bound.
+        evidence: how rates give epsilon, `any_noise` or `gaussian_noise`.
         statistic: by default the projection on `other - one`, the likelihood ratio of normal noise.
 
     Raises:
-        FedsimError: fewer than 100 trials, or a delta or confidence outside 0..1.
+        FedsimError: if there are fewer than 100 trials, or delta or confidence is outside 0..1.
     """
     if trials < 100 or not 0 <= delta < 1 or not 0 < confidence < 1:
         raise FedsimError(
             f"an audit of {trials} trials at delta {delta} and confidence {confidence} says"
-            " nothing: give 100 trials or more, and numbers in 0..1"
+            " nothing; give 100 trials or more, and numbers in 0..1"
         )
     direction = np.asarray(other, np.float64) - one
-    score = statistic or (lambda told: float(told @ direction))
+    score = statistic or (lambda released: float(released @ direction))
     scores = np.array([[score(mechanism(x)) for _ in range(trials)] for x in (one, other)])
-    # Two kinds of events: the other causes large scores, and, turned round, the one small ones.
+    # Two kinds of events: large scores, caused by `other`; small ones, negated here, by `one`.
     events = (scores, -scores[::-1])
     half = trials // 2
-    risk = (1 - confidence) / 2  # each of the two rates may fail its bound
+    risk = (1 - confidence) / 2  # of each of the two rates
     choices = []
     for pair in events:
         thresholds = np.quantile(pair[:, :half], np.linspace(0, 1, _THRESHOLDS))
@@ -124,11 +125,11 @@ def epsilon_at_least(
 
 
 def _rates(pair: np.ndarray, thresholds: np.ndarray, risk: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return, per threshold, how often scores pair[1] reach it at least, and pair[0] at most."""
+    """Return per threshold bounds of two rates: lower of pair[1] >= it, upper of pair[0] >= it."""
     from scipy.special import betaincinv
 
     n = pair.shape[1]
     alarms, hits = (n - np.searchsorted(np.sort(scores), thresholds) for scores in pair)
-    least = np.where(hits > 0, betaincinv(np.maximum(hits, 1), n - hits + 1, risk), 0.0)
-    most = np.where(alarms < n, betaincinv(alarms + 1, np.maximum(n - alarms, 1), 1 - risk), 1.0)
-    return least, most
+    lower = np.where(hits > 0, betaincinv(np.maximum(hits, 1), n - hits + 1, risk), 0.0)
+    upper = np.where(alarms < n, betaincinv(alarms + 1, np.maximum(n - alarms, 1), 1 - risk), 1.0)
+    return lower, upper

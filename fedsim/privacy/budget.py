@@ -1,18 +1,18 @@
 """What each client has spent of its privacy budget, in a file that outlives a run.
 
-A device asks `spend` before it draws any noise. A spending is known by its request: asked again, by
-a retry or a run that goes on, it costs nothing more, and `answer_once` gives the release that was
-made the first time, for a second draw of noise would be a second release.
+A device calls `spend` before it draws any noise. Each spending belongs to a request. The same
+request again, from a retry or a continued run, costs nothing more, and `answer_once` returns the
+release that was made the first time: a second draw of noise would be a second release.
 
-The sums of epsilon and of delta are kept: basic composition (Dwork and Roth 2014, "The Algorithmic
-Foundations of Differential Privacy", Theorem 3.16). That is sound for releases of any kind one
-after the other, also where a later one is chosen after the answers to the earlier (Rogers et al.
-2016, "Privacy Odometers and Filters"). It is no tight account: many releases by one mechanism cost
-less than their sum (`accounting.compose`).
+Epsilon and delta are summed: basic composition (Dwork and Roth 2014, "The Algorithmic Foundations
+of Differential Privacy", Theorem 3.16). That is sound for any sequence of releases, also where a
+later one is chosen after the answers to earlier ones (Rogers et al. 2016, "Privacy Odometers and
+Filters"). It is not tight: many releases by one mechanism cost less than their sum
+(`accounting.compose`).
 
-SQLite, a transaction a spending: it is counted whole or not at all, also after kill -9, and by one
-of several processes at a time. A device that is killed between spending and answering has released
-nothing, and may still do so at what it spent.
+The file is SQLite with one transaction per spending, so a spending is counted completely or not at
+all, also after kill -9, and by one process at a time. A device that is killed between spending and
+answering has released nothing; it can still do so without spending again.
 """
 
 from __future__ import annotations
@@ -27,36 +27,45 @@ from pathlib import Path
 from fedsim.errors import FedsimError
 
 VERSION = 1
-_BUSY_SECONDS = 30.0
-# Whole numbers of these: a tenth can be spent three times out of three tenths. In SQLite's 64 bits
-# they reach to an epsilon of 9e9 and a delta of 9.
+LOCK_TIMEOUT_S = 30.0
+"""How long to wait for another process that writes."""
+# Sums are exact in whole numbers of these: three times 0.1 is 0.3. In SQLite's 64 bits they reach
+# an epsilon of 9e9 and a delta of 9.
 _EPSILON_UNIT = Decimal("1e-9")
 _DELTA_UNIT = Decimal("1e-18")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The privacy budget of one client: what all its releases together may cost."""
+    """The privacy budget of one client: the maximum that all its releases may cost together."""
 
     epsilon: float
     delta: float
 
 
 UNLIMITED = Limit(1e9 - 1, 9.0)
-"""A budget that nobody spends."""
+"""A budget that no client exhausts."""
 
 
 def spend(
-    path: str | Path, client: str, request: str, epsilon: float, delta: float, limit: Limit
+    path: str | Path,
+    client: str,
+    request: str,
+    epsilon: float,
+    delta: float,
+    limit: Limit,
+    *,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> bool:
-    """Count one release of a client, or return False where it would exceed the limit.
+    """Count one release of a client and return True, or return False if it would exceed the limit.
 
-    A request that was counted before is granted and costs nothing more. Nothing is counted where it
-    is refused. The file is made where there is none.
+    A request that was counted before is granted and costs nothing more. A refused one costs
+    nothing. The file is created if it does not exist.
 
     Raises:
-        FedsimError: if a number is negative or not finite, or the file cannot be read or written;
-            then nothing may be released.
+        FedsimError: if a number is negative or not finite, or if the file cannot be read or
+            written, for instance because it is locked for longer than `lock_timeout_s`; then
+            nothing may be released.
     """
     for name, value in (
         ("epsilon", epsilon),
@@ -66,29 +75,29 @@ def spend(
     ):
         if not 0 <= value < 1e9:
             raise FedsimError(
-                f"client {client!r}: the {name} of its privacy budget is {value}: give a number"
+                f"client {client!r}: the {name} of its privacy budget is {value}; give a number"
                 " from 0 to 1e9"
             )
     cost = _units(epsilon, _EPSILON_UNIT, ROUND_CEILING), _units(delta, _DELTA_UNIT, ROUND_CEILING)
-    most = (
+    maximum = (
         _units(limit.epsilon, _EPSILON_UNIT, ROUND_FLOOR),
         _units(limit.delta, _DELTA_UNIT, ROUND_FLOOR),
     )
-    with _transaction(Path(path)) as db:
+    with _transaction(Path(path), lock_timeout_s) as db:
         if _known(db, client, request):
             return True
         before = _read(db, client)
         after = tuple(b + c for b, c in zip(before, cost, strict=True))
-        if any(a > m for a, m in zip(after, most, strict=True)):
+        if any(a > m for a, m in zip(after, maximum, strict=True)):
             return False
         db.execute("INSERT INTO spent VALUES (?, ?, ?, ?, NULL)", (client, request, *cost))
     return True
 
 
 def answer_once(path: str | Path, client: str, request: str, make: Callable[[], bytes]) -> bytes:
-    """Return the answer to a request that was granted: what `make` returns the first time.
+    """Return the answer to a granted request: what `make` returned the first time.
 
-    It is kept before it is returned, and so before anything leaves the device.
+    It is stored before it is returned, and so before anything leaves the device.
 
     Raises:
         FedsimError: if nothing was spent for the request, or the file cannot be read or written.
@@ -96,7 +105,9 @@ def answer_once(path: str | Path, client: str, request: str, make: Callable[[], 
     with _transaction(Path(path)) as db:
         known = _known(db, client, request)
         if known is None:
-            raise FedsimError(f"client {client!r}: nothing was spent for {request!r}: ask first")
+            raise FedsimError(
+                f"client {client!r}: nothing was spent for {request!r}; call spend first"
+            )
         (answer,) = known
         if answer is None:
             answer = make()
@@ -108,14 +119,14 @@ def answer_once(path: str | Path, client: str, request: str, make: Callable[[], 
 
 
 def is_answered(path: str | Path, client: str, request: str) -> bool:
-    """Return whether `answer_once` has an answer, so that nothing need be computed for it."""
+    """Return whether the answer to a request is stored, so that it need not be computed."""
     with _transaction(Path(path)) as db:
         known = _known(db, client, request)
     return known is not None and known[0] is not None
 
 
 def spent(path: str | Path, client: str) -> tuple[float, float]:
-    """Return the epsilon and the delta that a client has spent; (0, 0) if it is not known.
+    """Return the epsilon and the delta that a client has spent; (0, 0) for an unknown client.
 
     Raises `FedsimError` if the file cannot be read.
     """
@@ -136,20 +147,22 @@ def _read(db: sqlite3.Connection, client: str) -> tuple[int, int]:
 
 
 def _known(db: sqlite3.Connection, client: str, request: str) -> tuple[bytes | None] | None:
-    """Return the answer to a request that was granted, None in it where there is none yet."""
+    """Return (answer,) of a granted request, (None,) before it is answered; None if not granted."""
     query = "SELECT answer FROM spent WHERE client = ? AND request = ?"
     found: tuple[bytes | None] | None = db.execute(query, (client, request)).fetchone()
     return found
 
 
 @contextmanager
-def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the file, with the only right to write, until all is on the disk or nothing."""
+def _transaction(
+    path: Path, lock_timeout_s: float = LOCK_TIMEOUT_S
+) -> Iterator[sqlite3.Connection]:
+    """Open the file for exclusive writing; on leaving, commit, or roll back after an error."""
     try:
-        db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        db = sqlite3.connect(path, timeout=lock_timeout_s, isolation_level=None)
         try:
-            # A rollback journal: unlike a write-ahead log it needs no memory shared by processes.
-            # EXTRA keeps a commit also when the power fails right after it.
+            # A rollback journal, the default, needs no shared memory, unlike a write-ahead log.
+            # With EXTRA a commit also survives a power failure right after it.
             db.execute("PRAGMA synchronous = EXTRA")
             db.execute("BEGIN IMMEDIATE")
             _set_up(db, path)
@@ -160,7 +173,7 @@ def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.DatabaseError as error:
         raise FedsimError(
             f"{path}: the privacy budget cannot be read or written ({error}), so nothing is"
-            " released: check the file, its folder and the room on its disk"
+            " released; check the file, its folder and the space on its disk"
         ) from error
 
 
@@ -176,6 +189,6 @@ def _set_up(db: sqlite3.Connection, path: Path) -> None:
         db.execute(f"PRAGMA user_version = {VERSION}")
     elif version != VERSION:
         raise FedsimError(
-            f"{path}: this is no privacy budget of this version of fedsim (it says version"
-            f" {version}, {VERSION} is read): name another file, or a new one"
+            f"{path}: not a privacy budget of this version of fedsim (version {version} instead of"
+            f" {VERSION}); name another file, or a new one"
         )

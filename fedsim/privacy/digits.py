@@ -1,7 +1,7 @@
-"""Numbers of few choices each, packed into the least whole bytes that can hold them all.
+"""Digits of mixed radices, packed into the minimum number of whole bytes.
 
-The digits of a number whose place i counts to `radices[i]`: all combinations are the numbers below
-the product of the radices, so ceil(log2(product)) bits always do and fewer never.
+Digit i is below `radices[i]`. Together they form one number below the product of the radices, so
+ceil(log2(product)) bits are always enough, and fewer never are.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from fedsim.errors import FedsimError
 
 
 def digits_bytes(radices: Sequence[int]) -> int:
-    """Return the bytes that digits of these radices take."""
+    """Return the number of bytes for digits of these radices."""
     return -(-(math.prod(radices) - 1).bit_length() // 8)
 
 
 def pack_digits(digits: Sequence[int], radices: Sequence[int]) -> bytes:
-    """Pack digit i, in 0..radices[i]-1, of each place; `ValueError` for one that is not."""
+    """Pack digits, the i-th in 0..radices[i]-1; `ValueError` for one out of range."""
     number = 0
     for digit, radix in zip(reversed(digits), reversed(radices), strict=True):
         if not 0 <= digit < radix:
@@ -30,13 +30,13 @@ def pack_digits(digits: Sequence[int], radices: Sequence[int]) -> bytes:
 def unpack_digits(payload: bytes, radices: Sequence[int]) -> list[int]:
     """Return the digits of a payload: the inverse of `pack_digits`.
 
-    Raises `FedsimError` for a payload that no digits give.
+    Raises `FedsimError` for a payload that `pack_digits` cannot have made.
     """
-    number, most = int.from_bytes(payload, "little"), math.prod(radices)
-    if len(payload) != digits_bytes(radices) or number >= most:
+    number, limit = int.from_bytes(payload, "little"), math.prod(radices)
+    if len(payload) != digits_bytes(radices) or number >= limit:
         raise FedsimError(
-            f"a release of {len(payload)} bytes holds no {len(radices)} numbers of"
-            f" {digits_bytes(radices)} bytes: device and server do not agree on its terms"
+            f"release: the payload of {len(payload)} bytes does not hold {len(radices)} numbers in"
+            f" {digits_bytes(radices)} bytes; give device and server the same parameters"
         )
     digits = []
     for radix in radices:

@@ -1,7 +1,7 @@
-"""Messages as Flower carries them, and as text in a ledger.
+"""Encodes messages as Flower records, and as text for the ledger.
 
-Reading is strict: anything missing, extra or of another type is refused, and so is a message of
-another version of the protocol.
+Reading is strict: a missing field, an extra one, one of another type and another version of the
+protocol are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _VERSION = "protocol"
 
 
 class VersionError(FedsimError):
-    """A message of another version of the protocol."""
+    """The message is of another version of the protocol."""
 
 
 def to_record(message: Message) -> RecordDict:
@@ -40,31 +40,26 @@ def to_record(message: Message) -> RecordDict:
 def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
     """Return the message of type `kind` in a record.
 
-    The check is strict: exactly the fields of the type, each of its type.
+    The record must have exactly the fields of the type, each of its type.
 
     Raises:
         VersionError: if it is of another version of the protocol; names the sender.
         FedsimError: if it is malformed; names the sender.
     """
-    configs = dict(record.config_records)  # each look at the attribute copies all of them
+    configs = dict(record.config_records)  # every access to the attribute copies all of them
     names = sorted(configs)
     extra = set(record) - set(names)
     candidates = [n for n in names if n.startswith("candidate.")]
     if _MAIN not in names or extra or len(names) != len(candidates) + 1:
-        raise FedsimError(
-            f"the message from {sender} is not a {kind.__name__}: it holds "
-            f"{sorted(record) or 'nothing'}"
-        )
+        raise _malformed(kind, sender, f"it holds {sorted(record) or 'nothing'}")
     values: dict[str, Any] = dict(configs[_MAIN])
     version = values.pop(_VERSION, None)
     if type(version) is not int:
-        raise FedsimError(
-            f"the message from {sender} is not a {kind.__name__}: field {_VERSION!r} is missing"
-        )
+        raise _malformed(kind, sender, f"field {_VERSION!r} is missing")
     if version != PROTOCOL:
         raise VersionError(
-            f"the message from {sender} is of version {version!r:.20} of the protocol, and "
-            f"{PROTOCOL} is understood here: run the same version of fedsim on both sides"
+            f"the message from {sender} has version {version!r:.20} of the protocol, not "
+            f"{PROTOCOL}; run the same version of fedsim on both sides"
         )
     hints = _hints(kind)
     if "candidates" in hints:
@@ -72,14 +67,19 @@ def from_record(kind: type[M], record: RecordDict, sender: str) -> M:
             _build(Candidate, dict(configs[n]), sender) for n in candidates
         )
     elif candidates:
-        raise FedsimError(
-            f"the message from {sender} is not a {kind.__name__}: it holds candidates"
-        )
+        raise _malformed(kind, sender, "it holds candidates")
     return _build(kind, values, sender)
 
 
+def _malformed(kind: type, sender: str, problem: str) -> FedsimError:
+    return FedsimError(
+        f"the message from {sender} is not a valid {kind.__name__}: {problem}; run the same "
+        f"version of fedsim on both sides"
+    )
+
+
 def to_text(message: Message) -> str:
-    """Return a message without candidates as one line of JSON, for the ledger to keep."""
+    """Return a message without candidates as one line of JSON, for the ledger."""
     return json.dumps(asdict(message), default=bytes.hex)
 
 
@@ -119,7 +119,7 @@ _HINTS: dict[type, dict[str, Any]] = {}
 
 
 def _hints(kind: type) -> dict[str, Any]:
-    """Return field name -> type; once, for evaluating annotations costs more than a message."""
+    """Return field name -> type, cached: evaluating annotations costs more than a message."""
     if kind not in _HINTS:
         _HINTS[kind] = get_type_hints(kind)
     return _HINTS[kind]
@@ -129,18 +129,13 @@ def _build(kind: type[M], values: dict[str, Any], sender: str) -> M:
     hints = _hints(kind)
     if values.keys() != hints.keys():
         unexpected = sorted(values.keys() ^ hints.keys())
-        raise FedsimError(
-            f"the message from {sender} is not a {kind.__name__}: field {unexpected[0]!r} is "
-            f"missing or unknown"
-        )
+        raise _malformed(kind, sender, f"field {unexpected[0]!r:.60} is missing or unknown")
     return kind(**{k: _coerce(k, hints[k], v, kind, sender) for k, v in values.items()})
 
 
 def _coerce(name: str, hint: Any, value: Any, kind: type, sender: str) -> Any:
     def refuse() -> FedsimError:
-        return FedsimError(
-            f"the message from {sender} is not a {kind.__name__}: field {name!r} is {value!r:.60}"
-        )
+        return _malformed(kind, sender, f"field {name!r} is {value!r:.60}")
 
     if get_origin(hint) is tuple:
         (item, _) = get_args(hint)

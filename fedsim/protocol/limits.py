@@ -1,6 +1,6 @@
-"""How large a message may be: what its type holds for a model of so many layers, and no more.
+"""Maximum size of a message: what its type can hold for a model with a given number of layers.
 
-A larger one is refused unread, so that no peer can fill another's memory or ledger.
+A larger message is refused before it is read, so that no peer can fill another's memory or ledger.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from flwr.app import RecordDict
 
 _NAMES = 4_096
-"""Bytes for names of fields and of clients, bit depths and single numbers."""
+"""Bytes for names of fields and clients, bit depths and single numbers."""
 _NUMBER, _KEY, _SHARE, _SEALED = 8, 32, 16, 64
 _EACH = 10_000
-"""Clients whose models one client tests at most: a device of a deployment does not know how many
-there are."""
+"""Maximum number of clients whose models one client tests: a device of a deployment does not know
+how many there are."""
 
 
 def max_message_bytes(
     kind: type, layers: int, *, models: int = 0, packed: int = 0, clips: int = 0, members: int = 0
 ) -> int:
-    """Return the bytes that a message of a type takes at most.
+    """Return the maximum bytes of a message of a type.
 
     Args:
         kind: type of the message.
-        layers: of the model.
-        models: candidates that the message, or what it answers, is about.
-        packed: bytes of the layers of one of them at most.
+        layers: number of layers of the model.
+        models: candidates in the message, or in the request that it answers.
+        packed: maximum bytes of the packed layers of one candidate.
         clips: test clips whose counts it holds.
-        members: of the sender's group.
+        members: maximum number of members of a group.
     """
     model = layers * (_NUMBER + m.HASH_BYTES + 2 * _NUMBER) + _NAMES
     bounds = 2 * layers * _NUMBER
@@ -63,7 +63,7 @@ def max_message_bytes(
 def check_size(kind: type, record: RecordDict, max_bytes: int, sender: str) -> None:
     """Raise `FedsimError`, which names the sender, for a record of more than `max_bytes` bytes.
 
-    Only what `messages.from_record` reads is counted; records of another kind it refuses itself.
+    Only config records are counted: `codec.from_record` refuses any other.
     """
     found = sum(
         len(name) + codec.value_bytes(value)
@@ -73,12 +73,13 @@ def check_size(kind: type, record: RecordDict, max_bytes: int, sender: str) -> N
     if found > max_bytes:
         raise FedsimError(
             f"the message from {sender} is refused unread: it has {found:,} bytes, and a"
-            f" {kind.__name__} of this scenario at most {max_bytes:,}"
+            f" {kind.__name__} of this scenario has at most {max_bytes:,}; give both sides the same"
+            f" scenario and version of fedsim"
         )
 
 
 def max_models(scenario: Scenario) -> int:
-    """Return how many models a client is sent at most."""
+    """Return the maximum number of models that are sent to a client in one message."""
     return 1 + sum(
         method.draws
         * max(len(method.calibration), 1)
@@ -88,5 +89,5 @@ def max_models(scenario: Scenario) -> int:
 
 
 def max_members(scenario: Scenario) -> int:
-    """Return how many members a group has at most: one fewer would be enough for two groups."""
+    """Return the maximum number of members of a group: with one more it would be two groups."""
     return 2 * scenario.privacy.cohort.size - 1

@@ -1,7 +1,7 @@
-"""The typed messages: the only types that clients and server share.
+"""The typed messages between clients and server.
 
-Each is a frozen dataclass of numbers, names and bit depths: there is no field in which audio, text
-or an activation could travel. `fedsim.protocol.codec` carries them in Flower's RecordDict.
+Each is a frozen dataclass of numbers, names and bit depths: no field could carry audio, text or
+activations. `fedsim.protocol.codec` encodes them as Flower's RecordDict.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ STAGES = {
     PERSONALIZE: "personalize",
     EVALUATE: "evaluate",
 }
-"""Message type -> what a ledger and a scenario call the stage."""
+"""Message type -> name of its stage in ledgers and scenarios."""
 
 DECLINED = 1_001
-"""Code of the reply of a device that has spent its privacy budget; Flower's own are below 1,000."""
+"""Error code of a device that has spent its privacy budget; Flower's own are below 1,000."""
 
 HASH_BYTES = 32
-"""Of a SHA-256, by which packed layers are called."""
+"""Bytes of a SHA-256, the name of a packed layer."""
 PROTOCOL = 1
-"""Version of the messages; client and server must speak the same."""
+"""Version of the messages; client and server must use the same."""
 
 
 @dataclass(frozen=True)
 class SenseRequest:
-    """Server to client: observe your clips. An empty `measure` asks for the profile alone.
+    """Server to client: observe your clips. An empty `measure` requests the device's facts only.
 
-    `quantiles` asks for the distribution of each layer's output too: set only by a scenario that
-    says `study: true`, and written in the ledger as a release. So is `workload`, set only by a
-    scenario with a fleet: how much audio there is, for its virtual clock.
+    `quantiles` requests the distribution of each layer's output too: only in a scenario with
+    `study: true`, and logged in the ledger as a release. `workload` requests the amount of audio
+    for the virtual clock: only in a scenario with a fleet, and logged likewise.
 
-    `round` counts the releases of one device, from 1; `low` and `high` are the public bounds of
-    each layer, where the scenario's release reads them. What is released is the device's own
-    scenario's choice, and no server's.
+    `round` numbers the releases of one device, from 1; `low` and `high` are the public bounds of
+    each layer, where the scenario's release reads them. The device's own scenario chooses what is
+    released, not the server.
     """
 
     measure: str
@@ -59,16 +59,17 @@ class SenseRequest:
 
 @dataclass(frozen=True)
 class Summary:
-    """Client to server: the device's profile and, per layer, one sensitivity.
+    """Client to server: facts of the device, and its layer profile.
 
-    `budget_bytes` is the room for a model file, `bit_depths` what the runtime executes, `clips` how
-    many clips were observed. `sensitivity` is the layer profile (`fedsim.quant.profile`), layer by
-    layer; of a table, `depths` are the bit depths of its columns. It is empty when none was asked
-    for.
-    `quantiles` are those of every layer's output one after the other, `workload` the seconds of
-    audio and the tokens of the model's own transcripts, when the server asked. Where the scenario
-    releases something else than values, `sensitivity` is empty and `payload` holds what is
-    released, to the byte (`fedsim.privacy.releases`).
+    `budget_bytes` is the maximum size of a model file, `bit_depths` those that the runtime
+    executes, `clips` the number of clips observed. `sensitivity` is the layer profile
+    (`fedsim.quant.profile`), layer by layer; for a table, `depths` are the bit depths of its
+    columns. It is empty when none was requested.
+
+    `quantiles` are those of every layer's output, layer by layer; `workload` is the seconds of
+    audio and the tokens of the model's own transcripts. Both are empty unless requested. Where the
+    scenario's release is not the plain values, `sensitivity` is empty and `payload` holds exactly
+    what is released (`fedsim.privacy.releases`).
     """
 
     client: str
@@ -84,7 +85,7 @@ class Summary:
     def profile(self, measure: str) -> LayerProfile | None:
         """Return the layer profile, None if the summary holds none.
 
-        Raises `FedsimError` for values that are not a profile.
+        Raises `FedsimError` for values that do not form a profile.
         """
         if not self.sensitivity:
             return None
@@ -93,11 +94,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A mixed-precision model: bit depth per layer, and where its packed layers are.
+    """A mixed-precision model: bit depth per layer, and the names of its packed layers.
 
-    `blobs` are 32 bytes per layer, the SHA-256 of its packed form. `ranges` are activation ranges,
-    low and high per layer, NaN where a layer has none; empty means that the device calibrates on
-    its own clips. `name` tells candidates of one client apart.
+    `blobs` has 32 bytes per layer, the SHA-256 of its packed form. `ranges` are activation ranges,
+    low and high per layer, NaN where a layer has none; empty means that the device calibrates.
+    `name` is the label of the method and calibration; with `tuned_on` it identifies a candidate of
+    one client.
     """
 
     name: str
@@ -114,12 +116,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Server to client: your models.
+    """Server to client: the models tuned on your clips.
 
-    `return_ranges` asks for the activation ranges of each candidate: set only by a study that tests
-    one client's model on another, and written in the ledger as a release. `layers` are packed
-    layers, each told by its hash, that the device was not sent before; none where devices read them
-    from the server's bank.
+    `return_ranges` requests the activation ranges of each candidate: only in a study that tests one
+    client's model on another, and logged in the ledger as a release. `layers` are the packed layers
+    that were not sent to the device before, identified by their hashes; empty where devices read
+    them from the server's bank.
     """
 
     return_ranges: bool
@@ -131,7 +133,7 @@ class Delivery:
 class Receipt:
     """Client to server: exact bytes of each candidate's model file, in the order delivered.
 
-    `ranges` are those of every candidate one after the other, when the delivery asked for them.
+    `ranges` are those of every candidate, one after the other; empty unless requested.
     """
 
     client: str
@@ -141,12 +143,12 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Server to client: test these candidates on your held-out clips, and full precision if
-    asked.
+    """Server to client: test these candidates on your held-out clips, after full precision if it
+    is requested.
 
-    `clip_counts` asks for the counts of each clip as well: set only by a scenario that says
-    `study: true`, and written in the ledger as a release; `workload` as in `SenseRequest`, `layers`
-    as in `Delivery`.
+    `clip_counts` requests the counts of each clip too: only in a scenario with `study: true`, and
+    logged in the ledger as a release. `workload` is as in `SenseRequest`, `layers` as in
+    `Delivery`.
     """
 
     full_precision: bool
@@ -160,14 +162,15 @@ class Evaluation:
 class Scores:
     """Client to server: error counts, summed over the client's test clips.
 
-    One value per candidate, in the order asked for, full precision first. A recognizer fills
-    errors, words, char_errors, chars; a classifier fills correct; the others are empty.
-    `file_bytes` are those of the candidate's model file (full precision: its float32 weights).
-    `low` and `high` bound a 95 % interval of the word error rate or accuracy, which the device
-    computes itself: no count of a single clip leaves it, unless the server asked for them:
-    `clip_wrong` and `clip_of` are then those of every candidate one after the other, word errors
-    and words of each clip, or 0 or 1 and 1 of a classifier. `workload` is the seconds of audio, if
-    asked for.
+    One value per candidate, in the order of the request, full precision first. A recognizer fills
+    `errors`, `words`, `char_errors` and `chars`, a classifier fills `correct`; the others are
+    empty. `file_bytes` are the bytes of the model file (full precision: its float32 weights). `low`
+    and `high` bound a 95 % interval of the word error rate or accuracy, which the device computes
+    itself.
+
+    No count of a single clip leaves the device unless requested: `clip_wrong` and `clip_of` are
+    then the word errors and words of each clip (of a classifier 0 or 1, and 1), candidate by
+    candidate. `workload` is the seconds of audio, if requested.
     """
 
     client: str
@@ -195,5 +198,5 @@ Group = (
     | wire.Survivors
     | wire.Shares
 )
-"""What members of a group and the server send each other."""
+"""Messages of secure aggregation, between the server and members of a group."""
 Message = SenseRequest | Summary | Delivery | Receipt | Evaluation | Scores | Group

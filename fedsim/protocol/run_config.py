@@ -1,8 +1,8 @@
-"""What a run config says, to the server app and to every client app alike.
+"""Reads the run config, the same for the server app and every client app.
 
-`fedsim run` says everything: the scenario as JSON and the folders it has made. `flwr run` says the
-name of a scenario and perhaps `out`; server and clients then find the rest by the same rules, each
-on its own machine.
+`fedsim run` sets everything: the scenario as JSON, and the run folder it made. `flwr run` sets the
+name of a scenario and perhaps `out`; server and clients then derive the rest by the same rules,
+each on its own machine.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ class RunConfig:
 
     @property
     def bank_dir(self) -> Path:
-        """Where the server puts packed layers and clients read them."""
+        """The folder where the server writes packed layers and clients read them."""
         return self.run_dir / BANK
 
     def to_flower(self) -> dict[str, str | int | float | bool]:
-        """Return the run config that says all of this."""
+        """Return this as Flower's run config."""
         return {"scenario": self.scenario, "run-dir": str(self.run_dir)}
 
 
 def is_complete(run_config: Mapping[str, str | int | float | bool]) -> bool:
-    """Return whether a run config names a run folder that has been made already."""
+    """Return whether a run config names a run folder that exists already."""
     return "run-dir" in run_config
 
 
 def read_run_config(context: Context) -> RunConfig:
-    """Return what the run config in `context` says.
+    """Return the scenario and run folder that the run config in `context` names.
 
-    Where only `flwr run` has spoken, `scenario` is a name from `fedsim list` or a YAML file, and
-    the run folder is `out`, or `runs/<scenario>/flower-<run id>` in the working folder.
+    Under `flwr run`, `scenario` is a name from `fedsim list` or a YAML file, and the run folder is
+    `out`, or `runs/<scenario>/flower-<run id>` in the working folder.
 
     Raises:
         FedsimError: if there is no such scenario, it has mistakes, or it has a matrix.
@@ -70,7 +70,7 @@ def _find(name: str) -> Scenario:
     scenario = load_scenario(find_scenario(name))
     if scenario.matrix:
         raise FedsimError(
-            f"scenario {name!r} has a matrix, a run for each of its combinations, and flwr run is "
-            "one run: use fedsim run, or leave the matrix out"
+            f"scenario {name!r} has a matrix, with one run per combination, and flwr run is one "
+            f"run; use fedsim run, or leave the matrix out"
         )
     return scenario

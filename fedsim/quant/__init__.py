@@ -1,4 +1,4 @@
 """The method: sensitivity, allocation, quantizers, calibration, packing, layer bank, model file.
 
-This room knows torch and numpy. It never imports Flower, Ray, YAML or anything of a run.
+It needs torch and numpy only, and never imports Flower, Ray or YAML, nor anything about a run.
 """

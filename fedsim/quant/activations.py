@@ -3,7 +3,7 @@
     S = (x_max - x_min) / (2^b - 1),    q = clamp(round(x / S) - Z, 0, 2^b - 1),    x' = S (q + Z)
 
 with Z = round(x_min / S). A range always contains zero, so that zero (padding, a silent frame, the
-output of a rectifier) is exact.
+output of a rectifier) is represented exactly.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _SMALLEST = 3e-39
 
 @dataclass(frozen=True)
 class Range:
-    """The range of a layer's input that is represented: `low` <= 0 <= `high`."""
+    """The range of a layer's input that the codes cover: `low` <= 0 <= `high`."""
 
     low: float
     high: float
 
     def scale(self, bits: int) -> float:
-        """Return the scale S of `bits` bits; of an empty range 1, for which zero is exact."""
+        """Return the scale S at `bits` bits; 1 for an empty range, which holds zero alone."""
         width = self.high - self.low
         return width / ((1 << bits) - 1) if width > 0 else 1.0
 
     def zero_point(self, bits: int) -> int:
-        """Return the code that stands for zero: -Z of the formula above."""
+        """Return the code of zero: -Z in the formula above."""
         top = (1 << bits) - 1
         return min(top, max(0, round(-self.low / self.scale(bits))))
 
@@ -39,36 +39,36 @@ class Range:
 def make_range(low: float, high: float) -> Range:
     """Return the range from `low` to `high`, widened to contain zero, at float32 precision.
 
-    Float32 because that is what the model file stores: the same range before and after a save.
+    Model files store float32, so a range is the same before and after saving.
     """
     return Range(float(np.float32(min(low, 0.0))), float(np.float32(max(high, 0.0))))
 
 
 def quantize_activation(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
-    """Return x' of `x` (any shape, float32): quantized to `bits` (4..16) and dequantized.
+    """Return x' for `x` (any shape, float32): quantized to `bits` (4..16) and dequantized.
 
-    Equal to `torch.fake_quantize_per_tensor_affine`, whose kernel goes element by element and takes
-    some twenty times as long on a CPU.
+    Equal to `torch.fake_quantize_per_tensor_affine`, whose kernel is not vectorized and takes about
+    twenty times as long on a CPU.
     """
     return _steps(x, rng, bits).mul_(rng.scale(bits))
 
 
 def activation_codes(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
-    """Return the codes q of `x` (any shape, float32) at `bits` (4..8), uint8."""
+    """Return the codes q of `x` (any shape, float32) at `bits` (4..8) bits, uint8."""
     codes = _steps(x, rng, bits).add_(rng.zero_point(bits)).numpy()
-    with np.errstate(invalid="ignore"):  # NaN has no code, and becomes any
-        return torch.from_numpy(codes.astype(np.uint8))  # three times as fast as torch's
+    with np.errstate(invalid="ignore"):  # NaN has no code: any will do
+        return torch.from_numpy(codes.astype(np.uint8))  # three times as fast as torch's cast
 
 
 def _steps(x: torch.Tensor, rng: Range, bits: int) -> torch.Tensor:
-    """Return q + Z of `x`, float32, a new tensor."""
+    """Return q + Z for `x`, float32, in a new tensor."""
     zero = rng.zero_point(bits)
-    steps = (x * _inverse(rng.scale(bits))).round_()  # halves to even
+    steps = (x * _inverse(rng.scale(bits))).round_()  # half to even
     return steps.clamp_(-zero, (1 << bits) - 1 - zero)
 
 
 def _inverse(scale: float) -> float:
-    """Return 1 / scale at float32 precision, finite however small the scale is."""
+    """Return 1 / scale at float32 precision; finite, however small the scale."""
     if scale < _SMALLEST:
         return float(np.finfo(np.float32).max)
     return float(np.float32(1) / np.float32(scale))

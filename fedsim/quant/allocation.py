@@ -1,7 +1,7 @@
 """Bit depths from sensitivities: Algorithm 1 of the paper, and what it is compared with.
 
 Everything here is plain arrays: a sensitivity a_l per layer, a table of bytes per layer and bit
-depth, a budget in bytes. So an allocator needs no model, and its tests none either.
+depth, a budget in bytes. Neither an allocator nor its tests need a model.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fedsim.registry import Registry
 
 @dataclass(frozen=True)
 class Sizes:
-    """What each choice costs: exact bytes of the file that is delivered.
+    """What each choice of bit depths costs, in exact bytes of the delivered file.
 
     `depths` are the legal bit depths, ascending (D,); `layer_bytes` is int64 (L, D): the bytes of
-    layer l at depth d; `fixed_bytes` is what every file holds besides (leftovers, scales, header).
+    layer l at depth d; `fixed_bytes` is the rest of every file (leftovers, scales, header).
     """
 
     depths: tuple[int, ...]
@@ -32,12 +32,12 @@ class Sizes:
 
     def total(self, bits: Sequence[int]) -> int:
         """Return the bytes of the file whose layer l has `bits[l]` bits, each a legal depth."""
-        column = [self.depths.index(b) for b in bits]
+        column = [self.depths.index(depth) for depth in bits]
         return self.fixed_bytes + int(self.layer_bytes[np.arange(len(column)), column].sum())
 
     def restricted(self, depths: Sequence[int]) -> Sizes:
-        """Return the part of the table with these depths, ascending, each among its own."""
-        columns = [self.depths.index(b) for b in depths]
+        """Return the table with only these of its depths, ascending."""
+        columns = [self.depths.index(depth) for depth in depths]
         return Sizes(tuple(depths), self.layer_bytes[:, columns], self.fixed_bytes)
 
 
@@ -54,33 +54,34 @@ class Allocator:
     plan: Plan
     summary: str
     meaning: str
-    """In a few plain words, for a reader of a report."""
+    """What it does in a few plain words, for readers of a report."""
     reads: Literal["nothing", "order", "vector", "table"] = "vector"
-    """What it asks of a device's `LayerProfile`: nothing; the order of its layers alone; one value
-    per layer; or one per layer and bit depth."""
+    """What it needs of a device's `LayerProfile`: nothing; only the order of the layers; one value
+    per layer; or one value per layer and bit depth."""
     role: Literal["method", "baseline", "control"] = "method"
-    """In comparisons: one of the methods; one depth for all layers; or a method without its
-    order."""
+    """Its part in comparisons: a method; one depth for all layers; or a method with another order
+    of the layers."""
     is_random: bool = False
-    """Whether it draws, so that several draws differ."""
+    """Whether it draws random numbers, so that repeated draws differ."""
 
 
 PAPER = "myqasr"
-"""The paper's allocator, with which others are compared."""
+"""The paper's allocator, with which the others are compared."""
 ALLOCATORS: Registry[Allocator] = Registry("allocation")
 
 
 def myqasr(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Algorithm 1: sweep the layers, largest median first, one bit each, until the model fits."""
+    """Algorithm 1: sweep over the layers, largest value first, one bit each, until the model
+    fits."""
     return _sweep(np.argsort(-sensitivity, kind="stable"), sizes, budget)
 
 
 def reversed_(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Control: Algorithm 1 with the order turned round (smallest median first)."""
+    """Control: Algorithm 1 with the order reversed (smallest value first)."""
     return _sweep(np.argsort(sensitivity, kind="stable"), sizes, budget)
 
 
@@ -94,7 +95,8 @@ def shuffled(
 def uniform(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """The same bit depth for every layer, the largest that fits: some of a budget is unused."""
+    """The same bit depth for every layer, the largest that fits; part of the budget stays
+    unused."""
     totals = sizes.fixed_bytes + sizes.layer_bytes.sum(axis=0)
     fits = np.flatnonzero(totals <= budget)
     if not len(fits):
@@ -105,10 +107,10 @@ def uniform(
 def linear(
     sensitivity: np.ndarray, sizes: Sizes, budget: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Ablation: bits by min-max interpolation, the smallest median the most, the largest the least.
+    """Ablation: bits by min-max interpolation; the smallest value gets the most bits.
 
     b_l = c - t_l (c - floor), t_l = (a_l - min a) / (max a - min a), rounded down to a legal depth;
-    c is the largest ceiling (a real number between the least and the greatest depth) that fits.
+    c is the largest ceiling (a real number between the smallest and the largest depth) that fits.
     """
     spread = float(sensitivity.max() - sensitivity.min())
     t = (sensitivity - sensitivity.min()) / spread if spread > 0 else np.zeros(len(sensitivity))
@@ -121,27 +123,26 @@ def linear(
 
     if sizes.total(at(floor).tolist()) > budget:
         raise _too_small(sizes, budget)
-    # A layer reaches depth d when c = floor + (d - floor) / (1 - t_l): only there does the size
-    # change.
+    # Layer l reaches depth d at c = floor + (d - floor) / (1 - t_l): the size changes there only.
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = floor + (depths[None, :] - floor) / (1.0 - t[:, None])
     ceilings = np.unique(steps[np.isfinite(steps) & (steps <= depths[-1])])
-    low, high = 0, len(ceilings) - 1  # the size grows with the ceiling: bisect on the exact steps
+    low, high = 0, len(ceilings) - 1  # the size grows with the ceiling: bisect over these values
     while low < high:
         middle = (low + high + 1) // 2
         if sizes.total(at(ceilings[middle]).tolist()) <= budget:
             low = middle
         else:
             high = middle - 1
-    return tuple(int(b) for b in at(ceilings[low]))
+    return tuple(int(depth) for depth in at(ceilings[low]))
 
 
 ALLOCATORS.add(
     PAPER,
     Allocator(
         myqasr,
-        summary="Algorithm 1: sweep the layers, largest value first, one bit each, until the model"
-        " fits.",
+        summary="Algorithm 1: sweep over the layers, largest value first, one bit each, until the"
+        " model fits.",
         meaning="layers give up bits by how they respond to the user's clips, until the model fits",
         reads="order",
     ),
@@ -171,8 +172,8 @@ ALLOCATORS.add(
     "uniform",
     Allocator(
         uniform,
-        summary="The same bit depth for every layer, the largest that fits: some of a budget is"
-        " unused.",
+        summary="The same bit depth for every layer, the largest that fits; part of the budget"
+        " stays unused.",
         meaning="every layer has the same number of bits",
         reads="nothing",
         role="baseline",
@@ -197,27 +198,30 @@ def allocate(
     order: str = "descending",
     rng: np.random.Generator | None = None,
 ) -> tuple[int, ...]:
-    """Return the bit depth of each layer such that the model file fits `budget` bytes.
+    """Return bit depths, one per layer, whose model file takes at most `budget` bytes.
 
     Args:
         allocation: name of an allocator.
-        profile: what the device says of its layers; None where the allocator reads nothing.
+        profile: what the device reports about its layers; may be None if the allocator reads
+            nothing.
         sizes: bytes of each layer at each legal depth.
-        budget: largest file, in bytes.
-        order: which end of the profile gives up bits first: "descending" (the largest value) or
-            "ascending".
-        rng: used by allocators that draw.
+        budget: size of the largest file, in bytes.
+        order: which layers lose bits first: those with the largest values ("descending") or with
+            the smallest ("ascending").
+        rng: for allocators that draw.
 
     Raises:
-        BudgetError: when the smallest feasible file is larger than the budget.
-        FedsimError: for an unknown name, and a profile that is not what the allocator reads.
+        BudgetError: if the smallest feasible file is larger than the budget.
+        FedsimError: for an unknown name, or a profile that is not what the allocator reads.
     """
     chosen, layers = ALLOCATORS[allocation], len(sizes.layer_bytes)
     if order not in ("descending", "ascending"):
         raise FedsimError(f"order is {order!r}: use 'descending' or 'ascending'")
     if chosen.reads == "nothing" or profile is None:
         if chosen.reads != "nothing":
-            raise FedsimError(f"allocation {allocation!r}: no layer profile is given; sense first")
+            raise FedsimError(
+                f"allocation {allocation!r} needs a layer profile and was given none; sense first"
+            )
         values = np.zeros(layers)
     else:
         _check_profile(allocation, chosen, profile, layers)
@@ -229,24 +233,26 @@ def allocate(
 def _check_profile(allocation: str, chosen: Allocator, profile: LayerProfile, layers: int) -> None:
     if profile.layers != layers:
         raise FedsimError(
-            f"a layer profile of {profile.layers} layers came for a model of {layers} layers"
+            f"the layer profile has {profile.layers} layers and the model {layers}; sense with the "
+            f"model that is planned"
         )
     if profile.is_table != (chosen.reads == "table"):
-        wanted = "one value per layer and bit depth" if chosen.reads == "table" else "one per layer"
+        table, vector = "one value per layer and bit depth", "one value per layer"
+        wanted, given = (table, vector) if chosen.reads == "table" else (vector, table)
         raise FedsimError(
-            f"allocation {allocation!r} reads {wanted}, and measure {profile.measure!r} gives "
-            f"{'a table' if profile.is_table else 'a vector'}: choose another measure"
+            f"allocation {allocation!r} reads {wanted}, but measure {profile.measure!r} gives "
+            f"{given}; choose another measure or allocation"
         )
 
 
 def smallest(sizes: Sizes) -> int:
-    """Return the bytes of the smallest feasible model file: every layer at the least legal
+    """Return the bytes of the smallest feasible model file: every layer at the smallest legal
     depth."""
     return sizes.fixed_bytes + int(sizes.layer_bytes[:, 0].sum())
 
 
 def mean_bits(bits: Sequence[int], n_weights: Sequence[int]) -> float:
-    """Return the average bit depth (b-bar): bits of all weights over the number of weights."""
+    """Return the average bit depth (b-bar): the bits of all weights divided by their number."""
     return float(np.dot(bits, n_weights) / np.sum(n_weights))
 
 
@@ -271,9 +277,9 @@ def _sweep(order: np.ndarray, sizes: Sizes, budget: int) -> tuple[int, ...]:
 
 
 def _too_small(sizes: Sizes, budget: int) -> BudgetError:
-    least = smallest(sizes)
+    min_bytes = smallest(sizes)
     return BudgetError(
         f"a budget of {budget:,} bytes ({budget / MB:.2f} MB) is below the smallest feasible model "
-        f"file of {least:,} bytes ({np.ceil(least / MB * 100) / 100:.2f} MB: {sizes.depths[0]} "
-        f"bits in every layer); raise the budget or allow smaller bit depths"
+        f"file of {min_bytes:,} bytes ({np.ceil(min_bytes / MB * 100) / 100:.2f} MB: "
+        f"{sizes.depths[0]} bits in every layer); raise the budget or allow smaller bit depths"
     )

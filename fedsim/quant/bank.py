@@ -1,9 +1,8 @@
 """The layer bank: each (layer, bit depth) packed once, named by the hash of its content.
 
 Weights never depend on a user's data, so thousands of clients share one bank: a client's model is a
-list of names. `BlobStore` is the bank's shelf, a folder of files named by their SHA-256;
-`LayerBank` fills it on the server; `WeightCache` reads it in a client's process and keeps
-unpacked layers.
+list of names. `BlobStore` is a folder of files named by their SHA-256; `LayerBank` fills it on the
+server; `WeightCache` reads it in a client's process and keeps unpacked layers.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from fedsim.quant.weights import (
 T = TypeVar("T")
 
 CACHE_BYTES = 1 << 30
-"""Bytes of unpacked layers that a process keeps."""
+"""Bytes of unpacked layers that a process keeps at most."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,14 @@ class BlobStore:
     folder: Path
 
     def put(self, data: bytes) -> str:
-        """Store `data` and return its name; raise `FedsimError` when that cannot be done."""
+        """Store `data` and return its name; raises `FedsimError` if the folder cannot be
+        written."""
         name = hashlib.sha256(data).hexdigest()
         path = self.folder / name
         if path.exists():
             return name
         try:
-            with atomic_write(path, durable=False) as file:  # it goes with the run
+            with atomic_write(path, durable=False) as file:  # the bank lasts as long as the run
                 file.write(data)
         except OSError as error:
             raise FedsimError(
@@ -63,16 +63,16 @@ class BlobStore:
         return (self.folder / name).is_file()
 
     def get(self, name: str) -> bytes:
-        """Return the bytes called `name`; raise `FedsimError` when absent or damaged."""
+        """Return the bytes called `name`; raises `FedsimError` if they are missing or damaged."""
         data = self._read(name, Path.read_bytes)
         verify(self, name, data)
         return data
 
     def fill(self, array: np.ndarray, name: str) -> None:
-        """Read the bytes called `name` into `array` (contiguous), without a copy beside it.
+        """Read the bytes called `name` straight into `array` (contiguous).
 
-        They are not verified: that takes longer than reading them, and `verify` is there for it.
-        Raises `FedsimError` when they are absent or not as many as the array has room for.
+        The bytes are not verified, which takes longer than reading them; see `verify`. Raises
+        `FedsimError` if the file is missing or not as long as the array.
         """
 
         def read(path: Path) -> bool:
@@ -87,13 +87,13 @@ class BlobStore:
             return read(self.folder / name)
         except OSError as error:
             raise FedsimError(
-                f"blob {name[:12]} cannot be read from {self.folder}: {error.strerror}; the folder "
-                f"must be reachable from every worker"
+                f"blob {name[:12]} cannot be read from {self.folder}: {error.strerror}; make the "
+                f"folder reachable from every worker"
             ) from error
 
 
 def verify(store: BlobStore, name: str, data: bytes | memoryview) -> None:
-    """Raise `FedsimError` when `data`, read from `store`, is not what `name` stands for."""
+    """Raise `FedsimError` unless `data`, read from `store`, is what `name` stands for."""
     if hashlib.sha256(data).hexdigest() != name:
         raise _damaged(store, name)
 
@@ -110,13 +110,14 @@ def to_blob(packed: PackedWeight) -> bytes:
 
 
 def from_blob(data: bytes, layer: Layer, bits: int, granularity: str) -> PackedWeight:
-    """Return the packed weight in `data`; raise `FedsimError` when its length is not the
+    """Return the packed weight in `data`; raises `FedsimError` if its length is not the
     layer's."""
     scales = n_scales(layer.channels, granularity)
     expected = scales * SCALE_BYTES + packed_bytes(layer.n_weights, bits)
     if len(data) != expected:
         raise FedsimError(
-            f"layer {layer.name!r} at {bits} bits takes {expected:,} bytes, but {len(data):,} came"
+            f"layer {layer.name!r} at {bits} bits takes {expected:,} bytes, but its blob has "
+            f"{len(data):,}; use the model and the granularity that it was packed with"
         )
     return PackedWeight(
         layer.shape,
@@ -127,7 +128,7 @@ def from_blob(data: bytes, layer: Layer, bits: int, granularity: str) -> PackedW
 
 
 class LayerBank:
-    """Packs layers of one full-precision model on demand, each (layer, bit depth) once."""
+    """Packs the layers of one full-precision model on demand, each (layer, bit depth) once."""
 
     def __init__(
         self,
@@ -153,16 +154,16 @@ class LayerBank:
         return self._names[key]
 
     def manifest(self, plan: tuple[int, ...]) -> tuple[str, ...]:
-        """Return the blob names of a plan, one per layer: the client's model."""
+        """Return the blob names of a plan, one per layer: they stand for the client's model."""
         return tuple(self.name(i, bits) for i, bits in enumerate(plan))
 
 
 @dataclass(frozen=True)
 class UnpackedLayer:
-    """A layer as a process computes with it, shared with every model that uses it: read only.
+    """A layer as a process computes with it; shared by all models that use it, so read only.
 
-    `weight` is float32 of the layer's shape, `integers` the same weight for products in integers,
-    or None where floats are to serve.
+    `weight` is float32 of the layer's shape; `integers` is the same weight for integer arithmetic,
+    or None where the layer is computed in floats.
     """
 
     weight: torch.Tensor
@@ -175,14 +176,14 @@ class UnpackedLayer:
 
 
 class WeightCache:
-    """Unpacked layers of this process, by content hash; the least recently used go first."""
+    """The unpacked layers of this process, by content hash; drops the least recently used."""
 
     def __init__(self, store: BlobStore, limit: int = CACHE_BYTES) -> None:
         self.store = store
         self._recent: LRUCache[UnpackedLayer] = LRUCache(limit)
 
     def layer(self, name: str, layer: Layer, bits: int, granularity: str) -> UnpackedLayer:
-        """Return `layer` as the blob called `name` has it, packed at `bits` per `granularity`.
+        """Return `layer`, unpacked from the blob called `name`, of `bits` bits and `granularity`.
 
         Raises `FedsimError` for a blob that is missing or damaged, or whose length is not the
         layer's.

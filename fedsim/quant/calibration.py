@@ -2,12 +2,13 @@
 
     minmax   the observed range
     cosine   the share of it that maximises cos(quantized output, full-precision output)
-    hessian  the share of it that minimises the squared output error weighted by the Fisher
-    none     the observed range of a public signal: nothing of the user
+    hessian  the share of it with the smallest squared output error, weighted by the Fisher
+             information
+    none     the observed range of a public signal; no user data at all
 
-The quantized output is that of the delivered weights on the quantized input. The Fisher is the
-squared gradient of the loss against the model's own transcript: with the model's soft output as
-target that gradient would be zero at the full-precision point.
+The quantized output is that of the delivered weights on the quantized input. The Fisher information
+is the squared gradient of the loss against the model's own transcript: with the model's soft output
+as the target, that gradient would be zero in full precision.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.observe import ROWS, LayerObservation, as_product, outputs
 
 CANDIDATES = 100
-"""Shares 1/100 .. 100/100 of the observed range are what a search may choose."""
+"""A search chooses among the shares 1/100 .. 100/100 of the observed range."""
 TRIES = 21
-"""Of them a search tries so many, on average."""
+"""How many of them a search tries, on average."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ def minmax(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: in
 
 
 def cosine(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Range:
-    """The share of the observed range whose output is nearest in angle to full precision."""
+    """The share of the observed range whose output is closest in angle to full precision."""
     return search(seen, cosine_score(layer, seen, weights, bits))
 
 
 def hessian(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Range:
-    """The share of the observed range with the least squared output error under the Fisher."""
+    """The share of the observed range with the smallest Fisher-weighted squared output error."""
     return search(seen, fisher_score(layer, seen, weights, bits))
 
 
@@ -66,14 +67,14 @@ def calibrate_layer(
     quantized: torch.Tensor,
     bits: int,
 ) -> Range | None:
-    """Return the range of one layer's input; None for a layer that only looks rows up.
+    """Return the range of one layer's input; None for an embedding, which only looks rows up.
 
     Args:
         calibration: name of a calibrator.
         layer: the layer.
         owner: its module, with the full-precision weight.
-        seen: what was observed of its input; None where it has none to quantize.
-        quantized: dequantized weight of the plan, float32 of the layer's shape.
+        seen: what was observed of its input; None if it has no input to quantize.
+        quantized: the weight at the plan's bit depth, dequantized, float32 of the layer's shape.
         bits: activation bits, 4 to 16.
     """
     if seen is None:
@@ -89,15 +90,16 @@ def shrink(seen: LayerObservation, share: int) -> Range:
 
 
 def search(seen: LayerObservation, score: Score) -> Range:
-    """Return the range with the highest score among the 100 shares, coarse to fine.
+    """Return the range with the highest score among the 100 shares, from coarse to fine.
 
-    The score rises while outliers are cut and falls when speech is, with ripples from rounding
-    that are smaller than either; so a grid of ten and two refinements find the top. They go round
-    the two best each time: at 4 bits a ripple may lift the wrong one of two neighbours.
+    As the range shrinks, the score rises while only outliers are clipped and falls once speech is,
+    with smaller ripples from rounding. A grid of ten and two refinements therefore find the top.
+    Each refinement searches around the best two: at 4 bits, a ripple may favour the wrong one of
+    two neighbours.
     """
     scores: dict[int, float] = {}
 
-    def look(shares: range) -> None:
+    def try_shares(shares: range) -> None:
         for share in shares:
             if 1 <= share <= CANDIDATES and share not in scores:
                 scores[share] = score(shrink(seen, share))
@@ -105,18 +107,18 @@ def search(seen: LayerObservation, score: Score) -> Range:
     def best(n: int) -> list[int]:
         return sorted(scores, key=lambda s: (scores[s], s), reverse=True)[:n]
 
-    look(range(100, 0, -10))
+    try_shares(range(100, 0, -10))
     for step in (3, 1):
         for share in best(2):
-            look(range(share - 2 * step, share + 2 * step + 1, step))
+            try_shares(range(share - 2 * step, share + 2 * step + 1, step))
     return shrink(seen, best(1)[0])
 
 
 def cosine_score(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Score:
-    """Return range -> cos(Y, Y'), Y = X W^T + b and Y' = X' W'^T + b over the rows seen.
+    """Return range -> cos(Y, Y'), Y = X W^T + b and Y' = X' W'^T + b over the observed rows.
 
-    With K inputs and N outputs a candidate costs R N K operations, or R K^2 through the Gram matrix
-    W'^T W', which is by far the smaller for a vocabulary head; the cheaper of the two is taken.
+    With K inputs and N outputs, a candidate costs R N K operations, or R K^2 through the Gram
+    matrix W'^T W', which is far less for a vocabulary head. Whichever is cheaper is used.
     """
     assert seen.rows is not None
     rows = seen.rows
@@ -141,9 +143,9 @@ def _gram_macs(rows: float, n: int, k: int) -> float:
 
 
 def search_macs(layer: Layer, positions: float) -> float:
-    """Return the MACs of a search, beyond the pass that observes.
+    """Return the MACs of a search, not counting the observing pass.
 
-    `positions` is how often the layer was applied to the clips; `observe` keeps `ROWS` at most.
+    `positions` is how many output frames the layer computed; `observe` keeps `ROWS` at most.
     """
     rows = min(float(ROWS), positions)
     return rows * layer.n_weights + TRIES * rows * layer.n_weights
@@ -164,8 +166,7 @@ def _gram_score(
     bias: torch.Tensor | None,
     bits: int,
 ) -> Score:
-    """`cosine_score` of a layer with far more outputs than inputs; the bias is one more input of
-    1."""
+    """Return `cosine_score` through the Gram matrix; the bias becomes one more input, always 1."""
     weight = quantized if bias is None else torch.cat([quantized, bias[:, None]], dim=1)
     gram = weight.T @ weight
     projected = target @ weight
@@ -181,8 +182,8 @@ def _gram_score(
 
 
 def fisher_score(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Score:
-    """Return range -> -sum F (Y - Y')^2 over the rows seen, F the squared gradient by each
-    output."""
+    """Return range -> -sum F (Y - Y')^2 over the observed rows, F the squared gradient with respect
+    to each output."""
     assert seen.rows is not None
     assert seen.fisher is not None
     rows, importance = seen.rows, seen.fisher
@@ -198,7 +199,7 @@ def fisher_score(layer: Layer, seen: LayerObservation, weights: LayerWeights, bi
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    # Row by row in float32, over rows in float64: a cosine of 0.99999 needs the digits.
+    # float32 within a row, float64 over rows: a cosine of 0.99999 needs the digits.
     return float((a * b).sum(dim=-1, dtype=torch.float32).sum(dtype=torch.float64))
 
 

@@ -1,12 +1,12 @@
-"""What rounding a layer's own weight changes in its output, gathered while the clips pass.
+"""How a layer's output changes when its own weight is rounded, recorded during the forward pass.
 
-Y (F, N) is a layer's output at the F frames that count, Y_q what it answers to the very same input
-when its weight is rounded to `BITS` bits, one scale per output channel; D = Y_q - Y. Biases,
+Y (F, N) is a layer's output at the F frames that count; Y_q is its output for the very same input
+when its weight is rounded to `BITS` bits, with one scale per output channel; D = Y_q - Y. Biases,
 activations and all other layers stay in full precision, so Y_q costs one more evaluation of the
-layer, in the pass that gives Y. A rounded weight lives as long as one call of its layer.
+layer, in the same pass as Y. A rounded weight exists only during one call of its layer.
 
-A class here gathers of one layer what one kind of measure needs; memory does not grow with the
-audio. Every clip is taken by itself, in float64 where sums run over frames.
+Each class here accumulates, for one layer, what one kind of measure needs. Memory does not grow
+with the audio. Each clip is handled separately; sums over frames are in float64.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from fedsim.quant.sample import Sample, spread
 from fedsim.quant.weights import round_weight
 
 BITS = 4
-"""Depth to which a layer's weight is rounded. It is a probe, the same for every budget."""
+"""Bit depth to which a layer's weight is rounded: a probe, the same for every budget."""
 GRANULARITY = "per_channel"
 BINS = 64
-"""Bins of the histograms that `OutputPairs.divergence` compares."""
+"""Number of bins of the histograms that `OutputPairs.divergence` compares."""
 
 
 def rounded_weight(module: nn.Module) -> torch.Tensor:
-    """Return the weight of `module` as Y_q has it."""
+    """Return the weight of `module`, rounded as for Y_q."""
     return round_weight(weight_of(module), BITS, GRANULARITY)
 
 
 def rounded_output(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-    """Return Y_q: what `module` answers with its weight rounded; its hooks are not called."""
-    # An attribute of the instance is found before a parameter or buffer of that name.
+    """Return Y_q: the output of `module` with its weight rounded; its hooks are not called."""
+    # Python finds an attribute of the instance before a parameter or buffer of the same name.
     vars(module)["weight"] = rounded_weight(module)
     try:
         return module.forward(*args, **kwargs)
@@ -49,7 +49,8 @@ def rounded_output(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> to
 
 
 def clip_rows(kind: str, x: torch.Tensor, frames: torch.Tensor | None) -> Iterator[torch.Tensor]:
-    """Yield of each clip the frames that count (n, channels); what has no frames is one clip."""
+    """Yield the frames that count (n, channels) of each clip; an `x` without a frame axis is one
+    clip."""
     if x.ndim != 3:
         yield x.reshape(-1, x.shape[-1])
         return
@@ -62,7 +63,7 @@ def clip_rows(kind: str, x: torch.Tensor, frames: torch.Tensor | None) -> Iterat
 
 
 class OutputDistance:
-    """Gathers of one layer what a kind of measure needs."""
+    """Accumulates, for one layer, what one kind of measure needs."""
 
     def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
         self.kind, self.module, self.capacity = kind, module, capacity
@@ -70,16 +71,16 @@ class OutputDistance:
     def see(
         self, args: tuple, kwargs: dict[str, Any], out: torch.Tensor, frames: torch.Tensor | None
     ) -> None:
-        """Take in one call of the layer; of each clip the first `frames` count (None: all)."""
-        answer = rounded_output(self.module, args, kwargs)
+        """Add one call of the layer; the first `frames[b]` frames of clip b count (None: all)."""
+        rounded = rounded_output(self.module, args, kwargs)
         both = zip(
-            clip_rows(self.kind, out, frames), clip_rows(self.kind, answer, frames), strict=True
+            clip_rows(self.kind, out, frames), clip_rows(self.kind, rounded, frames), strict=True
         )
         for y, y_q in both:
             self.add(y, y_q)
 
     def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
-        """Take in the frames (n, N) of one clip."""
+        """Add the frames (n, N) of one clip."""
         raise NotImplementedError
 
 
@@ -92,7 +93,7 @@ class DistanceSums(OutputDistance):
         self.absolute = self.lengths = self.squares = self.squares_of_y = 0.0
 
     def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
-        """Take in the frames (n, N) of one clip."""
+        """Add the frames (n, N) of one clip."""
         d = y_q - y
         lengths = torch.linalg.vector_norm(d, dim=1).double()
         self.elements += d.numel()
@@ -116,13 +117,13 @@ class DistanceSums(OutputDistance):
 
 
 class DistanceSpectrum(OutputDistance):
-    """Gram matrices, from which the largest singular values of D and Y follow: exact.
+    """Gram matrices, which give the largest singular values of D and Y exactly.
 
-    Either D^T D and Y^T Y (N x N), or, for a linear layer where it is smaller, X^T X of its input
-    X (F, K), to which a one is appended for the bias. D = X (W_q - W)^T and Y = X W^T are matrix
-    products, so that one matrix serves both, and Y_q is not computed: a vocabulary head of 51,865
-    outputs and 512 inputs keeps 512 x 512 numbers (float32). Of a linear layer no more is kept than
-    about twice the bytes of its weight, of a convolution or a table 8 N^2 bytes.
+    Either D^T D and Y^T Y (N x N), or, for a linear layer where that is smaller, X^T X of its input
+    X (F, K), with a one appended for the bias. As D = X (W_q - W)^T and Y = X W^T, one matrix
+    serves both, and Y_q need not be computed: a vocabulary head of 51,865 outputs and 512 inputs
+    keeps 512 x 512 numbers (float32). A linear layer keeps at most about twice the bytes of its
+    weight; a convolution or an embedding keeps 8 N^2 bytes.
     """
 
     def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
@@ -136,19 +137,19 @@ class DistanceSpectrum(OutputDistance):
     def see(
         self, args: tuple, kwargs: dict[str, Any], out: torch.Tensor, frames: torch.Tensor | None
     ) -> None:
-        """Take in one call of the layer; of each clip the first `frames` count (None: all)."""
+        """Add one call of the layer; the first `frames[b]` frames of clip b count (None: all)."""
         if not self.from_input:
             super().see(args, kwargs, out, frames)
             return
         x = args[0] if args else kwargs["input"]
         for rows in clip_rows(self.kind, x, frames):
-            self._gather(rows if self.module.bias is None else F.pad(rows, (0, 1), value=1.0))
+            self._accumulate(rows if self.module.bias is None else F.pad(rows, (0, 1), value=1.0))
 
     def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
-        """Take in the frames (n, N) of one clip."""
-        self._gather(y, y_q - y)
+        """Add the frames (n, N) of one clip."""
+        self._accumulate(y, y_q - y)
 
-    def _gather(self, *matrices: torch.Tensor) -> None:
+    def _accumulate(self, *matrices: torch.Tensor) -> None:
         if not self.grams:
             self.grams = [m.new_zeros(m.shape[1], m.shape[1]) for m in matrices]
         for gram, m in zip(self.grams, matrices, strict=True):
@@ -174,8 +175,8 @@ class DistanceSpectrum(OutputDistance):
 
 
 class OutputPairs(OutputDistance):
-    """An evenly spread sample of elements of Y, those of Y_q at the same places, and the exact
-    extremes of Y."""
+    """An evenly spread sample of elements of Y, the elements of Y_q at the same positions, and the
+    exact extremes of Y."""
 
     def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
         super().__init__(kind, module, capacity)
@@ -183,9 +184,9 @@ class OutputPairs(OutputDistance):
         self.low, self.high = np.inf, -np.inf
 
     def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
-        """Take in the frames (n, N) of one clip."""
+        """Add the frames (n, N) of one clip."""
         low, high = (float(end) for end in torch.aminmax(y))
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)  # NaN stays
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)  # keep NaN
         for sample, values in ((self.y, y), (self.y_q, y_q)):
             keep = sample.room_for(values.numel())
             places = torch.from_numpy(spread(values.numel(), keep))
@@ -194,11 +195,12 @@ class OutputPairs(OutputDistance):
     def divergence(self) -> float:
         """Return KL(P || Q) in nats, P and Q the histograms of Y and Y_q.
 
-        `BINS` centres lie evenly from the least to the greatest element of Y; what of Y_q lies
-        outside counts at the nearest end. An element is shared between the two centres beside it,
-        in proportion to its nearness, so that the last digit of a value never moves it from bin to
-        bin. With counts c of n elements a bin has the probability (c + 1/2) / (n + BINS/2). Where P
-        and Q are alike, chance alone makes them diverge by some 10/n to 25/n.
+        `BINS` centres are evenly spaced from the smallest to the largest element of Y; elements of
+        Y_q outside this range count at the nearest end. Each element is split between its two
+        neighbouring centres in proportion to its distance from them, so that a change in the last
+        digit never moves it from bin to bin. A bin that counts c of n elements has the probability
+        (c + 1/2) / (n + BINS/2). Where P and Q are alike, chance alone makes them diverge by about
+        10/n to 25/n.
         """
         p, q = self._histogram(self.y.values), self._histogram(self.y_q.values)
         return float((p * np.log(p / q)).sum())

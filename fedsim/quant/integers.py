@@ -1,11 +1,11 @@
-"""Linear layers of a delivered model in integers, as a device's runtime computes them.
+"""Linear layers of a delivered model in integer arithmetic, as a device's runtime computes them.
 
     y_n = S_x S_n sum_k (a_k - z) q_nk + b_n
 
 a are the codes of the input (scale S_x, zero point z; `quant/activations.py`), q those of the
-weight (scales S_n; `quant/weights.py`). The sum is exact in int32. Products of the dequantized
-numbers in float32 are the same but for their rounding, and slower on a processor that multiplies
-bytes (AVX-512 with VNNI); on others there are only those.
+weight (scales S_n; `quant/weights.py`). The sum is exact in int32. Multiplying the dequantized
+numbers in float32 gives the same up to rounding, but is slower on a processor that multiplies bytes
+(AVX-512 with VNNI); other processors use floats only.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from fedsim.quant.linear import OneDnnLinear
 from fedsim.quant.weights import PackedWeight, signed_codes
 
 BITS = 8
-"""The widest codes, of weights and activations."""
-FEW = 1 << 15
-"""Weights of a layer below which the call costs more than the products."""
-_DEEP = (2**31 - 1) // (255 * 127)
-"""Inputs up to which no sum can leave int32."""
+"""The widest codes, of weights and of activations."""
+MIN_WEIGHTS = 1 << 15
+"""For a layer with fewer weights, calling the kernel costs more than its products."""
+_MAX_INPUTS = (2**31 - 1) // (255 * 127)
+"""With up to this many inputs, no sum can overflow int32."""
 
 
 @dataclass(frozen=True)
 class IntegerWeight:
-    """A weight (N, K) as codes: `codes` int8 in the order that the kernel reads, `scales` float32
-    (N,), `zeros` int32 (N,), its zero points, as the kernel asks for them."""
+    """A weight (N, K) as codes: `codes` int8 in the order in which the kernel reads them, `scales`
+    float32 (N,), and `zeros` int32 (N,), the zero points that the kernel expects."""
 
     codes: torch.Tensor
     scales: torch.Tensor
@@ -47,15 +47,20 @@ class IntegerWeight:
         return self.codes.numel() + self.scales.nbytes + self.zeros.nbytes
 
 
-def integers_of(layer: Layer, packed: PackedWeight) -> IntegerWeight | None:
-    """Return a layer's weight for products in integers, or None where floats are to serve.
+def integers_of(
+    layer: Layer, packed: PackedWeight, *, min_weights: int = MIN_WEIGHTS
+) -> IntegerWeight | None:
+    """Return a layer's weight for integer arithmetic, or None if floats are to be used.
 
-    Floats serve for what is no linear layer, for codes of more than 8 bits, for layers that are
-    small or of so many inputs that int32 could overflow, and on processors without VNNI.
+    Floats are used for layers that are not linear, codes of more than 8 bits, layers of fewer than
+    `min_weights` weights or of so many inputs that int32 could overflow, and on processors without
+    VNNI.
     """
     if layer.kind != "linear" or packed.bits > BITS or not bytes_are_fast():
         return None
-    return as_integers(packed) if layer.n_weights >= FEW and packed.shape[1] <= _DEEP else None
+    if layer.n_weights < min_weights or packed.shape[1] > _MAX_INPUTS:
+        return None
+    return as_integers(packed)
 
 
 def as_integers(packed: PackedWeight) -> IntegerWeight:
@@ -68,11 +73,11 @@ def as_integers(packed: PackedWeight) -> IntegerWeight:
 
 
 def computable(module: nn.Module, rng: Range, bits: int) -> bool:
-    """Return whether integers can take the place of a module whose input is quantized so.
+    """Return whether `module`, its input quantized over `rng`, can be computed in integers.
 
-    They can for a linear layer and nothing more, as a subclass or one that somebody has wrapped
-    may be. A weight is laid out for inputs with a zero point: without one (what is quantized is
-    nowhere negative) oneDNN would fall back to its slow reference.
+    It must be a plain linear layer: a subclass, or one whose `forward` was replaced, may compute
+    something else. Its input must have a nonzero zero point (the range reaches below zero), for
+    which weights are laid out; oneDNN would otherwise fall back to its slow reference kernel.
     """
     plain = type(module) in (nn.Linear, OneDnnLinear) and "forward" not in vars(module)
     return plain and bits <= BITS and rng.zero_point(bits) != 0

@@ -1,8 +1,8 @@
-"""Which parts of a model are layers that a plan gives bits to.
+"""The layers of a model: the parts whose bit depths a plan chooses.
 
 A layer is a module with one weight matrix: a linear map, a 1-D convolution or an embedding table.
 Everything else that a model needs (biases, norms, position tables, layers that the user keeps) is a
-*leftover*: stored in half precision, in every model file, and counted.
+*leftover*: every model file stores it in half precision, and its bytes count.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ KINDS: dict[type[nn.Module], str] = {
     nn.Conv1d: "conv1d",
     nn.Embedding: "embedding",
 }
-"""Module classes whose `weight` a plan can quantize (subclasses included), and their kind."""
+"""Module classes whose `weight` can be quantized (subclasses included), and their kind."""
 
 SMALL_PARAMETER = 65_536
-"""Weights. A parameter of an unknown module up to this size is a leftover; above it, an error."""
+"""A parameter of an unknown module with up to this many weights is a leftover; a larger one is an
+error."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,16 @@ class Layer:
 def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[Layer, ...]:
     """Return the quantizable layers of `model` in the order of `named_modules`.
 
-    `keep` are names or shell patterns (`*.attention.*`) of layers to leave in full precision. Of
-    modules that share one weight the last becomes the layer (in a tied model that is the output
-    head, whose output is an activation; the embedding looks rows up) and the others its aliases;
-    to keep one of them is to keep the weight.
+    `keep` are names or shell patterns (`*.attention.*`) of layers to leave in full precision. If
+    several modules share one weight, the last becomes the layer (in a tied model that is the output
+    head, which has an input to quantize, unlike the embedding) and the others become its aliases;
+    keeping one of them keeps the weight.
 
     Raises `FedsimError` for a large parameter in a module of unknown type, for a `keep` that
-    matches nothing, and for a model with no layer at all.
+    matches nothing, and for a model without layers.
     """
     modules = dict(model.named_modules())
-    # Only modules that hold something themselves: the name of a container would keep nothing.
+    # Only modules that hold state themselves: the name of a container would keep nothing.
     named = modules.keys() & {key.rpartition(".")[0] for key in model.state_dict()}
     unmatched = [k for k in keep if not any(fnmatchcase(name, k) for name in named)]
     if unmatched:
@@ -94,8 +95,8 @@ def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[Layer, ...]
         layers.append(Layer(name, kind, tuple(weight.shape), tuple(n for n, _ in names[:-1])))
     if not layers:
         raise FedsimError(
-            f"{type(model).__name__} has no layer to quantize: fedsim knows "
-            f"{', '.join(sorted(KINDS.values()))} layers"
+            f"{type(model).__name__} has no layer to quantize; choose a model with "
+            f"{', '.join(sorted(KINDS.values()))} layers, and keep fewer of them"
         )
     return tuple(layers)
 
@@ -103,8 +104,8 @@ def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[Layer, ...]
 def plain_weights(model: nn.Module) -> nn.Module:
     """Fold weight norms (of either kind) into plain weights, in place, and return the model.
 
-    The quantizer works on the weight that the layer multiplies with; the factors that produce it
-    during training would otherwise be recomputed in every forward pass.
+    The quantizer needs the weight that the layer multiplies with. A weight norm would recompute it
+    from its factors in every forward pass.
     """
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
@@ -117,9 +118,9 @@ def plain_weights(model: nn.Module) -> nn.Module:
 
 
 def leftovers(model: nn.Module, layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
-    """Return the state of `model` that is no layer's weight: name -> tensor, in state-dict order.
+    """Return all state of `model` but the layers' weights: name -> tensor, in state-dict order.
 
-    What several modules share is there once, under its first name.
+    A tensor that several modules share appears once, under its first name.
     """
     state = model.state_dict(keep_vars=True)
     taken = {id(state[f"{layer.name}.weight"]) for layer in layers}
@@ -136,6 +137,7 @@ def _refuse_large(name: str, module: nn.Module) -> None:
         if p.ndim >= 2 and p.numel() > SMALL_PARAMETER:
             raise FedsimError(
                 f"layer {name!r} is of unknown type {type(module).__name__} and owns {key!r} with "
-                f"{p.numel():,} weights: fedsim quantizes {', '.join(sorted(KINDS.values()))} "
-                f"layers; add {name!r} to model.keep to leave it in full precision"
+                f"{p.numel():,} weights, but fedsim quantizes only "
+                f"{', '.join(sorted(KINDS.values()))} layers; add {name!r} to model.keep to leave "
+                f"it in full precision"
             )

@@ -1,7 +1,7 @@
-"""Linear layers at the speed of the processor: computed by oneDNN where MKL would be slow.
+"""Linear layers at the processor's full speed: computed by oneDNN where MKL would be slow.
 
-torch computes them in float32 with MKL, which gives AMD's processors a path without AVX-512: about
-half their speed. oneDNN, which torch computes convolutions with, has no such preference.
+torch computes them in float32 with MKL, which does not use AVX-512 on AMD processors and so runs at
+about half their speed. oneDNN, which torch uses for convolutions, does use it.
 """
 
 from __future__ import annotations

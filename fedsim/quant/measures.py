@@ -1,9 +1,9 @@
-"""What a layer's sensitivity may be: a number from what was seen of its output.
+"""The sensitivity measures: each turns what was observed of a layer's output into one number.
 
-The paper's is the median of its magnitudes. What replaces it in the ablations is a measure too:
-other statistics of the output, and the distances between a layer's output and what it answers with
-its own weight rounded (`quant/distances.py`). No measure is negated: the layer
-with the largest value always loses a bit first under `descending`.
+The paper's measure is the median of the output's magnitudes. The ablations replace it by other
+statistics of the output, and by distances between a layer's output and its output with its own
+weight rounded (`quant/distances.py`). No measure is negated: the layer with the largest value
+always loses a bit first under `descending`.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ import numpy as np
 from fedsim.registry import Lazy, Registry
 
 TINY = 1e-30
-"""What a ratio is divided by at least."""
+"""The smallest divisor of a ratio."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen of one layer's output: a sample (n,) float32, the exact extremes, and what a
-    rounded weight changes; of the last two only what the measure needs.
+    """What was observed of one layer's output: a sample (n,) float32 and, if the measure needs
+    them, the exact extremes and the change by a rounded weight.
 
-    The sample of a measure `of_magnitudes` has no signs. It is the measure's own to reorder.
+    The sample holds magnitudes if the measure is `of_magnitudes`. The measure may reorder it.
     """
 
     sample: np.ndarray
     low: float
     high: float
     change: Any = None
-    """The accumulator that the measure asks for (`quant/distances.py`)."""
+    """The accumulator that the measure asked for (`quant/distances.py`)."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One way to rank layers by what was seen of their outputs."""
+    """One way to rank layers by what was observed of their outputs."""
 
     value: Callable[[Observed], float]
     """f(observed) -> the sensitivity of one layer."""
     summary: str
     of_magnitudes: bool = False
-    """Whether it looks at |output|, whatever its sign."""
+    """Whether it reads |output| rather than the output."""
     needs_extremes: bool = False
-    """Whether it needs the exact extremes, which cost a look at every element."""
+    """Whether it needs the exact extremes, which cost a pass over every element."""
     change: Callable[..., Any] | None = None
-    """f(kind, module, capacity) -> what gathers the change of a layer's output by a rounded weight,
-    at the cost of one more evaluation of each layer (`quant/distances.py`)."""
+    """f(kind, module, capacity) -> an accumulator of how a rounded weight changes the layer's
+    output, at the cost of one more evaluation of each layer (`quant/distances.py`)."""
 
 
 MEASURES: Registry[Measure] = Registry("sensitivity")
@@ -56,12 +56,12 @@ MEASURES: Registry[Measure] = Registry("sensitivity")
 
 def median(seen: Observed) -> float:
     """Median of |output| (the paper's choice)."""
-    size, n = seen.sample, len(seen.sample)
-    # By their bits, which order numbers of one sign as their values do: a third of the time.
-    # And at one place only: numpy's fast path.
-    size.view(np.int32).partition(n // 2)
-    upper = float(size[n // 2])
-    return upper if n % 2 else (float(size[: n // 2].max()) + upper) / 2
+    magnitudes, n = seen.sample, len(seen.sample)
+    # Nonnegative floats are ordered as their bits are: comparing these takes a third of the time.
+    # Partitioning at a single position is numpy's fast path.
+    magnitudes.view(np.int32).partition(n // 2)
+    upper = float(magnitudes[n // 2])
+    return upper if n % 2 else (float(magnitudes[: n // 2].max()) + upper) / 2
 
 
 def mean(seen: Observed) -> float:
@@ -94,8 +94,8 @@ def normality(seen: Observed) -> float:
 
     sup_x |F(x) - Phi((x - m) / s)|: F the empirical distribution of the sample, m and s its mean
     and standard deviation, Phi the standard normal distribution (H. W. Lilliefors, J. Am. Stat.
-    Assoc. 62, 1967). 0 is normal; it depends on neither scale nor offset, and unlike a test
-    statistic does not grow with the number of elements. A constant output is 1/2 away.
+    Assoc. 62, 1967). 0 is normal. It depends on neither scale nor offset, and does not grow with
+    the number of elements. For a constant output it is 1/2.
     """
     import torch  # scenarios are checked without it
 
@@ -107,7 +107,7 @@ def normality(seen: Observed) -> float:
 
 
 def l1(seen: Observed) -> float:
-    """Mean |D|, D the change of the output by a weight of 4 bits.
+    """Mean |D|, D the change of the output when the weight has 4 bits.
 
     sum |D| / (F N) over F frames of N channels, D = Y_q - Y (`quant/distances.py`). Exact, as are
     l2, frobenius and spectral.
@@ -116,7 +116,7 @@ def l1(seen: Observed) -> float:
 
 
 def l2(seen: Observed) -> float:
-    """Mean length of a frame of D, the change of the output by a weight of 4 bits.
+    """Mean norm of a frame of D, the change of the output when the weight has 4 bits.
 
     sum_t ||D_t||_2 / F, D_t the row of frame t.
     """
@@ -124,12 +124,12 @@ def l2(seen: Observed) -> float:
 
 
 def frobenius(seen: Observed) -> float:
-    """Relative change of the output by a weight of 4 bits: ||D||_F / ||Y||_F, over all frames."""
+    """Relative change of the output with a 4-bit weight: ||D||_F / ||Y||_F, over all frames."""
     return float(seen.change.frobenius())
 
 
 def spectral(seen: Observed) -> float:
-    """Relative change of the output by a weight of 4 bits: ||D||_2 / ||Y||_2, over all frames.
+    """Relative change of the output with a 4-bit weight: ||D||_2 / ||Y||_2, over all frames.
 
     ||M||_2 is the largest singular value of the matrix (F, N), from its Gram matrix.
     """
@@ -137,11 +137,12 @@ def spectral(seen: Observed) -> float:
 
 
 def kullback_leibler(seen: Observed) -> float:
-    """KL divergence (nats) of the output's histogram with a weight of 4 bits from that in full.
+    """KL divergence (nats) between the output's histograms in full precision and with a 4-bit
+    weight.
 
     KL(P || Q) = sum_i P_i ln(P_i / Q_i), P of Y and Q of Y_q: 64 bins over the exact range of Y,
     half a count added to each (`OutputPairs.divergence`). From a sample of at most `CAPACITY`
-    elements; exact below.
+    elements; exact if there are no more than that.
     """
     return float(seen.change.divergence())
 
@@ -159,25 +160,28 @@ for _name, _measure in {
         normality,
         "Distance of the output's distribution from a normal one (Lilliefors' statistic, 0 to 1).",
     ),
-    "l1": Measure(l1, "Mean |D|, D the change of the output by a weight of 4 bits.", change=_SUMS),
+    "l1": Measure(
+        l1, "Mean |D|, D the change of the output when the weight has 4 bits.", change=_SUMS
+    ),
     "l2": Measure(
         l2,
-        "Mean length of a frame of D, the change of the output by a weight of 4 bits.",
+        "Mean norm of a frame of D, the change of the output when the weight has 4 bits.",
         change=_SUMS,
     ),
     "frobenius": Measure(
         frobenius,
-        "Relative change of the output by a weight of 4 bits: ||D||_F / ||Y||_F, over all frames.",
+        "Relative change of the output with a 4-bit weight: ||D||_F / ||Y||_F, over all frames.",
         change=_SUMS,
     ),
     "spectral": Measure(
         spectral,
-        "Relative change of the output by a weight of 4 bits: ||D||_2 / ||Y||_2, over all frames.",
+        "Relative change of the output with a 4-bit weight: ||D||_2 / ||Y||_2, over all frames.",
         change=Lazy("fedsim.quant.distances:DistanceSpectrum"),
     ),
     "kl": Measure(
         kullback_leibler,
-        "KL divergence (nats) of the output's histogram with a weight of 4 bits from that in full.",
+        "KL divergence (nats) between the output's histograms in full precision and with a 4-bit"
+        " weight.",
         change=Lazy("fedsim.quant.distances:OutputPairs"),
     ),
 }.items():

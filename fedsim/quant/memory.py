@@ -1,4 +1,4 @@
-"""The memory that a model's weights take while a device senses, in each of three modes.
+"""How much memory a model's weights take while a device senses, in each of three modes.
 
 full       every weight in float32
 streamed   one layer's weight at a time, read from storage (`quant/stream.py`)
@@ -21,30 +21,33 @@ _FLOAT_BYTES = 4
 
 
 def choose_mode(peaks: Mapping[str, int], memory_bytes: int | None, little: str) -> str | None:
-    """Return how a device holds the model while it senses, None if it cannot.
+    """Return the mode in which a device senses, or None if none fits its memory.
 
-    `peaks` are `peak_bytes`, with what is to fit beside the weights. The full model if there is
-    room; else `little`, or what takes less.
+    Args:
+        peaks: `peak_bytes`, plus whatever must fit beside the weights.
+        memory_bytes: the device's memory; None if it is not limited.
+        little: the mode, "streamed" or "proxy", for a device that the full model does not fit. If
+            that does not fit either, "streamed", which takes least, is tried last.
     """
     modes = ("full", little, "streamed")
     return next((m for m in modes if memory_bytes is None or peaks[m] <= memory_bytes), None)
 
 
 def proxy_bytes(layers: Sequence[Layer]) -> int:
-    """Return the bytes of the layers of a proxy, packed."""
+    """Return the bytes of a proxy's packed layers."""
     return sum(
-        packed_bytes(a.n_weights, BITS) + SCALE_BYTES * n_scales(a.channels, GRANULARITY)
-        for a in layers
+        packed_bytes(layer.n_weights, BITS) + SCALE_BYTES * n_scales(layer.channels, GRANULARITY)
+        for layer in layers
     )
 
 
 def peak_bytes(layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Return mode -> the most bytes of weights that are in memory at once while a device senses.
+    """Return mode -> the peak bytes of weights in memory while a device senses.
 
-    `leftovers` is the model's state that belongs to no layer, as it is computed with; it counts in
-    every mode. Activations and the samples of layers' outputs come on top: they depend on the clips
-    and are the same in every mode. A measure that compares with a rounded weight (l1, l2,
-    frobenius, spectral, kl) needs the largest layer once more.
+    `leftovers` is the model's state that belongs to no layer, as the model computes with it; it
+    counts in every mode. Activations and the samples of layers' outputs come on top: they depend on
+    the clips and are the same in every mode. A measure that compares with a rounded weight (l1, l2,
+    frobenius, spectral, kl) needs the bytes of the largest layer once more.
     """
     rest = sum(t.nbytes for t in leftovers.values())
     sizes = [_FLOAT_BYTES * layer.n_weights for layer in layers]

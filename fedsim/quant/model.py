@@ -1,4 +1,4 @@
-"""What the method asks of a speech model: the seam between `quant` and `speech`."""
+"""What the method needs of a speech model: the interface between `quant` and `speech`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fedsim.quant.layers import Layer
 
 @dataclass(frozen=True)
 class Batch:
-    """A few clips as the model takes them.
+    """A few clips in the form in which the model takes them.
 
-    `inputs` are the keyword arguments of the module's forward. The mappings hold, by layer name,
-    how many frames of each clip count (int64 (B,)); a layer that is missing there counts them all:
-    `frames_in` and `frames_out` the frames of its input and output that bear on the result (padding
-    that a mask hides does not), `speech` the frames of its output that are speech, where that is
-    less (Whisper answers to the silence that fills its window). `targets` are token ids of the
-    model's own transcript (B, U), -100 where there is none, for a model whose forward needs them.
-    `language` is the code of the language that the clips are in, for models that want to know.
-    `alone` says that it is the only batch of its pass: when a layer has answered, that is all.
+    `inputs` are the keyword arguments of the module's forward. The three mappings hold, by layer
+    name, how many frames of each clip count (int64 (B,)); for a layer that is missing there, all
+    frames count. `frames_in` and `frames_out` are the frames of the layer's input and output that
+    affect the result (masked padding does not); `speech` the frames of its output that are speech,
+    where these are fewer (Whisper also computes the silence that fills its window). `targets` are
+    token ids of the model's own transcript (B, U), padded with -100, for a model whose forward
+    needs them. `language` is the language code of the clips, for models that need it. `alone` says
+    that this is the only batch of the pass, so that one call of a layer is all there is.
     """
 
     inputs: dict[str, torch.Tensor]

@@ -8,7 +8,8 @@
 
 Because the header's length is fixed, the size of a file is a constant plus the packed bytes of each
 layer: a plan's size is known to the byte before anything is packed, and `getsize(file) <= budget`.
-The header holds a SHA-256 over its length, itself (with the digest as zeros) and the tensors.
+The header (`quant/modelheader.py`) holds a SHA-256 over its length, itself (with zeros for the
+digest) and the tensors.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,48 +29,23 @@ from fedsim.errors import FedsimError, ModelFileError
 from fedsim.quant.activations import Range
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.layers import Layer
-from fedsim.quant.packing import MAX_BITS, packed_bytes
+from fedsim.quant.modelheader import (
+    Manifest,
+    header_length,
+    in_order,
+    make_header,
+    parse,
+    raw_bytes,
+)
+from fedsim.quant.packing import packed_bytes
 from fedsim.quant.weights import SCALE_BYTES, PackedWeight, n_scales
 
-FORMAT = "fedsim-model/1"
 SUFFIX = ".safetensors"
-NAME_ROOM = 256
-"""Characters of a model's id or folder, and the language of its user, that the header has room for
-whatever the plan."""
-LANGUAGE = "language"
-"""The one setting that differs between the users of a model: it takes its room from the name's."""
-_LANGUAGE_ROOM = 48
-_NO_DIGEST = "0" * 64
-_DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "I64": np.dtype("<i8"),
-    "F32": np.dtype("<f4"),
-    "I32": np.dtype("<i4"),
-    "F16": np.dtype("<f2"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a model file says of itself: enough to load it into the architecture it came from.
-
-    `model` is the id or folder of the full-precision model and `fingerprint` the hash of its
-    layers' names and shapes; `bits` one bit depth per layer; `settings` what else a loader needs.
-    """
-
-    model: str
-    fingerprint: str
-    granularity: str
-    activation_bits: int
-    bits: tuple[int, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The contents of a model file. `ranges` follow the layers; None where a layer has no input."""
+    """The contents of a model file. `ranges` has one per layer; None where a layer has no input."""
 
     manifest: Manifest
     weights: tuple[PackedWeight, ...]
@@ -86,7 +60,7 @@ def fingerprint(layers: Sequence[Layer]) -> str:
 
 
 def store_leftovers(leftovers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return leftovers as they are stored: floats in half precision where that is finite."""
+    """Return leftovers as they are stored: floats in half precision, where that stays finite."""
     stored = {}
     for name, tensor in leftovers.items():
         half = tensor.half() if tensor.is_floating_point() else tensor
@@ -106,15 +80,21 @@ def model_sizes(
     manifest: Manifest,
     depths: Sequence[int],
 ) -> Sizes:
-    """Return the exact bytes of every model file of this model, as a table for the allocators.
+    """Return the exact bytes of every possible model file of a model, as a table for allocators.
 
-    `leftovers` as stored; `manifest` with any bits: its other fields decide the header's length.
+    Args:
+        layers: of the model.
+        leftovers: as stored.
+        manifest: with any bit depths; its other fields decide the length of the header.
+        depths: legal bit depths, ascending.
     """
-    table = np.array([[packed_bytes(a.n_weights, d) for d in depths] for a in layers], np.int64)
-    scales = sum(n_scales(a.channels, manifest.granularity) for a in layers) * SCALE_BYTES
+    table = np.array(
+        [[packed_bytes(layer.n_weights, depth) for depth in depths] for layer in layers], np.int64
+    )
+    scales = sum(n_scales(layer.channels, manifest.granularity) for layer in layers) * SCALE_BYTES
     ranges = len(layers) * 2 * 4
     rest = sum(t.nbytes for t in leftovers.values())
-    header = 8 + _header_length(layers, leftovers, manifest)
+    header = 8 + header_length(layers, leftovers, manifest)
     return Sizes(tuple(depths), table, header + ranges + scales + rest)
 
 
@@ -125,36 +105,32 @@ def write(path: str | os.PathLike[str], layers: Sequence[Layer], model: ModelFil
     """
     target = Path(path)
     tensors = _tensors(layers, model)
-    length = _header_length(layers, model.leftovers, model.manifest)
-    blank = _header(tensors, model.manifest, _NO_DIGEST, length)
-    digest = hashlib.sha256(struct.pack("<Q", length) + blank)
-    for array in tensors.values():
-        digest.update(_raw(array))
-    header = _header(tensors, model.manifest, digest.hexdigest(), length)
+    length = header_length(layers, model.leftovers, model.manifest)
+    header = make_header(tensors, model.manifest, length)
     try:
         with atomic_write(target) as file:
-            file.write(struct.pack("<Q", len(header)) + header)
+            file.write(header)
             for array in tensors.values():
-                file.write(_raw(array))
+                file.write(raw_bytes(array))
             return file.tell()
     except OSError as error:
         raise FedsimError(
             f"the model file {target} cannot be written: {error.strerror}; choose a folder that is "
-            f"writable and has {length + sum(a.nbytes for a in tensors.values()):,} bytes free"
+            f"writable and has {len(header) + sum(a.nbytes for a in tensors.values()):,} bytes free"
         ) from error
 
 
 def read(path: str | os.PathLike[str], layers: Sequence[Layer]) -> ModelFile:
-    """Read and verify a model file of a model with these layers.
+    """Read and verify a model file that was made from a model with these layers.
 
     Raises `ModelFileError` when the file is missing, truncated, altered by a single bit, of another
-    model or of a later format.
+    model or of another format.
     """
-    manifest, tensors = _read_raw(Path(path))
+    manifest, tensors = _read(Path(path))
     if manifest.fingerprint != fingerprint(layers):
         raise ModelFileError(
-            f"{path} holds a model made from {manifest.model!r}, whose layers differ from those "
-            f"of the model given; pass the model it was made from"
+            f"the model file {path} holds a model made from {manifest.model!r}, whose layers "
+            f"differ from those of the model given; load it with the model it was made from"
         )
     scales, at = tensors["fedsim.scales"], 0
     weights = []
@@ -180,14 +156,24 @@ def read(path: str | os.PathLike[str], layers: Sequence[Layer]) -> ModelFile:
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """Verify a model file and return its manifest; raises as `read` does."""
-    return _read_raw(Path(path))[0]
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ModelFileError(
+            f"the model file {path} cannot be read: {error.strerror}; check the path"
+        ) from error
+    return parse(data, path)
 
 
 def _tensors(layers: Sequence[Layer], model: ModelFile) -> dict[str, np.ndarray]:
     """Return every tensor of the file, in the order in which they are written."""
     nothing = (np.nan, np.nan)
     pairs = [nothing if r is None else (r.low, r.high) for r in model.ranges]
-    return _in_order(
+    return in_order(
         np.asarray(pairs, "<f4").reshape(len(layers), 2),
         np.concatenate([w.scales for w in model.weights]).astype("<f4"),
         model.leftovers,
@@ -196,121 +182,3 @@ def _tensors(layers: Sequence[Layer], model: ModelFile) -> dict[str, np.ndarray]
             for layer, weight in zip(layers, model.weights, strict=True)
         },
     )
-
-
-def _in_order(
-    ranges: np.ndarray,
-    scales: np.ndarray,
-    leftovers: Mapping[str, torch.Tensor],
-    codes: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-    """Return all as one: the widest type first, so that each is aligned; codes, whose sizes a plan
-    decides, last, so that nothing else moves."""
-    fixed = {"fedsim.ranges": ranges, "fedsim.scales": scales}
-    fixed |= {name: tensor.numpy() for name, tensor in leftovers.items()}
-    wide = sorted(fixed, key=lambda name: -fixed[name].dtype.itemsize)
-    return {name: fixed[name] for name in wide} | dict(codes)
-
-
-def _header(
-    tensors: Mapping[str, np.ndarray], manifest: Manifest, digest: str, length: int | None
-) -> bytes:
-    entries: dict[str, Any] = {}
-    entries["__metadata__"] = {
-        "format": FORMAT,
-        "sha256": digest,
-        "manifest": json.dumps(asdict(manifest), sort_keys=True),
-    }
-    offset = 0
-    for name, array in tensors.items():
-        entries[name] = {
-            "dtype": _dtype_name(array),
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    if length is None:
-        return text
-    assert len(text) <= length, "the header outgrew its reserve"
-    return text.ljust(length)
-
-
-def _header_length(
-    layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor], manifest: Manifest
-) -> int:
-    """Return the length that holds the header of any plan: that of all layers at the widest
-    depth."""
-
-    def blank(n_bytes: int) -> np.ndarray:  # an array of the right size that takes no memory
-        return np.broadcast_to(np.uint8(0), n_bytes)
-
-    # Room for the longest usual path and for any language, so that a size depends neither on where
-    # the model lies nor on who uses it.
-    settings = {k: v for k, v in manifest.settings.items() if k != LANGUAGE}
-    name = manifest.model.ljust(max(NAME_ROOM, len(manifest.model) + _LANGUAGE_ROOM))
-    reserve = {"model": name, "bits": (MAX_BITS,) * len(layers), "settings": settings}
-    widest = Manifest(**(asdict(manifest) | reserve))
-    n = sum(n_scales(a.channels, manifest.granularity) for a in layers)
-    tensors = _in_order(
-        np.zeros((len(layers), 2), "<f4"),
-        np.zeros(n, "<f4"),
-        leftovers,
-        {f"{a.name}.codes": blank(packed_bytes(a.n_weights, MAX_BITS)) for a in layers},
-    )
-    length = len(_header(tensors, widest, _NO_DIGEST, None))
-    return -(-length // 8) * 8
-
-
-def _read_raw(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ModelFileError(
-            f"the model file {path} cannot be read: {error.strerror}; check the path"
-        ) from error
-    try:
-        (length,) = struct.unpack("<Q", data[:8].tobytes())
-        if not 0 < length <= data.size - 8:
-            raise ValueError("length of the header")
-        header = data[8 : 8 + length].tobytes()
-        entries = json.loads(header)
-        meta = entries.pop("__metadata__")
-        digest, version = meta["sha256"], meta["format"]
-        if len(digest) != 64 or header.count(digest.encode()) != 1:
-            raise ValueError("digest")
-        check = hashlib.sha256(data[:8].tobytes())
-        check.update(header.replace(digest.encode(), _NO_DIGEST.encode()))
-        check.update(data[8 + length :].data)
-        if check.hexdigest() != digest:
-            raise ValueError("hash")
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ModelFileError(
-            f"the model file {path} is damaged ({data.size:,} bytes, the hash does not match) or "
-            f"no fedsim model file; fetch it again or make it anew"
-        ) from error
-    if version != FORMAT:
-        raise ModelFileError(
-            f"{path} has format {version!r}, this fedsim reads {FORMAT!r}; update it"
-        )
-    fields = json.loads(meta["manifest"])
-    manifest = Manifest(**(fields | {"bits": tuple(fields["bits"])}))
-    body = data[8 + length :]
-    tensors = {}
-    for name, entry in entries.items():
-        start, end = entry["data_offsets"]
-        kind = _DTYPES[entry["dtype"]]
-        array = np.frombuffer(body[start:end].tobytes(), dtype=kind)
-        tensors[name] = array.reshape(entry["shape"])
-    return manifest, tensors
-
-
-def _dtype_name(array: np.ndarray) -> str:
-    for name, dtype in _DTYPES.items():
-        if array.dtype == dtype:
-            return name
-    raise FedsimError(f"a tensor of type {array.dtype} cannot be stored in a model file")
-
-
-def _raw(array: np.ndarray) -> memoryview:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

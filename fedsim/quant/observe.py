@@ -1,8 +1,8 @@
-"""What calibration sees of a user's clips: of every layer input its range, and a few rows of it.
+"""What calibration observes on a user's clips: the range of each layer's input, and a few rows.
 
 A *row* is what one output frame is computed from: the input vector of a linear layer, the patch of
-a convolution. With rows every layer is a matrix product, and a candidate range costs one small
-product.
+a convolution. In terms of rows every layer is a matrix product, so that trying a candidate range
+costs one small product.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from fedsim.quant.model import Batch, Quantizable, frame_axis
 from fedsim.quant.sample import Sample, masked_extremes, spread
 
 ROWS = 256
-"""Rows that a layer keeps at most."""
+"""Rows kept per layer, at most."""
 
 
 @dataclass(frozen=True)
 class LayerObservation:
-    """What was seen of one layer.
+    """What was observed of one layer.
 
     `low`, `high`: the exact extremes of its input. `rows`: float32 (R, G, K) for G groups of K
-    inputs each (G = 1 but for grouped convolutions), or None. `fisher`: float32 (R, N), the squared
-    gradient of the pseudo-label loss by the output of each row, or None.
+    inputs each (G = 1 except in grouped convolutions), or None. `fisher`: float32 (R, N), the
+    squared gradient of the pseudo-label loss with respect to the output of each row, or None.
     """
 
     low: float
@@ -42,7 +42,7 @@ class LayerObservation:
 
 @dataclass(frozen=True)
 class LayerObservations:
-    """Layer name -> what was seen of it, and what that weighs."""
+    """Layer name -> what was observed of it, and the bytes that this takes."""
 
     layers: dict[str, LayerObservation]
 
@@ -61,11 +61,21 @@ def observe(
     fisher: bool = False,
     capacity: int = ROWS,
 ) -> dict[str, LayerObservation]:
-    """Return what one pass over `batches` shows of each layer's input, by layer name.
+    """Return layer name -> what one pass over `batches` shows of the layer's input.
 
-    Layers that only look rows of a table up have no input to quantize and are left out. With
-    `fisher` one backward pass a batch, of the loss against the model's own transcript, serves all
-    layers; no weight receives a gradient. Convolutions are taken to pad with zeros.
+    Embeddings have no input to quantize and are left out. With `fisher`, one backward pass per
+    batch, of the loss against the model's own transcript, serves all layers; no weight receives a
+    gradient. Convolutions are assumed to pad with zeros.
+
+    Args:
+        model: in full precision.
+        batches: of the clips.
+        rows: whether to keep rows of the inputs.
+        fisher: whether to keep the squared gradients of the same rows.
+        capacity: rows kept per layer, at most.
+
+    Raises:
+        FedsimError: for a layer that the pass never reaches, and for inputs that are not finite.
     """
     tracing = _frozen(model.module) if fisher else torch.inference_mode()
     with tracing, observing(model, rows=rows, fisher=fisher, capacity=capacity) as recorder:
@@ -81,7 +91,7 @@ def observe(
 def observing(
     model: Quantizable, *, rows: bool = True, fisher: bool = False, capacity: int = ROWS
 ) -> Iterator[Recorder]:
-    """Watch the layers' inputs while somebody else runs the model on `passing` batches."""
+    """Observe the layers' inputs while the caller runs the model on the `passing` batches."""
     layers = [layer for layer in model.layers if layer.kind != "embedding"]
     views = {layer.name: _View(layer, capacity) for layer in layers}
     with _hooks(model, views, rows, fisher):
@@ -89,15 +99,15 @@ def observing(
 
 
 class Recorder:
-    """Records a pass; `observations` has what it saw once the pass is over."""
+    """Records a forward pass; `observations` returns the result once the pass is over."""
 
     def __init__(self, views: dict[str, _View]) -> None:
         self._views = views
 
     def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches; each is to be run before the next is asked for."""
+        """Yield the batches; run the model on each before asking for the next."""
         for batch in batches:
-            # Most layers of a batch share theirs.
+            # Most layers share one tensor of frame counts.
             distinct = {id(frames): frames for frames in batch.frames_in.values()}
             counts = {key: frames.tolist() for key, frames in distinct.items()}
             for name, view in self._views.items():
@@ -105,34 +115,33 @@ class Recorder:
             yield batch
 
     def keep_gradients(self) -> None:
-        """Keep what the backward pass of a batch has noted."""
+        """Keep the gradients of the batch that has just been differentiated."""
         for view in self._views.values():
             view.keep_gradients()
 
     def observations(self) -> dict[str, LayerObservation]:
-        """Return layer name -> what was seen.
+        """Return layer name -> what was observed.
 
-        Raises `FedsimError` for a layer that saw nothing, or values that are not finite.
+        Raises `FedsimError` for a layer that received nothing, or values that are not finite.
         """
         views = self._views
         missing = next((n for n, v in views.items() if v.low > v.high), None)
         if missing is not None:
             raise FedsimError(
-                f"layer {missing!r} saw no audio: it is not part of the forward pass; add it to "
-                f"model.keep, or give at least one clip"
+                f"layer {missing!r} received no audio: either it is not part of the forward pass "
+                f"or there is no clip; add the layer to model.keep, or give at least one clip"
             )
         broken = next((n for n, v in views.items() if not np.isfinite([v.low, v.high]).all()), None)
         if broken is not None:
             raise FedsimError(
-                f"layer {broken!r} is given values from {views[broken].low} to "
-                f"{views[broken].high}: the model overflows on the clips; check the clips' level "
-                f"and the checkpoint"
+                f"layer {broken!r} has inputs from {views[broken].low} to {views[broken].high}: "
+                f"the model overflows on the clips; check the clips' level and the checkpoint"
             )
         return {name: view.seen() for name, view in views.items()}
 
 
 class _View:
-    """What is gathered of one layer while the batches pass."""
+    """What is recorded of one layer during the pass."""
 
     def __init__(self, layer: Layer, capacity: int) -> None:
         self.layer, self.capacity = layer, capacity
@@ -141,19 +150,19 @@ class _View:
         self.fisher: Sample | None = None
 
     def start(self, batch: Batch, counts: list[int] | None) -> None:
-        self.counts = counts  # of the input
+        self.counts = counts  # frames of the input
         self.frames_out = batch.frames_out.get(self.layer.name)
         self.gradients: list[tuple[int, np.ndarray]] = []
 
     def see_range(self, x: torch.Tensor) -> None:
         low, high = masked_extremes(x, self.counts, frame_axis(self.layer.kind))
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)  # NaN stays
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)  # keep NaN
 
     def see_rows(
         self, module: nn.Module, x: torch.Tensor, out: torch.Tensor
     ) -> tuple[np.ndarray, int]:
-        """Keep some input rows; return their places among the frames of the output, int64 (m, 2),
-        and how many frames there were."""
+        """Keep some input rows; return their places (clip, frame) in the output, int64 (m, 2), and
+        how many frames there were."""
         axis = frame_axis(self.layer.kind)
         clips, length = out.shape[0], out.shape[axis] if out.ndim == 3 else 1
         counts = np.full(clips, length) if self.frames_out is None else self.frames_out.numpy()
@@ -169,26 +178,27 @@ class _View:
         return places, total
 
     def await_gradient(self, out: torch.Tensor, places: np.ndarray, total: int) -> None:
-        """Have the backward pass note the squared gradient of `out` at `places`.
+        """Have the backward pass record the squared gradient of `out` at `places`.
 
-        Calls of one module come back in reverse order, and one that the loss does not depend on
-        never: so each has a place of its own, zero until then.
+        Gradients of several calls of one module arrive in reverse order, and that of a call on
+        which the loss does not depend never arrives: so each call has an array of its own, zero
+        until then.
         """
         squares = np.zeros((len(places), self.layer.shape[0]), np.float32)
         self.gradients.append((total, squares))
         conv = frame_axis(self.layer.kind) == 2
 
-        def note(grad: torch.Tensor) -> None:
+        def record(grad: torch.Tensor) -> None:
             if grad.ndim == 2:
                 grad = grad[:, None]
             elif conv:
                 grad = grad.transpose(1, 2)
             squares[:] = grad[places[:, 0], places[:, 1]].square().numpy()
 
-        out.register_hook(note)
+        out.register_hook(record)
 
     def keep_gradients(self) -> None:
-        """Keep what the backward pass of a batch has noted, beside the rows of the same frames."""
+        """Keep the gradients of a batch, beside the rows of the same frames."""
         for total, squares in self.gradients:
             if self.fisher is None:
                 self.fisher = Sample(self.capacity, squares.shape[1:])
@@ -211,9 +221,9 @@ def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
         places, total = view.see_rows(module, x, out)
         if fisher:
             if not out.requires_grad:
-                out.requires_grad_()  # no weight asks for a gradient: start the graph here
+                out.requires_grad_()  # no weight requires a gradient: start the graph here
             view.await_gradient(out, places, total)
-            return out.clone()  # a network that writes into its copy does not lose the gradient
+            return out.clone()  # the network may write into its copy without losing the gradient
         return None
 
     def before(view: _View):  # type: ignore[no-untyped-def]
@@ -225,7 +235,7 @@ def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
     handles = []
     for name, view in views.items():
         module = model.module.get_submodule(name)
-        # A layer's input lies in the cache before the layer is computed, and not after.
+        # The input is in the processor's cache before the layer is computed, not after.
         handles.append(module.register_forward_pre_hook(before(view)))
         if rows:
             handles.append(module.register_forward_hook(after(view)))
@@ -238,19 +248,19 @@ def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Let no weight ask for a gradient while open."""
-    asking = [p for p in module.parameters() if p.requires_grad]
-    for p in asking:
+    """Let no weight require a gradient while open."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    for p in trainable:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in asking:
+        for p in trainable:
             p.requires_grad_(True)
 
 
 def _patch_shape(module: nn.Module) -> tuple[int, int]:
-    """Return (groups, inputs of a group) of a layer seen as a matrix product."""
+    """Return (groups, inputs per group) of a layer in its form as a matrix product."""
     if isinstance(module, nn.Conv1d):
         return module.groups, module.in_channels // module.groups * module.kernel_size[0]
     assert isinstance(module, nn.Linear)
@@ -268,19 +278,19 @@ def _gather(module: nn.Module, x: torch.Tensor, places: np.ndarray) -> torch.Ten
     else:
         (before,) = module.padding
     offsets = torch.arange(k) * d - before
-    at = frame[:, None] * s + offsets  # (m, k); outside the clip is the layer's zero padding
+    at = frame[:, None] * s + offsets  # (m, k); outside the clip, the layer pads with zeros
     inside = (at >= 0) & (at < x.shape[2])
     patch = x[clip[:, None], :, at.clamp(0, x.shape[2] - 1)]  # (m, k, C)
-    return (patch * inside[..., None]).transpose(1, 2)  # (m, C, k): as a weight is laid out
+    return (patch * inside[..., None]).transpose(1, 2)  # (m, C, k): the layout of a weight
 
 
 def as_product(layer: Layer, groups: int, weight: torch.Tensor) -> torch.Tensor:
-    """Return a layer's weight as (G, N / G, K), to be multiplied with rows (R, G, K)."""
+    """Return a layer's weight as (G, N / G, K), ready to be multiplied with rows (R, G, K)."""
     return weight.reshape(groups, layer.shape[0] // groups, -1)
 
 
 def outputs(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return the layer's outputs (R, N) of rows (R, G, K) under a weight (G, N / G, K)."""
+    """Return the layer's outputs (R, N) for rows (R, G, K) and a weight (G, N / G, K)."""
     if rows.shape[1] == 1:
         return F.linear(rows[:, 0], weight[0], bias)
     out = torch.bmm(rows.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)

@@ -1,8 +1,8 @@
-"""A model without its layers' weights: each comes when its layer is called, and goes again.
+"""A model without its layers' weights: each is fetched when its layer is called, then released.
 
-For a device whose memory does not hold the model in full precision. Where a weight comes from is
-the business of a *source*, a function from layer to weight: `quant/stream.py` reads it from
-storage, `quant/proxy.py` unpacks it from 8 bits.
+For a device whose memory cannot hold the model in full precision. A *source*, a function from layer
+to weight, provides the weights: `quant/stream.py` reads them from storage, `quant/proxy.py` unpacks
+them from 8 bits.
 """
 
 from __future__ import annotations
@@ -19,41 +19,43 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.model import Quantizable
 
 Source = Callable[[Layer], torch.Tensor]
-"""layer -> its weight, float32 of the layer's shape, a new tensor at every call."""
+"""f(layer) -> its weight, float32 of the layer's shape, a new tensor at every call."""
 
 _FETCH: dict[nn.Module, Callable[[], None]] = {}
-"""Of each module whose weight is on demand: what puts the weight there."""
+"""For each module whose weight is on demand: the function that puts the weight in place."""
 
 
 @contextmanager
 def on_demand(model: Quantizable, source: Source) -> Iterator[None]:
-    """Keep the weights of all layers out of `model` while open, but for one at a time.
+    """Keep at most one layer's weight at a time in `model`, while open.
 
     Between its calls a layer's parameter is an empty tensor; so is that of every module that shares
-    the weight. `source` is asked when a layer is called and the weight is not there: once for calls
-    in a row, again when another layer came between. A weight stays until the next one is needed,
-    and not only until the call returns, so that hooks behind the call still find it.
+    the weight. `source` is called when a layer is called and its weight is not present: once for
+    consecutive calls, again when another layer was called in between. A weight stays until the next
+    one is needed, not only until the call returns, so that forward hooks still find it.
 
-    Norms, biases and all else that belongs to no layer stay. At the end the layers hold again what
-    they held before. For passes without gradients: a graph would hold every weight that it needs.
+    Norms, biases and all else that belongs to no layer stay. On exit the layers have their old
+    weights again. Use it without gradients: a graph would hold every weight that it needs.
+
+    Raises `ValueError` if the weights of `model` are on demand already.
     """
     modules = dict(model.module.named_modules())
-    holders: dict[str, Any] = {a.name: modules[a.name].weight for a in model.layers}
+    holders: dict[str, Any] = {layer.name: modules[layer.name].weight for layer in model.layers}
     before = {name: holder.data for name, holder in holders.items()}
     absent = torch.empty(0)
-    there: Any = None  # the parameter whose weight is there
+    present: Any = None  # the parameter that holds its weight now
 
     def fetch(layer: Layer) -> None:
-        nonlocal there
+        nonlocal present
         holder = holders[layer.name]
-        if there is holder:
+        if present is holder:
             return
-        if there is not None:
-            there.data = absent  # first, so that two weights are never there at once
-        there = None
-        with torch.inference_mode(False):  # a parameter takes no tensor of inference mode
+        if present is not None:
+            present.data = absent  # first, so that two weights are never in memory at once
+        present = None
+        with torch.inference_mode(False):  # a parameter cannot hold an inference-mode tensor
             holder.data = source(layer)
-        there = holder
+        present = holder
 
     fetches = {
         modules[name]: partial(fetch, layer)
@@ -61,7 +63,7 @@ def on_demand(model: Quantizable, source: Source) -> Iterator[None]:
         for name in (layer.name, *layer.aliases)
     }
     if fetches.keys() & _FETCH.keys():
-        raise ValueError("the weights of this model are on demand already")
+        raise ValueError("the weights of this model are on demand already; close that context")
     _FETCH.update(fetches)
     hooks = [module.register_forward_pre_hook(_before_call) for module in fetches]
     try:
@@ -78,7 +80,7 @@ def on_demand(model: Quantizable, source: Source) -> Iterator[None]:
 
 
 def weight_of(module: nn.Module) -> torch.Tensor:
-    """Return the weight of a layer's module, fetched first where it is on demand."""
+    """Return the weight of a layer's module, fetching it first if it is on demand."""
     if module in _FETCH:
         _FETCH[module]()
     weight = module.weight

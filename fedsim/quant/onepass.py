@@ -1,4 +1,4 @@
-"""Sensing and calibrating by one pass over the clips: neither computes what the other has seen."""
+"""Sensing and observing for calibration in one pass over the clips."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def sense_and_observe(
     sense: Callable[[M, Iterator[Batch]], T],
     calibrations: Iterable[str],
 ) -> tuple[T, dict[str, LayerObservation] | None]:
-    """Return what `sense` makes of one pass, and what calibrations on the same clips will ask.
+    """Sense the clips and, in the same pass, observe what later calibrations on them will need.
 
     Args:
         model: in full precision.
         batches: of the tuning clips.
-        sense: runs the model once on the batches that it is given.
-        calibrations: names of those that will follow.
+        sense: f(model, batches), which runs the model once on each batch.
+        calibrations: names of the calibrations that will follow.
 
     Returns:
-        What `sense` returned, and layer name -> observation, as `quant.observe.observe` gives it;
-        None where no calibration looks at the user's clips, and where one needs gradients, which
-        take a pass of their own.
+        What `sense` returned, and layer name -> observation, as `quant.observe.observe` returns
+        it. None in place of the observations if no calibration looks at the user's clips, or if one
+        needs gradients, which take a pass of their own.
     """
     following = on_user_data(calibrations)
     wanted = needs(following)

@@ -1,4 +1,4 @@
-"""A full-precision model made ready for packing: what all model files made from it share."""
+"""A full-precision model made ready for packing, with what all model files made from it share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.model import Quantizable
-from fedsim.quant.modelfile import Manifest
+from fedsim.quant.modelheader import LANGUAGE, Manifest
 from fedsim.quant.switch import Switch, switch_of
 
 M = TypeVar("M", bound=Quantizable)
@@ -20,16 +20,16 @@ M = TypeVar("M", bound=Quantizable)
 
 @dataclass(frozen=True, eq=False)
 class PackableModel(Generic[M]):
-    """A full-precision model, the exact sizes of its model files, and what each of them says."""
+    """A full-precision model, the exact sizes of its model files, and their common manifest."""
 
     model: M
     switch: Switch
     stored: dict[str, torch.Tensor]
-    """Leftovers as model files store them (`quant/layers.py` says what they are)."""
+    """Leftovers as model files store them (see `quant/layers.py`)."""
     sizes: Sizes
-    """Bytes of each layer at every bit depth asked for."""
+    """Bytes of each layer at every legal bit depth."""
     blank: Manifest
-    """What every file says of itself, without bit depths."""
+    """The manifest of every file, without bit depths."""
 
     @cached_property
     def leftovers(self) -> dict[str, torch.Tensor]:
@@ -44,7 +44,7 @@ class PackableModel(Generic[M]):
 
     @property
     def granularity(self) -> str:
-        """How many weights share a scale, a name among `quant.weights.GRANULARITIES`."""
+        """How many weights share a scale: a name in `quant.weights.GRANULARITIES`."""
         return self.blank.granularity
 
     @property
@@ -54,8 +54,8 @@ class PackableModel(Generic[M]):
 
     def manifest(self, bits: tuple[int, ...], language: str | None = None) -> Manifest:
         """Return the manifest of a file with these bit depths, for clips in `language`."""
-        spoken = {} if language is None else {modelfile.LANGUAGE: language}
-        return replace(self.blank, bits=bits, settings=self.blank.settings | spoken)
+        settings = {} if language is None else {LANGUAGE: language}
+        return replace(self.blank, bits=bits, settings=self.blank.settings | settings)
 
 
 def packable(
@@ -71,11 +71,11 @@ def packable(
 
     Args:
         model: in full precision.
-        name: id or folder that it was loaded from.
+        name: the id or folder that it was loaded from.
         granularity: how many weights share a scale.
         activation_bits: bit depth of activations.
         depths: legal bit depths of weights, ascending.
-        settings: what else a loader of its files needs.
+        settings: whatever else a loader of its files needs.
     """
     switch = switch_of(model)
     stored = modelfile.store_leftovers(switch.full_leftovers())

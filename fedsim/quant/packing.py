@@ -1,6 +1,6 @@
-"""Packing of integer codes into bytes, any width from 2 to 16 bits, no bit wasted.
+"""Packing of integer codes into bytes, at any width from 2 to 16 bits, without wasting a bit.
 
-Codes are written one after the other, least significant bit first; the last byte is filled with
+Codes are written one after the other, least significant bit first; the last byte is padded with
 zeros.
 """
 
@@ -11,7 +11,9 @@ import numpy as np
 from fedsim.errors import FedsimError
 
 MIN_BITS, MAX_BITS = 2, 16
-_CHUNK = 1 << 20  # codes a step (a multiple of 8, so every step ends on a byte): bounds the memory
+CHUNK = 1 << 20
+"""Codes that are packed or unpacked at a time, which bounds the memory. A multiple of 8, so that
+every chunk ends on a byte."""
 
 
 def packed_bytes(n_codes: int, bits: int) -> int:
@@ -19,22 +21,23 @@ def packed_bytes(n_codes: int, bits: int) -> int:
     return -(-n_codes * bits // 8)
 
 
-def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Pack unsigned codes, each below 2**bits, any shape, into uint8 of `packed_bytes(n, bits)`.
+def pack(codes: np.ndarray, bits: int, *, chunk: int = CHUNK) -> np.ndarray:
+    """Pack unsigned codes, each below 2**bits, any shape, into uint8 (packed_bytes(n, bits),).
 
-    Raises `FedsimError` for a width outside 2..16 and `ValueError` for a code that does not fit.
+    `chunk` codes are packed at a time, a multiple of 8. Raises `FedsimError` for a width outside
+    2..16 and `ValueError` for a code that does not fit.
     """
     _check(bits)
     flat = np.ascontiguousarray(codes).reshape(-1)
     if flat.size and (int(flat.max()) >> bits or int(flat.min()) < 0):
-        raise ValueError(f"a code outside 0..{(1 << bits) - 1} cannot be packed in {bits} bits")
+        raise ValueError(f"codes packed in {bits} bits must lie in 0..{(1 << bits) - 1}")
     if bits == 8:
         return flat.astype(np.uint8)
     if bits == 16:
         return flat.astype("<u2").view(np.uint8)
     out = np.empty(packed_bytes(flat.size, bits), np.uint8)
-    for start in range(0, flat.size, _CHUNK):
-        part = flat[start : start + _CHUNK].astype("<u2")
+    for start in range(0, flat.size, chunk):
+        part = flat[start : start + chunk].astype("<u2")
         planes = np.unpackbits(part.view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")
         packed = np.packbits(planes[:, :bits], bitorder="little")
         at = start * bits // 8
@@ -42,8 +45,8 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     return out
 
 
-def unpack(payload: np.ndarray, bits: int, n_codes: int) -> np.ndarray:
-    """Return the `n_codes` codes of a payload as uint16 (1-D): the inverse of `pack`.
+def unpack(payload: np.ndarray, bits: int, n_codes: int, *, chunk: int = CHUNK) -> np.ndarray:
+    """Return the `n_codes` codes of a payload as uint16 (n_codes,): the inverse of `pack`.
 
     Raises `FedsimError` for a width outside 2..16 and `ValueError` for a payload of the wrong
     length.
@@ -60,13 +63,13 @@ def unpack(payload: np.ndarray, bits: int, n_codes: int) -> np.ndarray:
     if bits == 16:
         return data.view("<u2").copy()
     out = np.empty(n_codes, np.uint16)
-    for start in range(0, n_codes, _CHUNK):
-        n = min(_CHUNK, n_codes - start)
+    for start in range(0, n_codes, chunk):
+        n = min(chunk, n_codes - start)
         at = start * bits // 8
         raw = data[at : at + packed_bytes(n, bits)]
         planes = np.unpackbits(raw, count=n * bits, bitorder="little").reshape(n, bits)
         code = planes[:, 0].astype(np.uint16)
-        for k in range(1, bits):  # plane by plane: no (n, bits) product of 16-bit integers
+        for k in range(1, bits):  # plane by plane, without an (n, bits) array of 16-bit integers
             code |= planes[:, k].astype(np.uint16) << np.uint16(k)
         out[start : start + n] = code
     return out
@@ -75,5 +78,5 @@ def unpack(payload: np.ndarray, bits: int, n_codes: int) -> np.ndarray:
 def _check(bits: int) -> None:
     if not MIN_BITS <= bits <= MAX_BITS:
         raise FedsimError(
-            f"a bit depth of {bits} cannot be packed: use {MIN_BITS} to {MAX_BITS} bits"
+            f"a bit depth of {bits} cannot be packed; use {MIN_BITS} to {MAX_BITS} bits"
         )

@@ -1,4 +1,4 @@
-"""What a device says of its model's layers: one value per layer, or per layer and bit depth."""
+"""What a device reports about its model's layers: one value per layer, or per layer and depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.errors import FedsimError
 class LayerProfile:
     """A vector (L,) of sensitivities, or a table (L, D) of losses at D bit depths.
 
-    Raises `FedsimError` for values of another shape, and for one that is not finite.
+    Raises `FedsimError` for values of another shape and for values that are not finite.
     """
 
     values: np.ndarray
@@ -29,14 +29,14 @@ class LayerProfile:
         if self.values.ndim != 1 + len(columns) or self.values.shape[1:] != columns:
             raise FedsimError(
                 f"layer profile {self.measure!r}: shape {self.values.shape} does not fit "
-                f"{len(self.depths)} bit depths; give one value per layer, or one row per layer "
-                f"and one column per depth"
+                f"{len(self.depths)} bit depths; give one value per layer, or a row per layer and "
+                f"a column per depth"
             )
         if not np.isfinite(self.values).all():
             at = np.argwhere(~np.isfinite(self.values))[0].tolist()
             raise FedsimError(
                 f"layer profile {self.measure!r}: the value of layer {at[0]} is "
-                f"{self.values[tuple(at)]}; it must be finite"
+                f"{self.values[tuple(at)]}; give finite values"
             )
 
     @property
@@ -51,11 +51,11 @@ class LayerProfile:
 
     @property
     def flat(self) -> np.ndarray:
-        """The values layer by layer, float64 (L,) or (L * D,): as a message carries them."""
+        """The values layer by layer, float64 (L,) or (L * D,), as messages carry them."""
         return self.values.reshape(-1)
 
     def at(self, depths: Sequence[int]) -> LayerProfile:
-        """Return a vector as it is, and of a table the columns of these bit depths, ascending.
+        """Return a table with the columns of these bit depths only, ascending; a vector as it is.
 
         Raises `FedsimError` for a depth that the table does not have.
         """
@@ -64,14 +64,14 @@ class LayerProfile:
         missing = [depth for depth in depths if depth not in self.depths]
         if missing:
             raise FedsimError(
-                f"layer profile {self.measure!r}: it has no column for {missing[0]} bits, only for "
-                f"{', '.join(map(str, self.depths))}; measure at the legal depths"
+                f"layer profile {self.measure!r}: there is no column for {missing[0]} bits, only "
+                f"for {', '.join(map(str, self.depths))}; measure at the legal depths"
             )
         columns = [self.depths.index(depth) for depth in depths]
         return LayerProfile(self.values[:, columns], self.measure, tuple(depths))
 
     def with_values(self, flat: np.ndarray) -> LayerProfile:
-        """Return a profile of this shape and measure with other values, given as `flat` are."""
+        """Return a profile of this shape and measure with other values, in the order of `flat`."""
         values = np.asarray(flat, np.float64).reshape(self.values.shape)
         return LayerProfile(values, self.measure, self.depths)
 
@@ -81,15 +81,15 @@ def profile_of(
 ) -> LayerProfile:
     """Return the profile whose `flat` values these are.
 
-    Raises `FedsimError` for a number of values that is no multiple of the number of depths, and for
-    one that is not finite.
+    Raises `FedsimError` if the number of values is not a multiple of the number of depths, and for
+    values that are not finite.
     """
     values = np.asarray(flat, np.float64)
     if depths:
         if values.size % len(depths):
             raise FedsimError(
                 f"layer profile {measure!r}: {values.size} values do not fill rows of "
-                f"{len(depths)} bit depths; send one value per layer and depth"
+                f"{len(depths)} bit depths; give one value per layer and depth"
             )
         values = values.reshape(-1, len(depths))
     return LayerProfile(values, measure, tuple(depths))

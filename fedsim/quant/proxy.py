@@ -1,7 +1,7 @@
-"""Sensing on a small copy of the model: layers at 8 bits, unpacked one at a time.
+"""Sensing on a small copy of the model: its layers at 8 bits, unpacked one at a time.
 
-A quarter of the memory of full precision and nothing to read from storage; what it says of the
-layers is near to what the full-precision model says, and not equal. Norms, biases and all else that
+It takes a quarter of the memory of full precision and reads nothing from storage; its sensitivities
+are close to those of the full-precision model, but not equal. Norms, biases and all else that
 belongs to no layer stay in full precision.
 """
 
@@ -24,13 +24,12 @@ GRANULARITY = "per_channel"
 def pack_proxy(
     weights: Mapping[str, torch.Tensor], layers: Sequence[Layer]
 ) -> dict[str, PackedWeight]:
-    """Return the weight of each layer packed at `BITS` bits, one scale per channel: by layer
-    name."""
-    return {a.name: quantize_weight(weights[a.name], BITS, GRANULARITY) for a in layers}
+    """Return layer name -> its weight packed at `BITS` bits with one scale per channel."""
+    return {layer.name: quantize_weight(weights[layer.name], BITS, GRANULARITY) for layer in layers}
 
 
 @contextmanager
 def proxied(model: Quantizable, packed: Mapping[str, PackedWeight]) -> Iterator[None]:
-    """Let `model` answer with the weights in `packed`, unpacked as it calls them, while open."""
+    """Let `model` compute with the weights in `packed`, unpacked on demand, while open."""
     with on_demand(model, lambda layer: dequantize_weight(packed[layer.name])):
         yield

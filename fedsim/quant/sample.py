@@ -10,10 +10,11 @@ import torch
 
 
 class Sample:
-    """A bounded sample of a stream: of every `stride` rows one, the stride doubling as it fills.
+    """A bounded sample of a stream: one row of every `stride`, which doubles when the sample is
+    full.
 
     Rows may be scalars (`row_shape` ()) or arrays. Two samples that are given the same counts keep
-    the same places of their streams, so that, say, inputs and gradients stay side by side.
+    the same places of their streams, so that, for example, inputs and gradients stay aligned.
     """
 
     def __init__(self, capacity: int, row_shape: tuple[int, ...] = ()) -> None:
@@ -27,17 +28,17 @@ class Sample:
 
     @property
     def values(self) -> np.ndarray:
-        """What has been kept, float32 (n, *row_shape)."""
+        """The rows kept so far, float32 (n, *row_shape)."""
         if len(self._parts) != 1:
             nothing = np.empty((0, *self._row_shape), np.float32)
             self._parts = [np.concatenate([nothing, *self._parts])]
         return self._parts[0]
 
     def room_for(self, n: int) -> int:
-        """Return how many of the `n` rows that come next to keep; thin what is kept if need be."""
-        while self._used + self._due(n) > self._capacity:
-            # One of each two neighbours, at random: a fixed choice would follow the channels'
-            # order.
+        """Return how many of the next `n` rows to keep, after thinning the sample if necessary."""
+        while self._used + self._wanted(n) > self._capacity:
+            # Keep one of each two neighbours, at random: a fixed choice would fall into step with
+            # the order of the channels.
             half = self._used // 2
             if self._rng is None:
                 self._rng = np.random.default_rng(0)
@@ -45,26 +46,27 @@ class Sample:
             self._parts = [self.values[pick]]
             self._used = half
             self._stride *= 2
-        keep = self._due(n)
+        keep = self._wanted(n)
         self._offered += n
         return keep
 
-    def _due(self, n: int) -> int:
-        """Return how many of the `n` rows that come next lie a whole number of strides from the
-        first of the stream: often none, where batches are smaller than the stride."""
+    def _wanted(self, n: int) -> int:
+        """Return how many of the next `n` rows lie a whole number of strides from the start of the
+        stream: often none, if batches are smaller than the stride."""
         return -(-(self._offered + n) // self._stride) + -self._offered // self._stride
 
     def add(self, rows: np.ndarray) -> None:
-        """Take over rows float32 (m, *row_shape) for which `room_for` made room."""
-        if len(rows):  # a long stream of small batches would otherwise leave a long list behind
+        """Add rows, float32 (m, *row_shape), for which `room_for` made room; they are not
+        copied."""
+        if len(rows):  # many small batches would otherwise leave a long list of empty parts
             self._parts.append(rows)
             self._used += len(rows)
 
 
 def spread(n: int, keep: int) -> np.ndarray:
-    """Return `keep` of the places 0..n-1, ascending int64: one at random in each equal stretch.
+    """Return `keep` of the places 0..n-1, int64, ascending: a random one in each equal stretch.
 
-    The jitter keeps the places from falling in step with the channels of a layer. The same
+    The jitter keeps the places from falling into step with the channels of a layer. The same
     arguments give the same places.
     """
     if keep >= n:
@@ -75,9 +77,9 @@ def spread(n: int, keep: int) -> np.ndarray:
 
 @cache
 def _jittered(size: int) -> np.ndarray:
-    """Return k + u_k for k below `size`, u_k in [0, 1) always the same.
+    """Return k + u_k for each k below `size`, where u_k in [0, 1) is always the same.
 
-    A table, because drawing the jitter anew would be a third of the cost of sensing.
+    Cached, because drawing the jitter again each time would be a third of the cost of sensing.
     """
     return np.arange(size) + np.random.default_rng(size).random(size)
 
@@ -85,14 +87,16 @@ def _jittered(size: int) -> np.ndarray:
 def masked_extremes(
     x: torch.Tensor, counts: Sequence[int] | None, axis: int
 ) -> tuple[float, float]:
-    """Return the least and greatest element of `x` (B, ...), of each clip its first `counts[b]`
-    frames only; NaN when one of them is."""
-    # The bare reductions: on clips as short as these, half of numpy's min() is Python.
-    least, greatest = np.minimum.reduce, np.maximum.reduce
+    """Return the smallest and the largest element of `x` (B, ...), or NaN if one of them is NaN.
+
+    Only the first `counts[b]` frames of clip b, along `axis`, count; None counts them all.
+    """
+    # The bare reductions: on short clips, half the time of numpy's min() is Python.
+    lowest, highest = np.minimum.reduce, np.maximum.reduce
     values = x.numpy()
     if not counts or min(counts) == x.shape[axis]:
-        return float(least(values, axis=None)), float(greatest(values, axis=None))
+        return float(lowest(values, axis=None)), float(highest(values, axis=None))
     clips = [values[b, :n] if axis == 1 else values[b, :, :n] for b, n in enumerate(counts) if n]
-    lows = [least(clip, axis=None) for clip in clips]
-    highs = [greatest(clip, axis=None) for clip in clips]
-    return float(least(lows)), float(greatest(highs))
+    lows = [lowest(clip, axis=None) for clip in clips]
+    highs = [highest(clip, axis=None) for clip in clips]
+    return float(lowest(lows)), float(highest(highs))

@@ -1,8 +1,8 @@
-"""How much of a sensitivity is the user's, and how much the few clips that were looked at.
+"""How much of a sensitivity is due to the user, and how much to the few clips that were sensed.
 
-A user's clips are resampled with replacement (bootstrap over clips), and each resample is sensed as
-the clips themselves were. A plan that flips when other clips of the same user are drawn says little
-about the user.
+A user's clips are resampled with replacement (a bootstrap over clips), and each resample is sensed
+as the clips themselves are. A plan that changes when other clips of the same user are drawn says
+little about the user.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def resampled_sensitivity(
     resamples: int = 20,
     measure: str = "median",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sensitivity of the clips, float64 (L,), and that of each resample, (R, L).
+    """Return the sensitivities of the clips, float64 (L,), and of each resample, (R, L).
 
     Args:
-        model: what is sensed, in full precision.
-        batches_of: places of clips, int64 (n,) with repeats -> their batches.
+        model: in full precision.
+        batches_of: f(indices of clips, int64 (n,) with repeats) -> their batches.
         clips: how many clips there are.
         rng: draws the resamples.
-        resamples: R.
+        resamples: their number R.
         measure: the sensitivity measure.
     """
     drawn = [np.sort(rng.integers(clips, size=clips)) for _ in range(resamples)]

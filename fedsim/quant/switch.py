@@ -1,4 +1,4 @@
-"""Exchanging the weights of a loaded model: from one client's model to another's by pointers."""
+"""Turning a loaded model into one client's model after another, by exchanging pointers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fedsim.quant.model import Quantizable
 class Switch:
     """Holds a model's full-precision tensors and puts others in their place.
 
-    No weight is copied: parameters point at the tensors that they are given, which several models
-    may share. So whatever is installed must not be written to.
+    No weight is copied: parameters point at the tensors that are installed, which several models
+    may share and which must therefore not be written to.
     """
 
     def __init__(self, model: Quantizable) -> None:
-        # The layers' modules alone: to hold the model itself would keep it in `_SWITCHES` for ever.
+        # Only the layers' modules: a reference to the model would keep it in `_SWITCHES` for ever.
         modules = dict(model.module.named_modules())
         self._modules = {layer.name: modules[layer.name] for layer in model.layers}
         self._layers = model.layers
@@ -55,9 +55,9 @@ class Switch:
     ) -> None:
         """Put `weights` (by layer name), `leftovers` (by state name) and `ranges` in place.
 
-        With `ranges` None activations stay in full precision. A linear layer whose weight is among
-        `integers` too (the same numbers as codes) is computed with those where its input is
-        quantized to bytes: no gradient passes it, and its `weights` are in place but not read.
+        With `ranges` None, activations stay in full precision. A linear layer that has an entry in
+        `integers` (the same weight as codes) is computed in integers if its input is quantized to
+        at most 8 bits: no gradient passes through it, and its entry in `weights` is not read.
         """
         self._unhook()
         for name, tensor in leftovers.items():
@@ -69,7 +69,7 @@ class Switch:
             module, codes = self._modules[name], (integers or {}).get(name)
             if codes is not None and computable(module, rng, activation_bits):
                 bias = self._holders.get(f"{name}.bias")
-                # Of this very module: one that shares its weight may look rows of it up.
+                # Only this module's: another that shares the weight may be an embedding.
                 module.forward = integer_linear(codes, bias, rng, activation_bits)
                 self._integer.append(module)
             else:
@@ -86,7 +86,7 @@ class Switch:
         for hook in self._hooks:
             hook.remove()
         for module in self._integer:
-            vars(module).pop("forward", None)  # its class has one
+            vars(module).pop("forward", None)  # the class's own is used again
         self._hooks, self._integer = [], []
 
 
@@ -94,7 +94,8 @@ _SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()
 
 
 def switch_of(model: Quantizable) -> Switch:
-    """Return the one switch of a loaded model, made while it still held full precision."""
+    """Return the one switch of a loaded model; it must be made while the model is in full
+    precision."""
     if model.module not in _SWITCHES:
         _SWITCHES[model.module] = Switch(model)
     return _SWITCHES[model.module]

@@ -1,4 +1,4 @@
-"""The cells of HTML tables: what each shows, and how it sorts."""
+"""HTML tables and their cells: what a cell shows, and by what it is sorted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INTERVAL = "95 % interval"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what it shows, and the number that it sorts by, or None to sort by the text."""
+    """One cell of an HTML table: its text, and the number to sort by; None sorts by the text."""
 
     text: str
     value: float | None = None
@@ -23,24 +23,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """Heads, whether each column holds numbers, and rows of cells."""
+    """Headings, whether each column is numeric, and rows of cells."""
 
     heads: tuple[str, ...]
     numeric: tuple[bool, ...]
     rows: tuple[tuple[Cell, ...], ...]
     total: int
-    """Rows that there are; those beyond `rows` are left out."""
+    """The number of rows before the table was cut off."""
 
 
 def setting_keys(parts: Iterable[Part]) -> list[str]:
-    """Return the settings that tell parts from each other, in order."""
+    """Return the keys of the settings that tell parts apart, in order."""
     return list(dict.fromkeys(key for part in parts for key in part.settings))
 
 
 def table_of(
     heads: Sequence[str], rows: Sequence[Sequence[Cell]], total: int | None = None
 ) -> HtmlTable:
-    """Return a table of these rows, which are some of `total` if that is given."""
+    """Return a table of these rows; `total` is their number before they were cut off."""
     numeric = tuple(
         any(row[i].value is not None for row in rows)
         and all(row[i].value is not None or row[i].text in ("-", "") for row in rows)
@@ -51,7 +51,7 @@ def table_of(
 
 
 def rate_columns(rates: Sequence[Rate]) -> tuple[list[str], list[list[Cell]]]:
-    """Return heads and cells of rates: a column a kind, and one of intervals if any is known."""
+    """Return headings and cells of rates: one column per kind, and one of its intervals."""
     heads: list[str] = []
     cells: list[list[Cell]] = [[] for _ in rates]
     for kind in dict.fromkeys(rate.kind for rate in rates):
@@ -61,13 +61,13 @@ def rate_columns(rates: Sequence[Rate]) -> tuple[list[str], list[list[Cell]]]:
             own = rate.kind == kind
             row.append(number_cell(rate.value if own else None))
             if known:
-                said = rate.interval().strip() if own else ""
-                row.append(Cell(said or "-", rate.low if own else None))
+                interval = rate.interval().strip() if own else ""
+                row.append(Cell(interval or "-", rate.low if own else None))
     return heads, cells
 
 
 def settings_cells(part: Part, keys: Sequence[str]) -> list[Cell]:
-    """Return a cell for each of the settings `keys` of a part."""
+    """Return one cell for each of the settings `keys` of a part."""
     values = [part.settings.get(key) for key in keys]
     return [
         Cell(plain_value(v), v if isinstance(v, int | float) else None)
@@ -78,15 +78,15 @@ def settings_cells(part: Part, keys: Sequence[str]) -> list[Cell]:
 
 
 def number_cell(value: float | None, digits: int = 1) -> Cell:
-    """Return a number with so many decimals, `-` for None."""
+    """Return a number with `digits` decimals, `-` for None."""
     return Cell(number(value, digits), value)
 
 
 def span_cell(values: Sequence[float], digits: int = 1) -> Cell:
-    """Return the least and the greatest of some numbers; it sorts by the greatest."""
+    """Return the range of some numbers, sorted by its maximum."""
     return Cell(span(values, digits), max(values)) if values else Cell("-")
 
 
 def count_cell(count: float) -> Cell:
-    """Return a whole number with commas."""
+    """Return a whole number with commas between thousands."""
     return Cell(f"{count:,.0f}", count)

@@ -1,4 +1,4 @@
-"""The data of the figures of the fleet: when models are ready, and where time goes."""
+"""The data of the figures of the fleet: when models are ready, and where the time goes."""
 
 from __future__ import annotations
 
@@ -17,64 +17,73 @@ WORK = {
     "calibrate_s": "calibrate",
     "evaluate_s": "evaluate",
 }
-"""Spells in which something is done for a client -> what they are called."""
+"""Columns of timeline.parquet in which work is done for a client -> their names in a figure."""
 WAITING = {
     "unavailable_s": "device not available",
     "queue_s": "queue of the planner",
-    "retry_s": "time-outs and retries",
+    "retry_s": "timeouts and retries",
 }
-"""Spells in which nothing is."""
-_MOST_STEPS = 200  # in a curve; of more clients an even choice is drawn
-_SEEN = 1e-3  # of a bar: less than a pixel
-_LEAST = 1e-3  # seconds; a logarithm has no zero
+"""Columns in which the client waits -> their names."""
+_MAX_STEPS = 200  # of a curve; of more clients an even choice is drawn
+_MIN_SHARE = 1e-3  # of the longest bar: less is narrower than a pixel
+_MIN_S = 1e-3  # a logarithmic axis has no zero
 
 
 def ready_shares(timelines: Sequence[Timeline]) -> Table:
-    """Return, for each class of device, the share of its clients whose model is ready by a time.
+    """Return, for each device class, the share of its clients whose model is ready by a time.
 
-    Empirical distribution functions over all clients of a class, those that never get a model too.
-    Every curve goes on to the last model of the whole fleet.
+    These are empirical distribution functions over all clients of a class, including those that
+    never get a model. Every curve extends to the time of the last model of the whole fleet.
     """
     last = max((t.ready_s for t in timelines if t.ready_s is not None), default=None)
     if last is None:
         return []
-    made: Table = []
-    for device, found in _classes(timelines).items():
-        ready = sorted(max(t.ready_s, _LEAST) for t in found if t.ready_s is not None)
+    table: Table = []
+    for device, lines in _classes(timelines).items():
+        ready = sorted(max(t.ready_s, _MIN_S) for t in lines if t.ready_s is not None)
         if not ready:
             continue
-        steps = np.unique(np.linspace(1, len(ready), min(len(ready), _MOST_STEPS)).astype(int))
+        steps = np.unique(np.linspace(1, len(ready), min(len(ready), _MAX_STEPS)).astype(int))
         points = [(ready[n - 1], n) for n in steps.tolist()]
-        points = [(ready[0], 0), *points, (max(last, _LEAST), len(ready))]
-        made += [
-            {"line": device, "seconds": float(f"{s:.5g}"), "share": round(100 * n / len(found), 3)}
+        points = [(ready[0], 0), *points, (max(last, _MIN_S), len(ready))]
+        table += [
+            {"line": device, "seconds": float(f"{s:.5g}"), "share": round(100 * n / len(lines), 3)}
             for s, n in points
         ]
-    return made
+    return table
 
 
 def mean_spells(timelines: Sequence[Timeline], spells: Mapping[str, str]) -> Table:
-    """Return the mean seconds of a client of each class in each of `spells`.
+    """Return the mean seconds per client that each device class spends in each of `spells`.
 
-    Those that could not be seen, in any class, beside the longest bar are left out.
+    Spells that are too short to be visible beside the longest bar, in every class, are left out.
+
+    Args:
+        timelines: of all clients.
+        spells: `WORK` or `WAITING`.
     """
     means = {
         device: {
-            said: float(np.mean([getattr(t, name) for t in found])) for name, said in spells.items()
+            name: float(np.mean([getattr(t, column) for t in lines]))
+            for column, name in spells.items()
         }
-        for device, found in _classes(timelines).items()
+        for device, lines in _classes(timelines).items()
     }
-    longest = max((sum(each.values()) for each in means.values()), default=0.0)
-    seen = [s for s in spells.values() if any(m[s] > longest * _SEEN for m in means.values())]
+    longest = max((sum(spell_s.values()) for spell_s in means.values()), default=0.0)
+    visible = [
+        name
+        for name in spells.values()
+        if any(spell_s[name] > longest * _MIN_SHARE for spell_s in means.values())
+    ]
     return [
-        {"device": device, "line": said, "seconds": float(f"{each[said]:.5g}"), "order": i}
-        for device, each in means.items()
-        for i, said in enumerate(seen)
+        {"device": device, "line": name, "seconds": float(f"{spell_s[name]:.5g}"), "order": i}
+        for device, spell_s in means.items()
+        for i, name in enumerate(visible)
     ]
 
 
 def _classes(timelines: Sequence[Timeline]) -> dict[str, list[Timeline]]:
-    found: dict[str, list[Timeline]] = {}
+    classes: dict[str, list[Timeline]] = {}
     for line in sorted(timelines, key=lambda line: line.device):
-        found.setdefault(line.device, []).append(line)
-    return found
+        classes.setdefault(line.device, []).append(line)
+    return classes

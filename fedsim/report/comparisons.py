@@ -1,4 +1,4 @@
-"""What a report asks: which pairs of models are worth comparing, and what each would answer."""
+"""The questions of a report, and the pairs of models whose comparison answers them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsim.scenario.methods import FULL_PRECISION, NOBODY, OTHER, OWN
 
 @dataclass(frozen=True)
 class Question:
-    """A question, and what its two sides are called where answers are counted."""
+    """A question, and the names of its two sides for where answers are counted."""
 
     text: str
     first: str
@@ -35,16 +35,16 @@ ORDER = Question(
     "the chosen order",
     "a random or reversed one",
 )
-WAY = Question("Is there a better way to give bits?", PAPER, "another way")
+WAY = Question("Is there a better way to allocate bits?", PAPER, "another way")
 CALIBRATION = Question(
-    "Does it matter how activation ranges are set?", "the more careful way", "the plainer one"
+    "Does it matter how activation ranges are set?", "the more careful way", "the simpler one"
 )
 COST = Question("What does the small size cost?", "the compressed model", "full precision")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two lines to compare; of both sides, a short name for a table and one for a sentence."""
+    """Two lines to compare, with names of both for a table, and longer ones for a sentence."""
 
     question: Question
     settings: str
@@ -55,21 +55,21 @@ class Pair:
 
 
 def pairs_of(parts: Sequence[Part]) -> list[Pair]:
-    """Return the pairs of each part, question by question, then those of parts with each other."""
+    """Return all pairs by question: those within each part, and those between parts."""
     within = [pair for part in parts for pair in _within(lines_of(part), part.label)]
-    found = [*within, *_across(parts)]
+    pairs = [*within, *_between(parts)]
     order = [OWN_CLIPS, LAYERS, ORDER, WAY, CALIBRATION, COST]
-    order += [q for q in dict.fromkeys(pair.question for pair in found) if q not in order]
-    return sorted(found, key=lambda pair: order.index(pair.question))
+    order += [q for q in dict.fromkeys(pair.question for pair in pairs) if q not in order]
+    return sorted(pairs, key=lambda pair: order.index(pair.question))
 
 
 def _within(lines: Sequence[PartLine], settings: str) -> Iterator[Pair]:
-    known = {(line.method, line.source): line for line in lines}
+    line_of = {(line.method, line.source): line for line in lines}
     own = [line for line in lines if line.source == OWN]
     planned = [x for x in own if _role(x) == "method" and not _is_control(x)]
     for line in own:
-        if (line.method, OTHER) in known:
-            yield _pair(OWN_CLIPS, settings, line, known[line.method, OTHER])
+        if (line.method, OTHER) in line_of:
+            yield _pair(OWN_CLIPS, settings, line, line_of[line.method, OTHER])
     for line in planned:
         for other in (x for x in own if x.calibration == line.calibration):
             if _role(other) == "baseline":
@@ -81,24 +81,24 @@ def _within(lines: Sequence[PartLine], settings: str) -> Iterator[Pair]:
     for line, base in _calibrations([x for x in lines if x.source in (OWN, NOBODY)]):
         yield _pair(CALIBRATION, settings, line, base)
     for line in planned:
-        if (FULL_PRECISION, NOBODY) in known:
-            yield _pair(COST, settings, line, known[FULL_PRECISION, NOBODY])
+        if (FULL_PRECISION, NOBODY) in line_of:
+            yield _pair(COST, settings, line, line_of[FULL_PRECISION, NOBODY])
 
 
 def _calibrations(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLine]]:
-    """Yield each calibration with those of the same allocation that are plainer.
+    """Yield each calibration with every simpler one of the same allocation.
 
-    Plainer are calibrations that try no candidate ranges: those without user data first.
+    Simpler are those that try no candidate ranges, and the simplest those without user data.
     """
     groups: dict[str, list[PartLine]] = {}
     for line in lines:
         if not line.is_full_precision and not _is_control(line):
             groups.setdefault(line.method.rsplit("/", 1)[0], []).append(line)
-    plain = [name for name in CALIBRATORS if not CALIBRATORS[name].rows]
-    plain.sort(key=lambda name: CALIBRATORS[name].user_data)
+    simple = [name for name in CALIBRATORS if not CALIBRATORS[name].rows]
+    simple.sort(key=lambda name: CALIBRATORS[name].user_data)
     for group in groups.values():
-        found = {line.calibration: line for line in group}
-        bases = [found[name] for name in plain if name in found]
+        line_of = {line.calibration: line for line in group}
+        bases = [line_of[name] for name in simple if name in line_of]
         for place, base in enumerate(bases):
             yield from ((line, base) for line in group if line not in bases[: place + 1])
 
@@ -113,17 +113,17 @@ def _is_control(line: PartLine) -> bool:
 
 
 def _pair(question: Question, settings: str, first: PartLine, second: PartLine) -> Pair:
-    """Return a pair of methods; own clips are not spoken of where both are tuned on them."""
+    """Return a pair of methods; their names leave out own clips if both are tuned on them."""
     same = first.method == second.method
     names = [x.method if x.source == OWN else x.name for x in (first, second)]
     spoken = [x.phrase if same or x.source != OWN else x.method for x in (first, second)]
     return Pair(question, settings, first, second, (names[0], names[1]), (spoken[0], spoken[1]))
 
 
-def _across(parts: Sequence[Part]) -> Iterator[Pair]:
-    """Yield each value of a setting with the first one, for models tuned on own clips.
+def _between(parts: Sequence[Part]) -> Iterator[Pair]:
+    """Yield each value of a setting with its first value, for models tuned on own clips.
 
-    Only of settings under which the same clips are tested.
+    Only settings whose values are tested on the same clips are compared.
     """
     for key in dict.fromkeys(key for part in parts for key in part.settings):
         if not (key == TUNING_CLIPS or key.startswith("quantization.")):
@@ -133,12 +133,12 @@ def _across(parts: Sequence[Part]) -> Iterator[Pair]:
             rest = {k: v for k, v in part.settings.items() if k not in (key, RUN)}
             groups.setdefault(settings_label(rest), []).append(part)
         for rest_label, group in groups.items():
-            yield from _against_first(key, rest_label, group)
+            yield from _with_first(key, rest_label, group)
 
 
-def _against_first(key: str, settings: str, group: Sequence[Part]) -> Iterator[Pair]:
+def _with_first(key: str, settings: str, group: Sequence[Part]) -> Iterator[Pair]:
     first = _value(key, group[0])
-    known = {line.method: line for line in lines_of(group[0]) if line.source == OWN}
+    line_of = {line.method: line for line in lines_of(group[0]) if line.source == OWN}
     question = Question(
         f"What does the setting “{heading(key)}” change?", "another value", f"“{first}”"
     )
@@ -146,10 +146,10 @@ def _against_first(key: str, settings: str, group: Sequence[Part]) -> Iterator[P
         value = _value(key, part)
         own = [x for x in lines_of(part) if x.source == OWN and not _is_control(x)]
         for line in [x for x in own if x.allocation == PAPER] or own:
-            if line.method in known and value != first:
+            if line.method in line_of and value != first:
                 names = f"{line.method}, {value}", f"{line.method}, {first}"
                 spoken = f"{line.method} with {value}", f"{line.method} with {first}"
-                yield Pair(question, settings, line, known[line.method], names, spoken)
+                yield Pair(question, settings, line, line_of[line.method], names, spoken)
 
 
 def _value(key: str, part: Part) -> str:

@@ -1,4 +1,4 @@
-"""What went wrong in a report: how clients ended, what happened on the way, and why."""
+"""What went wrong: how clients ended and why, and what happened during the run."""
 
 from __future__ import annotations
 
@@ -31,59 +31,60 @@ _NUMBER = re.compile(r"\d[\d.,]*")
 
 @dataclass(frozen=True)
 class Reason:
-    """Failures that differ only in whose they are and in their numbers."""
+    """Failures whose reasons differ only in client names and numbers."""
 
     label: str
-    """The part, in words."""
+    """The settings of the part in words."""
     first: Failure
     clients: int
+    """How many clients failed for this reason."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """What a report says of what went wrong."""
+    """The section of a report on what went wrong."""
 
     endings: HtmlTable
     events: HtmlTable
     reasons: tuple[Reason, ...]
-    """The most frequent, then those of others."""
+    """The most frequent ones, in descending order."""
     more: int
-    """Kinds of reasons that are left out."""
+    """How many rarer reasons are left out."""
 
 
 def failures_section(parts: Sequence[Part]) -> Section | None:
-    """Return the section; None if nothing went wrong."""
-    bad = [part for part in parts if part.failures or part.events]
-    if not bad:
+    """Return the section, or None if nothing went wrong."""
+    affected = [part for part in parts if part.failures or part.events]
+    if not affected:
         return None
     keys = setting_keys(parts)
-    reasons = [reason for part in bad for reason in _reasons(part)]
-    reasons.sort(key=lambda reason: -reason.clients)  # of equals, the first stays first
+    reasons = [reason for part in affected for reason in _reasons(part)]
+    reasons.sort(key=lambda reason: -reason.clients)  # stable, so ties stay in order
     return Section(
-        _endings(bad, keys),
-        _events(bad, keys),
+        _endings(affected, keys),
+        _events(affected, keys),
         tuple(reasons[:_MAX_REASONS]),
         max(0, len(reasons) - _MAX_REASONS),
     )
 
 
 def _endings(parts: Sequence[Part], keys: Sequence[str]) -> HtmlTable:
-    """Return how many clients ended in which way; every client is counted once."""
-    each = [Counter(part.endings.values()) for part in parts]
-    for part, counts in zip(parts, each, strict=True):
-        counts[_NOT_REACHED] = max(0, int(part.timing.get("clients", 0)) - counts.total())
+    """Return how many clients ended in each way; every client is counted once."""
+    tallies = [Counter(part.endings.values()) for part in parts]
+    for part, tally in zip(parts, tallies, strict=True):
+        tally[_NOT_REACHED] = max(0, int(part.timing.get("clients", 0)) - tally.total())
     shown = [FINISHED, IN_PART, *_ENDINGS, _DECLINED, _NOT_REACHED]
-    shown = [e for e in shown if e in (FINISHED, *_ENDINGS) or any(c[e] for c in each)]
+    shown = [e for e in shown if e in (FINISHED, *_ENDINGS) or any(t[e] for t in tallies)]
     rows = [
-        [*settings_cells(part, keys), *(count_cell(n) for n in (*(c[e] for e in shown), c.total()))]
-        for part, c in zip(parts, each, strict=True)
+        [*settings_cells(part, keys), *(count_cell(n) for n in (*(t[e] for e in shown), t.total()))]
+        for part, t in zip(parts, tallies, strict=True)
     ]
     heads = ["finished in part" if ending == IN_PART else ending for ending in shown]
     return table_of([*map(heading, keys), *heads, "all clients"], rows)
 
 
 def _events(parts: Sequence[Part], keys: Sequence[str]) -> HtmlTable:
-    """Return how often what happened at which stage."""
+    """Return how often each event happened at each stage."""
     stages = [s for s in _STAGES if any(event.stage == s for p in parts for event in p.events)]
     rows = []
     for part in parts:
@@ -91,20 +92,20 @@ def _events(parts: Sequence[Part], keys: Sequence[str]) -> HtmlTable:
         clients: dict[str, set[str]] = {}
         for event in part.events:
             clients.setdefault(event.event, set()).add(event.client)
-        for what, whose in sorted(clients.items()):
-            each = [times[what, stage] for stage in stages]
-            cells = [Cell(what), *map(count_cell, each), count_cell(sum(each))]
-            cells += [count_cell(len(whose))]
+        for event_name, affected in sorted(clients.items()):
+            counts = [times[event_name, stage] for stage in stages]
+            cells = [Cell(event_name), *map(count_cell, counts), count_cell(sum(counts))]
+            cells += [count_cell(len(affected))]
             rows.append([*settings_cells(part, keys), *cells])
-    return table_of([*map(heading, keys), "what", *stages, "times", "clients"], rows)
+    return table_of([*map(heading, keys), "event", *stages, "total", "clients"], rows)
 
 
 def _reasons(part: Part) -> Iterator[Reason]:
-    alike: dict[tuple[str, str], list[Failure]] = {}
+    groups: dict[tuple[str, str], list[Failure]] = {}
     for failure in part.failures:
-        alike.setdefault((failure.stage, _kind(failure)), []).append(failure)
-    for found in alike.values():
-        yield Reason(part.label, found[0], len({failure.client for failure in found}))
+        groups.setdefault((failure.stage, _kind(failure)), []).append(failure)
+    for group in groups.values():
+        yield Reason(part.label, group[0], len({failure.client for failure in group}))
 
 
 def _kind(failure: Failure) -> str:

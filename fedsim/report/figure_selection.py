@@ -1,4 +1,4 @@
-"""Which figures a report shows: those that its data make worth a look."""
+"""Which figures a report shows: those for which its data have something to show."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from fedsim.results.lines import Kind, kind_of
 from fedsim.results.rates import lines_of
 from fedsim.results.runs import Part
 
-_MANY_CLIENTS = 8  # from here on, their spread is worth a figure of its own
-_MOST_LINES = 60
-_MOST_CURVES = 14
-_MOST_IN_MATRIX = 30
-_MOST_MATRICES = 4
+_MANY_CLIENTS = 8  # from this number on, their distribution gets a figure of its own
+_MAX_LINES = 60
+_MAX_CURVES = 14
+_MAX_IN_MATRIX = 30
+_MAX_MATRICES = 4
+_MAX_FLEETS = 4
 _LEAK_WIDTH = 640
-_MOST_FLEETS = 4
 _CELL = 56  # pixels that a number in a matrix needs
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its file name, what its title cannot say, and how narrow it may get."""
+    """A chart with its file name, a note below its title, and its minimum width."""
 
     name: str
     chart: AnyChart
     note: str = ""
     min_width: int = 0
-    """In pixels; a reader with less scrolls the figure."""
+    """In pixels; on a narrower screen the figure scrolls."""
 
 
 def figures_of(parts: Sequence[Part]) -> list[Figure]:
-    """Return the figures for all parts; what differs in kind, words or clips, is drawn apart."""
-    found: list[Figure] = []
+    """Return the figures for all parts; WER and accuracy are drawn in separate figures."""
+    drawn: list[Figure] = []
     of_kind: dict[Kind, list[Part]] = {}
     for part in parts:
         if part.rows:
             of_kind.setdefault(kind_of(part.rows), []).append(part)
     for kind, group in of_kind.items():
         suffix = f"_{kind.lower()}" if len(of_kind) > 1 else ""
-        found += [
+        drawn += [
             Figure(figure.name + suffix, figure.chart, figure.note, figure.min_width)
             for figure in [
                 *_leaks(group, kind),
@@ -52,28 +52,28 @@ def figures_of(parts: Sequence[Part]) -> list[Figure]:
                 *_costs(group),
             ]
         ]
-    return [*found, *_layers([part for part in parts if part.rows])]
+    return [*drawn, *_layers([part for part in parts if part.rows])]
 
 
 def fleet_figures(parts: Sequence[Part]) -> list[Figure]:
-    """Return the figures of the first few parts whose round was timed."""
+    """Return the figures of the fleet, for the first few parts with a timed round."""
     timed = [(part, part.timed) for part in parts if part.timed is not None]
-    found: list[Figure] = []
-    for number, (part, one) in enumerate(timed[:_MOST_FLEETS], start=1):
+    drawn: list[Figure] = []
+    for number, (part, round_) in enumerate(timed[:_MAX_FLEETS], start=1):
         note = f"Settings: {part.label}." if part.settings else ""
         suffix = f"_{number}" if len(timed) > 1 else ""
-        ready = clocktables.ready_shares(one.timelines)
+        ready = clocktables.ready_shares(round_.timelines)
         if ready:
             chart = figures.ready_by_class(ready)
-            found.append(Figure(f"fleet_ready{suffix}", chart, note))
+            drawn.append(Figure(f"fleet_ready{suffix}", chart, note))
         for name, draw, spells in (
             ("fleet_work", figures.work_by_class, clocktables.WORK),
             ("fleet_waiting", figures.waiting_by_class, clocktables.WAITING),
         ):
-            table = clocktables.mean_spells(one.timelines, spells)
+            table = clocktables.mean_spells(round_.timelines, spells)
             if table:
-                found.append(Figure(f"{name}{suffix}", draw(table), note))
-    return found
+                drawn.append(Figure(f"{name}{suffix}", draw(table), note))
+    return drawn
 
 
 def _rates(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
@@ -90,20 +90,20 @@ def _rates(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
             chart = figures.error_by_setting(points, kind, title)
             yield Figure(f"error_by_{heading(key).replace(' ', '_')}", chart)
     methods = tables.method_rows(parts)
-    if 1 < len(methods) <= _MOST_LINES and (len(parts) == 1 or {*keys} - {BUDGET, *numbers}):
+    if 1 < len(methods) <= _MAX_LINES and (len(parts) == 1 or {*keys} - {BUDGET, *numbers}):
         chart = figures.error_by_method(methods, kind)
         yield Figure("error_by_method", chart, "", _room(methods))
     if any(len(part.clients) >= _MANY_CLIENTS for part in parts):
         table = tables.client_rates(parts)
-        if table and len(names_of(table)) <= _MOST_LINES:
+        if table and len(names_of(table)) <= _MAX_LINES:
             chart = figures.error_by_client(table, kind)
             yield Figure("error_by_client", chart, "", _room(table))
 
 
 def _varies(table: tables.Table, column: str) -> bool:
-    """Return whether there are curves to draw, and not too many: compressed models only."""
+    """Return whether the compressed models make curves, and not too many."""
     rows = [row for row in table if not row["full"]]
-    return len({row[column] for row in rows}) > 1 and len(names_of(rows)) <= _MOST_CURVES
+    return len({row[column] for row in rows}) > 1 and len(names_of(rows)) <= _MAX_CURVES
 
 
 def _is_number(parts: Sequence[Part], key: str) -> bool:
@@ -112,18 +112,18 @@ def _is_number(parts: Sequence[Part], key: str) -> bool:
 
 
 def _room(table: tables.Table) -> int:
-    """Return the pixels that the names of lines need, and something to see beside them."""
+    """Return the width in pixels for the names of lines and a plot beside them."""
     return 6 * max(len(row["line"]) for row in table) + 200
 
 
 def _transfers(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
     number = 0
     for part in parts:
-        if len(part.clients) > _MOST_IN_MATRIX:
+        if len(part.clients) > _MAX_IN_MATRIX:
             continue
         for method in dict.fromkeys(line.method for line in lines_of(part)):
             table = tables.transfer_matrix(part, method)
-            if table and number < _MOST_MATRICES:
+            if table and number < _MAX_MATRICES:
                 number += 1
                 chart = figures.transfer(table, kind, method)
                 columns = len({row["tuned"] for row in table})
@@ -132,14 +132,14 @@ def _transfers(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
 
 
 def _leaks(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
-    """Yield what releases give away, if they were audited."""
+    """Yield the figure of what releases give away, if they were audited."""
     table = leaks.leak_points(parts, kind)
     if table:
         yield Figure("leak_by_error", figures.leak_by_error(table, kind), "", _LEAK_WIDTH)
 
 
 def _costs(parts: Sequence[Part]) -> Iterator[Figure]:
-    """Yield what calibrations cost, if timing.json says how long each takes a client."""
+    """Yield the figure of what calibrations cost, if timing.json has their seconds per client."""
     seconds: Any = next((s for p in parts if (s := p.timing.get("calibration_seconds"))), {})
     table = tables.calibration_costs(parts, seconds)
     if table:
@@ -150,14 +150,15 @@ def _layers(parts: Sequence[Part]) -> Iterator[Figure]:
     method, depths = layertables.bits_table(parts)
     if depths:
         models = sum(1 for row in depths if row["layer"] == 1)
-        note = f"An even choice of {models} models." if models == layertables.MOST_MODELS else ""
-        yield Figure("bits_by_layer", figures.bits_by_layer(depths, method), note, 480)
-    sensed = layertables.sensitivity_table(parts)
-    if sensed:
+        note = f"An even choice of {models} models." if models == layertables.MAX_MODELS else ""
+        width = 6 * max(len(row["model"]) for row in depths) + 320
+        yield Figure("bits_by_layer", figures.bits_by_layer(depths, method), note, width)
+    sensitivity = layertables.sensitivity_table(parts)
+    if sensitivity:
         measures = {part.scenario.quantization.sensitivity for part in parts if part.sensed}
-        chart = figures.sensitivity_by_layer(sensed, ", ".join(sorted(measures)))
+        chart = figures.sensitivity_by_layer(sensitivity, ", ".join(sorted(measures)))
         yield Figure("sensitivity_by_layer", chart, "", 480)
-    shown, spread = layertables.activation_quantiles(parts)
-    if spread:
-        note = "Some layers, evenly from input to output; outermost values are left out."
-        yield Figure("activations", figures.activations_by_group(spread, shown), note)
+    shown, quantiles = layertables.activation_quantiles(parts)
+    if quantiles:
+        note = "An even choice of layers from input to output; the outermost values are left out."
+        yield Figure("activations", figures.activations_by_group(quantiles, shown), note)

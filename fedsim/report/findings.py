@@ -1,4 +1,4 @@
-"""What was found, in plain sentences: rates with intervals, and methods compared clip by clip."""
+"""The findings in plain sentences: rates with intervals, and methods compared clip by clip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsim.results.lines import Kind, number, size_digits, span
 from fedsim.results.rates import PartLine, clip_counts
 from fedsim.results.runs import Part
 
-_MOST_SENTENCES = 3  # for each question; more are in the table of comparisons
+_MAX_SENTENCES = 3  # per question; more comparisons than this are only counted
 
 
 @dataclass(frozen=True)
@@ -25,82 +25,82 @@ class Compared:
     pair: Pair
     kind: Kind
     result: Comparison
-    """In the sense of `kind`: a greater accuracy is a positive difference."""
+    """In the direction of `kind`: a higher accuracy is a positive difference."""
 
     def sentence(self) -> str:
         """Return the finding as one sentence."""
-        said = self.result.sentence(*self.pair.spoken, self.kind)
-        return f"{self.pair.settings}: {said}." if self.pair.settings else f"{said}."
+        verdict = self.result.sentence(*self.pair.spoken, self.kind)
+        return f"{self.pair.settings}: {verdict}." if self.pair.settings else f"{verdict}."
 
 
 def comparisons(parts: Sequence[Part]) -> list[Compared]:
-    """Return the comparisons that answer the questions; none without the counts of clips."""
-    return [found for pair in pairs_of(parts) if (found := _compared(pair)) is not None]
+    """Return the comparisons that answer the questions; none without counts of single clips."""
+    return [one for pair in pairs_of(parts) if (one := _compared(pair)) is not None]
 
 
 def answers(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
-    """Return each question that was asked with its answer in sentences."""
-    asked: dict[Question, list[Compared]] = {}
-    for found in compared:
-        asked.setdefault(found.pair.question, []).append(found)
+    """Return each question that the comparisons answer, with the answer in sentences."""
+    by_question: dict[Question, list[Compared]] = {}
+    for one in compared:
+        by_question.setdefault(one.pair.question, []).append(one)
     return [
         (
             question.text,
-            [c.sentence() for c in found]
-            if len(found) <= _MOST_SENTENCES
-            else [_tally(question, Counter(str(c.result.verdict) for c in found))],
+            [one.sentence() for one in group]
+            if len(group) <= _MAX_SENTENCES
+            else [_tally(question, Counter(str(one.result.verdict) for one in group))],
         )
-        for question, found in asked.items()
+        for question, group in by_question.items()
     ]
 
 
 def difference(first: PartLine, second: PartLine) -> Comparison | None:
-    """Return how two lines differ on the same clips, in the sense of their kind; None without the
-    counts of clips."""
+    """Return how two lines differ on the same clips, in the direction of their kind; None without
+    counts of single clips."""
     counts = _matched(*(clip_counts(line.part, line.rows) for line in (first, second)))
     if counts is None:
         return None
     sample = first.part.clients_are_a_sample
-    found = compare(*counts, np.random.default_rng(0), over_clients=sample)
-    if first.rate.kind == "accuracy":  # of errors, less is more of accuracy
-        found = replace(found, difference=-found.difference, low=-found.high, high=-found.low)
-    return found
+    result = compare(*counts, np.random.default_rng(0), over_clients=sample)
+    if first.rate.kind == "accuracy":  # fewer errors are a higher accuracy
+        result = replace(result, difference=-result.difference, low=-result.high, high=-result.low)
+    return result
 
 
 def headline(lines: Sequence[PartLine]) -> list[str]:
-    """Return the rate of full precision and the best rate below it, for lines of one kind."""
+    """Return sentences on full precision and the best compressed model, for lines of one kind."""
     measured = [line for line in lines if line.rate.value is not None]
     full = [line for line in measured if line.is_full_precision]
     rest = [line for line in measured if not line.is_full_precision]
-    said = []
+    sentences = []
     if full and all(line.rate == full[0].rate for line in full):
         size = span(full[0].megabytes, size_digits(full[0].megabytes))
         kind = full[0].rate.kind
-        said.append(f"Full precision ({size} MB): {kind} {_rate_words(full[0])}.")
+        sentences.append(f"Full precision ({size} MB): {kind} {_rate_words(full[0])}.")
     if rest:
         best = min(rest, key=_badness)
         kind = best.rate.kind
-        least = "lowest WER" if kind == "WER" else "highest accuracy"
-        which = f"The {least} of {len(rest)} compressed models: "
+        extreme = "lowest WER" if kind == "WER" else "highest accuracy"
+        which = f"The {extreme} of {len(rest)} compressed models: "
         which = which if len(rest) > 1 else f"The compressed model: {kind} "
         where = f", {best.part.label_but_budget}" if best.part.label_but_budget else ""
         size = span(best.megabytes, size_digits(best.megabytes))
-        said.append(f"{which}{_rate_words(best)}, {best.phrase}, {size} MB{where}.")
-    return said
+        sentences.append(f"{which}{_rate_words(best)}, {best.phrase}, {size} MB{where}.")
+    return sentences
 
 
 def points(value: float) -> str:
-    """Return a difference of rates in points with its sign, such as `+1.2` or `−0.4`."""
+    """Return a difference of rates in percentage points with its sign: `+1.2` or `−0.4`."""
     text = f"{100 * value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def _rate_words(line: PartLine) -> str:
     rate = line.rate
-    said = f"{number(rate.value)} %"
+    percent = f"{number(rate.value)} %"
     if rate.low is None or rate.high is None:
-        return said
-    return f"{said} (95 % interval {rate.low:.1f} to {rate.high:.1f})"
+        return percent
+    return f"{percent} (95 % interval {rate.low:.1f} to {rate.high:.1f})"
 
 
 def _badness(line: PartLine) -> float:
@@ -109,28 +109,31 @@ def _badness(line: PartLine) -> float:
 
 
 def _tally(question: Question, tally: Counter[str]) -> str:
-    """Return how often which verdict came out, as one sentence."""
+    """Return how often each verdict was reached, as one sentence."""
     first, second, total = question.first, question.second, tally.total()
     words = [word for word in ("better", "worse") if tally[word]]
     if not words:
-        return f"In none of {total} comparisons could {first} be told apart from {second}."
+        return f"None of {total} comparisons could tell {first} apart from {second}."
     apart = [f"{word} than {second} in {tally[word]}" for word in words]
-    said = f"{first[0].upper()}{first[1:]} came out {' and '.join(apart)} of {total} comparisons"
-    open_ = tally["not distinguishable"]
-    return f"{said}; {open_} could not be decided." if open_ else f"{said}."
+    sentence = (
+        f"{first[0].upper()}{first[1:]} came out {' and '.join(apart)} of {total} comparisons"
+    )
+    undecided = tally["not distinguishable"]
+    return f"{sentence}; {undecided} remained undecided." if undecided else f"{sentence}."
 
 
 def _compared(pair: Pair) -> Compared | None:
-    found = difference(pair.first, pair.second)
-    return None if found is None else Compared(pair, pair.first.rate.kind, found)
+    result = difference(pair.first, pair.second)
+    return None if result is None else Compared(pair, pair.first.rate.kind, result)
 
 
 def _matched(
     first: dict[str, ClipCounts], second: dict[str, ClipCounts]
 ) -> tuple[list[ClipCounts], list[ClipCounts]] | None:
-    """Return the counts of the clients that both have, each client's in one measure, or None.
+    """Return the counts of the clients that both sides have, or None if there are none.
 
-    Where one side sums over the models of several other clients, the other is multiplied.
+    If one side sums over the models of several other clients, the other side is multiplied, so that
+    both count the same number of words.
     """
     ours, theirs = [], []
     for client in sorted(first.keys() & second.keys()):

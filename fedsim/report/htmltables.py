@@ -1,9 +1,8 @@
-"""The tables of the HTML report, but for those of the fleet and of what went wrong."""
+"""The tables of the HTML report, except those of the fleet and of what went wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from fedsim.base.units import MB
 from fedsim.report.cells import (
@@ -19,20 +18,21 @@ from fedsim.report.cells import (
     table_of,
 )
 from fedsim.report.findings import Compared, points
+from fedsim.results.differences import differences
 from fedsim.results.endings import FINISHED, IN_PART
 from fedsim.results.labels import RUN, heading, plain_value
 from fedsim.results.lines import size_digits, source_of, span
 from fedsim.results.rates import PartLine, measure
 from fedsim.results.rows import Row
-from fedsim.results.runs import Part, Run, differences
+from fedsim.results.runs import Part, Run
 from fedsim.scenario.methods import FULL_PRECISION, OWN
 
-MOST_ROWS = 50
-"""Rows of tables that have one or more for a client; files of the run folder hold them all."""
+MAX_ROWS = 50
+"""Rows of tables that have one or more per client; files in the run folder have them all."""
 
 
 def results_table(lines: Sequence[PartLine]) -> HtmlTable:
-    """Return one row a line: the table that a run prints, with intervals."""
+    """Return one row per line: the table that a run prints, with intervals."""
     keys = setting_keys(line.part for line in lines)
     digits = _digits(lines)
     rate_heads, rates = rate_columns([line.rate for line in lines])
@@ -54,13 +54,13 @@ def results_table(lines: Sequence[PartLine]) -> HtmlTable:
     )
 
 
-def clients_table(lines: Sequence[PartLine]) -> HtmlTable:
-    """Return one row a client, method and source, `MOST_ROWS` at most."""
+def clients_table(lines: Sequence[PartLine], max_rows: int = MAX_ROWS) -> HtmlTable:
+    """Return one row per client, method and source, at most `max_rows`."""
     keys = setting_keys(line.part for line in lines)
     digits = _digits(lines)
     rows = [(line.part, row) for line in lines for row in line.rows]
     total = len(rows)
-    rows = sorted(rows, key=lambda found: (found[1].client, found[0].label))[:MOST_ROWS]
+    rows = sorted(rows, key=lambda pair: (pair[1].client, pair[0].label))[:max_rows]
     rate_heads, rates = rate_columns([measure(part, [row]) for part, row in rows])
     heads = [*map(heading, keys), "client", "budget MB", "method", "tuned on", "model MB"]
     return table_of(
@@ -84,7 +84,7 @@ def clients_table(lines: Sequence[PartLine]) -> HtmlTable:
 
 
 def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
-    """Return one row a comparison: the difference, its interval and the verdict."""
+    """Return one row per comparison: the difference, its interval and the verdict."""
     several = any(c.pair.settings for c in compared)
     heads = [*(["settings"] if several else []), "first", "second", "difference, points"]
     heads += [INTERVAL, "the first is", "more clips"]
@@ -105,34 +105,34 @@ def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
     return table_of(heads, rows)
 
 
-def devices_table(parts: Sequence[Part]) -> HtmlTable:
-    """Return one row a client of each run, `MOST_ROWS` at most: its class of device, its budgets,
-    the sizes of its models, its test clips, and how it ended."""
-    places: dict[tuple[str, str], list[Part]] = {}
+def devices_table(parts: Sequence[Part], max_rows: int = MAX_ROWS) -> HtmlTable:
+    """Return one row per client of each run, at most `max_rows`: its device class, its budgets, the
+    sizes of its models, its test clips, and how it ended."""
+    parts_of: dict[tuple[str, str], list[Part]] = {}
     for part in parts:
         for client in part.endings:
-            places.setdefault((str(part.settings.get(RUN, "")), client), []).append(part)
-    several, timed = any(run for run, _ in places), any(part.timed for part in parts)
+            parts_of.setdefault((str(part.settings.get(RUN, "")), client), []).append(part)
+    several, timed = any(run for run, _ in parts_of), any(part.timed for part in parts)
     rows = []
-    for run, client in sorted(places)[:MOST_ROWS]:
-        its = places[run, client]
-        found = [row for part in its for row in part.rows_of.get(client, ())]
-        small = [row.file_bytes / MB for row in found if row.allocation != FULL_PRECISION]
-        budgets = [row.budget_bytes / MB for row in found]
-        known = [p.timed.budgets.get(client) for p in its if p.timed]
-        budgets += [n_bytes / MB for n_bytes in known if n_bytes]
+    for run, client in sorted(parts_of)[:max_rows]:
+        own_parts = parts_of[run, client]
+        own_rows = [row for part in own_parts for row in part.rows_of.get(client, ())]
+        small = [row.file_bytes / MB for row in own_rows if row.allocation != FULL_PRECISION]
+        budgets = [row.budget_bytes / MB for row in own_rows]
+        timed_budgets = [part.timed.budgets.get(client) for part in own_parts if part.timed]
+        budgets += [n_bytes / MB for n_bytes in timed_budgets if n_bytes]
         digits = size_digits(small or budgets)
-        cells = [Cell(run)] * several + [Cell(client)] + [Cell(_device(client, its))] * timed
+        cells = [Cell(run)] * several + [Cell(client)] + [Cell(_device(client, own_parts))] * timed
         cells += [span_cell(budgets, digits), span_cell(small, digits)]
-        cells += [span_cell([float(row.clips) for row in found], 0)]
-        rows.append([*cells, Cell(_ending([part.endings[client] for part in its]))])
+        cells += [span_cell([float(row.clips) for row in own_rows], 0)]
+        rows.append([*cells, Cell(_ending([part.endings[client] for part in own_parts]))])
     heads = [RUN] * several + ["client"] + ["device"] * timed
     heads += ["budget MB", "compressed model MB", "test clips", "state"]
-    return table_of(heads, rows, len(places))
+    return table_of(heads, rows, len(parts_of))
 
 
 def releases_table(parts: Sequence[Part]) -> HtmlTable:
-    """Return one row for each thing that left devices: how many devices, and how many bytes."""
+    """Return one row per field that left devices: from how many, and how many bytes."""
     sizes: dict[tuple[str, str], list[int]] = {}
     clients: dict[tuple[str, str], set[str]] = {}
     costs: dict[tuple[str, str], set[float]] = {}
@@ -144,7 +144,7 @@ def releases_table(parts: Sequence[Part]) -> HtmlTable:
                 clients.setdefault(key, set()).add(release.client)
                 if release.epsilon is not None:
                     costs.setdefault(key, set()).add(release.epsilon)
-    heads = ["what", "when", "clients", "bytes each time", "bytes in all", "ε each time"]
+    heads = ["field", "stage", "clients", "bytes each time", "total bytes", "ε each time"]
     return table_of(
         heads,
         [
@@ -152,17 +152,17 @@ def releases_table(parts: Sequence[Part]) -> HtmlTable:
                 Cell(field.replace("_", " ")),
                 Cell(stage),
                 count_cell(len(clients[stage, field])),
-                Cell(_bytes_span(found), max(found)),
-                count_cell(sum(found)),
+                Cell(_bytes_span(n_bytes), max(n_bytes)),
+                count_cell(sum(n_bytes)),
                 _epsilon_cell(costs.get((stage, field), set())),
             ]
-            for (stage, field), found in sizes.items()
+            for (stage, field), n_bytes in sizes.items()
         ],
     )
 
 
 def _epsilon_cell(costs: set[float]) -> Cell:
-    """Return what releases cost, as a span; nothing where no noise was added."""
+    """Return the range of what releases cost, or `no noise`."""
     if not costs:
         return Cell("no noise")
     ends = f"{min(costs):g}", f"{max(costs):g}"
@@ -170,36 +170,40 @@ def _epsilon_cell(costs: set[float]) -> Cell:
 
 
 def differences_table(runs: Sequence[Run]) -> HtmlTable:
-    """Return one row for each setting in which runs differ."""
-    found = {k: v for k, v in differences(runs).items() if k not in ("name", "description")}
-    rows = [[Cell(key), *(Cell(_setting(v)) for v in values)] for key, values in found.items()]
+    """Return one row per setting in which runs differ."""
+    differing = differences([run.scenario for run in runs])
+    rows = [
+        [Cell(key), *(Cell(plain_value(v) or "-") for v in values)]
+        for key, values in differing.items()
+        if key not in ("name", "description")
+    ]
     return table_of(["setting", *(run.name for run in runs)], rows)
 
 
 def _device(client: str, parts: Sequence[Part]) -> str:
-    """Return the class of a client's device, or classes, as parts say it."""
-    found = (p.timed.devices.get(client, "") for p in parts if p.timed)
-    return ", ".join(filter(None, dict.fromkeys(found))) or "-"
+    """Return the class of a client's device, or its classes if parts differ."""
+    classes = (part.timed.devices.get(client, "") for part in parts if part.timed)
+    return ", ".join(filter(None, dict.fromkeys(classes))) or "-"
 
 
-def _ending(each: Sequence[str]) -> str:
-    """Return how a client ended in the parts of a run together."""
-    if len(set(each)) == 1:
-        return each[0]
-    return IN_PART if {FINISHED, IN_PART} & set(each) else "failed"
+def _ending(endings: Sequence[str]) -> str:
+    """Return how a client ended in all parts of a run together."""
+    if len(set(endings)) == 1:
+        return endings[0]
+    return IN_PART if {FINISHED, IN_PART} & set(endings) else "failed"
 
 
 def _clients_cell(line: PartLine) -> Cell:
-    done, every = line.clients, len(line.part.clients)
-    return Cell(f"{done:,}" if done == every else f"{done:,} of {every:,}", done)
+    done, total = line.clients, len(line.part.clients)
+    return Cell(f"{done:,}" if done == total else f"{done:,} of {total:,}", done)
 
 
 def _counts(row: Row) -> list[Cell]:
     if row.words is not None:
-        wrong, of = row.errors or 0, row.words
+        errors, total = row.errors or 0, row.words
     else:
-        wrong, of = row.clips - (row.correct or 0), row.clips
-    return [count_cell(wrong), count_cell(of)]
+        errors, total = row.clips - (row.correct or 0), row.clips
+    return [count_cell(errors), count_cell(total)]
 
 
 def _digits(lines: Iterable[PartLine]) -> int:
@@ -207,9 +211,5 @@ def _digits(lines: Iterable[PartLine]) -> int:
 
 
 def _bytes_span(values: Sequence[int]) -> str:
-    least, most = f"{min(values):,}", f"{max(values):,}"
-    return least if least == most else f"{least}–{most}"
-
-
-def _setting(value: Any) -> str:
-    return plain_value(value) or "-"
+    low, high = f"{min(values):,}", f"{max(values):,}"
+    return low if low == high else f"{low}–{high}"

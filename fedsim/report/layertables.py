@@ -11,21 +11,21 @@ from fedsim.base.units import MB
 from fedsim.report.tables import Table, joined
 from fedsim.results.lines import source_of
 from fedsim.results.rates import lines_of
-from fedsim.results.rows import Row
+from fedsim.results.rows import Row, Sensed
 from fedsim.results.runs import Part
 from fedsim.scenario.methods import OWN
 
-MOST_MODELS = 40
-"""Models in a figure that has a row for each; of more, an even choice is drawn."""
-_MOST_CURVES = 6
+MAX_MODELS = 40
+"""Models in a figure with one row per model; of more, an even choice is drawn."""
+_MAX_CURVES = 6
 _SHOWN_LAYERS = 6
 _NO_BAND = {"low": None, "high": None}
 
 
 def bits_table(parts: Sequence[Part]) -> tuple[str, Table]:
-    """Return a method, and the bit depth of each layer of each model it made from own clips.
+    """Return a method, and the bit depth of each layer of each of its models tuned on own clips.
 
-    The method is the first whose layers have several depths; models go by budget.
+    The method is the first with a model whose layers differ in depth; models are sorted by budget.
     """
     for method in dict.fromkeys(x.method for p in parts for x in lines_of(p) if x.source == OWN):
         models = [
@@ -53,35 +53,39 @@ def bits_table(parts: Sequence[Part]) -> tuple[str, Table]:
 
 
 def sensitivity_table(parts: Sequence[Part]) -> Table:
-    """Return the sensitivity of each layer as each client sensed it.
+    """Return the sensitivity of each layer, as each client released it.
 
-    Many clients are one curve, `median`, with the least and the greatest value beside it.
+    Many releases become one curve, their median, with the minimum and the maximum.
     """
-    curves: dict[str, tuple[Part, tuple[float, ...]]] = {}
+    curves: dict[str, tuple[Part, Sensed]] = {}
     seen: set[tuple[str, tuple[float, ...]]] = set()
     for part in parts:
         for sensed in part.sensed:
             if sensed.sensitivity and (sensed.client, sensed.sensitivity) not in seen:
                 seen.add((sensed.client, sensed.sensitivity))
                 name = sensed.client
-                curves[joined(name, part.label) if name in curves else name] = (
-                    part,
-                    sensed.sensitivity,
-                )
-    longest = max((len(values) for _, values in curves.values()), default=0)
-    curves = {k: v for k, v in curves.items() if len(v[1]) == longest}  # one model's layers
-    if len(curves) <= _MOST_CURVES:
+                name = joined(name, part.label) if name in curves else name
+                curves[name] = part, sensed
+    longest = max((len(sensed.sensitivity) for _, sensed in curves.values()), default=0)
+    curves = {  # the layers of one model
+        name: curve for name, curve in curves.items() if len(curve[1].sensitivity) == longest
+    }
+    if len(curves) <= _MAX_CURVES:
         return [
             {"line": name, "layer": i, "name": _layer_name(part, i), "value": v, **_NO_BAND}
-            for name, (part, values) in curves.items()
-            for i, v in enumerate(values, start=1)
+            for name, (part, sensed) in curves.items()
+            for i, v in enumerate(sensed.sensitivity, start=1)
         ]
     part = next(iter(curves.values()))[0]
-    every = np.array([values for _, values in curves.values()])
-    columns = zip(np.median(every, 0), every.min(0), every.max(0), strict=True)
+    values = np.array([sensed.sensitivity for _, sensed in curves.values()])
+    clients = {sensed.client for _, sensed in curves.values()}
+    columns = zip(np.median(values, 0), values.min(0), values.max(0), strict=True)
+    name = f"median of {len(clients)} clients"
+    if len(curves) > len(clients):  # each released several times
+        name = f"median of {len(curves)} releases of {len(clients)} clients"
     return [
         {
-            "line": f"median of {len(every)} clients",
+            "line": name,
             "layer": i,
             "name": _layer_name(part, i),
             "value": float(middle),
@@ -93,13 +97,14 @@ def sensitivity_table(parts: Sequence[Part]) -> Table:
 
 
 def activation_quantiles(parts: Sequence[Part]) -> tuple[list[str], Table]:
-    """Return some layers, evenly from input to output, and the quantiles of what they answer.
+    """Return an even choice of layers from input to output, and quantiles of their outputs.
 
-    Of few clients, each a group; of the first part that kept quantiles, as a study does.
+    They come from the first part with few clients that kept quantiles, as a study does; each client
+    is a group.
     """
     for part in parts:
         groups = [sensed for sensed in part.sensed if sensed.quantiles]
-        if not 1 < len(groups) <= _MOST_CURVES:
+        if not 1 < len(groups) <= _MAX_CURVES:
             continue
         last = len(groups[0].sensitivity)
         numbers = dict.fromkeys(np.linspace(1, last, min(_SHOWN_LAYERS, last)).astype(int).tolist())
@@ -119,9 +124,9 @@ def activation_quantiles(parts: Sequence[Part]) -> tuple[list[str], Table]:
 
 
 def _even_choice(models: list[tuple[Part, Row, tuple[int, ...]]]) -> list[Any]:
-    if len(models) <= MOST_MODELS:
+    if len(models) <= MAX_MODELS:
         return models
-    return [models[i] for i in np.linspace(0, len(models) - 1, MOST_MODELS).astype(int)]
+    return [models[i] for i in np.linspace(0, len(models) - 1, MAX_MODELS).astype(int)]
 
 
 def _layer_name(part: Part, layer: int) -> str:

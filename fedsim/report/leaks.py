@@ -1,4 +1,4 @@
-"""What audits found, beside what the same releases cost: the data of a figure and of a table."""
+"""What audits found, and what the same releases cost: the data of a figure and of a table."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _SHOWN = {
     ("the speaker", "rank-1"): "the speaker in another session, rank-1",
     ("a tuning clip", "AUC"): "a clip that was tuned on, AUC",
 }
-"""Figures of attacks that stand for the rest, and what a panel says of them."""
+"""(attribute, measure) of the attacks that are drawn -> the title of their panel."""
 
 
 def findings_of(part: Part) -> list[Finding]:
-    """Return what an audit of a part found; nothing if there was none."""
-    return [f for audited in read_audit(part.path / FILE) for f in audited.findings]
+    """Return the findings of the audits of a part; empty if there was none."""
+    return [finding for audited in read_audit(part.path / FILE) for finding in audited.findings]
 
 
 def leak_points(parts: Sequence[Part], kind: Kind) -> Table:
-    """Return one row for each part and attack: the rate of its model, and what it gives away.
+    """Return one row per part and attack: the rate of its models, and what its release reveals.
 
-    Columns: panel, line, rate, low, high (of the model, in percent), leak, leak_low, leak_high,
+    Columns: panel, line, rate, low, high (of the models, in percent), leak, leak_low, leak_high,
     chance, full (the rate of full precision, or None).
     """
-    made: Table = []
+    table: Table = []
     for part in parts:
         planned = _planned(part)
         if planned is None or kind_of(planned.rows) != kind:
@@ -45,7 +45,7 @@ def leak_points(parts: Sequence[Part], kind: Kind) -> Table:
             panel = _SHOWN.get((finding.attribute, finding.figure))
             if panel is None or finding.value is None:
                 continue
-            made.append(
+            table.append(
                 {
                     "panel": panel,
                     "line": part.label or finding.release,
@@ -59,11 +59,11 @@ def leak_points(parts: Sequence[Part], kind: Kind) -> Table:
                     "full": full[0] if full else None,
                 }
             )
-    return made
+    return table
 
 
 def _planned(part: Part) -> PartLine | None:
-    """Return the line of the first method that looks at what clients released."""
+    """Return the line of the first method whose plans depend on what clients released."""
     lines = [x for x in lines_of(part) if _reads_profile(x) and x.source == OWN]
     return lines[0] if lines and lines[0].rate.value is not None else None
 
@@ -73,23 +73,26 @@ def _reads_profile(line: PartLine) -> bool:
 
 
 def leaks_table(parts: Sequence[Part]) -> HtmlTable:
-    """Return one row for each figure of each attack, those that could not be measured too."""
-    heads = ["release", "inferred", "figure", "value", "95 % interval", "chance", "n", "verdict"]
+    """Return one row per measure of each attack, including those that could not be measured."""
+    heads = ["release", "inferred", "measure", "value", "95 % interval", "chance", "n", "verdict"]
     return table_of(heads, list(_rows(parts)))
 
 
 def _rows(parts: Sequence[Part]) -> Iterator[list[Cell]]:
     for part in parts:
         for finding in findings_of(part):
-            known = finding.value is not None
-            interval = f"[{finding.low:.3f}, {finding.high:.3f}]" if known else "-"
+            measured = finding.value is not None
+            interval = f"[{finding.low:.3f}, {finding.high:.3f}]" if measured else "-"
             yield [
                 Cell(part.label or finding.release),
                 Cell(finding.attribute),
                 Cell(finding.figure),
-                Cell(f"{finding.value:.3f}" if known else "-", finding.value),
+                Cell(f"{finding.value:.3f}" if measured else "-", finding.value),
                 Cell(interval, finding.low),
-                Cell(f"{finding.chance:.3f}" if known else "-", finding.chance if known else None),
+                Cell(
+                    f"{finding.chance:.3f}" if measured else "-",
+                    finding.chance if measured else None,
+                ),
                 Cell(f"{finding.n:,}", finding.n),
-                Cell(finding.verdict if known else f"not measured: {finding.note}"),
+                Cell(finding.verdict if measured else f"not measured: {finding.note}"),
             ]

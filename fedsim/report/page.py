@@ -1,4 +1,4 @@
-"""The HTML report: one file that holds its data, its figures and the scripts that draw them."""
+"""The HTML report: one file with its data, its figures and the scripts that draw them."""
 
 from __future__ import annotations
 
@@ -30,55 +30,73 @@ from fedsim.scenario.methods import FULL_PRECISION
 from fedsim.study.privacy_statement import read_statement
 
 _HERE = Path(__file__).parent
-_BY_CHANCE = 10  # so many comparisons or more need a word on chance
+_MANY_COMPARISONS = 10  # from this number on, a note explains chance
 _OPEN_ROWS = 30  # longer tables are folded
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the report, and the files of its figures if they were asked for."""
+    """The files that were written: the report, and its figures if a folder was given for them."""
 
     path: Path
     figures: tuple[Path, ...]
     gaps: tuple[str, ...]
-    """What is missing of the runs; empty if all finished."""
+    """What is missing from the runs; empty if every client finished."""
 
 
 def write_report(
-    paths: Sequence[Path], out: Path | None = None, figures: Path | None = None
+    paths: Sequence[Path],
+    out: Path | None = None,
+    figures: Path | None = None,
+    max_rows: int = htmltables.MAX_ROWS,
 ) -> Report:
     """Write the report of one or more run folders.
 
     Args:
         paths: run folders; several are reported side by side.
-        out: the file; None is `report.html` in the run folder, or here if there are several.
-        figures: a folder for each figure as HTML, SVG and PNG, or None.
+        out: the file; None for `report.html` in the run folder, or in the working folder if there
+            are several runs.
+        figures: a folder for every figure as HTML, SVG and PNG, or None.
+        max_rows: rows of the tables that have one or more per client.
 
     Raises:
-        FedsimError: if a folder is not a run folder, nothing finished, or a file cannot be written.
+        FedsimError: if a folder is not a run folder, no client finished, or a file cannot be
+            written.
     """
     runs = read_runs(paths)
     parts = [part for run in runs for part in run.parts]
     drawn, clocked = figures_of(parts), fleet_figures(parts)
     file = out or (runs[0].path if len(runs) == 1 else Path()) / "report.html"
     try:
-        write_text(file, render(runs, drawn, clocked))
+        write_text(file, render(runs, drawn, clocked, max_rows))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise FedsimError(f"{file}: the report cannot be written here: {reason}") from error
-    every = [*drawn, *clocked]
-    saved = [path for f in every for path in save(f.chart, figures / f.name)] if figures else []
+        raise FedsimError(
+            f"{file}: the report cannot be written here ({reason}): name another file with --out"
+        ) from error
+    saved = [
+        path
+        for figure in (*drawn, *clocked)
+        if figures is not None
+        for path in save(figure.chart, figures / figure.name)
+    ]
     return Report(file, tuple(saved), tuple(gap for _, gap in _gaps(runs)))
 
 
-def render(runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Figure]) -> str:
-    """Return the report as HTML; `clocked` are the figures of the fleet. The same runs give the
-    same text."""
+def render(
+    runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Figure], max_rows: int
+) -> str:
+    """Return the report as HTML; the same runs give the same text.
+
+    Args:
+        runs: the runs, in order.
+        figures: the figures of all results.
+        clocked: the figures of the fleet.
+        max_rows: rows of the tables that have one or more per client.
+    """
     import vl_convert
 
-    bundle: Any = (
-        vl_convert.javascript_bundle
-    )  # its stub asks for an argument that it can go without
+    bundle: Any = vl_convert.javascript_bundle  # its stub wrongly requires an argument
     parts = [part for run in runs for part in run.parts]
     lines = [line for part in parts for line in lines_of(part)]
     compared = comparisons(parts)
@@ -91,7 +109,7 @@ def render(runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Fig
     ).get_template("report.html")
     return page.render(
         title=" and ".join(dict.fromkeys(run.name for run in runs)),
-        asked=[(run.name, *_paragraphs(run.scenario.description)) for run in runs],
+        descriptions=[(run.name, *_paragraphs(run.scenario.description)) for run in runs],
         gaps=_gaps(runs),
         facts=_facts(runs, lines),
         headline=[sentence for run in runs for sentence in _headline(run, len(runs) > 1)],
@@ -99,9 +117,9 @@ def render(runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Fig
         notes=_notes(parts, compared),
         figures=[_embedded(figure) for figure in figures],
         results=htmltables.results_table(lines),
-        clients=htmltables.clients_table(lines),
+        clients=htmltables.clients_table(lines, max_rows),
         compared=htmltables.comparisons_table(compared),
-        devices=htmltables.devices_table(parts),
+        devices=htmltables.devices_table(parts, max_rows),
         fleet=fleet_section(parts),
         fleet_figures=[_embedded(figure) for figure in clocked],
         clock=CLOCK,
@@ -120,9 +138,9 @@ def render(runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Fig
 
 
 def _statements(parts: Sequence[Part]) -> list[tuple[str, str]]:
-    """Return what each part promises about what leaves a device, with its settings."""
-    found = [(part.label, read_statement(part.path / "privacy.json")) for part in parts]
-    return [(label, one.sentence) for label, one in found if one is not None]
+    """Return the privacy statement of each part, with the part's settings in words."""
+    statements = [(part.label, read_statement(part.path / "privacy.json")) for part in parts]
+    return [(label, one.sentence) for label, one in statements if one is not None]
 
 
 def _gaps(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -131,7 +149,7 @@ def _gaps(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _paragraphs(description: str) -> tuple[str, str]:
-    """Return the first line of a description, and the others as one paragraph."""
+    """Return the first line of a description, and the rest as one paragraph."""
     first, _, rest = description.strip().partition("\n")
     return first, " ".join(rest.split())
 
@@ -139,12 +157,12 @@ def _paragraphs(description: str) -> tuple[str, str]:
 def _headline(run: Run, named: bool) -> list[str]:
     lines = [line for part in run.parts for line in lines_of(part)]
     kinds = dict.fromkeys(line.rate.kind for line in lines)
-    found = [sentence for kind in kinds for sentence in headline(_of_kind(lines, kind))]
-    return [f"{run.name}: {sentence}" for sentence in found] if named else found
+    sentences = [sentence for kind in kinds for sentence in headline(_of_kind(lines, kind))]
+    return [f"{run.name}: {sentence}" for sentence in sentences] if named else sentences
 
 
 def _facts(runs: Sequence[Run], lines: Sequence[PartLine]) -> list[tuple[str, str]]:
-    """Return a few numbers with their names, for the eye."""
+    """Return the key figures below the title: names and values."""
     parts = [part for run in runs for part in run.parts]
     rows = [row for line in lines for row in line.rows]
     clients = [float(len({c for part in run.parts for c in part.clients})) for run in runs]
@@ -166,21 +184,21 @@ def _notes(parts: Sequence[Part], compared: Sequence[Compared]) -> list[str]:
     notes = []
     if not all(any(plan.of for plan in part.plans) for part in parts if part.rows):
         notes.append(
-            "The clients kept no counts of single clips, so intervals are known for each client"
-            " only, and methods are not compared. For both, say study: true in the scenario and"
-            " run it again."
+            "The clients kept no counts of single clips. Intervals are therefore known only for"
+            " single clients, and methods are not compared. For both, set study: true in the"
+            " scenario and run it again."
         )
-    if len(compared) >= _BY_CHANCE:
+    if len(compared) >= _MANY_COMPARISONS:
         chance = len(compared) / 20
         notes.append(
             f"There are {len(compared)} comparisons. Even if no two models differed, about"
-            f" {chance:.0f} of so many would look different by chance."
+            f" {chance:.0f} of them would look different by chance."
         )
     return notes
 
 
 def _embedded(figure: Figure) -> dict[str, Any]:
-    """Return a figure for the page: its title as text, its width that of its place."""
+    """Return a figure for the page, with its title as text and the width of its container."""
     spec = figure.chart.to_dict()
     title = spec.pop("title")
     if "width" in spec:
@@ -196,8 +214,8 @@ def _embedded(figure: Figure) -> dict[str, Any]:
 
 
 def _commands(run: Run) -> list[str]:
-    places = {"run": run.path / "scenario.yaml", "report": run.path}
-    return [f"fedsim {verb} {shlex.quote(str(place))}" for verb, place in places.items()]
+    arguments = {"run": run.path / "scenario.yaml", "report": run.path}
+    return [f"fedsim {verb} {shlex.quote(str(path))}" for verb, path in arguments.items()]
 
 
 def _versions(run: Run) -> dict[str, str]:
@@ -205,18 +223,18 @@ def _versions(run: Run) -> dict[str, str]:
 
 
 def _words(lines: Sequence[PartLine]) -> list[tuple[str, str]]:
-    """Return what the words of the method names mean."""
-    found: dict[str, str] = {}
+    """Return the parts of method names with their meanings."""
+    meanings: dict[str, str] = {}
     for line in lines:
         if line.is_full_precision:
-            found[FULL_PRECISION] = "the full-precision model, for comparison"
+            meanings[FULL_PRECISION] = "the full-precision model, for comparison"
     for line in lines:
         if not line.is_full_precision:
-            found.setdefault(line.allocation, ALLOCATORS[line.allocation].meaning)
+            meanings.setdefault(line.allocation, ALLOCATORS[line.allocation].meaning)
     for line in lines:
         if line.calibration in CALIBRATORS:
-            found.setdefault(line.calibration, CALIBRATORS[line.calibration].meaning)
-    return list(found.items())
+            meanings.setdefault(line.calibration, CALIBRATORS[line.calibration].meaning)
+    return list(meanings.items())
 
 
 def _of_kind(lines: Sequence[PartLine], kind: str) -> list[PartLine]:

@@ -1,6 +1,6 @@
 "use strict";
 
-// Draw the figures, again when the reader changes between light and dark.
+// Draw the figures, and again when the colour scheme changes between light and dark.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 function draw(script) {
@@ -20,7 +20,7 @@ function draw(script) {
   vegaEmbed(place, spec, { renderer: "svg", actions: false }).catch(console.error);
 }
 
-// Give legends as many columns as there is room for.
+// Give legends as many columns as fit.
 function fitLegends(spec, width) {
   const colour = spec.encoding?.color;
   if (colour?.legend) {
@@ -37,7 +37,7 @@ function drawAll() {
 drawAll();
 dark.addEventListener("change", drawAll);
 
-// Sort a table by the column whose head is clicked: numbers by value, what has none last.
+// Sort a table by the column whose heading is clicked: numbers by value, missing ones last.
 function sort(head) {
   const up = head.ariaSort !== "ascending";
   const index = head.cellIndex;

@@ -1,4 +1,4 @@
-"""How figures look, and how they are saved: HTML, SVG and PNG from one definition."""
+"""The style of figures, and how they are saved: as HTML, SVG and PNG from one definition."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import altair as alt
 from fedsim.errors import FedsimError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's palette, which colour-blind readers tell apart; yellow is too faint on white."""
+"""The palette of Okabe and Ito for colour-blind readers, without yellow, too faint on white."""
 GREY = "#767676"
-"""For what others are compared with; seen on white and on black."""
+"""The colour of references; visible on white and on black."""
 WIDTH = 640
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 _DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 4])
@@ -50,17 +50,17 @@ def data(table: Sequence[dict[str, Any]]) -> alt.InlineData:
 
 
 def finished(chart: AnyChart, title: str, subtitle: str = "") -> AnyChart:
-    """Return a chart with its title, a line below it, and the look that all figures share."""
-    words = alt.TitleParams(title, subtitle=subtitle) if subtitle else alt.TitleParams(title)
-    return chart.properties(title=words).configure(**_CONFIG)
+    """Return a chart with its title, a line below it, and the style of all figures."""
+    params = alt.TitleParams(title, subtitle=subtitle) if subtitle else alt.TitleParams(title)
+    return chart.properties(title=params).configure(**_CONFIG)
 
 
 def colour(names: Sequence[str], points: bool = True) -> alt.Color:
-    """Return a colour for each line, always the same for the same place in `names`.
+    """Return a colour for each line, by its position in `names`.
 
     Args:
-        names: of the lines.
-        points: whether lines have points, which then stand in the legend.
+        names: the names of the lines.
+        points: whether lines have points, which the legend then shows.
     """
     cycle = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
     scale = alt.Scale(domain=list(names), range=cycle)
@@ -77,20 +77,20 @@ def dash(names: Sequence[str]) -> alt.StrokeDash:
 
 
 def shape(names: Sequence[str]) -> alt.Shape:
-    """Return a mark for each line; with the colour and the dash it is told apart in grey too."""
+    """Return a mark for each line, so that lines differ without colours too."""
     cycle = [_SHAPES[i % len(_SHAPES)] for i in range(len(names))]
     return alt.Shape("line:N", scale=alt.Scale(domain=list(names), range=cycle), title=None)
 
 
 def names_of(table: Sequence[dict[str, Any]], column: str = "line") -> list[str]:
-    """Return the values of a column in the order they come."""
+    """Return the distinct values of a column in their order."""
     return list(dict.fromkeys(row[column] for row in table))
 
 
 def save(chart: alt.TopLevelMixin, path: Path) -> list[Path]:
     """Write a chart to `path` with .html, .svg and .png added; return the three paths.
 
-    The HTML holds everything it needs and opens without a network.
+    The HTML contains everything that it needs and opens without a network.
 
     Raises:
         FedsimError: if a file cannot be written.
@@ -102,5 +102,8 @@ def save(chart: alt.TopLevelMixin, path: Path) -> list[Path]:
         chart.save(files[1])
         chart.save(files[2], scale_factor=2)
     except OSError as error:
-        raise FedsimError(f"{path}: the figure cannot be written here: {error.strerror}") from error
+        raise FedsimError(
+            f"{path}: the figure cannot be written here ({error.strerror}): name another folder"
+            f" with --figures"
+        ) from error
     return files

@@ -1,4 +1,4 @@
-"""The data of the figures: plain tables, made from parts, that say what each mark stands for."""
+"""The data of the figures: plain tables with one row per mark, computed from parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedsim.base.units import MB
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.results.labels import BUDGET, RUN, settings_label
-from fedsim.results.lines import source_of
+from fedsim.results.lines import corpus_rate, kind_of, source_of
 from fedsim.results.rates import lines_of, measure
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part
@@ -22,29 +22,29 @@ Table = list[dict[str, Any]]
 """Rows of one figure: column -> text, number or None."""
 
 NO_CALIBRATION = "no calibration"
-_COVERED = 0.6  # share of a tune-by-test matrix that must be there
-_MOST_BUDGETS = 12  # more in one part are drawn as _GROUPS groups of clients with like models
+_MIN_COVERED = 0.6  # the share of a matrix of models and clients that must be known
+_MAX_BUDGETS = 12  # more in one part are drawn as _GROUPS groups of clients with similar models
 _GROUPS = 8
-_MOST_RATES = 100  # more different rates are drawn in steps of a hundredth of their range
+_MAX_RATES = 100  # more distinct rates are drawn in steps of a hundredth of their range
 
 
 def size_points(parts: Sequence[Part]) -> Table:
-    """Return one row for each budget of each line: mean model MB, mean bits, rate and interval.
+    """Return one row per budget of each line: mean model MB, mean bits, rate and interval.
 
-    In a sweep the points of a line are the same clients at several budgets; in a mixed fleet they
-    are different clients, and many budgets are a few groups of like ones.
+    In a sweep the points of a line are the same clients at several budgets. In a mixed fleet they
+    are different clients; if there are many budgets, similar ones are grouped.
     """
-    made: Table = []
-    for part, rest in _besides(parts, BUDGET):
+    table: Table = []
+    for part, label in _labels_without(parts, BUDGET):
         group = _budget_groups(part)
         for line in lines_of(part):
             for budget, rows in _grouped(line.rows, group).items():
                 rate = measure(part, rows)
                 if rate.value is None:
                     continue
-                made.append(
+                table.append(
                     {
-                        "line": joined(rest, line.name),
+                        "line": joined(label, line.name),
                         "full": line.is_full_precision,
                         "budget": budget,
                         "mb": round(float(np.mean([r.file_bytes for r in rows])) / MB, 4),
@@ -53,45 +53,45 @@ def size_points(parts: Sequence[Part]) -> Table:
                         **_rate(rate),
                     }
                 )
-    return made
+    return table
 
 
 def setting_points(parts: Sequence[Part], key: str) -> Table:
-    """Return one row for each line and each value of a setting that is a number."""
+    """Return one row per line and value of a numeric setting."""
     return [
         {
-            "line": joined(rest, line.name),
+            "line": joined(label, line.name),
             "full": line.is_full_precision,
             "x": part.settings[key],
             **_rate(line.rate),
         }
-        for part, rest in _besides(parts, key)
+        for part, label in _labels_without(parts, key)
         for line in lines_of(part)
         if line.rate.value is not None
     ]
 
 
 def method_rows(parts: Sequence[Part]) -> Table:
-    """Return one row for each line: its rate and interval; of full precision once, if it is one."""
+    """Return one row per line, its rate and interval; full precision only once if it is equal."""
     lines = [x for part in parts for x in lines_of(part) if x.rate.value is not None]
     full = [line for line in lines if line.is_full_precision]
-    made: Table = []
+    table: Table = []
     if full and all(line.rate == full[0].rate for line in full):
-        made.append({"line": full[0].name, **_rate(full[0].rate)})
+        table.append({"line": full[0].name, **_rate(full[0].rate)})
         lines = [line for line in lines if not line.is_full_precision]
-    return [*made, *({"line": joined(x.part.label, x.name), **_rate(x.rate)} for x in lines)]
+    return [*table, *({"line": joined(x.part.label, x.name), **_rate(x.rate)} for x in lines)]
 
 
 def transfer_matrix(part: Part, method: str) -> Table:
-    """Return one row for each client that tested a model and each client it was tuned on.
+    """Return one row per client that tested a model and client on whose clips it was tuned.
 
-    `change` is the rate less that of the client's own model. The column `no calibration` holds the
-    model that was tuned on nobody's clips, or else the method's own plan without calibration.
-    Empty unless most pairs were tested.
+    `change` is the rate minus that of the client's own model. The column `no calibration` has the
+    model that was tuned on nobody's clips, or else the method's own plan without calibration. The
+    table is empty unless most pairs were tested.
     """
     rows = [row for row in part.rows if row.method == method and source_of(row) != NOBODY]
     people = sorted({r.client for r in rows} | {r.tuned_on for r in rows})
-    if len(people) < 2 or len(rows) < _COVERED * len(people) ** 2:
+    if len(people) < 2 or len(rows) < _MIN_COVERED * len(people) ** 2:
         return []
     own = {row.client: measure(part, [row]).value for row in rows if source_of(row) == OWN}
     return [
@@ -104,20 +104,19 @@ def transfer_matrix(part: Part, method: str) -> Table:
 
 
 def client_rates(parts: Sequence[Part]) -> Table:
-    """Return, for each line, how many clients have which rate, and the quartiles of the clients."""
-    made: Table = []
+    """Return the number of clients per rate, for each line, and the quartiles over clients."""
+    table: Table = []
     for part in parts:
         for line in lines_of(part):
-            of_client: dict[str, list[Row]] = {}
+            rows_of: dict[str, list[Row]] = {}
             for row in line.rows:
-                of_client.setdefault(row.client, []).append(row)
-            rates = [_value(rows) for rows in of_client.values()]
+                rows_of.setdefault(row.client, []).append(row)
+            rates = [corpus_rate(rows, kind_of(rows)) for rows in rows_of.values()]
             known = [round(rate, 2) for rate in rates if rate is not None]
             if not known:
                 continue
-            spread = _few_values(known)
             low, middle, high = (round(float(q), 4) for q in np.quantile(known, [0.25, 0.5, 0.75]))
-            made += [
+            table += [
                 {
                     "line": joined(part.label, line.name),
                     "rate": rate,
@@ -126,29 +125,29 @@ def client_rates(parts: Sequence[Part]) -> Table:
                     "median": middle,
                     "q75": high,
                 }
-                for rate, clients in sorted(spread.items())
+                for rate, clients in sorted(_count_rates(known).items())
             ]
-    return made
+    return table
 
 
-def _few_values(rates: Sequence[float]) -> Counter[float]:
-    """Return how often each rate is there, many different ones rounded to `_MOST_RATES` steps."""
+def _count_rates(rates: Sequence[float]) -> Counter[float]:
+    """Return how often each rate occurs; many distinct rates are rounded to `_MAX_RATES` steps."""
     counts = Counter(rates)
-    if len(counts) > _MOST_RATES:
-        least = min(rates)
-        step = (max(rates) - least) / _MOST_RATES
-        counts = Counter(round(least + round((x - least) / step) * step, 2) for x in rates)
+    if len(counts) > _MAX_RATES:
+        low = min(rates)
+        step = (max(rates) - low) / _MAX_RATES
+        counts = Counter(round(low + round((x - low) / step) * step, 2) for x in rates)
     return counts
 
 
 def calibration_costs(parts: Sequence[Part], seconds: Mapping[str, float]) -> Table:
-    """Return what each calibration costs and gains against no user data, for the same allocation.
+    """Return the cost of each calibration and its gain over calibration without user data.
 
     Args:
         parts: the results.
-        seconds: of a client, by calibration.
+        seconds: calibration -> seconds per client.
     """
-    made: Table = []
+    table: Table = []
     for part in parts:
         lines = [line for line in lines_of(part) if line.source in (OWN, NOBODY)]
         base = {x.allocation: x.rate.value for x in lines if not _reads_user_data(x.calibration)}
@@ -156,7 +155,7 @@ def calibration_costs(parts: Sequence[Part], seconds: Mapping[str, float]) -> Ta
             before, after = base.get(line.allocation), line.rate.value
             if line.calibration in seconds and before is not None and after is not None:
                 gain = before - after if line.rate.kind == "WER" else after - before
-                made.append(
+                table.append(
                     {
                         "line": joined(part.label, line.allocation),
                         "calibration": line.calibration,
@@ -164,7 +163,7 @@ def calibration_costs(parts: Sequence[Part], seconds: Mapping[str, float]) -> Ta
                         "gain": round(gain, 4),
                     }
                 )
-    return made
+    return table
 
 
 def _rate(rate: Any) -> dict[str, float | None]:
@@ -172,35 +171,26 @@ def _rate(rate: Any) -> dict[str, float | None]:
     return {k: None if v is None else round(v, 4) for k, v in values.items()}
 
 
-def _value(rows: Sequence[Row]) -> float | None:
-    """Return the rate of rows without its interval, in percent."""
-    words, errors = sum(r.words or 0 for r in rows), sum(r.errors or 0 for r in rows)
-    if words:
-        return 100 * errors / words
-    counted = [r for r in rows if r.correct is not None and r.clips]
-    clips = sum(r.clips for r in counted)
-    return 100 * sum(r.correct or 0 for r in counted) / clips if clips else None
-
-
-def _besides(parts: Sequence[Part], key: str) -> Iterable[tuple[Part, str]]:
-    """Yield each part with its settings in words, but for `key` and what then tells nothing."""
-    rest = [{k: v for k, v in part.settings.items() if k not in (key, RUN)} for part in parts]
-    places = [(str(part.settings.get(key)), str(r)) for part, r in zip(parts, rest, strict=True)]
-    if len(set(places)) < len(places):  # two runs with the same settings
-        rest = [{k: v for k, v in part.settings.items() if k != key} for part in parts]
-    for part, settings in zip(parts, rest, strict=True):
+def _labels_without(parts: Sequence[Part], key: str) -> Iterable[tuple[Part, str]]:
+    """Yield each part with its settings in words, without `key`, and without the run if the other
+    settings tell parts apart."""
+    others = [{k: v for k, v in part.settings.items() if k not in (key, RUN)} for part in parts]
+    points = {(str(p.settings.get(key)), str(o)) for p, o in zip(parts, others, strict=True)}
+    if len(points) < len(parts):  # two runs with the same settings
+        others = [{k: v for k, v in part.settings.items() if k != key} for part in parts]
+    for part, settings in zip(parts, others, strict=True):
         yield part, settings_label(settings)
 
 
 def _budget_groups(part: Part) -> dict[int, float]:
-    """Return budget in bytes -> in MB; of many budgets, the mean of those with like models."""
+    """Return budget in bytes -> in MB; many budgets become means of groups of similar models."""
     sizes: dict[int, int] = {}
     for row in part.rows:
         small = 0 if row.allocation == FULL_PRECISION else row.file_bytes
         sizes[row.budget_bytes] = max(small, sizes.get(row.budget_bytes, 0))
     groups = {budget: budget for budget in sizes}
-    if len(sizes) > _MOST_BUDGETS:
-        # Beyond the widest model a budget changes nothing: equal sizes are of one group.
+    if len(sizes) > _MAX_BUDGETS:
+        # Budgets above the largest model change nothing, so equal sizes are one group.
         edges = np.quantile([*sizes.values()], np.linspace(0, 1, _GROUPS + 1)[1:-1])
         groups = {b: int(np.searchsorted(edges, size, "right")) for b, size in sizes.items()}
     members: dict[int, list[int]] = {}
@@ -210,14 +200,14 @@ def _budget_groups(part: Part) -> dict[int, float]:
 
 
 def _grouped(rows: Sequence[Row], group: Mapping[int, float]) -> dict[float, list[Row]]:
-    found: dict[float, list[Row]] = {}
+    groups: dict[float, list[Row]] = {}
     for row in rows:
-        found.setdefault(group[row.budget_bytes], []).append(row)
-    return dict(sorted(found.items()))
+        groups.setdefault(group[row.budget_bytes], []).append(row)
+    return dict(sorted(groups.items()))
 
 
 def joined(*words: str) -> str:
-    """Return words with dots between, those that say nothing left out."""
+    """Return the words that are not empty, with dots between them."""
     return " · ".join(word for word in words if word)
 
 

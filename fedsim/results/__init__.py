@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, the ledger, the table of results."""
+"""What a run leaves behind: its folder, its ledger its table of results, and their readers."""

@@ -1,4 +1,4 @@
-"""How each client of a run ended: every client in one way, so that the counts add up."""
+"""How each client of a run ended: exactly one ending per client, so that the counts add up."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ ENDINGS = {
     "quarantined": "was put in quarantine",
     "failed": "failed",
 }
-"""Ending -> the words for one client that ended so."""
+"""Ending -> what one client did, in words."""
 _RANK = ("failed", "dropped", "quarantined", "declined")
 
 
 def endings(finished: Iterable[str], failures: Sequence[Failure]) -> dict[str, str]:
     """Return client -> how it ended, one of `ENDINGS`.
 
-    `in part` is a client that finished and lacks results that another's failure cost. Of several
-    failures of one client, what others' models cost it (`failed`) is the least telling.
+    A client ended `in part` if it finished but lacks results because another client failed. If a
+    client failed several times, the last outcome in the order failed, dropped, quarantined,
+    declined counts: `failed` may only mean that another client's model was missing.
     """
     ended = dict.fromkeys(finished, FINISHED)
     for failure in sorted(failures, key=lambda failure: _RANK.index(failure.outcome)):
@@ -35,7 +36,7 @@ def endings(finished: Iterable[str], failures: Sequence[Failure]) -> dict[str, s
 
 
 def sentences(ended: Iterable[str]) -> list[str]:
-    """Return how many clients did not finish, or lost results: `2 clients failed`, ..."""
+    """Return how many clients did not finish or lost results: `2 clients failed`, ..."""
     counts = Counter(ended)
     order = ("failed", "dropped", "quarantined", "declined", IN_PART)
     return [

@@ -1,4 +1,4 @@
-"""What a run prints of its fleet: a line for each class of device, and one for the server."""
+"""The fleet as a run prints it: one line per device class, and one for the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.base.units import MB, size_words, time_words
+from fedsim.base.units import MB, count_words, size_words, time_words
 from fedsim.fleet.timeline import OUTCOMES, STRAGGLER, ClassTimes, ServerTotals, summarize
 from fedsim.results.labels import plain_value
 from fedsim.results.table import new_table
@@ -17,13 +17,13 @@ from fedsim.results.timed import TimedRound
 
 _LEGEND = (
     "delivered: the model was calibrated before the round closed",
-    "ready: how long that took on the virtual clock; p90: of nine in ten delivered",
-    "MB down, J: of all clients of the class; joules of computing and radio",
+    "ready: time until then on the virtual clock; p90: of nine in ten delivered clients",
+    "MB down, J: totals of the class; J is the energy of computing and radio",
 )
 
 
 def print_fleet(timed: TimedRound, console: Console) -> None:
-    """Print a round on the virtual clock, by class of device; at most ten lines or so."""
+    """Print a round on the virtual clock by device class."""
     classes = summarize(timed.timelines)
     table = _table(["device"])
     for line in classes:
@@ -35,7 +35,7 @@ def print_fleet(timed: TimedRound, console: Console) -> None:
 
 
 def print_fleets(rounds: Sequence[tuple[dict[str, Any], TimedRound]], console: Console) -> None:
-    """Print the whole fleet in one line for each combination of settings."""
+    """Print one line for the whole fleet per combination of settings."""
     table = _table([key.split(".")[-1] for key in rounds[0][0]])
     for settings, timed in rounds:
         every = summarize(timed.timelines)[-1]
@@ -49,12 +49,13 @@ def print_fleets(rounds: Sequence[tuple[dict[str, Any], TimedRound]], console: C
 def clients_line(every: ClassTimes) -> str:
     """Return in one sentence how the clients of a round ended, and how many were stragglers."""
     ended = [f"{n:,} {outcome}" for outcome in OUTCOMES if (n := getattr(every, outcome))]
-    said = f"Clients: {', '.join(ended)}"
+    sentence = f"Clients: {', '.join(ended)}"
     if every.stragglers:
-        said += f"; {every.stragglers:,} of those delivered took over {STRAGGLER} times the median"
+        taken = f"took more than {STRAGGLER} times the median"
+        sentence += f"; {every.stragglers:,} of the delivered {taken}"
     if every.late or every.battery:
-        said += "; results are of all that finish, if not in time or on a battery that lasts"
-    return f"{said}."
+        sentence += "; the results include clients that were late or ran out of battery"
+    return f"{sentence}."
 
 
 def server_line(server: ServerTotals) -> str:
@@ -62,14 +63,15 @@ def server_line(server: ServerTotals) -> str:
     sent, full, shared = (
         size_words(n) for n in (server.sent_bytes, server.full_bytes, server.shared_bytes)
     )
-    queue = "nobody waited" if not server.peak_queue else f"at most {server.peak_queue:,} waited"
+    waited = count_words(server.peak_queue, "client") if server.peak_queue else "no client"
+    queue = f"at most {waited}" if server.peak_queue else waited
     closed = server.closed_s
     ended = f"the last client ended after {time_words(server.end_s)}"
     if closed is not None:
         ended = f"the round closed after {time_words(closed)}, and {ended}"
     return (
-        f"Server: {sent} sent ({full} if every device fetched everything, {shared} if each"
-        f" distinct blob left once); {queue} to be planned for; {ended}."
+        f"Server: {sent} sent ({full} if every device downloaded everything, {shared} if each"
+        f" distinct blob was sent once); {queue} waited for a planner; {ended}."
     )
 
 

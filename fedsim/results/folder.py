@@ -1,4 +1,4 @@
-"""The run folder: `runs/<scenario>/<stamp>/`, and what lies in it."""
+"""The run folder, `runs/<scenario>/<UTC time>/`, and the files in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedsim.results.rows import Row, from_arrow, to_arrow
 from fedsim.scenario.schema import Scenario
 
 MATRIX_INDEX = "matrix.json"
-"""In the folder of a matrix: the settings and the folder of each combination."""
+"""In the folder of a matrix: the settings and the run folder of each combination, in JSON."""
 _PACKAGES = (
     *("flwr", "ray", "torch", "transformers", "datasets", "numpy", "jiwer"),
     *("safetensors", "pyarrow", "pydantic"),
@@ -29,13 +29,13 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the files of one run lie."""
+    """The paths of the files of one run."""
 
     path: Path
 
     @property
     def scenario(self) -> Path:
-        """The scenario as resolved, a YAML file that runs again."""
+        """The resolved scenario, a YAML file that can be run again."""
         return self.path / "scenario.yaml"
 
     @property
@@ -50,28 +50,28 @@ class RunFolder:
 
     @property
     def cost(self) -> Path:
-        """What the model costs devices, in JSON; there only if the scenario has a fleet."""
+        """What the model costs devices, in JSON; only if the scenario has a fleet."""
         return self.path / "cost.json"
 
     @property
     def timeline(self) -> Path:
-        """The Parquet file of the virtual clock, a line a client; likewise."""
+        """The Parquet file of the virtual clock, one row per client; only with a fleet, too."""
         return self.path / "timeline.parquet"
 
     @property
     def timing(self) -> Path:
-        """When the run began, how long it took and on how many workers, in JSON."""
+        """When the run began, how long it took, and with how many workers, in JSON."""
         return self.path / "timing.json"
 
     @property
     def tables(self) -> Path:
-        """SHA-256 of the files that say what devices the clients have, by path, in JSON; there only
-        if the scenario's fleet names any."""
+        """Path -> SHA-256 of the scenario's own device tables, in JSON; only if its fleet names
+        any."""
         return self.path / "tables.json"
 
     @property
     def privacy(self) -> Path:
-        """What was promised of what leaves a device, in JSON."""
+        """The privacy statement: what is guaranteed for what leaves a device, in JSON."""
         return self.path / "privacy.json"
 
     @property
@@ -86,20 +86,20 @@ class RunFolder:
 
     @property
     def models(self) -> Path:
-        """The folder of model files; there only if the scenario says `save_models`."""
+        """The folder of model files; only if the scenario sets `save_models`."""
         return self.path / "models"
 
 
 def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
-    """Make the run folder and write the scenario and the versions into it.
+    """Create the run folder and write the scenario and the versions to it.
 
     Args:
-        out: exactly this folder, which must be empty or absent; or None for a new one below
+        out: the folder, which must be empty or missing; None for a new one in
             `runs/<scenario name>/`, named by the UTC time.
-        scenario: what is run.
+        scenario: the scenario to run.
 
     Raises:
-        FedsimError: if `out` is not empty, or the folder cannot be made or written.
+        FedsimError: if `out` is not empty, or the folder cannot be created or written.
     """
     try:
         path = new_run_path(scenario.name) if out is None else _take_empty(out)
@@ -108,8 +108,8 @@ def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
         write_text(folder.versions, json.dumps(versions(), indent=2) + "\n")
         tables = _fleet_tables(scenario)
         if tables:
-            said = json.dumps({name: _sha256(Path(name)) for name in tables}, indent=2)
-            write_text(folder.tables, said + "\n")
+            digests = {name: _sha256(Path(name)) for name in tables}
+            write_text(folder.tables, json.dumps(digests, indent=2) + "\n")
         if scenario.save_models:
             folder.models.mkdir()
     except OSError as error:
@@ -118,45 +118,45 @@ def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
 
 
 RELEVANT_VERSIONS = ("fedsim", "torch", "transformers", "numpy")
-"""Packages of which another version may give other results."""
+"""Packages whose other versions may give other results."""
 
 
 def open_run(path: Path) -> RunFolder:
-    """Return the folder of a run that was begun, to go on with it.
+    """Return the folder of a run that was begun, to resume it.
 
     Raises:
-        FedsimError: if it is no run folder, or was begun with other versions or with other tables
-            of devices: the results of both would not be those of one run.
+        FedsimError: if it is not a run folder, or was begun with other versions or other device
+            tables, so that old and new results would not belong together.
     """
     folder = RunFolder(path.expanduser().absolute())
     if not folder.scenario.is_file() or not folder.versions.is_file():
         raise FedsimError(
-            f"{path}: this is not a run folder, for it has no scenario.yaml and versions.json: "
-            f"name the folder that the run printed"
+            f"{path}: this is not a run folder (it lacks scenario.yaml or versions.json): name the"
+            f" folder that the run printed"
         )
     try:
         begun = json.loads(folder.versions.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise FedsimError(f"{folder.versions} is damaged ({error}): begin a new run") from error
-    here = versions()
+        raise FedsimError(f"{folder.versions}: damaged ({error}): begin a new run") from error
+    installed = versions()
     for name in RELEVANT_VERSIONS:
-        if begun.get(name) != here[name]:
+        if begun.get(name) != installed[name]:
             raise FedsimError(
-                f"{path}: the run was begun with {name} {begun.get(name)}, and here is "
-                f"{here[name]}: install that version, or begin a new run"
+                f"{path}: the run was begun with {name} {begun.get(name)}, but {installed[name]} is"
+                f" installed: install that version, or begin a new run"
             )
     tables = json.loads(folder.tables.read_text("utf-8")) if folder.tables.is_file() else {}
     for name, digest in tables.items():
         if not Path(name).is_file() or _sha256(Path(name)) != digest:
             raise FedsimError(
-                f"{path}: the run was begun with other devices than {name} holds now: put the file "
-                f"back as it was, or begin a new run"
+                f"{path}: the run was begun with other devices than {name} holds now: restore the"
+                f" file, or begin a new run"
             )
     return folder
 
 
 def _fleet_tables(scenario: Scenario) -> list[str]:
-    """Return the paths of the scenario's own tables of devices."""
+    """Return the paths of the scenario's own device tables."""
     fleet = scenario.fleet
     return [name for name in (fleet.catalogue, fleet.trace) if name] if fleet else []
 
@@ -167,10 +167,10 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def locked(folder: RunFolder) -> Iterator[None]:
-    """Keep a run folder to this process while open; the lock ends with the process, however.
+    """Lock a run folder for this process; the lock is released however the process ends.
 
     Raises:
-        FedsimError: if another process works in it, or it cannot be written.
+        FedsimError: if another process has locked it, or it cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -179,8 +179,8 @@ def locked(folder: RunFolder) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise FedsimError(
-            f"{folder.path}: another process is running in this folder: wait until it has ended, "
-            f"or name another --out folder"
+            f"{folder.path}: another process is running in this folder: wait until it has ended,"
+            f" or name another --out folder"
         ) from None
     except OSError as error:
         raise _unwritable(error, folder.path) from error
@@ -191,10 +191,10 @@ def locked(folder: RunFolder) -> Iterator[None]:
 
 
 def new_run_path(name: str) -> Path:
-    """Make an empty folder `runs/<name>/<UTC time>` in the working folder and return its path.
+    """Create an empty folder `runs/<name>/<UTC time>` in the working folder; return its path.
 
     Raises:
-        FedsimError: if it cannot be made.
+        FedsimError: if it cannot be created.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
@@ -204,18 +204,20 @@ def new_run_path(name: str) -> Path:
         except FileExistsError:
             if path.exists():
                 continue  # another run began in the same second
-            raise FedsimError(f"{path}: a file stands where the folder should be") from None
+            raise FedsimError(
+                f"{path}: a file is in the place of this folder: move it, or name an --out folder"
+            ) from None
         except OSError as error:
             raise _unwritable(error, path) from error
         return path
-    raise FedsimError(f"runs/{name}/{stamp}: a thousand runs began in this second: wait a second")
+    raise FedsimError(f"runs/{name}/{stamp}: 999 runs began in this second: wait a second")
 
 
 def write_results(folder: RunFolder, rows: Sequence[Row], scenario: Scenario) -> None:
-    """Write `results.parquet`, whole or not at all; equal results make equal bytes.
+    """Write `results.parquet`, whole or not at all; equal results give equal bytes.
 
     The file's metadata holds `fedsim.scenario` (the name) and `fedsim.scenario_json`. The latter
-    leaves out `engine`, for no result depends on it and files of two engines can be compared.
+    leaves out `engine`, on which no result depends, so that files of two engines can be compared.
 
     Raises:
         FedsimError: if the file cannot be written.
@@ -242,17 +244,17 @@ def read_results(path: Path) -> list[Row]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, the platform and the packages that results may depend on."""
-    found = {
+    installed = {
         "fedsim": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
     }
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def _take_empty(out: Path) -> Path:
@@ -267,4 +269,7 @@ def _take_empty(out: Path) -> Path:
 
 def _unwritable(error: OSError, path: Path) -> FedsimError:
     reason = (error.strerror or str(error)).lower()
-    return FedsimError(f"{error.filename or path}: the run cannot be written here: {reason}")
+    return FedsimError(
+        f"{error.filename or path}: the run cannot be written here ({reason}): check permissions"
+        f" and free space, or name another --out folder"
+    )

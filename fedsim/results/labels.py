@@ -1,4 +1,4 @@
-"""Settings in words: what tells the parts of a report from each other."""
+"""Settings in words: they tell the parts of a report apart."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 RUN = "run"
-"""The setting that names the run, where there are several."""
+"""The setting that names the run, if there are several."""
 BUDGET, TUNING_CLIPS = "clients.budget_mb", "corpus.tuning_clips"
 PRIVACY = "privacy"
-"""The setting that a matrix of releases varies: a mapping, said in its own words."""
+"""The setting that a matrix of releases varies: a mapping, whose keys say enough."""
 _PHRASES = {RUN: "{}", PRIVACY: "{}", BUDGET: "{} MB", TUNING_CLIPS: "{} tuning clips"}
 
 
@@ -22,12 +22,12 @@ def settings_label(settings: Mapping[str, Any]) -> str:
 
 
 def heading(key: str) -> str:
-    """Return the last word of a dotted key, as the head of a column: `budget MB`."""
+    """Return the last part of a dotted key as the heading of a column: `budget MB`."""
     return "budget MB" if key == BUDGET else key.rsplit(".", 1)[-1].replace("_", " ")
 
 
 def plain_value(value: Any) -> str:
-    """Return a setting's value as one would say it: no brackets, no quotes."""
+    """Return a setting's value as plain text, without brackets or quotes."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):

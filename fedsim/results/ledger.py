@@ -1,15 +1,15 @@
-"""The ledger of a run: an SQLite file that holds all that finished, whatever happens to the run.
+"""The ledger of a run: an SQLite file with everything that finished, whatever happens to the run.
 
-One transaction per client: a client is in the ledger whole or not at all, also after kill -9 or a
-power cut. What a client that is not finished has reached is kept too, where doing it again would
-cost the others' time (`keep`).
+One transaction per client: a client is in the ledger completely or not at all, even after kill -9
+or a power cut. Replies of clients that have not finished are kept too, where asking again would
+cost other clients time (`keep`).
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from fedsim.results.ledger_schema import (
 )
 from fedsim.results.records import Event, Failure, Log, Outcome, Payload, Release, Workload
 from fedsim.results.rows import COLUMNS, Plan, Row, Sensed, sort_rows
-from fedsim.results.sqlite import connect, explained, transaction
+from fedsim.results.sqlite import BUSY_S, connect, explained, transaction
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,16 +40,21 @@ if TYPE_CHECKING:
 class Ledger:
     """An open ledger. Its methods may be called from any thread; close it, or use `with`."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Open the ledger at `path`, or make it there.
+    def __init__(self, path: str | Path, busy_s: float = BUSY_S) -> None:
+        """Open the ledger at `path`, or create it.
+
+        Args:
+            path: the file.
+            busy_s: seconds to wait for another process that has locked the file.
 
         Raises:
             FedsimError: if the file cannot be opened or written, or is of another version.
         """
         self.path = Path(path)
+        self._busy_s = busy_s
         self._lock = threading.RLock()
-        with explained(self.path, "ledger"):
-            self._db = connect(self.path)
+        with self._explained():
+            self._db = connect(self.path, busy_s)
         try:
             self._set_up()
         except FedsimError:
@@ -75,16 +80,21 @@ class Ledger:
         log: Log | None = None,
         payloads: Sequence[Payload] = (),
     ) -> None:
-        """Write all results of a client in one transaction, in place of any it had.
+        """Write all results of a client in one transaction, replacing any that it had.
 
         Raises:
-            ValueError: if a row is of another client, or two rows have one method and `tuned_on`.
-            FedsimError: if the file cannot be written; then nothing of the client is.
+            ValueError: if a row belongs to another client, or two rows have the same method and
+                `tuned_on`.
+            FedsimError: if the file cannot be written; nothing of the client is written then.
         """
-        if any(c != client for c in [*(r.client for r in rows), *(p.client for p in plans)]):
-            raise ValueError(f"rows of client {client!r} include another client's")
+        if {client} < {client, *(row.client for row in rows), *(plan.client for plan in plans)}:
+            raise ValueError(
+                f"client {client!r}: a row belongs to another client: pass only its own"
+            )
         if len({(row.method, row.tuned_on) for row in rows}) < len(rows):
-            raise ValueError(f"client {client!r} has two rows of one method and tuned_on")
+            raise ValueError(
+                f"client {client!r}: two rows have the same method and tuned_on: pass one of them"
+            )
         places = ", ".join("?" for _ in COLUMNS)
         with self._transaction() as db:
             db.execute("DELETE FROM results WHERE client = ?", (client,))
@@ -97,14 +107,10 @@ class Ledger:
                 "INSERT INTO plans VALUES (?, ?, ?, ?, ?, ?)",
                 [
                     (
-                        p.client,
-                        p.method,
-                        p.tuned_on,
-                        bytes(p.bits),
-                        pack_counts(p.wrong),
-                        pack_counts(p.of),
+                        *(plan.client, plan.method, plan.tuned_on, bytes(plan.bits)),
+                        *(pack_counts(plan.wrong), pack_counts(plan.of)),
                     )
-                    for p in plans
+                    for plan in plans
                 ],
             )
             if sensed is not None:
@@ -123,13 +129,13 @@ class Ledger:
             db.execute("INSERT OR REPLACE INTO clients (client) VALUES (?)", (client,))
 
     def keep(self, client: str, stage: str, reply: str, log: Log | None = None) -> None:
-        """Write what a client that is not finished yet answered at a stage, as text."""
+        """Write the reply of an unfinished client at a stage, as text."""
         self.keep_together(stage, {client: reply}, [] if log is None else [log])
 
     def keep_together(
         self, stage: str, replies: Mapping[str, str], logs: Iterable[Log] = ()
     ) -> None:
-        """Write what several clients answered at a stage (client -> text), of all or of none."""
+        """Write the replies of several clients at a stage (client -> text), all or none."""
         with self._transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)",
@@ -146,7 +152,7 @@ class Ledger:
         outcome: Outcome = "failed",
         log: Log | None = None,
     ) -> None:
-        """Write that a client failed at a stage, and why; what it finished before is kept."""
+        """Write that a client failed at a stage, and why; its earlier results are kept."""
         with self._transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)",
@@ -160,14 +166,14 @@ class Ledger:
             write_log(db, log)
 
     def begin_again(self) -> None:
-        """Forget what is to be done anew when a run is resumed.
+        """Delete what a resumed run does again.
 
-        That is every client that failed, with its results if it has some (a model of another's was
-        missing), and what was written of clients of which nothing is kept.
+        That is everything about clients that failed, including results that they have (a model of
+        another client may have been missing), and the logs of stages whose reply was not kept.
         """
         with self._transaction() as db:
             for table in ("clients", "results", "plans", "sensed", "kept", "payloads"):
-                # Who was asked for a group's mean stays so: never twice, with and without one.
+                # Groups are never asked twice: two sums, with and without a client, reveal it.
                 keep = f"AND stage != '{ASKED_GROUP}'" if table == "kept" else ""
                 db.execute(
                     f"DELETE FROM {table} WHERE client IN (SELECT client FROM failures) {keep}"
@@ -195,7 +201,7 @@ class Ledger:
             )
 
     def sensed(self) -> Iterator[Sensed]:
-        """Yield what each client sensed, sorted by client."""
+        """Yield what the server knows of each client's layers, sorted by client."""
         query = "SELECT client, sensitivity, quantiles, depths FROM sensed ORDER BY client"
         for client, sensitivity, quantiles, depths in self._read(query):
             yield Sensed(
@@ -203,48 +209,48 @@ class Ledger:
             )
 
     def payloads(self) -> list[Payload]:
-        """Return what the server saw of each client that finished, sorted by client and round."""
+        """Return the releases of each finished client as bytes, sorted by client and round."""
         query = "SELECT client, round, release, payload FROM payloads ORDER BY 1, 2"
         return [Payload(*values) for values in self._read(query)]
 
     def kept(self, stage: str) -> Iterator[str]:
-        """Yield what `keep` wrote at a stage, sorted by client."""
+        """Yield the replies that were kept at a stage, sorted by client."""
         for (reply,) in self._read("SELECT reply FROM kept WHERE stage = ? ORDER BY client", stage):
             yield reply
 
     def failures(self) -> list[Failure]:
         """Return every failure, sorted by client and stage."""
-        found = self._read("SELECT client, stage, reason, outcome FROM failures")
-        return [Failure(*values) for values in sorted(found)]
+        records = self._read("SELECT client, stage, reason, outcome FROM failures")
+        return [Failure(*values) for values in sorted(records)]
 
     def events(self) -> list[Event]:
-        """Return every event, sorted by client; a client's in the order they happened."""
-        found = self._read(f"SELECT {EVENT_NAMES} FROM events ORDER BY client, id")
-        return [Event(*values) for values in found]
+        """Return every event, sorted by client and then by time."""
+        records = self._read(f"SELECT {EVENT_NAMES} FROM events ORDER BY client, id")
+        return [Event(*values) for values in records]
 
     def all_releases(self) -> list[Release]:
-        """Return every release in the order they were written."""
-        found = self._read(f"SELECT {RELEASE_NAMES} FROM releases ORDER BY id")
-        return [Release(*values) for values in found]
+        """Return every release in the order of writing."""
+        records = self._read(f"SELECT {RELEASE_NAMES} FROM releases ORDER BY id")
+        return [Release(*values) for values in records]
 
     def message_bytes(self) -> dict[str, dict[tuple[str, str], int]]:
-        """Return client -> (stage, direction) -> bytes of its messages, without models."""
-        found: dict[str, dict[tuple[str, str], int]] = {}
+        """Return client -> (stage, direction) -> bytes of its messages, models not counted."""
+        sizes: dict[str, dict[tuple[str, str], int]] = {}
         query = (
             "SELECT client, stage, direction, SUM(bytes) FROM releases"
             " WHERE field NOT LIKE 'model %' GROUP BY 1, 2, 3"
         )
         for client, stage, direction, size in self._read(query):
-            found.setdefault(client, {})[stage, direction] = size
-        return found
+            sizes.setdefault(client, {})[stage, direction] = size
+        return sizes
 
     def workloads(self) -> dict[tuple[str, str], Workload]:
-        """Return (client, stage) -> how much there was to compute on."""
-        found = self._read("SELECT client, stage, clips, seconds, tokens FROM workloads")
-        return {values[:2]: Workload(*values) for values in found}
+        """Return (client, stage) -> how much audio there was to compute on."""
+        records = self._read("SELECT client, stage, clips, seconds, tokens FROM workloads")
+        return {values[:2]: Workload(*values) for values in records}
 
     def planned(self, method: str) -> dict[str, tuple[int, ...]]:
-        """Return client -> the bit depths of the model that it was sent for a method."""
+        """Return client -> the plan of the model that it was sent for a method."""
         query = "SELECT client, bits FROM planned WHERE method = ?"
         return {client: tuple(bits) for client, bits in self._read(query, method)}
 
@@ -261,15 +267,18 @@ class Ledger:
                     db.execute(statement)
             elif version != VERSION:
                 raise FedsimError(
-                    f"{self.path}: this is not a ledger of this version of fedsim (it has version"
-                    f" {version}, {VERSION} is read): start a run in another folder"
+                    f"{self.path}: this is not a ledger of this version of fedsim (its format is"
+                    f" {version}, not {VERSION}): start a run in another folder"
                 )
 
     def _read(self, query: str, *values: str) -> list[tuple]:
-        with self._lock, explained(self.path, "ledger"):
+        with self._lock, self._explained():
             return self._db.execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, explained(self.path, "ledger"), transaction(self._db) as db:
+        with self._lock, self._explained(), transaction(self._db) as db:
             yield db
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self.path, "ledger", self._busy_s)

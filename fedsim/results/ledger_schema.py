@@ -1,4 +1,4 @@
-"""The tables of a ledger, and how its records become rows of them."""
+"""The tables of a ledger, and how records are written to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsim.results.rows import COLUMNS
 
 VERSION = 6
 ASKED_GROUP = "cohort"
-"""The stage under which clients are kept whose group was asked for its sum."""
+"""The stage under which `kept` marks the clients whose group was asked for its sum."""
 _SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL"}
 ROW_NAMES = ", ".join(c.name for c in COLUMNS)
 _ROW_COLUMNS = ", ".join(
@@ -52,7 +52,7 @@ EVENT_NAMES = ", ".join(f.name for f in fields(Event))
 
 
 def write_log(db: sqlite3.Connection, log: Log | None) -> None:
-    """Write what is to be written of a client, inside the transaction of its caller."""
+    """Write a log, inside the caller's transaction."""
     if log is None:
         return
     places = ", ".join("?" for _ in fields(Release))
@@ -71,7 +71,7 @@ def write_log(db: sqlite3.Connection, log: Log | None) -> None:
     )
     db.executemany(
         "INSERT OR REPLACE INTO planned (client, method, bits) VALUES (?, ?, ?)",
-        [(p.client, p.method, bytes(p.bits)) for p in log.planned],
+        [(plan.client, plan.method, bytes(plan.bits)) for plan in log.planned],
     )
 
 

@@ -1,6 +1,6 @@
-"""The lines of a table of results: what one method reached, over all clients.
+"""The lines of a table of results: what one method achieved, over all clients.
 
-The table that a run prints and those of a report are made of these.
+The printed table and the tables of a report consist of these.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from fedsim.results.rows import Row
 from fedsim.scenario.methods import FULL_PRECISION, NOBODY, OTHER, OWN
 
 Kind = Literal["WER", "accuracy"]
-"""What is measured: word error rate, or the share of clips that are recognized."""
+"""What is measured: word error rate, or the share of clips that are recognized correctly."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one method reached, tuned on the clients' own clips or on others'."""
+    """What one method achieved, tuned on the clients' own clips or on others'."""
 
     method: str
     source: str
-    """`-`, `own` or `other`."""
+    """Whose clips it was tuned on: `-` (nobody's), `own` or `other`."""
     rows: tuple[Row, ...]
 
     @property
@@ -74,19 +74,19 @@ class Line:
 def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str], tuple[Row, ...]]:
     """Return (method, source) -> its rows, in the order of every table.
 
-    What others are compared with comes first: full precision, then baselines.
+    Full precision comes first, then the baselines.
     """
-    found: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (_rank(row.allocation), row.method)):
         for source in (NOBODY, OWN, OTHER):  # in this order within a method
-            found.setdefault((row.method, source), [])
-        found[row.method, source_of(row)].append(row)
-    return {key: tuple(rows) for key, rows in found.items() if rows}
+            groups.setdefault((row.method, source), [])
+        groups[row.method, source_of(row)].append(row)
+    return {key: tuple(group) for key, group in groups.items() if group}
 
 
 def table_lines(rows: Iterable[Row]) -> tuple[Line, ...]:
     """Return the lines of a table of these rows, in order."""
-    return tuple(Line(*key, found) for key, found in group_rows(rows).items())
+    return tuple(Line(*key, group) for key, group in group_rows(rows).items())
 
 
 def source_of(row: Row) -> str:
@@ -97,43 +97,45 @@ def source_of(row: Row) -> str:
 
 
 def kind_of(rows: Iterable[Row]) -> Kind:
-    """Return what rows measure; words where both are there."""
+    """Return what rows measure; WER if they measure both."""
     return "WER" if any(row.words is not None for row in rows) else "accuracy"
 
 
 def kinds_of(rows: Sequence[Row]) -> list[Kind]:
     """Return everything that rows measure."""
-    found: list[Kind] = []
+    kinds: list[Kind] = []
     if any(row.words is not None for row in rows):
-        found.append("WER")
+        kinds.append("WER")
     if any(row.correct is not None for row in rows):
-        found.append("accuracy")
-    return found
+        kinds.append("accuracy")
+    return kinds
 
 
 def corpus_rate(rows: Iterable[Row], kind: Kind) -> float | None:
     """Return the rate of all rows together, in percent; None if nothing was counted.
 
-    WER is word errors over words, accuracy the right clips over clips, of all clients together.
+    WER is word errors over words, accuracy is correct clips over clips, of all clients together.
     """
     if kind == "WER":
         counted = [row for row in rows if row.words is not None]
-        good, of = sum(row.errors or 0 for row in counted), sum(row.words or 0 for row in counted)
+        count = sum(row.errors or 0 for row in counted)
+        total = sum(row.words or 0 for row in counted)
     else:
         counted = [row for row in rows if row.correct is not None]
-        good, of = sum(row.correct or 0 for row in counted), sum(row.clips for row in counted)
-    return 100 * good / of if of else None
+        count = sum(row.correct or 0 for row in counted)
+        total = sum(row.clips for row in counted)
+    return 100 * count / total if total else None
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """Return a number for a table, `-` for one that is not known."""
+    """Return a number for a table, `-` if it is not known."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def span(values: Sequence[float], digits: int = 1) -> str:
-    """Return the least and the greatest number, once where they look alike."""
-    least, most = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
-    return least if least == most else f"{least}–{most}"
+def span(values: Sequence[float], digits: int = 1, dash: str = "–") -> str:
+    """Return the range of some numbers, `1.0–2.5`; one number if both ends round to the same."""
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low}{dash}{high}"
 
 
 def size_digits(megabytes: Iterable[float]) -> int:

@@ -1,4 +1,4 @@
-"""Rates with intervals: what each line of a run reached, and how surely."""
+"""The rates of the lines of a run, with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedsim.results.runs import Part
 
 @dataclass(frozen=True)
 class Rate:
-    """A rate in percent with its 95 % interval; bounds are None where they are not known."""
+    """A rate in percent with its 95 % interval; its bounds are None if they are not known."""
 
     kind: Kind
     value: float | None
@@ -30,7 +30,7 @@ class Rate:
         return f"{number(self.value)}{self.interval()}"
 
     def interval(self) -> str:
-        """Return the interval with a space before it, or nothing if it is not known."""
+        """Return the interval after a space, ` [8.1, 17.0]`; empty if it is not known."""
         if self.low is None or self.high is None:
             return ""
         return f" [{self.low:.1f}, {self.high:.1f}]"
@@ -52,15 +52,15 @@ class PartLine(Line):
 def lines_of(part: Part) -> tuple[PartLine, ...]:
     """Return the lines of a part in the order of the printed table.
 
-    They are kept, for an interval over many clients takes a while and is asked for often.
+    They are cached, since an interval over many clients takes a while and is needed often.
     """
     return tuple(PartLine(*key, rows, part) for key, rows in group_rows(part.rows).items())
 
 
 def measure(part: Part, rows: Sequence[Row]) -> Rate:
-    """Return the rate of all rows together: of a run, a budget or one model.
+    """Return the rate of some rows together: of a run, a budget or one model.
 
-    The interval comes from the counts of the clips. Without them it is known for one row only.
+    The interval comes from the counts of single clips. Without these, only a single row has one.
     """
     kind = kind_of(rows)
     value = corpus_rate(rows, kind)
@@ -75,7 +75,7 @@ def measure(part: Part, rows: Sequence[Row]) -> Rate:
 def clip_counts(part: Part, rows: Sequence[Row]) -> dict[str, ClipCounts]:
     """Return the counts of each client's clips, summed over its rows; empty if any are missing.
 
-    A client that tests the models of several others has several rows, and so a sum.
+    A client that tests the models of several other clients has several rows, which are summed.
     """
     wrong: dict[str, np.ndarray] = {}
     of: dict[str, np.ndarray] = {}
@@ -94,8 +94,8 @@ def _bounds(part: Part, rows: Sequence[Row]) -> tuple[float | None, float | None
     counts = clip_counts(part, rows)
     if counts:
         rng = np.random.default_rng(0)
-        found = rate(list(counts.values()), rng, over_clients=part.clients_are_a_sample)
-        return _known(found.low), _known(found.high)
+        interval = rate(list(counts.values()), rng, over_clients=part.clients_are_a_sample)
+        return _known(interval.low), _known(interval.high)
     if len(rows) == 1:
         low, high = rows[0].low, rows[0].high
         return (low, high) if kind_of(rows) == "WER" else (_flipped(high), _flipped(low))

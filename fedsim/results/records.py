@@ -1,4 +1,4 @@
-"""What a ledger holds of clients beside their results: failures, events, releases, workloads."""
+"""What a ledger holds about clients besides results: failures, events, releases, workloads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Outcome = Literal["failed", "dropped", "quarantined", "declined"]
-"""How a client that did not finish ended: by an error of its own, by silence beyond all retries, by
-messages that no honest client sends, or of its own will, its privacy budget spent."""
+"""How a client that did not finish ended: by an error, by not answering any retry, by messages that
+no honest client sends, or by declining because its privacy budget is spent."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A client that could not go on: at which stage (sense, plan, personalize, evaluate) and
+    """A client that could not go on, at which stage (sense, plan, personalize, evaluate), and
     why."""
 
     client: str
@@ -24,20 +24,20 @@ class Failure:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that went wrong on the way and was handled: a message lost, a reply refused."""
+    """Something that went wrong and was handled: a lost message, a rejected reply."""
 
     client: str
     stage: str
     attempt: int
     """1 for the first message of the stage to the client."""
     event: str
-    """In a word or two: `no answer`, `refused`, `late reply`, ..."""
+    """A word or two: `no answer`, `refused`, `late reply`, ..."""
     detail: str = ""
 
 
 @dataclass(frozen=True)
 class Release:
-    """One thing that left a device (`up`) or came to it (`down`)."""
+    """One field of a message that left a device (`up`) or reached it (`down`)."""
 
     client: str
     stage: str
@@ -45,24 +45,24 @@ class Release:
     field: str
     bytes: int
     epsilon: float | None = None
-    """What it cost in differential privacy; None if no noise was added."""
+    """Its cost in differential privacy; None if no noise was added."""
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What the server saw of one client's sensitivities, to the byte: what an audit attacks."""
+    """The bytes of one client's release of its layer profile, which audits attack."""
 
     client: str
     round: int
     """From 1."""
     release: str
-    """How to read it: `values`, `ranks`, ...; of `cohort` it is the mean of the client's group."""
+    """The kind of release: `values`, `ranks`, ...; `cohort` is the mean of the client's group."""
     payload: bytes
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How much a client had to compute on: its tuning clips (stage sense), its test clips
+    """The audio that a client had to process: its tuning clips (stage sense) or its test clips
     (evaluate)."""
 
     client: str
@@ -71,12 +71,12 @@ class Workload:
     seconds: float
     """Of audio."""
     tokens: float = 0.0
-    """Of the model's own transcripts, where its decoder computes on them."""
+    """In the model's own transcripts, if it has a decoder."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The model that a client was sent for a method, whether it was tested in the end or not."""
+    """The plan of a model that a client was sent for a method, whether or not it was tested."""
 
     client: str
     method: str
@@ -85,7 +85,7 @@ class Planned:
 
 @dataclass
 class Log:
-    """What is to be written of a client together with the next thing that it finishes."""
+    """Records about a client, to be written together with its next result."""
 
     releases: list[Release] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)

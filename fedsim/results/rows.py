@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one client's model weighs and how well it recognizes the client's test clips.
+    """The size of one client's model, and how well it recognizes the client's test clips.
 
     Recognition is counted either in words and characters (`errors`, `words`, `wer`, ...) or in
-    whole clips (`correct`, `accuracy`); the other fields are None, and so is a rate over nothing.
+    whole clips (`correct`, `accuracy`); the other fields are None, and so is a rate of nothing.
     """
 
     client: str
     method: str
-    """Label such as `fp32`, `uniform/cosine`, `myqasr/minmax`."""
+    """A label such as `fp32`, `uniform/cosine`, `myqasr/minmax`."""
     allocation: str
     calibration: str
     tuned_on: str
-    """`-` if tuned on nobody's clips, else the key of the client whose clips were used."""
+    """The key of the client whose clips the model was tuned on; `-` if nobody's."""
     budget_bytes: int
     file_bytes: int
     mean_bits: float
@@ -44,17 +44,17 @@ class Row:
     plan_sha256: str
     """Hash of the bit depths of all layers."""
     low: float | None = None
-    """Lower end of a 95 % bootstrap interval, over test clips, of `wer` or else `accuracy`."""
+    """Lower end of a 95 % bootstrap interval over test clips, of `wer` or else `accuracy`."""
     high: float | None = None
     """Upper end of that interval."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The bit depth of each layer of one client's model, and its clips one by one in a study.
+    """The bit depth of each layer of one client's model; in a study also counts per test clip.
 
-    `wrong` and `of` are empty unless the scenario says `study: true`: word errors and words of each
-    test clip; of a classifier 0 or 1, and 1.
+    `wrong` and `of` are the word errors and words of each test clip (for a classifier 0 or 1, and
+    1); they are empty unless the scenario sets `study: true`.
     """
 
     client: str
@@ -68,13 +68,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sensed:
-    """What the server learned of one client's layers.
+    """What the server knows of one client's layers.
 
-    `sensitivity` holds the values of its layer profile, layer by layer; of a table, `depths` are
-    the bit depths of its columns.
+    `sensitivity` holds the values of its layer profile, layer by layer; if the profile is a table,
+    `depths` are the bit depths of its columns.
 
-    `quantiles` are those of every layer's output one after the other
-    (`fedsim.quant.sensitivity.QUANTILES` of each); empty unless the scenario says `study: true`.
+    `quantiles` are those of the layers' outputs, `fedsim.quant.sensitivity.QUANTILES` per layer;
+    empty unless the scenario sets `study: true`.
     """
 
     client: str
@@ -85,7 +85,7 @@ class Sensed:
 
 @dataclass(frozen=True)
 class Column:
-    """One field of `Row` as a database sees it: its Python type, and whether it may be None."""
+    """One field of `Row` as a column: its Python type, and whether it may be None."""
 
     name: str
     kind: type
@@ -102,11 +102,11 @@ def _column(name: str, hint: Any) -> Column:
 COLUMNS: tuple[Column, ...] = tuple(
     _column(field.name, get_type_hints(Row)[field.name]) for field in fields(Row)
 )
-"""The columns of every table of rows, in order: ledger, Arrow and Parquet are made from these."""
+"""The columns of every table of rows, in order: of the ledger, Arrow and Parquet."""
 
 
 def sort_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows in the one order they are stored in: by client, method and `tuned_on`."""
+    """Return the rows in the order in which they are stored: by client, method and `tuned_on`."""
     return sorted(rows, key=lambda row: (row.client, row.method, row.tuned_on))
 
 
@@ -127,5 +127,5 @@ def to_arrow(rows: Sequence[Row], metadata: dict[str, str] | None = None) -> pa.
 
 
 def from_arrow(table: pa.Table) -> list[Row]:
-    """Return the rows of an Arrow table that `to_arrow` made."""
+    """Return the rows of an Arrow table of `to_arrow`."""
     return [Row(**values) for values in table.to_pylist()]

@@ -1,4 +1,4 @@
-"""What the project's SQLite files share: opening, transactions, and errors as sentences."""
+"""SQLite files: opening them, transactions, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 from fedsim.errors import FedsimError
 
-BUSY_SECONDS = 5.0
+BUSY_S = 5.0
+"""Seconds to wait for a lock of another process."""
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open a database, or make one; what is committed survives kill -9 and a power cut.
+def connect(path: Path, busy_s: float = BUSY_S) -> sqlite3.Connection:
+    """Open or create a database; what is committed survives kill -9 and a power cut.
 
-    Transactions are begun by `transaction` alone. Use it inside `explained`.
+    Call it inside `explained`, and begin transactions with `transaction` only.
     """
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -29,7 +30,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Write all that happens inside, or nothing of it."""
+    """Commit everything inside, or nothing."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield db
@@ -41,29 +42,35 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def explained(path: Path, what: str) -> Iterator[None]:
-    """Turn a database error into a `FedsimError` that says what to do; `what` names the file."""
+def explained(path: Path, kind: str, busy_s: float = BUSY_S) -> Iterator[None]:
+    """Turn database errors into a `FedsimError` that says what to do.
+
+    Args:
+        path: the file.
+        kind: what the file is, such as `ledger`.
+        busy_s: the seconds that `connect` was given.
+    """
     try:
         yield
     except sqlite3.DatabaseError as error:
-        raise FedsimError(f"{path}: {_explain(error, what)}") from error
+        raise FedsimError(f"{path}: {_explain(error, kind, busy_s)}") from error
 
 
-def _explain(error: sqlite3.DatabaseError, what: str) -> str:
+def _explain(error: sqlite3.DatabaseError, kind: str, busy_s: float) -> str:
     code = getattr(error, "sqlite_errorname", "")
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return (
-            f"the {what} was locked by another process for {BUSY_SECONDS:g} s:"
+            f"the {kind} was locked by another process for {busy_s:g} s:"
             " end that process, or name another --out folder"
         )
     if code.startswith(("SQLITE_READONLY", "SQLITE_PERM")):
-        return f"the {what} cannot be written: allow writing to the file and its folder"
+        return f"the {kind} cannot be written: allow writing to the file and its folder"
     if code.startswith("SQLITE_FULL"):
-        return "the disk is full: what was written is kept; free some space"
+        return "the disk is full: free some space; what was written is kept"
     if code.startswith("SQLITE_CANTOPEN"):
-        return f"the {what} cannot be opened: check that its folder exists and may be written"
+        return f"the {kind} cannot be opened: check that its folder exists and may be written"
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return f"this is no {what}, or a damaged one: restore it, or name another --out folder"
+        return f"this is not a {kind}, or it is damaged: restore it, or name another --out folder"
     if code.startswith("SQLITE_IOERR"):
         return f"the disk cannot be read or written ({error}): check the disk and its free space"
-    return f"the {what} cannot be used: {error}"
+    return f"the {kind} cannot be used ({error}): restore it, or name another --out folder"

@@ -22,6 +22,7 @@ from fedsim.results.lines import (
     kinds_of,
     number,
     source_of,
+    span,
     table_lines,
 )
 from fedsim.results.records import Failure
@@ -33,19 +34,19 @@ _MAX_FAILURES = 5
 
 
 def stdout_console() -> Console:
-    """Return a console on stdout: as wide as a terminal, or as COLUMNS says; a file gets 120."""
+    """Return a console on stdout, as wide as the terminal or as COLUMNS says; 120 for a file."""
     fixed = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(width=None if fixed else 120)
 
 
 def print_table(rows: Sequence[Row], failures: Sequence[Failure], console: Console) -> None:
-    """Print the results of a run for a reader who has not read the paper.
+    """Print the results of a run.
 
-    The block with a line for each client is left out where it would not fit. Without a terminal
-    the output has no colours.
+    The block with one line per client is left out if it does not fit. Output that is not to a
+    terminal has no colours.
 
     Args:
-        rows: all results; rates are pooled, such as all errors over all words.
+        rows: all results; rates are pooled: all errors over all words.
         failures: the clients that failed, and why.
         console: where to print, and how wide.
     """
@@ -63,29 +64,29 @@ def print_table(rows: Sequence[Row], failures: Sequence[Failure], console: Conso
 def print_matrix(
     cells: Sequence[tuple[dict[str, Any], Sequence[Row], Sequence[Failure]]], console: Console
 ) -> None:
-    """Print one line for each combination of settings and method, then what failed where.
+    """Print one line per combination of settings and method, then what failed in which.
 
     Args:
         cells: settings, results and failures of each combination.
         console: where to print, and how wide.
     """
-    every = [row for _, rows, _ in cells for row in rows]
-    if every:
+    all_rows = [row for _, rows, _ in cells for row in rows]
+    if all_rows:
         table = new_table()
         keys = list(cells[0][0])
         for key in keys:
             table.add_column(key.split(".")[-1], justify="right")
         table.add_column("method", no_wrap=True)
         table.add_column("tuned on")
-        for heading in _headings(every):
+        for heading in _headings(all_rows):
             table.add_column(heading, justify="right")
         for settings, rows, _ in cells:
             clients = len({row.client for row in rows})
             for i, line in enumerate(table_lines(rows)):
                 values = [plain_value(settings[key]) if i == 0 else "" for key in keys]
-                table.add_row(*values, *_cells(line, kinds_of(every), clients))
+                table.add_row(*values, *_cells(line, kinds_of(all_rows), clients))
         console.print(table)
-        console.print(_legend(every))
+        console.print(_legend(all_rows))
     else:
         console.print("No client finished, so there is no table.")
     for settings, rows, failures in cells:
@@ -95,7 +96,7 @@ def print_matrix(
 
 
 def print_statements(sentences: Sequence[str], console: Console) -> None:
-    """Print what was promised about what left the devices, each sentence once."""
+    """Print the privacy statements, each sentence once."""
     if sentences:
         console.print(Text("\nWhat left the devices", style="bold"))
         for sentence in dict.fromkeys(sentences):
@@ -124,8 +125,8 @@ def _cells(line: Line, kinds: Sequence[Kind], clients: int) -> tuple[Text | str,
     return (
         Text(line.method),
         line.source,
-        _span(line.megabytes, digits=1),
-        _span(line.mean_bits, digits=2),
+        span(line.megabytes, digits=1, dash="-"),
+        span(line.mean_bits, digits=2, dash="-"),
         *(_rate(line.rows, kind) for kind in kinds),
         str(done) if done == clients else f"{done} of {clients}",
     )
@@ -135,23 +136,18 @@ def _rate(rows: Sequence[Row], kind: Kind) -> str:
     return number(corpus_rate(rows, kind))
 
 
-def _span(values: Sequence[float], digits: int) -> str:
-    least, most = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
-    return least if least == most else f"{least}-{most}"
-
-
 def new_table() -> Table:
-    """Return an empty table in the look that all printed tables share."""
+    """Return an empty table with the style of all printed tables."""
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
 
 
 def _print_clients(lines: Sequence[Line], console: Console) -> None:
-    """Print a block for each rate, one line per client; or per method, if only that fits."""
-    every = [row for line in lines for row in line.rows]
-    budgets = {row.client: row.budget_bytes for row in every}
+    """Print one block per rate, with one line per client, or per method if only that fits."""
+    rows = [row for line in lines for row in line.rows]
+    budgets = {row.client: row.budget_bytes for row in rows}
     if not 1 < len(budgets) <= _MAX_CLIENTS:
         return
-    for kind in kinds_of(every):
+    for kind in kinds_of(rows):
         rates = [
             {
                 client: _rate([row for row in line.rows if row.client == client], kind)
@@ -201,30 +197,34 @@ def _by_method(
 
 
 def _legend(rows: Sequence[Row]) -> Text:
-    found = []
+    legend = []
     if any("/" in row.method for row in rows):
-        found.append("method: how layers get bit depths / how activation ranges are set")
+        legend.append("method: how layers get bit depths / how activation ranges are set")
     if any(row.allocation == FULL_PRECISION for row in rows):
-        found.append(f"{FULL_PRECISION}: the full-precision model, for comparison")
+        legend.append(f"{FULL_PRECISION}: the full-precision model, for comparison")
     if any(source_of(row) != NOBODY for row in rows):
-        found.append("tuned on: the client's own clips, or those of another client")
-    found.append("model MB: the file that the client receives, 1 MB = 2^20 bytes")
+        legend.append("tuned on: the client's own clips, or those of another client")
+    legend.append("model MB: the file that the client receives, 1 MB = 2^20 bytes")
     kinds = kinds_of(rows)
     if "WER" in kinds:
-        found.append("WER: word errors over words of all clients together; less is better")
+        legend.append("WER: word errors over words of all clients together; lower is better")
     if "accuracy" in kinds:
-        found.append("accuracy: right clips over clips of all clients together; more is better")
-    return Text("\n".join(["", *found]), style="dim")
+        legend.append(
+            "accuracy: correct clips over clips of all clients together; higher is better"
+        )
+    return Text("\n".join(["", *legend]), style="dim")
 
 
 def _print_failures(finished: set[str], failures: Sequence[Failure], console: Console) -> None:
-    """Print who failed, then who finished but lacks results that another's failure cost."""
+    """Print the clients that failed, then those that lack results because another failed."""
     heading = ", ".join(sentences(endings(finished, failures).values()))
     console.print(Text(f"\n{heading}", style="bold red"))
     failures = sorted(failures, key=lambda failure: failure.client in finished)
     for failure in failures[:_MAX_FAILURES]:
         sentence = f"  {failure.client} ({failure.stage}): {failure.reason}"
-        console.print(Text(sentence), soft_wrap=True)  # one line each, also where that is too long
+        console.print(
+            Text(sentence), soft_wrap=True
+        )  # one line each, even if longer than the console
     more = len(failures) - _MAX_FAILURES
     if more > 0:
         console.print(f"  and {more:,} more: see the table failures in ledger.sqlite")

@@ -1,4 +1,4 @@
-"""A run's round on the virtual clock as its folder keeps it: timeline.parquet."""
+"""A run's round on the virtual clock, and the file that keeps it: timeline.parquet."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fedsim.base.files import atomic_write
 from fedsim.errors import FedsimError
 from fedsim.fleet.timeline import ServerTotals, Timeline, from_arrow, to_arrow
 
 
 @dataclass(frozen=True)
 class TimedRound:
-    """What the clock found, and what it was told of each client's device."""
+    """The timelines of a round, and what the clock knew of each client's device."""
 
     model: str
-    """Label of the model that is timed, such as `myqasr/cosine`."""
+    """The label of the timed model, such as `myqasr/cosine`."""
     timelines: tuple[Timeline, ...]
     server: ServerTotals
     budgets: Mapping[str, int]
-    """Client -> largest model file, in bytes."""
+    """Client -> its budget: the largest model file that it accepts, in bytes."""
     sensing: Mapping[str, str | None]
     """Client -> how its device holds the full-precision model (`fedsim.quant.memory`); None if it
     cannot."""
@@ -33,19 +34,20 @@ class TimedRound:
 
 
 def write_round(path: Path, timed: TimedRound) -> None:
-    """Write a round as Parquet: a line a client, what is about the server in the metadata."""
+    """Write a round as Parquet: one row per client, and the server's totals in the metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    said = {"server": json.dumps(asdict(timed.server)), "model": timed.model}
-    table = to_arrow(timed.timelines, said)
+    metadata = {"server": json.dumps(asdict(timed.server)), "model": timed.model}
+    table = to_arrow(timed.timelines, metadata)
     clients = table.column("client").to_pylist()
-    for name, kind, known in (
+    for name, kind, values in (
         ("budget_bytes", pa.int64(), timed.budgets),
         ("sensing", pa.string(), timed.sensing),
     ):
-        table = table.append_column(name, pa.array([known[c] for c in clients], kind))
-    pq.write_table(table, path)
+        table = table.append_column(name, pa.array([values[c] for c in clients], kind))
+    with atomic_write(path) as file:
+        pq.write_table(table, file)
 
 
 def read_round(path: Path) -> TimedRound:
@@ -59,18 +61,19 @@ def read_round(path: Path) -> TimedRound:
 
     try:
         table = pq.read_table(path)
-        said = table.schema.metadata
+        metadata = table.schema.metadata
         clients, budgets, sensing = (
             table.column(name).to_pylist() for name in ("client", "budget_bytes", "sensing")
         )
         return TimedRound(
-            model=said[b"model"].decode(),
+            model=metadata[b"model"].decode(),
             timelines=tuple(from_arrow(table)),
-            server=ServerTotals(**json.loads(said[b"server"])),
+            server=ServerTotals(**json.loads(metadata[b"server"])),
             budgets=dict(zip(clients, budgets, strict=True)),
             sensing=dict(zip(clients, sensing, strict=True)),
         )
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise FedsimError(
-            f"{path}: this is no timeline of this version of fedsim, or a damaged one: run again"
+            f"{path}: this is not a timeline of this version of fedsim, or it is damaged: run the"
+            f" scenario again"
         ) from error

@@ -1,1 +1,1 @@
-"""Carrying a scenario out: one run, every combination of a matrix, and what can be said before."""
+"""Running a scenario: one run, all combinations of a matrix, and checks and estimates before."""

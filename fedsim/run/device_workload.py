@@ -1,8 +1,8 @@
-"""What each exchange of a round asks of a device: blobs to fetch, MACs, bytes to read.
+"""What each stage of a round demands of a device: blobs to download, MACs, bytes to read.
 
-It follows what a device does in a run (`fedsim_clients/audio.py`): one pass over its clips serves
-sensing and calibrating, unless nothing is sensed or calibration wants gradients; a model with a
-decoder labels the clips first.
+It mirrors what a device does in a run (`fedsim_clients/audio.py`): one pass over its clips serves
+both sensing and calibration, unless nothing is sensed or calibration needs gradients; a model with
+a decoder first labels the clips.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.study.cost import ModelCost
 
 MODEL, PROXY, REST = "full-precision model", "8-bit proxy", "rest"
-"""Names of blobs that are no packed layers; those are called `layer:bits`."""
+"""Names of blobs that are not packed layers; packed layers are called `layer:bits`."""
 GROUPED = ("join", "share", "mask", "unmask")
-"""Stages of secure aggregation: their bytes count, as if they came with the summary."""
+"""Stages of secure aggregation: their bytes are counted with those of the stage `sense`."""
 _PROXY_BITS = 8
 _GRADIENT = 3
-"""Passes that one with its backward pass takes: that computes two products where there was one."""
+"""Passes that a forward and a backward pass cost: the latter computes two products per product."""
 
 
 @dataclass(frozen=True)
 class Audio:
-    """How much a client computes on."""
+    """How much audio a client processes; tokens are those of its tuning clips."""
 
     clips: float
     seconds: float
@@ -60,26 +60,25 @@ class DeviceWorkload:
     cost: ModelCost
     profile: DeviceProfile
     mode: str
-    """How it holds the full-precision model (`fedsim.quant.memory`)."""
+    """How the device holds the full-precision model (`fedsim.quant.memory`)."""
     audio: Audio
     sent: Mapping[tuple[str, str], int]
     """(stage, direction) -> bytes of its messages."""
     observes: bool
-    """Whether it senses."""
+    """Whether it senses its layers."""
     calibration: str
     bits: tuple[int, ...]
-    """Of its model; empty if it was sent none."""
+    """The plan of its model; empty if it was not sent one."""
 
     def sense(self, tries: tuple[Attempt, ...]) -> StageWork:
-        """The full model or its proxy comes; it labels its clips if it has a decoder, and
-        observes."""
+        """Download the full model or its proxy, label the clips if it has a decoder, observe."""
         if not self.observes:
             return self._stage("sense", tries, (), {}, 0.0)
         passes = 1 + self._labels
         return self._stage("sense", tries, self._whole, self._macs(passes), self._read(1, True))
 
     def personalize(self, tries: tuple[Attempt, ...]) -> StageWork:
-        """The layers of its model come; its clips are passed unless they were, and ranges tried."""
+        """Download the layers of its plan, pass the clips if not yet done, try ranges."""
         if not self.bits:
             return self._stage("personalize", tries, (), {}, 0.0)
         blobs = (REST, *(_blob(i, b) for i, b in enumerate(self.bits)))
@@ -101,7 +100,7 @@ class DeviceWorkload:
         return self._stage("personalize", tries, blobs, macs, read)
 
     def evaluate(self, tries: tuple[Attempt, ...]) -> StageWork:
-        """It transcribes its test clips with its model, layer by layer at its bit depth."""
+        """Transcribe the test clips with its model, each layer at its bit depth."""
         audio, macs = self.audio, dict[int, float]()
         tokens = audio.tokens * audio.test_seconds / audio.seconds if audio.seconds else 0.0
         each = self.cost.macs(audio.test_clips, audio.test_seconds, tokens)
@@ -111,7 +110,7 @@ class DeviceWorkload:
 
     @property
     def _whole(self) -> tuple[str, ...]:
-        """Blobs of the model that it senses on."""
+        """The blobs of the model on which it senses."""
         if self.mode != "proxy":
             return (MODEL,)
         if self.cost.proxy_is_model:
@@ -126,13 +125,13 @@ class DeviceWorkload:
         return self.cost.macs(self.audio.clips, self.audio.seconds, self.audio.tokens)
 
     def _macs(self, passes: int) -> dict[int, float]:
-        """Return the MACs of passes over the tuning clips, at the depth that the mode computes."""
+        """Return depth -> MACs of passes over the tuning clips; the proxy computes in 8 bits."""
         speeds, joules = self.profile.macs_per_s, self.profile.joules_per_gmac
         proxy = self.mode == "proxy" and _PROXY_BITS in speeds and _PROXY_BITS in joules
         return {_PROXY_BITS if proxy else FULL: passes * float(self._pass().sum())}
 
     def _read(self, passes: int, labels: bool) -> float:
-        """Return the bytes read from storage, by a model that does not fit into memory."""
+        """Return the bytes read from storage; zero for a model that fits into memory."""
         if self.mode != "streamed":
             return 0.0
         clips, tokens = self.audio.clips, self.audio.tokens
@@ -147,8 +146,8 @@ class DeviceWorkload:
         macs: dict[int, float],
         read: float,
     ) -> StageWork:
-        of = (stage, *GROUPED) if stage == "sense" else (stage,)
-        down, up = (sum(self.sent.get((s, way), 0) for s in of) for way in ("down", "up"))
+        stages = (stage, *GROUPED) if stage == "sense" else (stage,)
+        down, up = (sum(self.sent.get((s, way), 0) for s in stages) for way in ("down", "up"))
         return StageWork(
             blobs, {depth: n for depth, n in macs.items() if n}, round(read), down, up, tries
         )

@@ -1,12 +1,13 @@
-"""What a run will cost, estimated by a rehearsal with a few of its clients.
+"""The cost of a run, estimated by a rehearsal with a few of its clients.
 
-The rehearsal is the study itself on its own engine, in a scratch folder, with clients spread evenly
-over all of them, and is broken off as soon as it has been watched for long enough. Models, clips,
-machines and other people's jobs are then in the figures as they are.
+The rehearsal runs the scenario on its own engine, in a scratch folder, with an even choice of the
+clients, and stops as soon as enough of them have been timed. Its figures therefore include the
+model, the clips and the machines as they are, with whatever else runs on these.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -33,83 +34,94 @@ from fedsim.scenario.schema import Scenario
 from fedsim.study.clients import client_keys
 
 WATCHED_S = 15.0
-"""Seconds to watch clients finish once every worker has finished one."""
+"""Seconds for which clients are timed, after every worker has finished one."""
 MAX_REHEARSED = 200
-"""Clients in a rehearsal."""
+"""The largest number of clients in a rehearsal."""
 _POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What all runs of a scenario take together."""
+    """What all runs of a scenario cost together."""
 
     combinations: int
-    """Runs: one, or one for each combination of a matrix."""
+    """Number of runs: one, or one per combination of a matrix."""
     clients: int
-    """In each run."""
+    """Clients of each run."""
     passes: int
-    """Clips that go through the model once, in all runs."""
+    """Forward passes of one clip through a model, in all runs."""
     seconds: float
     driver_bytes: int | None
-    """Peak memory of the driver so far; None where the system does not tell."""
+    """Peak memory of this process; None if the system does not report it."""
     worker_bytes: int | None
-    """Peak memory of the largest worker; None likewise, and where the driver works itself."""
+    """Peak memory of the largest worker; None also if this process does the work itself."""
     disk_bytes: int
-    """Of the run folders at the end."""
+    """Size of all run folders at the end."""
     bank_bytes: int
-    """Of packed layers, while a run goes on."""
+    """Largest size of the packed layers that a run keeps on disk while it goes on."""
     rehearsed: int
     """Clients that finished in the rehearsal."""
     workers: int
 
 
 class _EnoughError(Exception):
-    """The rehearsal has been watched for long enough."""
+    """Enough clients have been timed; it ends the rehearsal."""
 
 
 class _Stopwatch(progress.Progress):
-    """Notes when clients finish, and ends the rehearsal."""
+    """Takes the time of every client that finishes, and ends the rehearsal after `watched_s`.
 
-    def __init__(self, workers: int, *, may_end: bool) -> None:
+    A rehearsal reports each finished client to the current `Progress`, so that an error raised
+    here propagates out of the run. The first client of each worker includes its start and is not
+    timed.
+    """
+
+    def __init__(self, workers: int, watched_s: float) -> None:
         super().__init__()
-        self.marks: list[float] = []
-        self._workers, self._may_end = workers, may_end
+        self.times: list[float] = []
+        """When clients finished, by `time.monotonic`."""
+        self._workers, self._watched_s = workers, watched_s
 
     def advance(self, n: int = 1) -> None:
-        """Count clients as done; raises `_EnoughError` once enough have been watched."""
+        """Count clients as done; raises `_EnoughError` once enough have been timed."""
         super().advance(n)
         now = time.monotonic()
-        self.marks.append(now)
-        warm = self.marks[self._workers :]
-        if self._may_end and len(warm) >= 2 * self._workers and now - warm[0] > WATCHED_S:
+        self.times.append(now)
+        timed = self.times[self._workers :]
+        if len(timed) >= 2 * self._workers and now - timed[0] > self._watched_s:
             raise _EnoughError
 
 
-def estimate(scenario: Scenario, scratch: Path | None = None) -> Estimate:
-    """Rehearse a scenario for some 15 seconds beyond its start, and return what all of it takes.
+def estimate(
+    scenario: Scenario, scratch: Path | None = None, watched_s: float = WATCHED_S
+) -> Estimate:
+    """Rehearse a scenario and return what running it will cost.
 
-    Of a matrix the first combination is rehearsed, and a pass is taken to cost as much in each.
+    Of a matrix only the first combination is rehearsed; a forward pass is assumed to take as long
+    in the others.
 
     Args:
-        scenario: what would be run.
-        scratch: an existing folder in which to rehearse, which every machine of a Ray cluster sees;
-            None is the system's folder for temporary files.
+        scenario: the scenario to estimate.
+        scratch: an existing folder for the rehearsal that all machines of a Ray cluster share; None
+            for the system's temporary folder.
+        watched_s: seconds for which clients are timed.
 
-    Raises `FedsimError` for what a run would stop at.
+    Raises:
+        FedsimError: for whatever would stop a run.
     """
     cells = expand(scenario)
     first = cells[0].scenario
     keys = client_keys(first)
     workers = _workers(first, len(keys))
     staged = needs_others(first) or is_grouped(first)  # no client finishes before all have begun
-    least = max(2 * workers + 1, 2 * first.privacy.cohort.size * is_grouped(first))
-    chosen = _spread(keys, least if staged else MAX_REHEARSED)
+    needed = max(2 * workers + 1, 2 * first.privacy.cohort.size * is_grouped(first))
+    even = _spread(keys, needed if staged else MAX_REHEARSED)
     named = {source for method in first.methods for source in method.tuned_on} & set(keys)
-    chosen = sorted({*chosen, *named})
+    chosen = sorted({*even, *named})
     clients = first.clients.model_copy(update={"select": tuple(chosen), "limit": None})
     few = with_chosen_engine([(first, len(keys))], first).model_copy(update={"clients": clients})
-    watch = _Stopwatch(workers, may_end=not staged)
-    import_s = _imported(first, len(keys))
+    watch = _Stopwatch(workers, math.inf if staged else watched_s)
+    import_s = _import_clients(first, len(keys))
     with tempfile.TemporaryDirectory(dir=scratch, prefix="fedsim-estimate-") as home:
         out = Path(home) / "run"
         began = time.monotonic()
@@ -118,11 +130,13 @@ def estimate(scenario: Scenario, scratch: Path | None = None) -> Estimate:
         ended = time.monotonic()
         finished = _finished(out)
         once, each = _disk(out, Path(home) / "empty.sqlite", max(finished, 1))
-    warm = watch.marks[:1] if staged else watch.marks[min(workers, len(watch.marks)) - 1 :]
-    if staged:  # from the first that is sensed to the end
-        pass_s = (ended - warm[0]) / forward_passes(first, len(chosen))
+    if staged:
+        warm = watch.times[0]  # from the first client that has sensed to the end
+        pass_s = (ended - warm) / forward_passes(first, len(chosen))
     else:
-        client_s = (warm[-1] - warm[0]) / max(len(warm) - 1, 1)
+        timed = watch.times[min(workers, len(watch.times)) - 1 :]
+        warm = timed[0]
+        client_s = (timed[-1] - warm) / max(len(timed) - 1, 1)
         pass_s = client_s * len(keys) / forward_passes(first, len(keys))
     runs = computed(scenario)
     passes = [forward_passes(run, len(client_keys(run))) for run in runs]
@@ -130,7 +144,7 @@ def estimate(scenario: Scenario, scratch: Path | None = None) -> Estimate:
         combinations=len(cells),
         clients=len(keys),
         passes=round(sum(passes)),
-        seconds=import_s + len(runs) * (warm[0] - began) + pass_s * sum(passes),
+        seconds=import_s + len(runs) * (warm - began) + pass_s * sum(passes),
         driver_bytes=meter.driver or None,
         worker_bytes=meter.worker or None,
         disk_bytes=round(len(cells) * (once + each * len(keys))),
@@ -140,10 +154,10 @@ def estimate(scenario: Scenario, scratch: Path | None = None) -> Estimate:
     )
 
 
-def _imported(scenario: Scenario, clients: int) -> float:
-    """Import what clients need, where this process plays them; return the seconds it took.
+def _import_clients(scenario: Scenario, clients: int) -> float:
+    """Import the client app if this process runs the clients; return the seconds it took.
 
-    That is once for all combinations; workers that are processes of their own do it for each.
+    Here that happens once for all combinations, while workers of Ray do it in each.
     """
     began = time.monotonic()
     if choose_engine([(scenario, clients)]) == "inprocess":
@@ -159,8 +173,9 @@ def _workers(scenario: Scenario, clients: int) -> int:
     return min(engine.workers or max(1, cores() // engine.threads), clients)
 
 
-def _spread(keys: Sequence[str], most: int) -> list[str]:
-    n = min(len(keys), most)
+def _spread(keys: Sequence[str], limit: int) -> list[str]:
+    """Return an even choice of at most `limit` keys."""
+    n = min(len(keys), limit)
     return [keys[i * len(keys) // n] for i in range(n)]
 
 
@@ -170,21 +185,21 @@ def _finished(out: Path) -> int:
 
 
 def _disk(out: Path, empty: Path, finished: int) -> tuple[float, float]:
-    """Return the bytes of a run folder that are there once, and those for each client.
+    """Return the bytes of a run folder that do not depend on its clients, and those per client.
 
-    A ledger without a client is written to `empty`, to see what it takes.
+    A ledger without clients is written to `empty`, to learn its size.
     """
     with Ledger(empty):
         pass
-    folder, all_bytes, no_client = RunFolder(out), _bytes_below(out), empty.stat().st_size
+    folder = RunFolder(out)
+    of_clients = folder.ledger.stat().st_size - empty.stat().st_size + _bytes_below(folder.models)
     tables = (folder.results, folder.timeline)
-    grown = folder.ledger.stat().st_size - no_client + _bytes_below(folder.models)
-    grown += sum(table.stat().st_size for table in tables if table.is_file())
-    return all_bytes - grown, grown / finished
+    of_clients += sum(table.stat().st_size for table in tables if table.is_file())
+    return _bytes_below(out) - of_clients, of_clients / finished
 
 
 class _Meter:
-    """Watches the memory of this process and its workers, and the bank, while open."""
+    """Measures the peak memory of this process and its workers, and the peak size of the bank."""
 
     def __init__(self, bank: Path) -> None:
         self.driver = self.worker = self.bank = 0
@@ -206,9 +221,9 @@ class _Meter:
         self._thread.join()
 
     def _watch(self) -> None:
-        for look in count():
+        for i in count():
             self.bank = max(self.bank, _bytes_below(self._folder))
-            if look % 10 == 0:  # to go through all processes is dear, and peaks stay
+            if i % 10 == 0:  # reading all of /proc is slow, and the peaks in it do not fall
                 self.driver, worker = _peaks()
                 self.worker = max(self.worker, worker)
             if self._over.wait(_POLL_S):
@@ -216,23 +231,24 @@ class _Meter:
 
 
 def _peaks() -> tuple[int, int]:
-    """Return the peak memory of this process and of the largest Ray worker below it, in bytes.
+    """Return the peak memory of this process and of its largest Ray worker, in bytes.
 
-    Zero where the system has no /proc.
+    Both are zero on a system without /proc.
     """
     parents: dict[int, int] = {}
     peaks: dict[int, int] = {}
     workers = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            said = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+            lines = (folder / "status").read_text().splitlines()
+            status = dict(line.split(":", 1) for line in lines)
             pid = int(folder.name)
-            parents[pid] = int(said["PPid"])
-            peaks[pid] = int(said.get("VmHWM", "0 kB").split()[0]) * 1024
+            parents[pid] = int(status["PPid"])
+            peaks[pid] = int(status.get("VmHWM", "0 kB").split()[0]) * 1024
             if (folder / "cmdline").read_bytes().startswith(b"ray::"):
                 workers.add(pid)
         except (OSError, ValueError, KeyError):
-            continue  # it has ended
+            continue  # the process has ended
     own = os.getpid()
 
     def is_ours(pid: int) -> bool:

@@ -1,8 +1,8 @@
 """Running a matrix: each combination is a run of its own, and nothing is computed twice.
 
-A result depends on few of a scenario's settings: full precision on no budget, a shuffled plan on no
-sensitivity measure. What was computed under the same relevant settings, in this run or in another
-of the same scenario beside it, is copied.
+A result depends on only some of a scenario's settings: full precision not on the budget, a shuffled
+plan not on the sensitivity measure. Results that were computed under the same relevant settings, in
+this run or in another run of the scenario beside it, are copied.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fedsim.study.devices import Devices
 
 @dataclass(frozen=True)
 class CellResult:
-    """One combination of settings, and what its run left."""
+    """One combination of settings, and the result of its run."""
 
     settings: dict[str, Any]
     result: RunResult
@@ -41,25 +41,25 @@ class CellResult:
 
 @dataclass(frozen=True)
 class _Known:
-    """A method whose results lie in a finished ledger."""
+    """A method whose results are in a finished ledger."""
 
     ledger: Path
     method: MethodSettings
 
 
 def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
-    """Run every combination below `out`, which must be empty; return what each left.
+    """Run every combination in a folder below `out`, which must be empty; return their results.
 
-    `out` gets matrix.json (the settings and the folder of each combination) and cells/001, ...,
-    each a run folder. An interrupted matrix is continued by running it again: what finished is
-    found beside the new run and copied.
+    `out` gets matrix.json (the settings and the folder of each combination) and the run folders
+    cells/001, ... To continue an interrupted matrix, run it again with an `out` beside the old one:
+    finished results are copied from there.
     """
     cells = expand(scenario)
     folder = create_run(out, scenario)
-    known = _found_beside(folder.path)
+    known = _known_beside(folder.path)
     index: list[dict[str, Any]] = []
     results = []
-    # Every corpus is opened first: a mistake in the last combination shows before the first runs.
+    # Every corpus is opened first: an error in the last combination shows before the first runs.
     counts = [len(client_keys(cell.scenario)) for cell in cells]
     runs = list(zip((cell.scenario for cell in cells), counts, strict=True))
     engine = with_chosen_engine(runs, scenario).engine
@@ -69,34 +69,38 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
         for number, cell in enumerate(cells, start=1):
             name = f"cells/{number:03d}"
             progress.current().part(number, len(cells))
-            result, found = _run_cell(cell.scenario, engine.kind, folder.path / name, known, keys)
+            result, methods = _run_cell(cell.scenario, engine.kind, folder.path / name, known, keys)
             results.append(CellResult(cell.settings, result))
-            index.append({"folder": name, "settings": cell.settings, "keys": found})
+            index.append({"folder": name, "settings": cell.settings, "keys": methods})
             write_text(folder.path / MATRIX_INDEX, json.dumps(index, indent=2) + "\n")
     return results
 
 
 def computed(scenario: Scenario) -> list[Scenario]:
-    """Return what the combinations of a scenario have to compute: each that does not take all its
-    results over from earlier ones, with the methods that it computes itself."""
+    """Return the combinations of a scenario that compute anything, with the methods that they
+    compute: the others are copied from earlier combinations."""
     known: set[str] = set()
-    found, keys = [], ResultKeys()
+    scenarios, keys = [], ResultKeys()
     for cell in expand(scenario):
         methods = {keys.key(cell.scenario, m): m for m in _single_methods(cell.scenario)}
         missing = tuple(m for key, m in methods.items() if key not in known)
         if cell.scenario.fleet is None:
             known |= methods.keys()
         if missing:
-            found.append(cell.scenario.model_copy(update={"methods": missing}))
-    return found
+            scenarios.append(cell.scenario.model_copy(update={"methods": missing}))
+    return scenarios
 
 
 def _run_cell(
     scenario: Scenario, engine: str, place: Path, known: dict[str, _Known], keys: ResultKeys
 ) -> tuple[RunResult, dict[str, dict[str, Any]]]:
-    """Run what is not known yet of one combination, and copy the rest."""
+    """Run the methods of one combination that are not known yet, and copy the others.
+
+    Returns:
+        The result, and key -> method of what later combinations can copy.
+    """
     if scenario.fleet is not None:
-        known = {}  # its clock needs the messages of this very run
+        known = {}  # the virtual clock needs the messages of this very run
     methods = {keys.key(scenario, method): method for method in _single_methods(scenario)}
     missing = tuple(method for key, method in methods.items() if key not in known)
     if missing:
@@ -109,14 +113,14 @@ def _run_cell(
     write_text(folder.scenario, scenario.to_yaml())
     result = collect(folder, scenario)
     if result.failures or scenario.fleet is not None:
-        return result, {}  # a client that failed may finish another time; a fleet shares nothing
+        return result, {}  # a failed client may finish next time; fleets share nothing
     ledger = result.folder.ledger
     known.update({k: _Known(ledger, m) for k, m in methods.items() if k not in known})
     return result, {k: m.model_dump(mode="json") for k, m in methods.items()}
 
 
 def _single_methods(scenario: Scenario) -> list[MethodSettings]:
-    """Return the methods one by one: a calibration and a source each."""
+    """Return the methods split up, so that each has one calibration and one source."""
     return [
         method.model_copy(
             update={
@@ -129,8 +133,8 @@ def _single_methods(scenario: Scenario) -> list[MethodSettings]:
     ]
 
 
-def _found_beside(run: Path) -> dict[str, _Known]:
-    """Return what finished in the other runs in the same folder."""
+def _known_beside(run: Path) -> dict[str, _Known]:
+    """Return key -> method of what finished in the other matrix runs in the same folder."""
     known = {}
     for index in sorted(run.parent.glob(f"*/{MATRIX_INDEX}")):
         if index.parent == run:
@@ -143,12 +147,12 @@ def _found_beside(run: Path) -> dict[str, _Known]:
     return known
 
 
-def _copy(found: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> None:
-    """Write the rows of known methods into the ledger of a combination, with its budgets."""
-    if not found:
+def _copy(methods: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> None:
+    """Write the rows of known methods to the ledger of a combination, with its budgets."""
+    if not methods:
         return
-    # What clients released is taken from a method that reads it: others may be of another release.
-    found = sorted(found, key=lambda one: not one.method.reads_profile)
+    # Payloads come from a method that reads them: the others' may be of another kind of release.
+    methods = sorted(methods, key=lambda known: not known.method.reads_profile)
     with Ledger(folder.ledger) as ledger:
         released: dict[str, list[Payload]] = {}
         for payload in ledger.payloads():
@@ -156,16 +160,16 @@ def _copy(found: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> Non
         rows = {_place(row): row for row in ledger.rows()}
         plans = {_place(plan): plan for plan in ledger.plans()}
         sensed = {s.client: s for s in ledger.sensed()}
-        for one in found:
-            with Ledger(one.ledger) as source:
-                taken = _rows_of(one.method, source.rows())
-                rows |= taken
-                plans |= {k: plan for plan in source.plans() if (k := _place(plan)) in taken}
+        for known in methods:
+            with Ledger(known.ledger) as source:
+                copied = _rows_of(known.method, source.rows())
+                rows |= copied
+                plans |= {k: plan for plan in source.plans() if (k := _place(plan)) in copied}
                 sensed = {s.client: s for s in source.sensed()} | sensed
-                if one.method.reads_profile and not released:
+                if known.method.reads_profile and not released:
                     for payload in source.payloads():
                         released.setdefault(payload.client, []).append(payload)
-                    _copy_statement(one.ledger, folder)
+                    _copy_statement(known.ledger, folder)
         clients = sorted({client for client, _, _ in rows})
         devices = Devices(scenario, clients)
         for client in clients:
@@ -183,14 +187,14 @@ def _copy(found: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> Non
 
 
 def _copy_statement(ledger: Path, folder: RunFolder) -> None:
-    """Copy the privacy statement beside a ledger, unless the folder has one of its own."""
+    """Copy the privacy statement beside a ledger, unless the folder already has one."""
     statement = RunFolder(ledger.parent).privacy
     if statement.is_file() and not folder.privacy.is_file():
         write_text(folder.privacy, statement.read_text(encoding="utf-8"))
 
 
 def _rows_of(method: MethodSettings, rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:
-    """Return the rows that a method made, by client, label and source."""
+    """Return a method's rows by client, method and `tuned_on`."""
     if method.allocation == FULL_PRECISION:
         return {_place(row): row for row in rows if row.method == FULL_PRECISION}
     labels = {cell.label for cell in cells_of(method)}
@@ -203,5 +207,5 @@ def _rows_of(method: MethodSettings, rows: Sequence[Row]) -> dict[tuple[str, str
     }
 
 
-def _place(made: Row | Plan) -> tuple[str, str, str]:
-    return made.client, made.method, made.tuned_on
+def _place(record: Row | Plan) -> tuple[str, str, str]:
+    return record.client, record.method, record.tuned_on

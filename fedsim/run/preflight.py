@@ -1,7 +1,7 @@
-"""Preflight: what can be told of a run before it costs anything, with the model and some clips.
+"""Preflight: checks of a scenario before it is run, with its model and some of its clips.
 
-The model is loaded in full precision and nothing is quantized. Audio is read of one client only;
-texts, labels and languages are looked at of all.
+The model is loaded in full precision and nothing is quantized. The audio of one client is read; the
+texts, labels and languages of all clients are checked.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from fedsim.study.model import StudyModel, load_study_model, study_model
 
 @dataclass
 class _Survey:
-    """What the clients that can take part say of their clips, without reading audio."""
+    """What is known about the clips of the clients that can take part, without reading audio."""
 
     clients: int = 0
     first: ClientData | None = None
     references: int = 0
-    labels: dict[str, str] = field(default_factory=dict)  # text -> who says so, for an error
+    labels: dict[str, str] = field(default_factory=dict)  # text -> its first clip, for errors
     languages: dict[str | None, None] = field(default_factory=dict)
 
 
 def preflight(scenario: Scenario, clients: Mapping[str, ClientData]) -> Iterator[str]:
-    """Yield a sentence for each check that is passed.
+    """Yield one sentence for each check that passes.
 
     Args:
-        scenario: of a matrix, every combination is checked for its model and its budgets.
+        scenario: of a matrix, the model and the budgets of every combination are checked.
         clients: the clients of the scenario.
 
     Raises:
-        FedsimError: for the first check that fails, with what is wrong and what to do about it.
+        FedsimError: for the first check that fails.
     """
     survey = _survey(scenario, clients)
     cells = [cell.scenario for cell in expand(scenario)]
     for settings in dict.fromkeys(cell.model for cell in cells):
-        mine = [cell for cell in cells if cell.model == settings]
-        study = load_study_model(mine[0])
+        same_model = [cell for cell in cells if cell.model == settings]
+        study = load_study_model(same_model[0])
         model = study.model
         yield _model(study)
-        yield _size(study, mine, list(clients))
+        yield _size(study, same_model, list(clients))
         yield _clips(model, scenario, survey)
         yield _classes(model, survey) if model.task == "classify" else _texts(survey)
         yield _languages(model, survey)
@@ -65,16 +65,19 @@ def _survey(scenario: Scenario, clients: Mapping[str, ClientData]) -> _Survey:
         try:
             require_clips(client, scenario.corpus)
         except FedsimError:
-            continue  # it fails, and the others run
+            continue  # this client fails in a run, and the others go on
         survey.clients += 1
         survey.first = survey.first or client
         survey.references += len(client.test)
         survey.languages[client.language] = None
         for utterance in client.test:
-            who = f"client {client.key!r}: test clip {utterance.key}"
-            survey.labels.setdefault(utterance.text or "", who)
+            where = f"client {client.key!r}: test clip {utterance.key}"
+            survey.labels.setdefault(utterance.text or "", where)
     if survey.first is None:
-        raise FedsimError("no client has both tuning and test clips, so there is nothing to run")
+        raise FedsimError(
+            "corpus: no client has both tuning and test clips, so there is nothing to run: lower"
+            " corpus.tuning_clips, or choose other clients"
+        )
     return survey
 
 
@@ -89,40 +92,40 @@ def _model(study: StudyModel) -> str:
 
 
 def _size(study: StudyModel, cells: Sequence[Scenario], keys: Sequence[str]) -> str:
-    """Compare the smallest budget with the smallest model file, where they are nearest."""
+    """Compare budgets with the smallest model file, for the client where they are closest."""
     tables: dict[Any, Sizes] = {}
-    nearest_pair = None
+    closest = None
     devices = unfit = 0
     for cell in cells:
         depths, quantization = cell.clients.bit_depths, cell.quantization
         kind = (depths, quantization.weights, quantization.activation_bits)
         if kind not in tables:
             tables[kind] = study_model(cell, study.model).sizes
-        leasts: dict[tuple[int, ...], int] = {}
+        minimum: dict[tuple[int, ...], int] = {}  # by legal bit depths
         for key, device in Devices(cell, keys).items():
             legal, budget = device.bit_depths, device.budget_bytes
-            if legal not in leasts:
-                leasts[legal] = smallest(tables[kind].restricted(legal))
-            devices, unfit = devices + 1, unfit + (leasts[legal] > budget)
-            if nearest_pair is None or budget - leasts[legal] < nearest_pair[0] - nearest_pair[1]:
-                nearest_pair = budget, leasts[legal], key, legal[0]
-    assert nearest_pair is not None
-    budget, least, key, depth = nearest_pair
+            if legal not in minimum:
+                minimum[legal] = smallest(tables[kind].restricted(legal))
+            devices, unfit = devices + 1, unfit + (minimum[legal] > budget)
+            if closest is None or budget - minimum[legal] < closest[0] - closest[1]:
+                closest = budget, minimum[legal], key, legal[0]
+    assert closest is not None
+    budget, size, key, depth = closest
     if 0 < unfit < devices and all(cell.fleet is not None for cell in cells):
         return (
             f"size: {unfit:,} of {devices:,} devices cannot hold even the smallest model file of "
-            f"their bit depths and will fail at plan; least of all client {key!r}, with "
-            f"{_megabytes(budget)} for {_megabytes(least)}"
+            f"their bit depths and will fail at plan; client {key!r} lacks most, with "
+            f"{_megabytes(budget)} for {_megabytes(size)}"
         )
-    if least > budget:
+    if size > budget:
         raise BudgetError(
             f"clients.budget_mb: the smallest budget, {_megabytes(budget)} of client {key!r}, is "
-            f"below the smallest model file, {_megabytes(least)}, {depth} bits in every layer: "
+            f"below the smallest model file, {_megabytes(size)}, {depth} bits in every layer: "
             f"raise the budget or allow smaller bit depths"
         )
     return (
         f"size: the smallest budget, {_megabytes(budget)} of client {key!r}, holds the smallest "
-        f"model file, {_megabytes(least)}, {depth} bits in every layer"
+        f"model file, {_megabytes(size)}, {depth} bits in every layer"
     )
 
 
@@ -131,7 +134,7 @@ def _megabytes(size: int) -> str:
 
 
 def _clips(model: SpeechModel, scenario: Scenario, survey: _Survey) -> str:
-    """Read the clips of one client, and make the batches that the model takes of them."""
+    """Read the clips of one client, and batch them as the model does."""
     client = survey.first
     assert client is not None
     lengths = [
@@ -156,11 +159,11 @@ def _seconds(
 
 
 def _texts(survey: _Survey) -> str:
-    for text, who in survey.labels.items():
+    for text, where in survey.labels.items():
         if not normalize(text):
             raise FedsimError(
-                f"{who} has the text {text!r}, of which normalization leaves nothing to compare "
-                f"with; correct it, or list it under corpus.leave_out"
+                f"{where} has the text {text!r}, of which normalization leaves nothing: correct it,"
+                f" or list it under corpus.leave_out"
             )
     return (
         f"texts: {survey.references:,} references of {survey.clients:,} clients, none empty once "
@@ -171,12 +174,12 @@ def _texts(survey: _Survey) -> str:
 def _classes(model: SpeechModel, survey: _Survey) -> str:
     config: Any = model.module.config
     classes = {str(name).strip().casefold(): str(name) for name in config.id2label.values()}
-    strange = {t: who for t, who in survey.labels.items() if t.strip().casefold() not in classes}
-    if strange:
-        text, who = next(iter(strange.items()))
-        more = f" (and {len(strange) - 1} other labels are none)" if len(strange) > 1 else ""
+    unknown = {t: at for t, at in survey.labels.items() if t.strip().casefold() not in classes}
+    if unknown:
+        text, where = next(iter(unknown.items()))
+        more = f", nor are {len(unknown) - 1} other labels" if len(unknown) > 1 else ""
         raise FedsimError(
-            f"{who} is labelled {text!r}, which is no class of model {model.id!r}{more}: "
+            f"{where} is labelled {text!r}, which is not a class of model {model.id!r}{more}: "
             f"{nearest(text, classes.values())}; choose a model that knows it, or list it under "
             f"corpus.leave_out"
         )
@@ -193,8 +196,8 @@ def _languages(model: SpeechModel, survey: _Survey) -> str:
     silence = np.zeros(SAMPLE_RATE, np.float32)
     for language in survey.languages:
         next(iter(model.batches([silence], language)))  # raises for one that the model lacks
-    told = sorted(language for language in survey.languages if language is not None)
-    left = "; the others' is detected clip by clip" if None in survey.languages else ""
-    if not told:
+    named = sorted(language for language in survey.languages if language is not None)
+    if not named:
         return "languages: none is given, so the model detects it clip by clip"
-    return f"languages: the model knows {', '.join(told)}{left}"
+    others = "; the others' is detected clip by clip" if None in survey.languages else ""
+    return f"languages: the model knows {', '.join(named)}{others}"

@@ -1,8 +1,8 @@
-"""The round of a run on the virtual clock: from what the ledger holds to a line a client.
+"""The round of a run on the virtual clock: from the records of the ledger to one line per client.
 
-A device gets one model, whatever number of methods the scenario compares: `clock.model` says which.
-Its messages count as they were. Where nothing came back from a client, it is taken to have as much
-audio as the median client.
+A device gets one model, however many methods the scenario compares: the one that `clock.model`
+names. Its messages have the sizes that they had in the run. A client that never replied is assumed
+to have as much audio as the median client.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from fedsim.study.devices import Devices
 from fedsim.study.faults import attempts
 
 _SILENT = ("lost", "unreached", "crashed")
-"""Ends of an attempt after which the server heard nothing."""
+"""Outcomes of an attempt after which the server has no reply."""
 
 
 def time_round(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> ClockRun:
-    """Run a finished run's round on the virtual clock, and write its timeline.parquet.
+    """Time a finished run's round on the virtual clock, and write its timeline.parquet.
 
     Args:
-        folder: of the run; its scenario has a fleet.
-        scenario: the run's.
+        folder: the folder of the run.
+        scenario: the scenario of the run, which has a fleet.
         clients: the keys of all clients that took part.
 
     Raises:
-        FedsimError: if `clock.model` is none that the scenario makes.
+        FedsimError: if no method of the scenario makes `clock.model`.
     """
     assert scenario.fleet is not None
-    cost, little = read_cost(folder.cost), scenario.fleet.sensing
+    cost, fallback = read_cost(folder.cost), scenario.fleet.sensing
     run = run_clock(
         _works(folder, scenario, clients, cost),
         blob_bytes(cost),
@@ -53,7 +53,7 @@ def time_round(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) ->
         run.timelines,
         run.server,
         budgets={c: x.budget_bytes for c, x in devices.items()},
-        sensing={c: choose_mode(cost.peaks, x.memory_bytes, little) for c, x in devices.items()},
+        sensing={c: choose_mode(cost.peaks, x.memory_bytes, fallback) for c, x in devices.items()},
     )
     write_round(folder.timeline, timed)
     return run
@@ -78,8 +78,8 @@ def _works(
         profile = devices.profile(client)
         assert profile is not None
         assert scenario.fleet is not None
-        # One that failed before it said who it is stands in the ledger as a node.
-        silent = Failure(client, "sense", "it never said who it is", "dropped")
+        # A device that failed before it sent its client key is in the ledger under its node's id.
+        silent = Failure(client, "sense", "it never sent its client key", "dropped")
         end = None if client in finished else failures.get(client, silent)
         mode = choose_mode(cost.peaks, int(profile.memory_mb * MB), scenario.fleet.sensing)
         work = DeviceWorkload(
@@ -104,20 +104,22 @@ def _works(
 
 
 def _tries(scenario: Scenario, client: str, stage: str, end: Failure | None) -> tuple[Attempt, ...]:
-    """Return the attempts of a stage; where the client ended there, the last tells how.
+    """Return the attempts of a stage; if the client ended there, the last one says how.
 
-    Declared faults explain most ends; a worker that died and a reply that did not fit, none.
+    Most ends follow from faults that the scenario declares, but not those of a worker that died, or
+    of a reply that was rejected.
     """
-    found = attempts(scenario, client, stage)
+    declared = attempts(scenario, client, stage)
     if end is None or stage != ("sense" if end.stage in (*GROUPED, "aggregate") else end.stage):
-        return found
+        return declared
     if end.outcome == "dropped":
-        return found if found[-1].outcome in _SILENT else (*found[:-1], Attempt("lost"))
-    return (*found[:-1], Attempt("refused" if end.outcome == "quarantined" else "failed"))
+        return declared if declared[-1].outcome in _SILENT else (*declared[:-1], Attempt("lost"))
+    return (*declared[:-1], Attempt("refused" if end.outcome == "quarantined" else "failed"))
 
 
 def _audio(known: Mapping[tuple[str, str], Workload], clients: Sequence[str]) -> dict[str, Audio]:
-    usual = {
+    """Return how much audio each client processes; the median where its workload is not known."""
+    medians = {
         stage: [
             median(getattr(w, name) for (_, s), w in known.items() if s == stage)
             for name in ("clips", "seconds", "tokens")
@@ -126,12 +128,12 @@ def _audio(known: Mapping[tuple[str, str], Workload], clients: Sequence[str]) ->
         else [0.0, 0.0, 0.0]
         for stage in ("sense", "evaluate")
     }
-    found = {}
+    audio = {}
     for client in clients:
-        each = []
+        stages = []
         for stage in ("sense", "evaluate"):
             w = known.get((client, stage))
-            each.append(usual[stage] if w is None else [w.clips, w.seconds, w.tokens])
-        (clips, seconds, tokens), (test_clips, test_seconds, _) = each
-        found[client] = Audio(clips, seconds, tokens, test_clips, test_seconds)
-    return found
+            stages.append(medians[stage] if w is None else [w.clips, w.seconds, w.tokens])
+        (clips, seconds, tokens), (test_clips, test_seconds, _) = stages
+        audio[client] = Audio(clips, seconds, tokens, test_clips, test_seconds)
+    return audio

@@ -1,4 +1,4 @@
-"""What a run prints at its end: table, fleet, and what left the devices."""
+"""What a run prints at its end: the table of results, the fleet, and the privacy statements."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def print_cells(scenario: Scenario, cells: Sequence[CellResult], console: Consol
 
 
 def _statements(results: Sequence[RunResult]) -> list[str]:
-    """Return what runs promise that release anything else than plain values."""
-    found = [read_statement(result.folder.privacy) for result in results]
-    return [s.sentence for s in found if s is not None and not s.plain]
+    """Return the privacy statements of the runs whose devices do not release plain values."""
+    statements = [read_statement(result.folder.privacy) for result in results]
+    return [s.sentence for s in statements if s is not None and not s.plain]

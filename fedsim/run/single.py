@@ -1,4 +1,4 @@
-"""Running a scenario from start to end: clients, run folder, engine, server, table."""
+"""Running one scenario from start to end: clients, run folder, engine, server, results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SERVER_APP = "fedsim_server.app:app"
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left: its folder, its rows in table order, and what failed."""
+    """The result of a run: its folder, its rows in table order, and what failed."""
 
     folder: RunFolder
     rows: list[Row]
@@ -43,20 +43,28 @@ class RunResult:
 def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
     """Run a scenario and write its run folder (`out`, or a new one under `runs/`).
 
-    What finished before an error or an interruption is in the ledger and in `results.parquet`;
-    `resume_run` goes on from there. Raises `FedsimError` for what no client could mend: corpus,
-    model, engine, folder.
+    After an error or an interruption, what had finished is in the ledger and in `results.parquet`;
+    `resume_run` continues from there.
+
+    Raises:
+        FedsimError: for errors that concern the whole run: corpus, model, engine, folder.
     """
     clients = client_keys(scenario)
     return _run(create_run(out, scenario), scenario, clients)
 
 
 def resume_run(path: Path, engine: EngineChoice | None = None) -> RunResult:
-    """Go on with a run that was cut off, and return what it would have returned.
+    """Resume a run that was cut off, and return what it would have returned.
 
-    Clients that finished are not computed again; those that failed are tried again. `engine`
-    replaces the scenario's. Raises `FedsimError` as `run_scenario` does, and for a folder that is
-    not a run's or belongs to a run that is going on.
+    Clients that finished are not computed again; those that failed are tried again.
+
+    Args:
+        path: the run folder.
+        engine: replaces the engine of the scenario.
+
+    Raises:
+        FedsimError: as `run_scenario`, and if the folder is not a run folder, or its run is still
+            going on.
     """
     folder = open_run(path)
     scenario = load_scenario(folder.scenario)
@@ -66,7 +74,7 @@ def resume_run(path: Path, engine: EngineChoice | None = None) -> RunResult:
 
 
 def _run(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> RunResult:
-    """Run what the ledger of a folder does not hold yet, on the scenario's engine."""
+    """Run what is not yet in the ledger of a folder, on the scenario's engine."""
     engine = scenario.engine
     kind = choose_engine([(scenario, len(clients))])
 
@@ -88,10 +96,9 @@ def record(
     engine: str,
     serve: Callable[[RunConfig], None],
 ) -> RunResult:
-    """Let `serve` run the scenario into a run folder, and collect what it left there.
+    """Run a scenario in a run folder by calling `serve`, and collect the results.
 
-    Also where `serve` raises: what clients had finished by then is collected. `engine` is what
-    timing.json calls the engine.
+    They are collected even if `serve` raises. `engine` is the name of the engine in timing.json.
     """
     shown = progress.current()
     shown.start(len(clients), stages(scenario))
@@ -103,11 +110,11 @@ def record(
             ledger.begin_again()
         try:
             serve(run_config)
-            if scenario.fleet is not None:  # before the rows: both together would be the peak
+            if scenario.fleet is not None:  # before the rows are in memory too
                 time_round(folder, scenario, clients)
         finally:
             result = collect(folder, scenario)
-            facts = {
+            timing = {
                 "began": began.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 3),
                 "engine": engine,
@@ -115,12 +122,12 @@ def record(
                 "threads": scenario.engine.threads,
                 "clients": len(clients),
             }
-            write_text(folder.timing, json.dumps(facts, indent=2) + "\n")
+            write_text(folder.timing, json.dumps(timing, indent=2) + "\n")
     return result
 
 
 def collect(folder: RunFolder, scenario: Scenario) -> RunResult:
-    """Return what the ledger of a run holds, and write its `results.parquet`."""
+    """Return the results in the ledger of a run, and write its `results.parquet`."""
     with Ledger(folder.ledger) as ledger:
         result = RunResult(folder, ledger.rows(), ledger.failures())
     write_results(folder, result.rows, scenario)
@@ -129,11 +136,14 @@ def collect(folder: RunFolder, scenario: Scenario) -> RunResult:
 
 @contextmanager
 def _bank(folder: Path) -> Iterator[None]:
-    """Make the folder of packed layers, which workers read; it goes when the run ends."""
+    """Create the folder of packed layers, which workers read; it is removed when the run ends."""
     try:
-        folder.mkdir(exist_ok=True)  # one that a killed run left holds the same bytes
+        folder.mkdir(exist_ok=True)  # what a killed run left in it has the same bytes
     except OSError as error:
-        raise FedsimError(f"{folder}: the run cannot be written here: {error.strerror}") from error
+        raise FedsimError(
+            f"{folder}: the run cannot be written here ({error.strerror}): check permissions and"
+            f" free space, or name another --out folder"
+        ) from error
     try:
         yield
     finally:

@@ -1,1 +1,1 @@
-"""What a scenario means together with its model, its clients and their devices."""
+"""A scenario together with its model, its clients and their devices."""

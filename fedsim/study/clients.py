@@ -1,4 +1,4 @@
-"""The clients of a scenario, and whether its budgets, sources and privacy fit them."""
+"""The clients of a scenario, checked against its budgets, sources and privacy settings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from fedsim.study.devices import Devices
 def client_keys(scenario: Scenario) -> list[str]:
     """Return the keys of a scenario's clients, in sorted order.
 
-    Raises `FedsimError` for a corpus that cannot be opened, and where the scenario's budgets and
-    sources, or its privacy, do not fit the clients that were found.
+    Raises `FedsimError` for a corpus that cannot be opened, and where the scenario's budgets,
+    sources or privacy settings do not fit the clients that were found.
     """
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
     check_sources(scenario, clients)
@@ -35,8 +35,8 @@ def check_sources(scenario: Scenario, keys: Sequence[str]) -> None:
     """Check every `tuned_on` against the clients that were found.
 
     Raises:
-        FedsimError: if one names a client that is not among `keys`, or another client where there
-            is only one.
+        FedsimError: if an entry names a client that is not among `keys`, or another client where
+            there is only one.
     """
     for message, location in wrong_sources(scenario.methods, keys):
         raise FedsimError(f"{'.'.join(map(str, location))}: {message}")
@@ -46,31 +46,32 @@ def check_privacy(scenario: Scenario, clients: Sequence[str]) -> None:
     """Check the privacy section against the clients that were found and what is installed.
 
     Raises:
-        FedsimError: for a delta of 1 / clients or more, a cohort of more devices than there are,
-            secure noise without OpenDP, and public voices that are not to be had or take part.
+        FedsimError: for a delta of 1 / clients or more, a group larger than the number of clients,
+            secure noise without OpenDP, and public voices that cannot be synthesized or that take
+            part in the study.
     """
     privacy, n = scenario.privacy, len(clients)
     if privacy.chosen.adds_noise:
         if privacy.delta * n >= 1:
             raise FedsimError(
-                f"privacy.delta is {privacy.delta:g} and there are {n:,} clients: make it less than"
-                f" 1 / clients = {1 / n:.3g}, or one of them may go unprotected"
+                f"privacy.delta is {privacy.delta:g} and there are {n:,} clients, so one of them"
+                f" may go unprotected; set it below 1 / clients = {1 / n:.3g}"
             )
         if privacy.noise == "secure" and find_spec("opendp") is None:
             raise FedsimError(
-                "privacy.noise: secure draws from OpenDP, which is not installed: install"
-                " fedsim-speech[privacy], or use seeded for a study"
+                "privacy.noise: secure noise comes from OpenDP, which is not installed; install"
+                " fedsim-speech[privacy], or set seeded for a study"
             )
     if privacy.chosen.grouped and n < privacy.cohort.size:
         raise FedsimError(
-            f"privacy.cohort.size is {privacy.cohort.size} and there are {n:,} clients: make the"
-            f" groups smaller or take more clients"
+            f"privacy.cohort.size is {privacy.cohort.size} and there are {n:,} clients; lower the"
+            f" size or add clients"
         )
     if privacy.needs_bounds:
         require_synthesizer()
         people = scenario.corpus.population
         if people is not None and people.first + 2 * people.speakers > FIRST_PUBLIC_SPEAKER:
             raise FedsimError(
-                f"corpus.population reaches speaker {FIRST_PUBLIC_SPEAKER:,}, and from there on"
-                f" speakers are the public ones that bounds come from: lower first or speakers"
+                f"corpus.population reaches speaker {FIRST_PUBLIC_SPEAKER:,}, the first of the"
+                f" public speakers that bounds come from; lower first or speakers"
             )

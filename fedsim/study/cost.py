@@ -1,4 +1,4 @@
-"""What the clock must know of a model: bytes to send and to hold, MACs of its layers."""
+"""What a model costs a device, for the virtual clock: bytes to send and hold, MACs per layer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.base.files import write_text
 from fedsim.quant.layers import Layer
 
 
@@ -21,35 +22,35 @@ class ModelCost:
     layer_bytes: dict[int, tuple[int, ...]]
     """Bit depth -> bytes of each packed layer, (L,)."""
     rest_bytes: int
-    """Of a model file besides its layers."""
+    """Bytes of a model file besides its layers."""
     full_bytes: int
-    """Of the full-precision model."""
+    """Bytes of the full-precision model."""
     proxy_bytes: int
-    """Of the model with every layer at 8 bits, on which a device may sense."""
+    """Bytes of the model with every layer at 8 bits, on which a device may sense."""
     proxy_is_model: bool
-    """Whether the proxy's layers are those of a model at 8 bits, to the byte: what a device holds
-    of them it need not fetch again."""
+    """Whether the proxy's layers equal those of a model at 8 bits, to the byte, so that a device
+    need not fetch them again."""
     peaks: dict[str, int]
-    """Sensing mode -> the most bytes in memory at once, of weights and activations."""
+    """Sensing mode -> peak bytes of memory, for weights and activations."""
     clip_macs: tuple[float, ...]
-    """MACs of each layer in a pass over one clip, besides those for its seconds, (L,)."""
+    """MACs of each layer per clip, besides those per second of audio and per token, (L,)."""
     second_macs: tuple[float, ...]
-    """And for each second of audio, (L,)."""
+    """MACs of each layer per second of audio, (L,)."""
     token_macs: tuple[float, ...]
-    """And for each token of the decoder, (L,)."""
+    """MACs of each layer per token of the decoder, (L,)."""
     batch: int
     """Clips in one pass: a streamed model is read once for all of them."""
 
     def macs(self, clips: float, seconds: float, tokens: float) -> np.ndarray:
-        """Return the MACs of each layer in a pass over so much, float64 (L,)."""
+        """Return the MACs of each layer in a pass over this much audio, float64 (L,)."""
         clip, second, token = map(np.asarray, (self.clip_macs, self.second_macs, self.token_macs))
         return np.maximum(clip * clips + second * seconds + token * tokens, 0)
 
     def streamed_bytes(self, clips: float, tokens: float = 0.0) -> float:
-        """Return the bytes read by one pass over a streamed model.
+        """Return the bytes that a pass with a streamed model reads from storage.
 
-        `tokens` are those that the pass writes one by one, each with the decoder read anew; 0 for
-        a pass that is told them all.
+        `tokens` counts those that the decoder generates one by one, each with the decoder read
+        again; 0 for a teacher-forced pass.
         """
         weights = np.array([4 * layer.n_weights for layer in self.layers])
         decoder = np.asarray(self.token_macs) > 0
@@ -58,17 +59,17 @@ class ModelCost:
         return float(passes * (weights[~decoder].sum() + steps * weights[decoder].sum()))
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        """Write this as JSON."""
+        write_text(path, json.dumps(asdict(self)) + "\n")
 
 
 def read_cost(path: Path) -> ModelCost:
     """Return what `ModelCost.write` wrote."""
-    said = json.loads(path.read_text(encoding="utf-8"))
+    fields = json.loads(path.read_text(encoding="utf-8"))
     layers = tuple(
-        Layer(a["name"], a["kind"], tuple(a["shape"]), tuple(a["aliases"]))
-        for a in said.pop("layers")
+        Layer(layer["name"], layer["kind"], tuple(layer["shape"]), tuple(layer["aliases"]))
+        for layer in fields.pop("layers")
     )
-    sizes = {int(bits): tuple(values) for bits, values in said.pop("layer_bytes").items()}
-    numbers: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+    sizes = {int(bits): tuple(values) for bits, values in fields.pop("layer_bytes").items()}
+    numbers: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return ModelCost(layers=layers, layer_bytes=sizes, **numbers)

@@ -1,4 +1,4 @@
-"""What a scenario says of the clients that were found: their devices, and whose clips are used."""
+"""The device of each client: its budget, its bit depths and its memory."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class Limits:
     """What a client's device can hold and execute."""
 
     budget_bytes: int
-    """Largest model file."""
+    """Maximum size of a model file."""
     bit_depths: tuple[int, ...]
     """Bit depths of weights that its runtime executes, ascending."""
     memory_bytes: int | None = None
-    """Working memory for a model while it senses; None is no limit."""
+    """Working memory for a model while it senses; None: unlimited."""
 
 
 class Devices(Mapping[str, Limits]):
-    """The device of each client, by key in sorted order; made when asked for, and not kept.
+    """Client key -> limits of its device, in sorted order; computed on access, not stored.
 
     Args:
-        scenario: says budgets (a list is dealt round the keys in order), bit depths, the fleet.
+        scenario: sets budgets (a list is assigned to the keys cyclically), bit depths, the fleet.
         keys: of all clients that take part, in any order.
 
     Raises:
-        FedsimError: at once if budgets are given by client and one has none, or for a bad fleet;
-            when asked for a client, if its runtime executes none of the scenario's bit depths.
+        FedsimError: at once if budgets are given per client and one has none, or for an invalid
+            fleet; on access, if the device executes none of the scenario's bit depths.
     """
 
     def __init__(self, scenario: Scenario, keys: Sequence[str]) -> None:
@@ -42,12 +42,12 @@ class Devices(Mapping[str, Limits]):
         self._budgets = _budgets(scenario, sorted(keys))
         self._fleet = None
         if scenario.fleet is not None:
-            said = scenario.fleet
-            catalogue = load_catalogue(None if said.catalogue is None else Path(said.catalogue))
-            self._fleet = open_fleet(said.read(), catalogue, scenario.seed, sorted(keys))
+            fleet = scenario.fleet
+            catalogue = load_catalogue(None if fleet.catalogue is None else Path(fleet.catalogue))
+            self._fleet = open_fleet(fleet.read(), catalogue, scenario.seed, sorted(keys))
 
     def profile(self, key: str) -> DeviceProfile | None:
-        """Return what the fleet says of a client's device; None without a fleet."""
+        """Return the profile of a client's device; None without a fleet."""
         return None if self._fleet is None else self._fleet[key]
 
     def __getitem__(self, key: str) -> Limits:
@@ -61,7 +61,7 @@ class Devices(Mapping[str, Limits]):
         if not depths:
             raise FedsimError(
                 f"client {key!r}: its {profile.device} executes {_listed(profile.bit_depths)} bits "
-                f"and clients.bit_depths allows {_listed(legal)}: allow one that it executes"
+                f"and clients.bit_depths allows {_listed(legal)}; allow one that it executes"
             )
         megabytes = profile.budget_mb if budget is None else budget
         return Limits(int(megabytes * MB), depths, int(profile.memory_mb * MB))
@@ -74,13 +74,15 @@ class Devices(Mapping[str, Limits]):
 
 
 def _budgets(scenario: Scenario, ordered: Sequence[str]) -> dict[str, float | None]:
-    """Return the budget in MB that the scenario gives each client; None is its device's own."""
+    """Return client key -> budget in MB; None: the budget of its device in the fleet."""
     budget = scenario.clients.budget_mb
     if isinstance(budget, dict):
         for key in ordered:
             if key not in budget:
                 hint = nearest(key, budget)
-                raise FedsimError(f"client {key!r} has no budget in clients.budget_mb: {hint}")
+                raise FedsimError(
+                    f"client {key!r} has no budget in clients.budget_mb; add one ({hint})"
+                )
         return {key: budget[key] for key in ordered}
     if isinstance(budget, tuple):
         return {key: budget[i % len(budget)] for i, key in enumerate(ordered)}

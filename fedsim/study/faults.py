@@ -1,6 +1,6 @@
 """Declared faults: which of a scenario's `faults` hits which message.
 
-A fault is drawn for the attempt of a stage of a client, from the scenario's seed: the same on any
+A fault is drawn from the scenario's seed for each client, stage and attempt: the same on any
 engine, in any order, and after a resume.
 """
 
@@ -25,7 +25,7 @@ KINDS = {
     "late": "The answer arrives after the server has given up this attempt.",
     "wrong_version": "The client speaks another version of the protocol.",
 }
-"""Every kind of fault, in a sentence."""
+"""Kind of fault -> what happens."""
 UNANSWERED = {
     "drop_before": "the request was lost",
     "crash": "the client crashed",
@@ -33,23 +33,23 @@ UNANSWERED = {
     "drop_after": "the answer was lost",
     "late": "no answer in time",
 }
-"""Faults after which the server has no answer, and what it is told."""
+"""Faults after which the server has no answer -> the reason that the server gets."""
 IDLE = ("drop_before", "crash", "out_of_memory")
-"""Faults with which the client's work is not done."""
+"""Faults in which the client does not finish its work."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault that hits one attempt; `seconds` is how much later the answer comes."""
+    """A fault that hits one attempt; `seconds` is the delay of the answer."""
 
     kind: str
     seconds: float = 0.0
 
 
 def attempts(scenario: Scenario, client: str, stage: str) -> tuple[Attempt, ...]:
-    """Return what becomes of each message of a stage to a client, by the declared faults alone.
+    """Return the outcome of each attempt of a stage at a client, by the declared faults alone.
 
-    The last attempt is the one after which the server goes on, or gives the client up.
+    After the last attempt the server continues, or drops the client.
     """
     retries, found, strikes = scenario.retries, list[Attempt](), 0
     for number in range(1, retries.attempts + 1):
@@ -87,9 +87,9 @@ def drawn_fault(
 ) -> Fault | None:
     """Return the fault of one attempt (1 is the first), or None.
 
-    Of several that would hit, one of the client's own (`per: client`) does, and else the first that
-    is declared: what always happens to a client is not to be hidden by what happens now and then. A
-    delay beyond `timeout_s` is returned as `late`.
+    Of several that would hit, the first that is declared `per: client` does, else the first that is
+    declared: an occasional fault must not hide what always happens to a client. A delay beyond
+    `timeout_s` is returned as `late`.
     """
     if not faults:
         return None

@@ -1,4 +1,4 @@
-"""What a run promises about what leaves a device: written into its folder, printed, reported."""
+"""The privacy statement of a run: written into its folder, printed, and shown in its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedsim.scenario.privacy import PrivacySettings
 
 @dataclass(frozen=True)
 class PrivacyStatement:
-    """What holds for each user; `guarantee` is None where nothing is promised in numbers."""
+    """What holds for each user; `guarantee` is None without differential privacy."""
 
     release: str
     sentence: str
@@ -35,12 +35,12 @@ class PrivacyStatement:
 def privacy_statement(
     privacy: PrivacySettings, layers: int, clients: int, bounds: Bounds | None
 ) -> PrivacyStatement:
-    """Return what a run promises to each of its clients.
+    """Return the privacy statement of a run.
 
     Args:
         privacy: the section of the scenario.
-        layers: of the model.
-        clients: how many there are.
+        layers: number of layers of the model.
+        clients: number of clients.
         bounds: public bounds of each value, where the release reads them.
 
     Raises:
@@ -95,5 +95,5 @@ def read_statement(path: Path) -> PrivacyStatement | None:
         return PrivacyStatement(**fields)
     except (ValueError, KeyError, TypeError) as error:
         raise FedsimError(
-            f"{path}: not a privacy.json of this version of fedsim; run the scenario again"
+            f"{path}: this is not a privacy.json of this version of fedsim; run the scenario again"
         ) from error

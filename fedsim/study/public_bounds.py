@@ -1,4 +1,4 @@
-"""Public speakers: what is known of every model's layers before any user's audio is heard."""
+"""Public bounds of layer profiles, from synthetic speakers: known before any user's audio."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What public sensitivities depend on; equal ones are sensed once in a process."""
+class _PublicRequest:
+    """What public sensitivities depend on: equal requests are computed once per process."""
 
     of_model: str
     corpus: str
-    """Settings as JSON."""
+    """Settings of the public corpus, as JSON."""
     measure: str
     model: SpeechModel = field(compare=False)
 
@@ -33,8 +33,8 @@ class _Asked:
 def scenario_bounds(scenario: Scenario, model: SpeechModel) -> Bounds | None:
     """Return the public bounds of each layer, None where the scenario's release reads none.
 
-    They are those of synthetic speakers of the scenario's languages and topics who take part in no
-    study, each with as many clips as a client has.
+    They come from synthetic speakers of the scenario's languages and topics who take part in no
+    study, each with as many clips as a client.
 
     Raises `FedsimError` if the synthesizer is missing, or a layer's sensitivity is not positive.
     """
@@ -60,17 +60,17 @@ def public_sensitivities(scenario: Scenario, model: SpeechModel) -> np.ndarray:
         test_clips=1,
     )
     of_model = json.dumps([scenario.model.model_dump(), scenario.engine.threads])
-    said_corpus = corpus.model_dump_json()
-    return _sensed(_Asked(of_model, said_corpus, scenario.quantization.sensitivity, model))
+    measure = scenario.quantization.sensitivity
+    return _sensed(_PublicRequest(of_model, corpus.model_dump_json(), measure, model))
 
 
 @lru_cache(maxsize=4)
-def _sensed(asked: _Asked) -> np.ndarray:
+def _sensed(request: _PublicRequest) -> np.ndarray:
     rows = []
-    corpus = CorpusSettings.model_validate_json(asked.corpus)
+    corpus = CorpusSettings.model_validate_json(request.corpus)
     for speaker in READERS["voices"].open(corpus, _SEED).values():
         clips = [read_utterance(utterance) for utterance in speaker.tuning]
-        tokens = own_tokens(asked.model, clips, speaker.language)
-        batches = tuning_batches(asked.model, clips, tokens, speaker.language)
-        rows.append(sense(asked.model, batches, asked.measure))
+        tokens = own_tokens(request.model, clips, speaker.language)
+        batches = tuning_batches(request.model, clips, tokens, speaker.language)
+        rows.append(sense(request.model, batches, request.measure))
     return np.array(rows)

@@ -1,4 +1,4 @@
-"""The parameters of a scenario's release, which server and clients both derive from it."""
+"""The parameters of a scenario's release, derived alike by server and clients."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def release_params(
     bounds: Bounds | None,
     plan: Callable[[np.ndarray], Sequence[int]] | None = None,
 ) -> ReleaseParams:
-    """Return the parameters with which a device releases its profile of so many layers.
+    """Return the parameters with which a device releases its layer profile.
 
     Args:
         scenario: names the release.
-        layers: of the model.
+        layers: number of layers of the model.
         bounds: of each value, where the release reads them.
-        plan: the allocator on this device; only a device has it.
+        plan: f(values) -> bit depths by the allocator on this device; None on the server.
 
     Raises:
         FedsimError: for layers to be released that the model does not have.
@@ -37,7 +37,7 @@ def release_params(
     last = max(privacy.layers or (), default=0)
     if privacy.chosen.adds_noise and last >= layers:
         raise FedsimError(
-            f"privacy.layers: there is no layer {last}, the model has {layers}; count layers from 0"
+            f"privacy.layers: there is no layer {last}; name layers from 0 to {layers - 1}"
         )
     return ReleaseParams(
         layers=layers,
@@ -59,7 +59,7 @@ def device_planner(
     """Return f(values of a layer profile) -> bit depths, as a device plans for itself.
 
     Args:
-        scenario: names the allocation.
+        scenario: names the allocator.
         sizes: of model files, at every bit depth that the scenario allows.
         limits: of the device.
     """
@@ -75,7 +75,7 @@ def device_planner(
 
 
 def given_bounds(low: Sequence[float], high: Sequence[float]) -> Bounds | None:
-    """Return the bounds that a message carries, None if it has none.
+    """Return the bounds in a message, None if it has none.
 
     Raises `FedsimError` for bounds that are not ranges.
     """

@@ -1,2 +1,2 @@
-"""What the server does: ask for sensitivities, plan bit depths, deliver models, gather error
+"""The server app: requests sensitivities, plans bit depths, delivers models, collects error
 counts."""

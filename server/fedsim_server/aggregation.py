@@ -1,4 +1,4 @@
-"""A run whose devices release their profiles in groups: exchanges, ledger, who falls out."""
+"""Secure aggregation in a run: exchanges with groups of clients, and what the ledger keeps."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ class Aggregation:
     """Public bounds of each value."""
 
     def recall_means(self) -> None:
-        """Take up again what is known of clients whose group was asked before a run was cut off.
+        """Restore the means of groups that were asked before the run was interrupted.
 
-        A group is never asked twice: with and without one member its sums would give away that
-        one's values.
+        No group is asked twice: two sums that differ in one member reveal that member's values.
         """
         roster = self.roster
         nodes = {client: node for node, client in roster.names.items()}
@@ -46,10 +45,11 @@ class Aggregation:
                 roster.summaries[client], roster.nodes[client] = summary, nodes[client]
 
     def gather_means(self, clients: Sequence[str]) -> None:
-        """Learn the mean of each group of clients, as the profile of all its members.
+        """Collect the mean profile of each group, which becomes the profile of all its members.
 
-        Members who fall out have ended, and so have all of a group that fails. Who was asked in an
-        earlier run keeps the mean of that time, or has failed if none came of it.
+        A member that drops out has ended, and so has every member of a group that fails. A client
+        that was asked before an interruption keeps the mean of that time, or fails if there is
+        none.
         """
         roster, cohort = self.roster, self.scenario.privacy.cohort
         progress.current().stage("aggregate", len(clients))
@@ -72,21 +72,23 @@ class Aggregation:
             else:
                 self._fail(
                     client,
-                    "its group was asked for its sum before, and none came of it; nobody is asked"
-                    " twice, so start a run in another folder to have it take part",
+                    "its group was asked for a sum before the run was interrupted, and gave none;"
+                    " no group is asked twice: start a run in another folder to include it",
                 )
         fresh = [client for client in clients if client not in before]
         groups = make_groups(fresh, cohort.size, self.scenario.seed)
         if not groups:
             for client in fresh:
                 self._fail(
-                    client, f"{len(fresh)} clients are left, too few for a group of {cohort.size}"
+                    client,
+                    f"{len(fresh)} clients are left, fewer than a group of {cohort.size}; lower"
+                    f" privacy.cohort.size or add clients",
                 )
         for mean in group_means(
             groups,
             self._ask,
             self._fail,
-            lambda members: keep(members, ()),  # asked, and no mean yet
+            lambda members: keep(members, ()),  # recorded as asked, without a mean so far
             cohort,
             self.scenario.quantization.sensitivity,
             self.bounds,
@@ -97,7 +99,7 @@ class Aggregation:
                     progress.current().advance()
 
     def _asked(self) -> dict[str, m.Summary]:
-        """Return the clients whose groups were asked for their sums, each with the mean if any."""
+        """Return the summaries of clients whose groups were asked, with the mean if it is known."""
         kept = (codec.from_text(m.Summary, text) for text in self.roster.ledger.kept(ASKED_GROUP))
         return {summary.client: summary for summary in kept}
 
@@ -112,9 +114,9 @@ class Aggregation:
         reply: type[R],
         problem_in: Callable[[str, R], str],
     ) -> dict[str, R]:
-        """Send each client its message, once; return the sound answers.
+        """Send each client its message once; return the valid answers.
 
-        The other clients end here.
+        Clients without a valid answer have ended.
         """
         roster, found = self.roster, dict[str, R]()
         values, members = len(self.bounds.low), max_members(self.scenario)

@@ -1,5 +1,4 @@
-"""The Flower ServerApp: sense, plan, deliver, evaluate; results go to the ledger client by
-client."""
+"""The Flower ServerApp: sense, plan, deliver, evaluate; one ledger entry per finished client."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the scenario that `context.run_config` names over `grid`.
 
-    `fedsim run` has made the run folder and collects what this leaves there. Started by `flwr run`,
-    the app does that itself.
+    `fedsim run` makes the run folder and collects the results; under `flwr run` the app does both
+    itself.
     """
     run_config = read_run_config(context)
     if is_complete(context.run_config):

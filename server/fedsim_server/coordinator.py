@@ -1,10 +1,10 @@
-"""One run from the server's side: exchanges with every client, and a ledger.
+"""Coordinates one run: exchanges messages with every client and writes the ledger.
 
-A client is sensed, personalized and tested in one go: what its worker has of it is still at hand,
-and nothing of it stays here afterwards. Where clients test each other's models (`tuned_on: other`),
-each stage is finished for all before the next one begins; what they answered is kept in the ledger,
-so that a run that is resumed does not ask again. Where they release their profiles in groups
-(`aggregation.py`), all are sensed before the first is planned for.
+A client is sensed, personalized and tested in one go: its worker still has its clips cached, and
+the server keeps nothing of it afterwards. Where clients test each other's models (`tuned_on:
+other`), every client completes a stage before the next stage begins; answers are kept in the
+ledger, so that a resumed run does not ask again. Where clients release their profiles in groups
+(`aggregation.py`), all are sensed before the first plan is made.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fedsim_server.summaries import SummaryReader
 
 @dataclass
 class Coordinator:
-    """Leads the clients of one run through its stages."""
+    """Takes the clients of one run through its stages."""
 
     grid: Grid
     scenario: Scenario
@@ -44,7 +44,7 @@ class Coordinator:
     roster: Roster
     reader: SummaryReader
     sent_layers: SentLayers | None = None
-    """Where devices do not see the server's bank: what puts layers into their messages."""
+    """Adds layers to messages, where devices cannot read the server's bank; else None."""
     ranges: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """Client -> cell label -> activation ranges, where others test the client's models."""
     window: int = WINDOW
@@ -54,7 +54,7 @@ class Coordinator:
 
     @property
     def _timed(self) -> bool:
-        """Whether the virtual clock asks how much clients compute on."""
+        """Whether the virtual clock needs to know how much audio clients have."""
         return self.scenario.fleet is not None
 
     @property
@@ -68,7 +68,7 @@ class Coordinator:
         return is_grouped(self.scenario)
 
     def run(self) -> None:
-        """Run every stage; return when each client is finished or failed."""
+        """Run every stage; return when every client has finished or failed."""
         roster = self.roster
         roster.ended = roster.ledger.finished()
         nodes = list(self.grid.get_node_ids())
@@ -76,7 +76,7 @@ class Coordinator:
             self._recall()
             fresh = [n for n in nodes if roster.names.get(n) not in roster.summaries]
             self._stage("sense", len(fresh), self._sense_requests(fresh))
-            # Nobody can test another's model before that one is calibrated.
+            # A client can test another's model only once that one is calibrated.
             waiting = [c for c in roster.active() if c not in self.ranges]
             self._stage("personalize", len(waiting), self._each(waiting, self._delivery))
             waiting = roster.active()
@@ -97,12 +97,12 @@ class Coordinator:
             self._stage("personalize", len(fresh), self._sense_requests(fresh))
 
     def _recall(self) -> None:
-        """Take up again what clients had answered before the run was cut off."""
+        """Restore what clients answered before the run was interrupted."""
         roster = self.roster
         nodes = {client: node for node, client in roster.names.items()}
         for text in roster.ledger.kept("sense"):
             summary = codec.from_text(m.Summary, text)
-            if summary.client in nodes:  # else it says again who it is
+            if summary.client in nodes:  # else its node is unknown until it answers again
                 roster.summaries[summary.client] = summary
                 roster.nodes[summary.client] = nodes[summary.client]
         for text in roster.ledger.kept("personalize"):
@@ -111,12 +111,10 @@ class Coordinator:
                 self._keep_ranges(receipt)
 
     def _stage(self, name: str, clients: int, first: Iterable[Outgoing]) -> None:
-        """Send, and handle what comes back, until nobody has anything under way."""
+        """Send messages and handle their replies until none is in flight."""
         progress.current().stage(name, clients)
         follow_ups: deque[Outgoing] = deque()
-        replies = stream(
-            self.grid, first, follow_ups, window=self.window, pause_s=self.pause_s
-        )
+        replies = stream(self.grid, first, follow_ups, window=self.window, pause_s=self.pause_s)
         for sent, reply, fresh in replies:
             if fresh:
                 follow_ups.extend(self._handle(sent, reply))
@@ -125,7 +123,7 @@ class Coordinator:
         self.roster.write_logs()
 
     def _handle(self, sent: Outgoing, reply: Message) -> Iterable[Outgoing]:
-        """Take a reply in; return what is to be sent because of it."""
+        """Process a reply; return the messages that follow from it."""
         retries, roster = self.scenario.retries, self.roster
         client = roster.client_key(sent.node)
         try:
@@ -153,7 +151,7 @@ class Coordinator:
         return []
 
     def _declined(self, sent: Outgoing, reason: str) -> Iterable[Outgoing]:
-        """Plan from what a client had released before its budget was spent, if it had."""
+        """Plan from what a client released before its budget was spent, if it released anything."""
         summary = self.reader.summary(self.roster.client_key(sent.node))
         if summary is None:
             self.roster.fail_exchange(sent, reason, "declined")
@@ -162,11 +160,11 @@ class Coordinator:
         return self._sensed(sent, summary)
 
     def _take(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> Iterable[Outgoing]:
-        """Go on with a client that answered as it should."""
+        """Continue with a client whose answer is valid."""
         client, roster = answer.client, self.roster
         if isinstance(answer, m.Summary):
             roster.names[sent.node], roster.nodes[client] = client, sent.node
-            if client in roster.ended:  # of a Grid that knows no names: it had finished before
+            if client in roster.ended:  # it finished before; its Grid did not tell us its name
                 progress.current().advance()
                 return []
         self._log_releases(sent, answer)
@@ -185,24 +183,24 @@ class Coordinator:
             self._keep(sent, answer)
             self._keep_ranges(answer)
             return []
-        assert isinstance(sent.message, m.Delivery)  # what it was sent is what it tests
+        assert isinstance(sent.message, m.Delivery)  # a client tests what it was sent
         return [self._evaluation_of(client, sent.message.candidates)]
 
     def _sensed(self, sent: Outgoing, summary: m.Summary) -> Iterable[Outgoing]:
-        """Go on with a client of which the server knows all that it will."""
+        """Continue with a client whose last release has arrived."""
         client = summary.client
         self.roster.summaries[client] = summary
         if self._shared:
             self._keep(sent, summary)
             return []
-        if self._grouped:  # that was its profile
+        if self._grouped:  # its group releases the sensitivities later
             progress.current().advance()
             return []
         make = self._delivery if all_cells(self.scenario) else self._evaluation
         return self._each([client], make)
 
     def _keep(self, sent: Outgoing, answer: m.Summary | m.Receipt) -> None:
-        """Write an answer, so that a run that is resumed need not ask again."""
+        """Write an answer to the ledger, so that a resumed run need not ask again."""
         client, roster = answer.client, self.roster
         log = roster.take_log(client)
         roster.ledger.keep(client, m.STAGES[sent.kind], codec.to_text(answer), log)
@@ -214,7 +212,7 @@ class Coordinator:
         return (Outgoing(node, m.SENSE, request) for node in nodes)
 
     def _each(self, clients: Iterable[str], make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
-        """Yield what `make` makes for each client; one that cannot be planned for has failed."""
+        """Yield the message that `make` returns for each client; planning errors fail a client."""
         for client in clients:
             try:
                 yield make(client)
@@ -264,7 +262,7 @@ class Coordinator:
         if not isinstance(answer, m.Receipt) and answer.workload:
             log.workloads.append(Workload(client, stage, answer.clips, *answer.workload))
         if isinstance(answer, m.Receipt) and isinstance(sent.message, m.Delivery):
-            # The blobs of a model: as many bytes as its file, though workers read them from disk.
+            # A model's layers count as the bytes of its file, though workers read them from disk.
             sizes = zip(sent.message.candidates, answer.file_bytes, strict=True)
             log.releases += [Release(client, stage, "down", f"model {c.name}", n) for c, n in sizes]
 
@@ -281,7 +279,7 @@ class Coordinator:
         progress.current().advance()
 
     def _again(self, sent: Outgoing, event: str, reason: str) -> Outgoing:
-        """Return the message once more. Waiting before it is a matter of the virtual clock."""
+        """Return the message for its next attempt; only the virtual clock waits before it."""
         pause = self.scenario.retries.pause_s(sent.attempt)
         self.roster.log_message_event(sent, event, f"{reason}; sent again after {pause:g} s")
         return replace(sent, attempt=sent.attempt + 1)

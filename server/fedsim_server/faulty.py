@@ -1,7 +1,7 @@
 """A Grid in which declared faults happen, around the Grid of any engine.
 
-Faults are the fleet's, not the engine's: nothing waits for a timeout here, and a client that
-"crashed" leaves its worker process alone. Seconds are counted by the virtual clock.
+Faults are simulated in the messages: no code here waits for a timeout, and a client that "crashed"
+does not harm its worker process. The virtual clock counts the seconds.
 """
 
 from __future__ import annotations
@@ -20,27 +20,39 @@ from fedsim.protocol import messages as m
 from fedsim.scenario.schema import Scenario
 from fedsim.study.faults import IDLE, UNANSWERED, Fault, drawn_fault
 
-Note = Callable[[str, str, int, str, str], None]
-"""f(client, stage, attempt, event, detail): write a line about a declared fault."""
+LogEvent = Callable[[str, str, int, str, str], None]
+"""f(client, stage, attempt, event, detail): log a declared fault."""
 
 
 class FaultyGrid(Grid):
-    """Loses, damages, repeats and delays what passes, as the scenario's `faults` say."""
+    """Loses, damages, repeats and delays messages, as the scenario's `faults` say.
 
-    def __init__(self, grid: Any, names: Mapping[int, str], scenario: Scenario, note: Note) -> None:
-        """`names`: node id -> client key, of every node."""
-        self._grid, self._names, self._scenario, self._note = grid, names, scenario, note
+    Args:
+        grid: the engine's.
+        names: node id -> client key, of every node.
+        scenario: declares the faults.
+        log_event: logs each fault that happens.
+
+    Raises:
+        FedsimError: if `names` lacks a node, because faults are drawn by client.
+    """
+
+    def __init__(
+        self, grid: Any, names: Mapping[int, str], scenario: Scenario, log_event: LogEvent
+    ) -> None:
+        self._grid, self._names, self._scenario = grid, names, scenario
+        self._log_event = log_event
         self._lost: dict[str, Message] = {}
-        """Message id -> the error that the server is told in place of an answer."""
+        """Message id -> the error that the server gets in place of an answer."""
         self._marked: dict[str, tuple[Fault, Message]] = {}
-        """Message id -> the fault that its answer will meet, and the request."""
+        """Message id -> the fault that will hit its answer, and the request."""
         self._late: dict[int, list[Message]] = {}
-        """Node -> answers that arrive behind its next one."""
+        """Node -> answers that arrive after its next one."""
         self._numbers = 0
         if not names.keys() >= set(grid.get_node_ids()):
             raise FedsimError(
-                "faults are drawn by client, and this Grid does not tell which node is which "
-                "client: leave `faults` out, or register each SuperNode under its client's key"
+                "faults are drawn by client, and this Grid does not say which client a node plays; "
+                "leave `faults` out, or register each SuperNode under its client's key"
             )
 
     def set_run(self, run: Run) -> None:
@@ -68,23 +80,22 @@ class FaultyGrid(Grid):
         return list(self._grid.get_node_ids())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send the messages that are not lost on the way, and return the ids of all."""
+        """Send the messages whose request is not lost, and return the ids of all."""
         return [self._push(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return answers, as far as they arrive, and errors in place of those that do not."""
+        """Return the answers that arrive, and errors in place of those that do not."""
         wanted = list(message_ids)
         lost = [self._lost.pop(i) for i in wanted if i in self._lost]
-        if lost:  # the others may take their time
+        if lost:  # without a wait for the others
             return lost
-        return [
-            told for reply in self._grid.pull_messages(wanted) for told in self._received(reply)
-        ]
+        replies = self._grid.pull_messages(wanted)
+        return [received for reply in replies for received in self._received(reply)]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """Not needed by our server app, whose messages stream; faults do not happen here."""
+        """Pass messages through without faults; fedsim's server app streams and never calls it."""
         return list(self._grid.send_and_receive(messages, timeout=timeout))
 
     def _push(self, message: Message) -> str:
@@ -95,7 +106,7 @@ class FaultyGrid(Grid):
         )
         if fault is not None:
             detail = f"{fault.seconds:.1f} s" if fault.seconds else ""
-            self._note(client, stage, attempt, f"declared {fault.kind}", detail)
+            self._log_event(client, stage, attempt, f"declared {fault.kind}", detail)
         if fault is not None and fault.kind in IDLE:
             self._numbers += 1
             message_id = f"lost-{self._numbers}"
@@ -108,7 +119,7 @@ class FaultyGrid(Grid):
         return str(message_id)
 
     def _received(self, reply: Message) -> list[Message]:
-        """Return what arrives of a reply, and behind it what an earlier attempt left late."""
+        """Return what arrives of a reply, followed by late answers to earlier attempts."""
         node = reply.metadata.src_node_id
         late = self._late.pop(node, [])
         fault, request = self._marked.pop(reply.metadata.reply_to_message_id, (None, reply))
@@ -125,7 +136,7 @@ class FaultyGrid(Grid):
             rng = client_rng(self._scenario.seed, client, f"damage-{stage}-{attempt}")
             damage = _damaged if fault.kind == "corrupt" else _of_another_version
             return [Message(damage(reply.content, rng), reply_to=request), *late]
-        return [reply, *late]  # a delay within the timeout costs nothing but time
+        return [reply, *late]  # a delay within the timeout costs only time
 
     def _place(self, message: Message) -> tuple[str, str, int]:
         """Return the client, the stage and the attempt of a request."""
@@ -138,7 +149,7 @@ class FaultyGrid(Grid):
 
 
 def _damaged(content: RecordDict, rng: np.random.Generator) -> RecordDict:
-    """Return a reply as it arrives after damage: a field lost, torn, or of another kind."""
+    """Return a reply as it arrives damaged: a field is missing, overwritten or renamed."""
     name, record = next(iter(content.config_records.items()))
     values = dict(record)
     key = sorted(values)[int(rng.integers(len(values)))]

@@ -1,4 +1,4 @@
-"""What `flwr run` starts: the server app does for itself what `fedsim run` would do around it."""
+"""The server app under `flwr run`: it also does what `fedsim run` does before and after a run."""
 
 from __future__ import annotations
 
@@ -19,19 +19,25 @@ from fedsim.scenario.schema import scenario_from_json
 from fedsim.study.clients import client_keys
 from fedsim_server.serve import serve
 
-NODES_SECONDS = 5.0
-"""Nodes register while the server app starts: wait this long for one more."""
+NODES_S = 5.0
+"""Seconds to wait for another node: nodes still register while the server app starts."""
 
 
-def run_over(grid: Grid, run_config: RunConfig) -> None:
+def run_over(grid: Grid, run_config: RunConfig, *, nodes_s: float = NODES_S) -> None:
     """Run a scenario over a grid that Flower opened, and print its table.
 
-    Raises `FedsimError` for what no client could mend, and unless there is one node per client.
+    Args:
+        grid: Flower's.
+        run_config: the scenario, and the folder to make.
+        nodes_s: seconds to wait for another node to register.
+
+    Raises:
+        FedsimError: for errors that no client can fix, and unless there is one node per client.
     """
     scenario = scenario_from_json(run_config.scenario)
     clients = client_keys(scenario)
-    names = _wait_for_nodes(grid, clients)
-    deployed = not nodes_by_partition(grid)  # devices on machines of their own
+    names = wait_for_nodes(grid, clients, nodes_s)
+    deployed = not nodes_by_partition(grid)  # each device is on a machine of its own
     with torch_threads(scenario.engine.threads):
         result = record(
             create_run(run_config.run_dir, scenario),
@@ -44,21 +50,23 @@ def run_over(grid: Grid, run_config: RunConfig) -> None:
     print(f"\nrun folder: {result.folder.path}")
 
 
-def _wait_for_nodes(grid: Grid, clients: Sequence[str]) -> dict[int, str]:
-    """Return node id -> client key of the nodes whose client is known before it answers.
+def wait_for_nodes(grid: Grid, clients: Sequence[str], nodes_s: float = NODES_S) -> dict[int, str]:
+    """Wait for one node per client; return node id -> client key where the client is known already.
 
-    Those are the nodes that were registered under a client's key, and all nodes of Flower's
+    It is known for nodes that were registered under a client's key, and for all nodes of Flower's
     simulation engine, which play the clients in order.
+
+    Raises `FedsimError` if there is another number of nodes and `nodes_s` seconds bring no change.
     """
     seen, since = -1, time.monotonic()
     while (found := len(list(grid.get_node_ids()))) != len(clients):
         if found != seen:
             seen, since = found, time.monotonic()
-        elif time.monotonic() - since > NODES_SECONDS:
+        elif time.monotonic() - since > nodes_s:
             raise FedsimError(
-                f"the scenario has {len(clients):,} clients and Flower {found:,} SuperNodes, each "
-                f"of which plays one client: start {len(clients):,} of them, in a simulation by "
-                f"flwr run . --federation-config num-supernodes={len(clients)}"
+                f"the scenario has {len(clients):,} clients and Flower has {found:,} SuperNodes; "
+                f"start {len(clients):,}, one per client (in a simulation: flwr run . "
+                f"--federation-config num-supernodes={len(clients)})"
             )
         time.sleep(0.1)
     named = {node.node_id: node.name for node in grid.get_nodes() if node.name in clients}

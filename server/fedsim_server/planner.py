@@ -1,4 +1,4 @@
-"""From summaries to candidates: which models each client is sent, and which it tests."""
+"""From summaries to candidates: which models are sent to each client, and which it tests."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ from fedsim.scenario.schema import Scenario
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans from exact sizes, and names the packed layers of each plan."""
+    """Chooses bit depths by exact sizes, and names the packed layers of each plan."""
 
     scenario: Scenario
     sizes: Sizes
-    """At every bit depth that the scenario allows."""
+    """Bytes of each layer at every bit depth that the scenario allows."""
     bank: LayerBank
     _restricted: dict[tuple[int, ...], Sizes] = field(default_factory=dict)
 
     def candidate(self, cell: Cell, client: m.Summary, source: m.Summary) -> m.Candidate:
         """Return the model of `cell` for `client`'s budget, tuned on `source`'s summary.
 
-        Raises `BudgetError`, naming the client, when its budget is infeasible.
+        Raises:
+            BudgetError: if the budget is infeasible; names the client.
+            FedsimError: if the summary does not fit the model; names the source.
         """
         settings = self.scenario.quantization
         reads = ALLOCATORS[cell.allocation].reads != "nothing"
         rng = client_rng(self.scenario.seed, source.client, f"shuffled-{cell.draw}")
         try:
             if reads and self.scenario.privacy.chosen.gives == "plan":
-                bits = self.devices_plan(source.sensitivity, client.budget_bytes)
+                bits = self._plan_of_device(source.sensitivity, client.budget_bytes)
             else:
                 bits = allocate(
                     cell.allocation,
@@ -61,24 +63,25 @@ class Planner:
             blobs=bytes.fromhex("".join(names)),
         )
 
-    def devices_plan(self, depths: tuple[float, ...], budget: int) -> tuple[int, ...]:
-        """Return the plan that a device made itself; `BudgetError` if it does not fit."""
+    def _plan_of_device(self, depths: tuple[float, ...], budget: int) -> tuple[int, ...]:
+        """Return the plan that a device made itself; `BudgetError` if it exceeds the budget."""
         bits = tuple(int(depth) for depth in depths)
         size = self.sizes.total(bits)
         if size > budget:
             raise BudgetError(
-                f"the plan that it made takes {size:,} bytes, more than its budget of {budget:,}"
+                f"the plan of its device takes {size:,} bytes, more than the budget of {budget:,};"
+                f" give both sides the same scenario"
             )
         return bits
 
     def _sizes_at(self, depths: tuple[int, ...]) -> Sizes:
-        """Return the table of sizes with the bit depths that a client's runtime executes."""
+        """Return the sizes at the bit depths that a client's runtime executes."""
         if depths not in self._restricted:
             self._restricted[depths] = self.sizes.restricted(depths)
         return self._restricted[depths]
 
     def own(self, client: m.Summary) -> tuple[m.Candidate, ...]:
-        """Return every model that is tuned on the client's own clips."""
+        """Return every model that is tuned on the client's own clips, in the order of cells."""
         return tuple(self.candidate(cell, client, client) for cell in all_cells(self.scenario))
 
     def tested(
@@ -88,10 +91,13 @@ class Planner:
         ranges: Mapping[str, Mapping[str, tuple[float, ...]]],
         clients: list[str],
     ) -> tuple[tuple[m.Candidate, ...], str]:
-        """Return the models that a client tests, and why some cannot be had, else "".
+        """Return the models that a client tests, and a sentence on missing ones or "".
 
-        `ranges` are the activation ranges that other clients returned: client -> cell label ->
-        values. `clients` are the keys of all clients, sorted.
+        Args:
+            client: summary of the client that tests.
+            summaries: client -> its summary.
+            ranges: client -> cell label -> the activation ranges that the client returned.
+            clients: keys of all clients, sorted.
         """
         candidates: dict[tuple[str, str], m.Candidate] = {}
         lost: dict[str, None] = {}
@@ -109,11 +115,8 @@ class Planner:
                 if foreign and candidate.tuned_on != NOBODY:
                     candidate = replace(candidate, ranges=ranges[source][cell.label])
                 candidates.setdefault((candidate.name, candidate.tuned_on), candidate)
+        if not lost:
+            return tuple(candidates.values()), ""
         names = ", ".join(map(repr, lost))
-        sentence = (
-            f"client {client.client!r}: its models tuned on {names} are missing, because {names} "
-            f"failed"
-            if lost
-            else ""
-        )
+        sentence = f"client {client.client!r}: no model tuned on {names}, because {names} failed"
         return tuple(candidates.values()), sentence

@@ -1,4 +1,4 @@
-"""Reading a reply: what counts as no answer, what is refused, what only a broken client sends."""
+"""Reads replies: which count as no answer, which are refused, and which quarantine the client."""
 
 from __future__ import annotations
 
@@ -27,28 +27,35 @@ _REPLIES: dict[str, type[m.Summary | m.Receipt | m.Scores]] = {
 
 
 class NoAnswer(FedsimError):
-    """The message or its reply was lost: worth trying again."""
+    """The message or its reply was lost: another attempt may succeed."""
 
 
 class Refused(FedsimError):
-    """A reply that cannot be read or does not fit the request: damaged, or of a broken client."""
+    """A reply that cannot be read or does not fit the request: damaged, or from a broken client."""
 
 
 class Untrusted(Refused):
-    """A reply that trying again will not mend: another version, another's name."""
+    """A reply that another attempt will not correct: another version, or another client's key."""
 
 
 def read_reply(
     sent: Outgoing, reply: Message, client: str, names: Mapping[int, str], planner: Planner
 ) -> m.Summary | m.Receipt | m.Scores:
-    """Return a reply as its type, checked against what was asked.
+    """Return a reply as its type, checked against the request.
 
-    `client` names the sender in errors, `names` are the keys of nodes as far as they are known.
+    Args:
+        sent: the request.
+        reply: its reply.
+        client: names the sender in errors.
+        names: node id -> client key, as far as keys are known.
+        planner: knows the model and the scenario.
 
     Raises:
-        NoAnswer, Refused, Untrusted: see there.
+        NoAnswer: if the request or its reply was lost.
+        Untrusted: for another version of the protocol, or another client's key.
+        Refused: for a reply that cannot be read or does not fit the request.
         DeclinedError: if the client's privacy budget is spent.
-        FedsimError: what the client itself says went wrong.
+        FedsimError: with the client's own reason, if it failed.
     """
     layers, corpus = len(planner.bank.layers), planner.scenario.corpus
     models = len(getattr(sent.message, "candidates", ())) + 1
@@ -58,8 +65,7 @@ def read_reply(
     answer = read_answer(kind, reply, f"client {client!r}", max_bytes)
     if answer.client != names.get(sent.node, answer.client):
         raise Untrusted(
-            f"client {client!r} answered in the name of {answer.client!r:.60}; look at the app "
-            f"that it runs"
+            f"client {client!r} answered as {answer.client!r:.60}; check which app it runs"
         )
     problem = _misfit(sent, answer, planner)
     if problem:
@@ -68,9 +74,9 @@ def read_reply(
 
 
 def read_answer(kind: type[M], reply: Message, sender: str, max_bytes: int) -> M:
-    """Return a reply of at most `max_bytes` as its type.
+    """Return a reply of at most `max_bytes` as its type, not checked against the request.
 
-    Raises as `read_reply` does, but for what does not fit.
+    Raises as `read_reply` does.
     """
     if reply.has_error():
         reason = (reply.error.reason or "the client failed without a reason")[:_MAX_REASON]
@@ -87,7 +93,7 @@ def read_answer(kind: type[M], reply: Message, sender: str, max_bytes: int) -> M
 
 
 def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: Planner) -> str:
-    """Return what of a reply does not fit the request, or nothing."""
+    """Return what in a reply does not fit the request, or ""."""
     layers = len(planner.bank.layers)
     if isinstance(answer, m.Summary):
         assert isinstance(sent.message, m.SenseRequest)
@@ -99,11 +105,9 @@ def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: P
         assert isinstance(sent.message, m.Delivery)
         models = len(sent.message.candidates)
         if len(answer.file_bytes) != models:
-            return f"{len(answer.file_bytes)} sizes of {models} models"
+            return f"{len(answer.file_bytes)} sizes for {models} models"
         if len(answer.ranges) != 2 * layers * models * sent.message.return_ranges:
-            return (
-                f"{len(answer.ranges)} numbers for the ranges of {models} models of {layers} layers"
-            )
+            return f"{len(answer.ranges)} range ends for {models} models of {layers} layers"
         return ""
     assert isinstance(sent.message, m.Evaluation)
     return _problem_in_scores(sent.message, answer)
@@ -117,15 +121,15 @@ def _problem_in_summary(
         return f"a sensitivity summary of {len(values)} values for a model of {layers} layers"
     bad = next((i for i, v in enumerate(values) if not math.isfinite(v)), None)
     if bad is not None:
-        return f"{values[bad]} as the sensitivity of layer {bad}: it must be finite"
+        return f"{values[bad]} as the sensitivity of layer {bad}, which must be finite"
     if len(answer.quantiles) != layers * len(QUANTILES) * asked.quantiles:
-        return f"{len(answer.quantiles)} quantiles of {layers} layers"
+        return f"{len(answer.quantiles)} quantiles for {layers} layers"
     if _is_wrong_workload(answer.workload, 2 * asked.workload):
         return f"a workload of {answer.workload!r:.60}"
     if answer.budget_bytes < 1:
         return f"a budget of {answer.budget_bytes} bytes"
     if not answer.bit_depths or not set(answer.bit_depths) <= set(legal):
-        return f"the bit depths {answer.bit_depths!r:.60}, and the scenario allows {legal}"
+        return f"the bit depths {answer.bit_depths!r:.60}, where the scenario allows {legal}"
     return ""
 
 
@@ -139,10 +143,10 @@ def _problem_in_scores(asked: m.Evaluation, answer: m.Scores) -> str:
     sums = (answer.correct,) if answer.correct else counts
     for values in (answer.file_bytes, answer.low, answer.high, *sums):
         if len(values) != models:
-            return f"scores that do not fit the request: {len(values)} values for {models} models"
+            return f"scores that do not fit the request, {len(values)} values for {models} models"
     clips = models * answer.clips * asked.clip_counts
     if len(answer.clip_wrong) != clips or len(answer.clip_of) != clips:
-        return "scores that do not fit the request: counts of some clips are missing"
+        return "scores that do not fit the request, with counts of some clips missing"
     if _is_wrong_workload(answer.workload, 1 * asked.workload):
         return f"a workload of {answer.workload!r:.60}"
     return ""

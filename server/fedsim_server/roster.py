@@ -1,4 +1,4 @@
-"""Who is who in a run, who has ended, and what is to be written of each."""
+"""The clients of a run: their nodes and summaries, who has ended, and pending ledger entries."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from fedsim_server.messaging import Outgoing
 
 @dataclass
 class Roster:
-    """The clients of one run, as the server knows them. One that fails is left out from then on."""
+    """The clients of one run, as the server knows them. A client that fails is not asked again."""
 
     ledger: Ledger
     names: dict[int, str]
-    """Node id -> client key: of a Grid that knows them from the start, else as they answer."""
+    """Node id -> client key: known from the start where the Grid names nodes, else once they
+    answer."""
     keeps_summaries: bool = False
-    """Whether the summary of a client that ended is still needed: others test its models."""
+    """Whether to keep the summary of a client that ended, because others test its models."""
     epsilon: float | None = None
-    """What the payload of one summary costs; None where no noise is added."""
+    """Privacy cost of the payload of one summary; None where no noise is added."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Client key -> node id, of the clients that answered."""
     summaries: dict[str, m.Summary] = field(default_factory=dict)
-    """Of the clients under way, or of all."""
+    """Client key -> summary, of the clients that have not ended, or of all."""
     ended: set[str] = field(default_factory=set)
     """Clients that finished or failed."""
     _logs: defaultdict[str, Log] = field(default_factory=lambda: defaultdict(Log))
-    """What is to be written of clients under way, with the next thing that they finish."""
+    """Client key -> entries to write together with the client's next result."""
 
     def client_key(self, node: int) -> str:
-        """Return the client that a node plays, as far as it is known."""
+        """Return the key of the client that a node plays, or "node <id>" while it is unknown."""
         return self.names.get(node, f"node {node}")
 
     def active(self) -> list[str]:
@@ -42,35 +43,35 @@ class Roster:
         return sorted(self.summaries.keys() - self.ended)
 
     def log(self, client: str) -> Log:
-        """Return what is to be written of a client, to add to it."""
+        """Return a client's pending entries, to add to them."""
         return self._logs[client]
 
     def take_log(self, client: str) -> Log:
-        """Return what is to be written of a client, and forget it."""
+        """Remove and return a client's pending entries."""
         return self._logs.pop(client, Log())
 
     def write_logs(self) -> None:
-        """Write what is left of clients that had ended already: second replies."""
+        """Write pending entries of clients that have ended already: second replies."""
         for client in list(self._logs):
             self.ledger.write(self._logs.pop(client))
 
     def log_event(self, client: str, stage: str, attempt: int, event: str, detail: str) -> None:
-        """Have a line written about what happened, with the client's next result."""
+        """Log an event, to be written with the client's next result."""
         self._logs[client].events.append(Event(client, stage, attempt, event, detail))
 
     def log_message_event(self, sent: Outgoing, event: str, detail: str) -> None:
-        """Have a line written about what became of a message."""
+        """Log an event that concerns one message."""
         self.log_event(self.client_key(sent.node), m.STAGES[sent.kind], sent.attempt, event, detail)
 
     def log_message(self, client: str, sent: Outgoing, answer: m.Message) -> None:
-        """Have every field of a message and its answer written, with the client's next result."""
+        """Log every field of a message and its answer, to be written with the next result."""
         stage, up = m.STAGES[sent.kind], codec.field_bytes(answer)
         cost = self.epsilon if up.get("payload") else None
         releases = self._logs[client].releases
         releases += [
             Release(client, stage, "down", name, size)
             for name, size in codec.field_bytes(sent.message).items()
-            if name != "layers"  # they count as the bytes of the model's file, however they came
+            if name != "layers"  # counted as bytes of the model's file, in a message or not
         ]
         releases += [
             Release(client, stage, "up", name, size, cost if name == "payload" else None)
@@ -78,13 +79,13 @@ class Roster:
         ]
 
     def fail_exchange(self, sent: Outgoing, reason: str, outcome: Outcome) -> None:
-        """Write that a client could not go on after a message."""
+        """Write that an exchange with a client failed, and drop the client."""
         if outcome != "failed":
             self.log_message_event(sent, outcome, reason)
         self.drop_client(self.client_key(sent.node), m.STAGES[sent.kind], reason, outcome)
 
     def drop_client(self, client: str, stage: str, reason: str, outcome: Outcome) -> None:
-        """Write that a client could not go on."""
+        """Write that a client failed; it is not asked again."""
         self.ledger.fail_client(client, stage, reason, outcome, self._logs.pop(client, None))
         self.ended.add(client)
         if not self.keeps_summaries:

@@ -1,4 +1,4 @@
-"""What a client's scores say, as rows and plans of the ledger."""
+"""A client's scores as rows and plans of the ledger."""
 
 from __future__ import annotations
 

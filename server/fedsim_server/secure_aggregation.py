@@ -1,7 +1,7 @@
-"""Groups of clients: the server's side of secure aggregation, over any Grid.
+"""The server's side of secure aggregation in groups of clients, over any Grid.
 
-All groups go through each exchange together. A member that does not answer falls out, and nobody is
-asked twice; a group of which too few are left has failed, and nothing was learned of it.
+All groups go through each exchange together. A member that does not answer drops out, and no member
+is asked twice. A group with too few members left has failed, and the server learns nothing of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Ask(Protocol):
-    """Send each client its message; return the answers of those that gave a sound one."""
+    """Send each client its message; return the valid answers."""
 
     def __call__(
         self,
@@ -33,7 +33,7 @@ class Ask(Protocol):
         problem_in: Callable[[str, R], str],
         /,
     ) -> dict[str, R]:
-        """`problem_in` says what is wrong with a client's answer, or nothing."""
+        """`problem_in` returns what is wrong with a client's answer, or ""."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Mean:
     """What the server learned of one group."""
 
     clients: tuple[str, ...]
-    """Whose summaries are in it."""
+    """The members whose values are in the mean."""
     values: tuple[float, ...]
     """Geometric mean of their profiles' values, (n,)."""
 
@@ -55,14 +55,15 @@ def group_means(
     measure: str,
     bounds: Bounds,
 ) -> Iterator[Mean]:
-    """Go through the four exchanges with every group; yield what was learned of each.
+    """Go through the four exchanges with every group; yield the mean of each that completes them.
 
     Args:
         groups: the clients of each.
-        ask: sends, and takes the answers in.
-        fail: called for each client, with a sentence, whose group was left by too many.
-        asking: called with the clients of all groups whose sums are about to be uncovered, before
-            anybody is asked for it.
+        ask: sends messages and collects the answers.
+        fail: called with a client and a reason, for each remaining client of a group that too many
+            left.
+        asking: called with the clients of all groups whose sums are about to be unmasked, before
+            any of them is asked to help.
         cohort: the threshold.
         measure: name of the sensitivity measure.
         bounds: public bounds of each value.
@@ -73,7 +74,7 @@ def group_means(
     def steps(
         alive: Mapping[str, Any], step: Callable[[int, dict[int, Any]], T]
     ) -> Iterator[tuple[int, T]]:
-        """Yield the result of `step` for each group of which enough are left."""
+        """Yield (group number, result of `step`) for each group with enough members left."""
         for number, group in enumerate(groups):
             there = {place[c]: alive[c] for c in group if c in alive}
             if not there:
@@ -98,7 +99,7 @@ def group_means(
     def problem_in_codes(client: str, masked: wire.Masked) -> str:
         expected = 4 * len(bounds.low)
         found = len(masked.codes)
-        return "" if found == expected else f"{found} bytes of codes, not {expected}"
+        return "" if found == expected else f"{found} bytes of codes where {expected} were expected"
 
     def problem_in_shares(client: str, shares: wire.Shares) -> str:
         return protocol.problem_in_shares(shares, posts[of[client]])
@@ -139,7 +140,7 @@ def group_means(
 def _of_members(
     groups: Sequence[Sequence[str]], messages: Mapping[int, R], alive: Mapping[str, Any]
 ) -> dict[str, R]:
-    """Return the message of its group for each client that is still there."""
+    """Return client -> the message of its group, for each client that is still in it."""
     return {
         client: messages[number]
         for number, group in enumerate(groups)

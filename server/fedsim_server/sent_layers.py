@@ -1,4 +1,4 @@
-"""Which packed layers each device was sent already, where devices do not see the server's bank."""
+"""Which packed layers each device has been sent, where devices cannot read the server's bank."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fedsim.quant.bank import BlobStore
 
 @dataclass(frozen=True)
 class SentLayers:
-    """Chooses the layers to put into a message: each goes to a device once in a run."""
+    """Chooses the layers to put into a message: each is sent to a device once per run."""
 
     store: BlobStore
     _sent: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Node -> names of the layers that it was sent."""
+    """Node -> names of the layers that were sent to it."""
 
     def layers_to_send(self, node: int, candidates: Iterable[m.Candidate]) -> tuple[bytes, ...]:
         """Return the packed layers of `candidates` that the device does not have yet, in order."""

@@ -1,4 +1,4 @@
-"""What the server app does with a scenario: it loads the model, and leads the clients through."""
+"""Carries a scenario out: loads the model, writes the run's facts, coordinates the clients."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ from fedsim_server.summaries import summary_reader
 def serve(
     grid: Grid, run_config: RunConfig, names: Mapping[int, str], *, by_value: bool = False
 ) -> None:
-    """Run a scenario over `grid`; its run folder is there, with an empty bank.
+    """Run a scenario over `grid`, in a run folder that exists and has an empty bank.
 
     Args:
         grid: reaches the clients.
         run_config: the scenario, and its run folder.
         names: node id -> client key, of the nodes whose client is known before it answers.
-        by_value: whether models travel in the messages; else clients read them from the bank.
+        by_value: whether messages carry the packed layers; else clients read them from the bank.
     """
     scenario = scenario_from_json(run_config.scenario)
     store = BlobStore(run_config.bank_dir)
     study = load_study_model(scenario)
     layers = study.model.layers
     folder = RunFolder(run_config.run_dir)
-    facts = [{"name": a.name, "kind": a.kind, "weights": a.n_weights} for a in layers]
+    facts = [
+        {"name": layer.name, "kind": layer.kind, "weights": layer.n_weights} for layer in layers
+    ]
     write_text(folder.layers, json.dumps(facts) + "\n")
     if scenario.fleet is not None:
         model_cost(scenario, study).write(folder.cost)

@@ -20,18 +20,18 @@ from fedsim_server.replies import Refused
 
 @dataclass
 class SummaryReader:
-    """The releases of clients under way, and the parameters with which they are read."""
+    """The releases of clients that have not finished, and the parameters to read them with."""
 
     scenario: Scenario
     params: ReleaseParams
     payloads: dict[str, list[bytes]] = field(default_factory=dict)
-    """Client -> its releases so far, of a client whose last round has not come."""
+    """Client -> its releases so far, in the order of rounds."""
     latest: dict[str, m.Summary] = field(default_factory=dict)
-    """Client -> its latest summary, likewise."""
+    """Client -> its latest summary, until the last round."""
 
     @property
     def release(self) -> Release:
-        """What the scenario has released."""
+        """The release that the scenario chose."""
         return self.scenario.privacy.chosen
 
     @property
@@ -41,12 +41,12 @@ class SummaryReader:
 
     @property
     def epsilon(self) -> float | None:
-        """What one release costs, None where no noise is added."""
+        """Privacy cost of one release; None where no noise is added."""
         return self.scenario.privacy.epsilon if self.release.adds_noise else None
 
     def request(self, measure: str, number: int = 1) -> m.SenseRequest:
-        """Return the request for a client's release of a round; `measure` may be empty."""
-        alone = self.release.make is not None  # else a device by itself sends its facts only
+        """Return the request for a client's release of round `number`; `measure` may be empty."""
+        alone = self.release.make is not None  # else one device by itself releases nothing
         bounds = self.params.bounds if alone else None
         return m.SenseRequest(
             measure=measure if alone else "",
@@ -57,11 +57,11 @@ class SummaryReader:
         )
 
     def check(self, asked: m.SenseRequest, answer: m.Summary) -> None:
-        """Raise `Refused` for a summary whose payload is not what its release is."""
+        """Raise `Refused` for a summary whose payload does not fit the scenario's release."""
         who, size = f"client {answer.client!r}", len(answer.payload)
         if self.release.plain or not asked.measure:
             if answer.payload:
-                raise Refused(f"{who} sent a release of {size} bytes that nobody asked for")
+                raise Refused(f"{who} sent a release of {size} bytes that was not requested")
             return
         try:
             restored = self.release.read(answer.payload, self.params)
@@ -71,7 +71,7 @@ class SummaryReader:
             raise Refused(f"{who} sent a release that is not finite")
 
     def take(self, asked: m.SenseRequest, answer: m.Summary) -> m.SenseRequest | None:
-        """Take a summary in; return the request for the next round, None after the last."""
+        """Keep a summary's release; return the request for the next round, None after the last."""
         client = answer.client
         if self.release.adds_noise and asked.measure:
             self.payloads.setdefault(client, []).append(answer.payload)
@@ -87,8 +87,8 @@ class SummaryReader:
 
         Args:
             client: its key.
-            answer: what it answered last; None where it declined: then what it had released before
-                counts, and None is returned if that is nothing.
+            answer: its last answer; None where it declined. Its earlier releases then count, and
+                None is returned if there are none.
         """
         latest = self.latest.pop(client, None)
         answer = latest if answer is None else answer
@@ -103,7 +103,7 @@ class SummaryReader:
         return replace(answer, sensitivity=_floats(restored), payload=b"")
 
     def recorded(self, client: str, summary: m.Summary) -> tuple[Sensed, list[Payload]]:
-        """Return what the ledger keeps of a client that finished; it is forgotten here."""
+        """Remove and return what the ledger keeps of the releases of a client that finished."""
         has_values = self.release.gives == "values"
         values = summary.sensitivity if has_values else ()
         payloads = self.payloads.pop(client, [])
@@ -117,7 +117,7 @@ class SummaryReader:
 
 
 def summary_reader(scenario: Scenario, layers: int, bounds: Bounds | None) -> SummaryReader:
-    """Return the empty state of a run's releases.
+    """Return the reader of a run's releases, which holds none.
 
     Raises `FedsimError` for layers to be released that the model does not have.
     """

@@ -1,10 +1,10 @@
-"""Attribute inference: gender, accent or language of a speaker, from what its client released.
+"""Attribute inference: gender, accent or language of a speaker, from the releases of its client.
 
-The server is taken to know the attribute of other speakers, and to train a classifier on their
-releases. Cross-validation is nested: the outer loop keeps speakers apart for judging, the inner
-loop chooses the classifier among the training speakers alone (Cawley and Talbot 2010, "On
-Over-fitting in Model Selection"). No speaker is ever on both sides, so a classifier that only
-recognizes speakers gains nothing.
+The server is assumed to know the attribute of other speakers, and to train a classifier on their
+releases. Cross-validation is nested: the outer loop holds out speakers for judging, the inner loop
+chooses the classifier on the training speakers only (Cawley and Talbot 2010, "On Over-fitting in
+Model Selection"). No speaker is ever on both sides, so recognizing speakers does not help a
+classifier.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ _INNER_FOLDS = 3
 
 @dataclass(frozen=True)
 class _Sample:
-    """Releases in an order of their own, so that the order in which they came does not matter."""
+    """Releases, sorted, so that results do not depend on their original order."""
 
     vectors: np.ndarray
     """float64 (n, d)"""
     speaker: np.ndarray
-    """Which speaker, int64 (n,), 0 .. S - 1."""
+    """Speaker of each release, int64 (n,), 0 .. S - 1."""
     label: np.ndarray
-    """Which class each speaker is of, int64 (S,), 0 .. K - 1."""
+    """Class of each speaker, int64 (S,), 0 .. K - 1."""
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """What classifiers said about releases of speakers that they were not trained on."""
+    """Predictions for releases of speakers on whom the classifier was not trained."""
 
     probability: np.ndarray
     """Of each class, float64 (n, K)."""
     for_balance: np.ndarray
-    """The class named for the balanced accuracy, int64 (n,)."""
+    """The class predicted for the balanced accuracy, int64 (n,)."""
     for_accuracy: np.ndarray
-    """The class named for the accuracy, int64 (n,)."""
+    """The class predicted for the accuracy, int64 (n,)."""
     fold: np.ndarray
-    """Which fold judged it, int64 (n,)."""
+    """The fold in which it was held out, int64 (n,)."""
     chosen: dict[str, int]
-    """Which classifiers the inner loop chose for the AUC, and in how many folds."""
+    """Classifiers that the inner loop chose for the AUC, and in how many folds."""
 
 
 def infer_attribute(
@@ -74,30 +74,29 @@ def infer_attribute(
     """Return how well an attribute is inferred: AUC, balanced accuracy, accuracy, and a check.
 
     - `AUC` is the mean over classes of each against the rest. Only releases judged by the same
-      classifier are compared with each other: scores of two classifiers have no common scale, and
-      pooled they put the AUC of noise below one half (Forman and Scholz 2010).
-    - `balanced accuracy` is the mean of the classes' recalls. The class named is the one whose
+      classifier are compared: scores of two classifiers have no common scale, and pooling them puts
+      the AUC of noise below one half (Forman and Scholz 2010).
+    - `balanced accuracy` is the mean recall of the classes. The predicted class is the one whose
       probability is the largest multiple of its share in training.
-    - `accuracy` is the share of releases whose class is named by the classifier that did so best in
-      the inner loop; the others take the one of the best AUC. Chance is the share of the most
-      frequent class.
-    - `AUC, shuffled labels` is the whole attack once more with the attribute dealt out anew among
-      the speakers. Were it above chance, so would the attack be without any leak.
+    - `accuracy` is that of the classifier with the best accuracy in the inner loop; the other
+      figures use the one with the best AUC. Chance is the share of the most frequent class.
+    - `AUC, shuffled labels` repeats the whole attack with the attribute permuted among the
+      speakers. A value above chance would mean that the attack succeeds without any leak.
 
-    The interval of each is over speakers. Results do not depend on the order of the releases.
+    Intervals are over speakers. Results do not depend on the order of the releases.
 
     Args:
         vectors: the releases, (n, d).
         labels: the attribute of each, (n,).
-        speakers: who sent each, (n,); a speaker may have any number of releases.
-        rng: the only source of chance: generators of one state give one result.
+        speakers: the speaker of each, (n,); a speaker may have any number of releases.
+        rng: the only source of randomness.
         attribute: its name.
-        release: what the clients sent.
-        resamples: how many.
+        release: name of the release.
+        resamples: number of resamples.
 
     Raises:
-        FedsimError: if there is one class only, a class has fewer than `FOLDS` speakers, a speaker
-            is of two classes, or a number is not finite.
+        FedsimError: if there is only one class, a class has fewer than `FOLDS` speakers, a speaker
+            is in two classes, or a number is not finite.
     """
     sample, classes = _sample(vectors, labels, speakers, attribute, release)
     shares = np.bincount(sample.label[sample.speaker]) / len(sample.speaker)
@@ -168,15 +167,15 @@ def _sample(
         raise ValueError(f"{len(vectors)} releases, {len(label)} labels, {len(speaker)} speakers")
     if len(classes) < 2:
         raise FedsimError(
-            f"all speakers are of one {attribute} ({', '.join(map(str, classes))}): there is"
-            " nothing to infer; take speakers of two at least"
+            f"all speakers have one {attribute} ({', '.join(map(str, classes))}), so there is"
+            " nothing to infer; take speakers with two or more"
         )
     of_speaker = np.zeros(len(names), np.int64)
     of_speaker[speaker] = label
     if (of_speaker[speaker] != label).any():
         which = names[speaker[np.argmax(of_speaker[speaker] != label)]]
         raise FedsimError(
-            f"speaker {str(which)!r} has releases of two values of {attribute}; give each speaker"
+            f"speaker {str(which)!r} has releases with two values of {attribute}; give each speaker"
             " one value"
         )
     count = np.bincount(of_speaker)
@@ -190,7 +189,7 @@ def _sample(
 
 
 def _judge(sample: _Sample, rng: np.random.Generator) -> _Judged:
-    """Return what the classifiers of the outer loop say about the speakers held out."""
+    """Return predictions for all speakers, each by the classifiers of its outer fold."""
     from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import Pipeline
@@ -232,10 +231,10 @@ def _judge(sample: _Sample, rng: np.random.Generator) -> _Judged:
 def _folds(
     sample: _Sample, rows: np.ndarray, folds: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the rows to train on and those to judge: of different speakers, all classes in both.
+    """Yield rows to train on and rows to judge: of different speakers, with all classes in both.
 
-    Speakers are split, not releases: scikit-learn's StratifiedGroupKFold is greedy and may leave a
-    fold without a class of few speakers.
+    Speakers are split, not releases. scikit-learn's StratifiedGroupKFold is greedy, and may leave a
+    fold without a class that has few speakers.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -247,9 +246,10 @@ def _folds(
 
 
 def _candidates(rows: int, seed: int) -> list[tuple[str, Any]]:
-    """Return what the inner loop chooses among, for at least `rows` releases to train on.
+    """Return the classifiers among which the inner loop chooses.
 
-    Boosted trees with few leaves were as good as a random forest, and four times as fast.
+    `rows` is the minimum number of releases that one is trained on. Boosted trees with few leaves
+    were as good as a random forest, and four times as fast.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
@@ -268,7 +268,7 @@ def _candidates(rows: int, seed: int) -> list[tuple[str, Any]]:
 
 
 def _auc(sample: _Sample, judged: _Judged, weights: np.ndarray) -> np.ndarray:
-    """Return the mean AUC of the classes under each row of weights of speakers (b, S): (b,)."""
+    """Return the mean AUC of the classes under each row of speaker weights (b, S): (b,)."""
     label, of_rows = sample.label[sample.speaker], weights[:, sample.speaker]
     areas = []
     for k in range(judged.probability.shape[1]):
@@ -282,10 +282,10 @@ def _auc(sample: _Sample, judged: _Judged, weights: np.ndarray) -> np.ndarray:
     return np.mean(areas, axis=0)
 
 
-def _mean_recall(sample: _Sample, named: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean recall of the classes, where releases were named so, (n,): (b,)."""
+def _mean_recall(sample: _Sample, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the mean recall of the classes for predictions (n,): (b,)."""
     recalls = [
-        _share(sample, named == k, weights * (sample.label == k))
+        _share(sample, predicted == k, weights * (sample.label == k))
         for k in range(int(sample.label.max()) + 1)
     ]
     return np.mean(recalls, axis=0)

@@ -1,12 +1,12 @@
-"""Membership inference: was this clip among those that a client tuned on?
+"""Membership inference: did a client tune on this clip?
 
-The server, or somebody who sees what it sees, asks about one clip at a time. For each target it has
-computed releases in many worlds: with the clip among the client's tuning clips (inside) and without
-it (outside), the other clips drawn anew each time. A release is then scored by which of the two it
-is more like (Carlini et al. 2022, "Membership Inference Attacks From First Principles").
+The server, or anyone with its view, asks about one clip at a time. For each clip it has computed
+releases in many worlds: with the clip among the client's tuning clips (inside) and without it
+(outside), the other clips drawn anew each time. A release is then scored by which of the two kinds
+it is more like (Carlini et al. 2022, "Membership Inference Attacks From First Principles").
 
-What counts is how many members are found while next to nobody is accused falsely; an average over
-all clips, such as the AUC, can look harmless where a few clips are certain to be recognized.
+The figure that matters is how many members are found at a very low rate of false accusations: an
+average over all clips, such as the AUC, can look harmless where a few clips are always recognized.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from fedsim.privacy.attacks.result import Finding
 from fedsim.privacy.attacks.vectors import checked_vectors, random_state
 
 FALSE_POSITIVE_RATES = (0.01, 0.001)
-FEWEST_CLIPS = 10
-FEWEST_WORLDS = 8
+MIN_CLIPS = 10
+MIN_WORLDS = 8
 _WORLD_FOLDS = 4
-_STEADY = 5  # non-members beyond a threshold, for it to be steady
+_STABLE = 5  # non-members beyond a threshold, for it to be stable
 
 
 def likelihood_ratio(release: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Return how much likelier releases are with the clip than without it, as a logarithm.
+    """Return the log-likelihood ratio of releases, with the clip against without it.
 
-    Both are taken for Gaussian, with means of their own and one shrunken covariance: worlds are
-    few, and a clip among others moves the release far more than it changes its spread. Features are
-    first standardised over all worlds. One that no world changes, though the release differs in it,
-    speaks neither for nor against.
+    Both are modelled as Gaussian, with separate means and one shrunken covariance: worlds are few,
+    and one clip moves the release far more than it changes its spread. Features are first
+    standardised over all worlds. A feature that is constant over the worlds has no effect, even if
+    the release differs in it.
 
     Args:
-        release: what the server saw, (n, d); no world that the others are fitted to.
+        release: what the server saw, (n, d); not one of the worlds.
         inside: releases of worlds with the clip, (worlds, d).
-        outside: of worlds without it, (worlds, d); another number, if need be.
+        outside: of worlds without it, (worlds, d); their number may differ.
 
     Returns:
         float64 (n,), above 0 for a member.
@@ -62,17 +62,17 @@ def likelihood_ratio(release: np.ndarray, inside: np.ndarray, outside: np.ndarra
 
 
 def unlikeness(release: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Return how unlike releases are to those without the clip: Carlini's offline attack.
+    """Return how unusual releases are among those without the clip: Carlini's offline attack.
 
-    It is the squared Mahalanobis distance of a Gaussian fitted as in `likelihood_ratio`, and needs
-    no world with the clip. It says that something is unusual, not that it is this clip.
+    This is the squared Mahalanobis distance from a Gaussian fitted as in `likelihood_ratio`, and
+    needs no world with the clip. It shows that a release is unusual, not that this clip is why.
 
     Args:
         release: what the server saw, (n, d).
         outside: releases of worlds without the clip, (worlds, d).
 
     Returns:
-        float64 (n,), the larger the likelier a member.
+        float64 (n,), larger for a likelier member.
 
     Raises:
         FedsimError: if there are fewer than 8 worlds, or a number is not finite.
@@ -86,11 +86,11 @@ def unlikeness(release: np.ndarray, outside: np.ndarray) -> np.ndarray:
 def world_scores(
     inside: np.ndarray, outside: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the likelihood ratio of each world's own release, scored by the other worlds.
+    """Return the likelihood ratio of the release of each world, fitted on other worlds.
 
-    Every world is held out once, together with as many of the other kind in each fold: leaving out
-    more of one kind would shift the scores. Scores of many targets are to be judged together. Those
-    of one target have no common scale across folds, and the AUC of noise is 0.46 to 0.48.
+    Every world is held out once; each fold holds out as many of either kind, because unequal
+    numbers would shift the scores. Judge the scores of many targets together: those of one target
+    have no common scale across folds, and the AUC of noise is then 0.46 to 0.48.
 
     Args:
         inside: releases of worlds with the clip, (worlds, d).
@@ -107,11 +107,10 @@ def world_scores(
 
     if inside.shape != outside.shape:
         raise ValueError(f"worlds have shapes {inside.shape} and {outside.shape}")
-    if len(inside) - math.ceil(len(inside) / _WORLD_FOLDS) < FEWEST_WORLDS:
+    if len(inside) - math.ceil(len(inside) / _WORLD_FOLDS) < MIN_WORLDS:
         raise FedsimError(
-            f"worlds that score each other have to be 11 of each kind, for {FEWEST_WORLDS} to"
-            f" remain when one in {_WORLD_FOLDS} is scored, but there are {len(inside)}; compute"
-            " more"
+            f"worlds that score each other must be 11 of each kind, so that {MIN_WORLDS} remain"
+            f" when one in {_WORLD_FOLDS} is held out, and there are {len(inside)}; compute more"
         )
     members, others = np.zeros(len(inside)), np.zeros(len(outside))
     folds = KFold(_WORLD_FOLDS, shuffle=True, random_state=random_state(rng))
@@ -131,30 +130,30 @@ def judge_membership(
     release: str,
     resamples: int = RESAMPLES,
 ) -> tuple[Finding, ...]:
-    """Return how well scores tell members: AUC, and TPR at 1 % and at 0.1 % FPR.
+    """Return how well scores separate members: AUC, and TPR at 1 % and at 0.1 % FPR.
 
-    The threshold of an FPR is the k-th largest score of n non-members, k = floor(FPR * (n + 1)),
-    which has to be exceeded. A further non-member does so with probability k / (n + 1), and so does
-    a member whose release says nothing. Reading the last point of the empirical ROC curve with that
-    FPR instead would grant scores of noise (k + 1) / (n + 1), twice too much with 1000 non-members
-    and 0.1 %.
+    The threshold of an FPR, which must be exceeded, is the k-th largest score of n non-members, k =
+    floor(FPR * (n + 1)). A further non-member exceeds it with probability k / (n + 1), and so does
+    a member whose release reveals nothing. Reading the last point of the empirical ROC curve with
+    that FPR instead would give noise a TPR of (k + 1) / (n + 1): twice too high with 1000
+    non-members and 0.1 %.
 
-    Too small a sample gives no figure, but a finding whose value is None and whose note says why:
-    a TPR needs 1 / FPR non-members, so that one of them may be accused (100 for 1 %, 1000 for
-    0.1 %), and every figure ten members and ten non-members, of two clients.
+    For a sample that is too small, a finding has the value None and a note with the reason. A TPR
+    needs 1 / FPR non-members, so that one of them may be accused (100 for 1 %, 1000 for 0.1 %), and
+    every figure ten members and ten non-members, of two clients.
 
-    The interval of an AUC is from a bootstrap over clients, that of a TPR the wider of this one,
-    which draws the threshold anew, and Clopper-Pearson's, which knows that a bootstrap cannot see
-    what never happened. With 5 / FPR non-members it holds the true TPR in 95 % of cases; with
-    fewer the threshold is too uncertain for that (88 % with 1 / FPR), and the note says so.
+    The interval of an AUC is a bootstrap over clients. That of a TPR is the wider of the bootstrap,
+    which draws the threshold anew, and Clopper-Pearson, which accounts for events that did not
+    occur in the sample. With 5 / FPR non-members it contains the true TPR in 95 % of cases; with
+    fewer the threshold is too uncertain (88 % with 1 / FPR), and the note says so.
 
     Args:
-        scores: the larger the likelier a member, (n,).
+        scores: larger for a likelier member, (n,).
         is_member: bool (n,).
-        clients: whose release each score is from, (n,).
-        rng: the only source of chance: generators of one state give one result.
-        release: what the clients sent.
-        resamples: how many.
+        clients: the client of each score, (n,).
+        rng: the only source of randomness.
+        release: name of the release.
+        resamples: number of resamples.
 
     Raises:
         FedsimError: if a score is not finite.
@@ -200,24 +199,24 @@ def judge_membership(
 
 
 def _too_few(members: int, others: int, clients: int, rate: float | None) -> str:
-    """Return why the sample is too small for the AUC, or for the TPR at an FPR; or nothing."""
-    if min(members, others) < FEWEST_CLIPS or clients < 2:
-        return f"{FEWEST_CLIPS} of each are needed, of two clients at least"
+    """Return why the sample is too small for the AUC, or for the TPR at an FPR; else ""."""
+    if min(members, others) < MIN_CLIPS or clients < 2:
+        return f"{MIN_CLIPS} of each are needed, of two clients at least"
     if rate is not None and others < 1 / rate:
         return f"{1 / rate:,.0f} non-members are needed, of whom one may be accused"
     return ""
 
 
 def _caution(others: int, rate: float | None) -> str:
-    if rate is None or others >= _STEADY / rate:
+    if rate is None or others >= _STABLE / rate:
         return ""
-    return f"with fewer than {_STEADY / rate:,.0f} non-members the interval is too narrow"
+    return f"with fewer than {_STABLE / rate:,.0f} non-members the interval is too narrow"
 
 
 def _auc(
     score: np.ndarray, member: np.ndarray, client: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Return the AUC under each row of weights of clients (b, C): (b,)."""
+    """Return the AUC under each row of client weights (b, C): (b,)."""
     of_clips = weights[:, client]
     return ratio(
         *concordance(score[member], score[~member], of_clips[:, member], of_clips[:, ~member])
@@ -227,12 +226,12 @@ def _auc(
 def _true_positives(
     score: np.ndarray, member: np.ndarray, client: np.ndarray, rate: float, weights: np.ndarray
 ) -> np.ndarray:
-    """Return the share of members beyond the threshold of an FPR, see `judge_membership`: (b,)."""
+    """Return the share of members above the threshold of an FPR, see `judge_membership`: (b,)."""
     order = np.argsort(-score[~member], kind="stable")
     others = score[~member][order]
     accused = np.cumsum(weights[:, client[~member][order]], axis=1)
     total = accused[:, -1:]
-    # A resample of clients may have fewer non-members than the whole; one is always accused.
+    # A resample may have fewer non-members than the sample; at least one is accused.
     k = np.maximum(np.floor(rate * (total + 1) + 1e-9), 1)
     threshold = others[(accused >= k).argmax(axis=1)]
     own = weights[:, client[member]] * (total > 0)
@@ -241,14 +240,14 @@ def _true_positives(
 
 
 def _standardised(release: np.ndarray, *worlds: np.ndarray) -> list[np.ndarray]:
-    """Return the release and the worlds, each feature by its mean and deviation in all worlds."""
+    """Return the release and the worlds, standardised by mean and deviation over all worlds."""
     from sklearn.preprocessing import StandardScaler
 
     checked = [checked_vectors(part, "of a world") for part in (release, *worlds)]
-    fewest = min(len(part) for part in checked[1:])
-    if fewest < FEWEST_WORLDS:
+    smallest = min(len(part) for part in checked[1:])
+    if smallest < MIN_WORLDS:
         raise FedsimError(
-            f"a likelihood ratio needs {FEWEST_WORLDS} worlds of each kind, but is given {fewest};"
+            f"a likelihood ratio needs {MIN_WORLDS} worlds of each kind, and there are {smallest};"
             " compute more"
         )
     scaler = StandardScaler().fit(np.concatenate(checked[1:]))

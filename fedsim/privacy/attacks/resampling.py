@@ -1,15 +1,14 @@
-"""Intervals of attack figures: speakers are drawn anew, the trained attack stays.
+"""Intervals of attack figures: speakers are resampled, the trained attack is kept.
 
 A resample is a row of weights: how often each speaker was drawn. All cases of a speaker share its
-weight, so many releases of one speaker do not pass for many speakers. A figure is computed for many
+weight, so many releases of one speaker do not count as many speakers. A figure is computed for many
 rows of weights at once.
 
-The attack is not trained anew for each resample, so a resample alone says how much is left to the
-chance of who was judged. With a cross-validated classifier, who was trained on matters as much:
-where there is no leak, a chance likeness of two speakers counts twice, once with each of them in
-training, and the variance is up to twice that of the resamples (the general case: Nadeau and Bengio
-2003, "Inference for the Generalization Error"). Intervals of such figures are therefore made
-`CROSS_VALIDATED` times as wide.
+The attack is not retrained for each resample, so resamples only show the variance that comes from
+the judged speakers. With a cross-validated classifier the training speakers matter as much: without
+a leak, a chance likeness of two speakers counts twice, once with each of them in training, and the
+variance is up to twice that of the resamples (in general: Nadeau and Bengio 2003, "Inference for
+the Generalization Error"). Intervals of such figures are therefore `CROSS_VALIDATED` times as wide.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from fedsim.base.statistics import Interval, widened
 
 RESAMPLES = 1_000
 CROSS_VALIDATED = 2**0.5
-_BATCH = 2**22  # weights at a time, 8 bytes each
+_BATCH = 2**22  # weights at once, 8 bytes each
 
 
 def speaker_interval(
@@ -39,13 +38,13 @@ def speaker_interval(
     Resamples in which the figure is not defined are left out.
 
     Args:
-        figure: weights of speakers, float64 (b, speakers) -> the figure under each, (b,), NaN where
-            it is not defined. Weights of 1 give the figure itself.
-        speakers: how many, at least two.
+        figure: f(weights of speakers, float64 (b, speakers)) -> the figure under each row, (b,),
+            NaN where it is not defined. Weights of 1 give the figure itself.
+        speakers: number of speakers, 2 or more.
         rng: draws the speakers.
-        resamples: how many.
-        spread: how many times as wide the interval shall be.
-        cases: how many numbers `figure` makes of a row of weights; bounds the memory.
+        resamples: number of resamples.
+        spread: factor on the width of the interval.
+        cases: number of intermediate values of `figure` per row of weights; limits the memory.
     """
     value = float(figure(np.ones((1, speakers)))[0])
     batch = max(1, _BATCH // max(speakers, cases))
@@ -67,10 +66,10 @@ def concordance(
     positive_weight: np.ndarray,
     negative_weight: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight of the pairs that scores order rightly, and that of all pairs, (b,) each.
+    """Return the weight of correctly ordered pairs, and that of all pairs, (b,) each.
 
     Their ratio is the area under the ROC curve (Hanley and McNeil 1982); a tie counts one half.
-    scikit-learn's `roc_auc_score` takes one row of weights at a time, and sorts for each.
+    scikit-learn's `roc_auc_score` takes one row of weights at a time and sorts for each.
 
     Args:
         positive: scores of the positive cases, (p,).
@@ -90,9 +89,9 @@ def equal_error_rate(
     positive_weight: np.ndarray,
     negative_weight: np.ndarray,
 ) -> np.ndarray:
-    """Return the rate of both errors, (b,), at the threshold where they are nearest to each other.
+    """Return the equal error rate, (b,): the mean of both errors where they are closest.
 
-    Thresholds are the scores of positive cases. NaN for a row without cases of either kind; the
+    Thresholds are the scores of positive cases. NaN for a row without cases of either kind. The
     arguments are those of `concordance`.
     """
     wanted, refused = _below(positive, positive_weight)
@@ -105,7 +104,7 @@ def equal_error_rate(
 
 
 def _below(scores: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores in order (q,), and the weight of the first 0 .. q of them, (b, q + 1)."""
+    """Return the sorted scores (q,), and the weight of the first 0 .. q of them, (b, q + 1)."""
     order = np.argsort(scores, kind="stable")
     below = np.zeros((len(weight), len(scores) + 1))
     np.cumsum(weight[:, order], axis=1, out=below[:, 1:])
@@ -113,13 +112,15 @@ def _below(scores: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return above / below, and NaN where there is nothing below."""
+    """Return above / below, and NaN where `below` is 0."""
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
 
 
 def clopper_pearson(hits: float, of: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a share (Clopper and Pearson 1934); `hits` may be a
-    fraction, where ties are shared."""
+    """Return the exact 95 % interval of a share (Clopper and Pearson 1934).
+
+    `hits` may be a fraction, where ties are shared.
+    """
     from scipy.stats import beta
 
     low = float(beta.ppf(0.025, hits, of - hits + 1)) if hits > 0 else 0.0

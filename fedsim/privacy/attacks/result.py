@@ -1,4 +1,4 @@
-"""What an attack found: one figure, how sure it is, and what guessing would have reached."""
+"""The result of an attack: one figure, its interval, and its value for guessing."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Literal
 Verdict = Literal["gives away", "not distinguishable", "below chance", "not measured"]
 
 EER = "EER"
-"""The figure that falls when an attack gets better; all others rise."""
+"""The only figure that is smaller for a better attack."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure of one attack on one release; shares of 1, so 0.05 is 5 %."""
+    """One figure of one attack on one release, as a fraction: 0.05 is 5 %."""
 
     attack: str
     """`attribute`, `re-identification` or `membership`."""
     attribute: str
-    """What was to be inferred: `gender`, `the speaker`, `a tuning clip`."""
+    """What the attack infers: `gender`, `the speaker`, `a tuning clip`."""
     release: str
-    """What the clients sent."""
+    """Name of the release."""
     figure: str
     """`AUC`, `accuracy`, `rank-1`, `EER`, `TPR at 1 % FPR`, ..."""
     value: float | None
-    """None where the sample is too small for the figure; `note` then says why."""
+    """None where the figure was not measured; `note` then says why."""
     low: float | None
     """Lower end of the 95 % interval."""
     high: float | None
     chance: float
-    """What an attack reaches that has not seen the release."""
+    """The value that an attack without the release reaches."""
     n: int
-    """How many cases were judged."""
+    """Number of cases judged."""
     note: str
-    """A sentence or two without a full stop, or nothing."""
+    """Remarks without a full stop; may be empty."""
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the interval lies on the attack's side of chance."""
+        """Where the interval lies against chance."""
         if self.value is None or self.low is None or self.high is None:
             return "not measured"
         better, worse = self.low > self.chance, self.high < self.chance

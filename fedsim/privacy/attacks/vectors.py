@@ -1,4 +1,4 @@
-"""Released vectors as the attacks take them: finite numbers, one row a release."""
+"""Released vectors as attacks take them: finite numbers, one row per release."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def checked_vectors(vectors: np.ndarray, release: str) -> np.ndarray:
 
 
 def carries_nothing(vectors: np.ndarray) -> bool:
-    """Return whether all rows of vectors (n, d) are the same, so that nothing can be inferred."""
+    """Return whether all rows of vectors (n, d) are equal, so that nothing can be inferred."""
     return bool((vectors == vectors[:1]).all())
 
 

@@ -1,7 +1,7 @@
 """The ciphers of secure aggregation, from `cryptography` and `pycryptodome`.
 
-Flower's own secure aggregation stretches a mask from a seed that it folds to 32 bits, of which a
-key between two members sets 28: few enough to try them all. Masks here are a ChaCha20 key stream of
+Flower's own secure aggregation generates a mask from a seed of 32 bits, of which the key between
+two members sets only 28: few enough to try all. Masks here are a ChaCha20 key stream with a key of
 256 bits.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 SECRET_BYTES = 16
-"""Of what is split into shares: a mask's seed, or what a key is made of (128-bit security)."""
+"""Of a secret that is split into shares: the seed of a mask, or of a private key (128 bits)."""
 KEY_BYTES = 32
 """Of a public key."""
 _NONCE_BYTES, _TAG_BYTES = 12, 16
@@ -38,9 +38,9 @@ def public_key(secret: bytes) -> bytes:
 
 
 def shared_key(secret: bytes, public: bytes, purpose: str) -> bytes:
-    """Return the key (32 bytes) that only the two owners of the secrets can make.
+    """Return the key (32 bytes) that only the owners of the two secrets can compute.
 
-    Raises `FedsimError` for a public key that is none.
+    Raises `FedsimError` if `public` is not an X25519 key.
     """
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
@@ -48,7 +48,7 @@ def shared_key(secret: bytes, public: bytes, purpose: str) -> bytes:
         raw = _private(secret).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         raise FedsimError(
-            f"a public key of {len(public)} bytes is no X25519 key: {error}"
+            f"the public key of {len(public)} bytes is not an X25519 key ({error}); send another"
         ) from error
     return _derive(raw, purpose)
 
@@ -59,7 +59,7 @@ def seed_key(seed: bytes) -> bytes:
 
 
 def mask(key: bytes, length: int) -> np.ndarray:
-    """Return the mask of a key, uint32 (length,): a ChaCha20 key stream. A key masks once."""
+    """Return the mask of a key, uint32 (length,): a ChaCha20 key stream. Use each key once."""
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
@@ -76,7 +76,10 @@ def seal(key: bytes, sender: int, receiver: int, text: bytes) -> bytes:
 
 
 def unseal(key: bytes, sender: int, receiver: int, sealed: bytes) -> bytes:
-    """Return what `seal` encrypted; `FedsimError` if it was changed or is another's."""
+    """Return what `seal` encrypted.
+
+    Raises `FedsimError` if it was changed, or is for another receiver or from another sender.
+    """
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -85,13 +88,13 @@ def unseal(key: bytes, sender: int, receiver: int, sealed: bytes) -> bytes:
         return ChaCha20Poly1305(key).decrypt(nonce, text, _way(sender, receiver))
     except (InvalidTag, ValueError) as error:
         raise FedsimError(
-            f"the envelope from member {sender} to member {receiver} was changed on its way, or is"
-            " another's: the group cannot go on with it"
+            f"the envelope from member {sender} to member {receiver} was changed in transit, or has"
+            " another sender or receiver; start a new group"
         ) from error
 
 
 def split(secret: bytes, threshold: int, members: int) -> list[bytes]:
-    """Return a share (16 bytes) a member, of which any `threshold` give the secret (Shamir)."""
+    """Return one share (16 bytes) per member; any `threshold` of them give the secret (Shamir)."""
     from Crypto.Protocol.SecretSharing import Shamir
 
     return [share for _, share in Shamir.split(threshold, members, secret, ssss=False)]

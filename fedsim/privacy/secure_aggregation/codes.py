@@ -1,4 +1,4 @@
-"""Sensitivities as whole numbers that can be added, and the mean that their sum stands for."""
+"""Sensitivities as whole numbers that can be added, and the mean that their sum encodes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fedsim.errors import FedsimError
 from fedsim.privacy.bounds import Bounds, denormalize, normalize
 
 STEPS = (1 << 20) - 1
-"""Of the range between a layer's bounds, in the logarithm: finer than any plan can tell."""
+"""Between the bounds of a layer, in the logarithm: fine enough that no plan depends on it."""
 MAX_MEMBERS = 1 << 12
-"""Whose codes add up to less than 2^32."""
+"""The codes of this many members add up to less than 2^32."""
 
 
 def encode(sensitivity: np.ndarray, bounds: Bounds) -> np.ndarray:
-    """Return the nearest step of each clipped sensitivity, uint32 (L,)."""
+    """Return the number of the nearest step of each clipped sensitivity, uint32 (L,)."""
     return np.rint(normalize(sensitivity, bounds) * STEPS).astype(np.uint32)
 
 
@@ -23,15 +23,15 @@ def decode(total: np.ndarray, members: int, bounds: Bounds) -> np.ndarray:
 
     Args:
         total: the sum of their codes, uint32 (L,).
-        members: how many were added.
-        bounds: as `encode` had them.
+        members: number of members in the sum.
+        bounds: as given to `encode`.
 
     Raises:
-        FedsimError: a sum that so many members cannot have.
+        FedsimError: if the sum is larger than that of this many members can be.
     """
     if total.max(initial=0) > members * STEPS:
         raise FedsimError(
-            f"a sum of {int(total.max())} is more than {members} members can have: one of them"
-            " sent no code, or the masks did not come off"
+            f"the sum {int(total.max())} exceeds the maximum of {members} members: a member sent a"
+            " wrong code, or the masks were not removed; start a new group"
         )
     return denormalize(total / (members * STEPS), bounds)

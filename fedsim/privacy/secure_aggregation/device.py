@@ -1,11 +1,12 @@
-"""A member of the group: what it answers, and what it keeps to itself between two messages.
+"""A member of a group: its answer to each message, and its state between two messages.
 
-Each step takes the member as it was and returns it as it is; steps come once and in order. A device
-checks what protects it and trusts the server with the rest (see the package).
+Each step takes the state of the member and returns the new one; steps come once and in order. A
+device checks what protects it, and trusts the server with the rest (see the package).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,15 +34,16 @@ from fedsim.privacy.secure_aggregation.wire import (
 )
 
 MIN_MEMBERS = 3
-"""In a sum: of two, each member would learn the other's value from it."""
+"""In a sum: with two, each member would learn the value of the other."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """What a device must keep between two messages; it never leaves the device.
+    """The state of a device between two messages; it never leaves the device.
 
-    Flat fields, so that a Flower context can hold it. `held` are the shares that the members
-    `peers` gave this one: 16 bytes of the seed of their own mask, 16 of their mask key.
+    Its fields are flat, so that a Flower context can store it. `held` are the shares that this
+    member has from the members `peers`: 16 bytes of the seed of their own mask, 16 of their mask
+    key.
     """
 
     place: int
@@ -57,14 +59,14 @@ class Member:
     held: tuple[bytes, ...] = field(default=(), repr=False)
 
 
-def join(place: int) -> tuple[Member, Keys]:
-    """Draw the secrets of a new group's member and return its public keys."""
-    member = Member(place, "share", new_secret(), new_secret(), new_secret())
+def join(place: int, draw: Callable[[], bytes] = new_secret) -> tuple[Member, Keys]:
+    """Return a new group's member and its public keys; `draw` gives a secret of 16 bytes."""
+    member = Member(place, "share", draw(), draw(), draw())
     return member, Keys(place, public_key(member.seal_secret), public_key(member.mask_secret))
 
 
 def share(member: Member, roster: Roster) -> tuple[Member, Envelopes]:
-    """Split the member's two secrets among all on the roster.
+    """Return shares of the member's two secrets, sealed for each other member on the roster.
 
     Raises `FedsimError` for a roster that would not protect the member.
     """
@@ -76,9 +78,9 @@ def share(member: Member, roster: Roster) -> tuple[Member, Envelopes]:
     ):
         raise _refused(
             member,
-            f"a group of {n} with a threshold of {roster.threshold}: it takes {MIN_MEMBERS} to"
-            f" {MAX_MEMBERS} members, and a threshold of more than half of them,"
-            f" {MIN_MEMBERS} or more",
+            f"a group of {n} with a threshold of {roster.threshold}; invite {MIN_MEMBERS} to"
+            f" {MAX_MEMBERS} members, with a threshold of {MIN_MEMBERS} or more and of more than"
+            f" half of them",
         )
     keys = dict(zip(roster.places, zip(roster.seal, roster.mask, strict=True), strict=True))
     own = public_key(member.seal_secret), public_key(member.mask_secret)
@@ -86,7 +88,9 @@ def share(member: Member, roster: Roster) -> tuple[Member, Envelopes]:
         len({key for pair in keys.values() for key in pair}) < 2 * n
         or keys.get(member.place) != own
     ):
-        raise _refused(member, "a roster with a key twice, or without this member's own keys")
+        raise _refused(
+            member, "a roster with a repeated key, or without this member's own keys; send all keys"
+        )
     halves = [split(secret, roster.threshold, n) for secret in (member.seed, member.mask_secret)]
     mine = b""
     places, sealed = [], []
@@ -111,11 +115,11 @@ def share(member: Member, roster: Roster) -> tuple[Member, Envelopes]:
 
 
 def hide(member: Member, envelopes: Envelopes, codes: np.ndarray) -> tuple[Member, Masked]:
-    """Return the member's codes, uint32 (L,), under a mask of its own and one with each other.
+    """Return the member's codes, uint32 (L,), under its own mask and one per sender.
 
-    y = x + m(seed) + sum over senders j of +-m(key_ij), modulo 2^32; plus where i < j, so that the
-    masks of a pair cancel. Raises `FedsimError` for too few senders or an envelope that is not
-    theirs.
+    y = x + m(seed) + sum over senders j of +-m(key_ij), modulo 2^32, with plus where i < j, so that
+    the masks of a pair cancel. Raises `FedsimError` for too few senders, or an envelope that is not
+    from them.
     """
     _expect(member, "mask")
     senders = envelopes.places
@@ -126,7 +130,8 @@ def hide(member: Member, envelopes: Envelopes, codes: np.ndarray) -> tuple[Membe
     ):
         raise _refused(
             member,
-            f"shares of {len(senders)} others, where it takes {member.threshold - 1} or more",
+            f"shares of {len(senders)} others; it needs {member.threshold - 1} or more, all on the"
+            " roster",
         )
     seals = dict(zip(member.places, member.seal, strict=True))
     masks = dict(zip(member.places, member.mask, strict=True))
@@ -146,8 +151,9 @@ def hide(member: Member, envelopes: Envelopes, codes: np.ndarray) -> tuple[Membe
 def unmask(member: Member, survivors: Survivors) -> tuple[Member, Shares]:
     """Return one share of each peer: of its own mask if it survived, else of its mask key.
 
-    Never both, and only once: with both the server could uncover one member. All secrets are
-    forgotten. Raises `FedsimError` for too few survivors, or one that is no peer.
+    Never both, and only once: with both, the server could unmask a single member. The state that
+    is returned has no secrets. Raises `FedsimError` for too few survivors, or one that is not a
+    peer.
     """
     _expect(member, "unmask")
     alive = set(survivors.places)
@@ -158,8 +164,8 @@ def unmask(member: Member, survivors: Survivors) -> tuple[Member, Shares]:
     ):
         raise _refused(
             member,
-            f"to uncover a sum of {len(alive)} members, where it takes {member.threshold} of those"
-            " that it shares masks with, itself among them",
+            f"to unmask a sum of {len(alive)} members; it must be of {member.threshold} or more"
+            " with which it shares masks, including itself",
         )
     shares = tuple(
         held[:SECRET_BYTES] if peer in alive else held[SECRET_BYTES:]
@@ -170,10 +176,10 @@ def unmask(member: Member, survivors: Survivors) -> tuple[Member, Shares]:
 
 def _expect(member: Member, step: str) -> None:
     if member.step != step:
-        raise _refused(member, f"the step {step!r} when {member.step!r} was expected")
+        raise _refused(member, f"the step {step!r} when {member.step!r} is expected")
 
 
 def _refused(member: Member, why: str) -> FedsimError:
     return FedsimError(
-        f"member {member.place} of a group refuses {why}; its summary stays where it is"
+        f"member {member.place} of a group refuses {why}; its summary stays on the device"
     )

@@ -1,4 +1,4 @@
-"""Who is in a group with whom."""
+"""Groups of clients for secure aggregation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedsim.base.seeds import client_rng
 
 
 def make_groups(clients: Sequence[str], size: int, seed: int) -> list[list[str]]:
-    """Return groups of `size` clients or more, drawn from the seed; none if there are too few."""
+    """Return groups of `size` clients or more, drawn from the seed; [] if there are too few."""
     ordered = sorted(clients)
     order = client_rng(seed, "", "cohort").permutation(len(ordered))
     if len(ordered) < size:

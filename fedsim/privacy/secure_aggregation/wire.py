@@ -1,7 +1,7 @@
-"""What passes between the server and a member, in flat fields (`fedsim.protocol.codec`).
+"""Messages between the server and a member, in flat fields (`fedsim.protocol.codec`).
 
-A member is known by its place in the group, a number from 1. Where a message is about several, its
-tuples have one entry a member, in the same order.
+A member is identified by its place in the group, a number from 1. In a message about several
+members, the tuples have one entry per member, in the same order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Roster:
-    """Server to members: who is in the group, and how many must stay to the end."""
+    """Server to members: the members of the group, and how many must stay to the end."""
 
     threshold: int
     places: tuple[int, ...]
@@ -37,8 +37,7 @@ class Roster:
 
 @dataclass(frozen=True)
 class Envelopes:
-    """Member to server: shares sealed for each of `places`; to a member, in a post, those from
-    each."""
+    """Member to server: shares sealed for each of `places`. Server to member: shares from each."""
 
     places: tuple[int, ...]
     sealed: tuple[bytes, ...]
@@ -46,8 +45,11 @@ class Envelopes:
 
 @dataclass(frozen=True)
 class Post:
-    """Server to member: `sealed` as in `Envelopes`; observe your clips by `measure`, clip to the
-    public bounds `low` and `high` of each layer, and send your codes under your masks."""
+    """Server to member: shares as in `Envelopes`, and the request for masked codes.
+
+    The member observes its clips by `measure`, and clips the values to the public bounds `low` and
+    `high` of each layer.
+    """
 
     measure: str
     low: tuple[float, ...]
@@ -65,15 +67,17 @@ class Masked:
 
 @dataclass(frozen=True)
 class Survivors:
-    """Server to members: whose masked codes came."""
+    """Server to members: the members whose masked codes arrived."""
 
     places: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Member to server: its share (16 bytes) of one secret of each of `places`: of the own mask of
-    a survivor, of the mask key of a member that fell out."""
+    """Member to server: its share (16 bytes) of one secret of each of `places`.
+
+    Of a survivor the secret is the seed of its own mask, of a member that dropped out its mask key.
+    """
 
     places: tuple[int, ...]
     shares: tuple[bytes, ...]

@@ -1,6 +1,6 @@
-"""Figures: each function takes a table, as `fedsim.report.tables` makes it, and returns a chart.
+"""Figures: each function takes a table, as of `fedsim.report.tables`, and returns a chart.
 
-Colours are told apart by colour-blind readers, marks and dashes without any colour.
+Colour-blind readers can distinguish the colours; marks and dashes differ without any colour.
 """
 
 from fedsim.report.figures.curves import error_by_setting, error_by_size

@@ -1,4 +1,4 @@
-"""What the axes and tips of several figures have in common."""
+"""Axes and tooltips that several figures share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import altair as alt
 from fedsim.report.tables import Table
 from fedsim.results.lines import Kind
 
-_LOG_ABOVE = 150  # a WER of so many percent, with others far below it, needs a logarithmic axis
+_LOG_ABOVE = 150  # a WER above this, in percent, with others far below needs a logarithmic axis
 _TIPS = {
     "line": ("line:N", "method"),
     "test": ("test:N", "tested on"),
@@ -23,7 +23,7 @@ _TIPS = {
     "clients": ("clients:Q", "clients"),
     "leak": ("leak:Q", "inferred"),
     "chance": ("chance:Q", "chance"),
-    "change": ("change:Q", "against own, points"),
+    "change": ("change:Q", "change from own, points"),
     "q25": ("q25:Q", "lower quarter %"),
     "median": ("median:Q", "median %"),
     "q75": ("q75:Q", "upper quarter %"),
@@ -41,34 +41,34 @@ def what(kind: Kind) -> str:
 
 
 def rate_look(table: Table, kind: Kind) -> dict[str, Any]:
-    """Return title, scale and axis of rates, which show small ones beside huge ones.
+    """Return the title, scale and axis of rates.
 
-    A word error rate may exceed 100 % many times: the scale is then logarithmic.
+    A word error rate may exceed 100 % many times; the scale is then logarithmic.
     """
     rates = [row["rate"] for row in table]
-    least = min((rate for rate in rates if rate > 0), default=0.0)
-    if not max(rates) > _LOG_ABOVE or not max(rates) > 5 * least > 0:
+    low = min((rate for rate in rates if rate > 0), default=0.0)
+    if not max(rates) > _LOG_ABOVE or not max(rates) > 5 * low > 0:
         return {
             "title": rate_title(kind),
             "scale": alt.Scale(zero=False, nice=True),
             "axis": alt.Axis(tickCount=6),
         }
-    most = max(row.get("high") or row["rate"] for row in table)
+    high = max(row.get("high") or row["rate"] for row in table)
     marks = [m * 10**k for k in range(-1, 5) for m in (1, 2, 5)]
     return {
         "title": f"{rate_title(kind)} (logarithmic)",
-        "scale": alt.Scale(type="log", domain=[least / 2, most], nice=False, clamp=True),
-        "axis": alt.Axis(values=[m for m in marks if least / 2 <= m <= most], format="~g"),
+        "scale": alt.Scale(type="log", domain=[low / 2, high], nice=False, clamp=True),
+        "axis": alt.Axis(values=[m for m in marks if low / 2 <= m <= high], format="~g"),
     }
 
 
-def name_axis(limit: int = 320) -> alt.Axis:
-    """Return an axis of names, each at most so many pixels long."""
-    return alt.Axis(labelLimit=limit, ticks=False, domain=False, labelPadding=8)
+def name_axis(limit: int = 440, padding: int = 8) -> alt.Axis:
+    """Return an axis of names that are cut off after `limit` pixels."""
+    return alt.Axis(labelLimit=limit, ticks=False, domain=False, labelPadding=padding)
 
 
 def tips_of(*columns: str) -> list[alt.Tooltip]:
-    """Return what a mark says under the pointer."""
+    """Return the tooltip of a mark with these columns."""
     return [
         alt.Tooltip(field, title=title, format=".4~g" if field.endswith("Q") else "")
         for field, title in (_TIPS[column] for column in columns)

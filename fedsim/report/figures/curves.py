@@ -14,8 +14,8 @@ from fedsim.results.lines import Kind
 
 _HEIGHT = 340
 _SIZE = "model size, MB (1 MB = 2^20 bytes)"
-_MOST_BANDS = 3  # more would hide each other: intervals are then thin lines, side by side
-_APART = 4  # pixels between these
+_MAX_BANDS = 3  # more would hide each other; intervals are then vertical lines, side by side
+_APART = 4  # pixels between these lines
 
 
 def error_by_size(table: Table, kind: Kind, mixed: bool = False) -> AnyChart:
@@ -24,12 +24,12 @@ def error_by_size(table: Table, kind: Kind, mixed: bool = False) -> AnyChart:
     Args:
         table: columns line, full, mb, bits, rate, low, high, budget; see `tables.size_points`.
         kind: what the rate is.
-        mixed: whether each size is of other clients: lines then only lead the eye.
+        mixed: whether each size has other clients, so that lines only guide the eye.
     """
     lines = [row for row in table if not row["full"]]
     sizes = {b: [r["mb"] for r in lines if r["budget"] == b] for b in {r["budget"] for r in lines}}
     full = [
-        {**row, "mb": round(float(np.mean(sizes[row["budget"]])), 4)}  # beside what it is held to
+        {**row, "mb": round(float(np.mean(sizes[row["budget"]])), 4)}  # at the compressed models
         for row in table
         if row["full"] and row["budget"] in sizes
     ]
@@ -44,12 +44,12 @@ def error_by_size(table: Table, kind: Kind, mixed: bool = False) -> AnyChart:
 
 
 def error_by_setting(table: Table, kind: Kind, title: str) -> AnyChart:
-    """Draw the rate against a number, such as the clips that each client tunes on.
+    """Draw the rate against a number, such as the number of tuning clips.
 
     Args:
         table: columns line, full, x, rate, low, high; see `tables.setting_points`.
         kind: what the rate is.
-        title: of the horizontal axis.
+        title: the title of the horizontal axis.
     """
     lines, full = ([row for row in table if row["full"] is f] for f in (False, True))
     values = sorted({row["x"] for row in table})
@@ -70,14 +70,14 @@ def error_by_setting(table: Table, kind: Kind, title: str) -> AnyChart:
 def _curves(
     lines: Table, full: Table, x: alt.X, look: dict[str, Any], mixed: bool = False
 ) -> list[alt.Chart]:
-    """Return full precision, then intervals, where they are known, and lines with points."""
+    """Return full precision, then lines with points, and their intervals if known."""
     y, low = alt.Y("rate:Q", **look), alt.Y("low:Q", **look)
     names = names_of(lines)
     tips = tips_of("line", *[k for k in ("mb", "bits", "x", "clients") if k in lines[0]], "rate")
     tips += tips_of("low", "high")
     layers = _full_precision(full, x, y)
-    few = len(names) <= _MOST_BANDS and not mixed
-    lead: dict[str, Any] = {"strokeWidth": 1, "opacity": 0.5} if mixed else {"strokeWidth": 2}
+    few = len(names) <= _MAX_BANDS and not mixed
+    stroke: dict[str, Any] = {"strokeWidth": 1, "opacity": 0.5} if mixed else {"strokeWidth": 2}
     for i, name in enumerate(names):
         table = [row for row in lines if row["line"] == name]
         known = [row for row in table if row["low"] is not None]
@@ -89,7 +89,7 @@ def _curves(
             )
         line = alt.Chart(data(table)).encode(x=x, y=y, color=colour(names))
         layers += [
-            line.mark_line(xOffset=shift, **lead).encode(strokeDash=dash(names)),
+            line.mark_line(xOffset=shift, **stroke).encode(strokeDash=dash(names)),
             line.mark_point(filled=True, size=70, opacity=1, xOffset=shift).encode(
                 shape=shape(names), tooltip=tips
             ),
@@ -98,7 +98,7 @@ def _curves(
 
 
 def _full_precision(full: Table, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    """Return the line of full precision: flat, where it is the same clients throughout."""
+    """Return the line of full precision; it is flat if all points are of the same clients."""
     tips = tips_of("line", "rate", "low", "high")
     look: dict[str, Any] = {"color": GREY, "strokeWidth": 2, "strokeDash": [6, 4]}
     if len({row["rate"] for row in full}) == 1:
@@ -109,17 +109,18 @@ def _full_precision(full: Table, x: alt.X, y: alt.Y) -> list[alt.Chart]:
 
 def _reading(lines: Table, full: Table, mixed: bool = False) -> str:
     """Return how to read the curves."""
-    upright = len(names_of(lines)) > _MOST_BANDS or mixed
-    said = []
+    side_by_side = len(names_of(lines)) > _MAX_BANDS or mixed
+    notes = []
     if any(row["low"] is not None for row in lines):
-        said.append("Upright lines: 95 % interval." if upright else "Bands: 95 % interval.")
-    if upright:
-        said.append("Points of one size stand side by side.")
+        notes.append("Vertical lines" if side_by_side else "Bands")
+        notes[-1] += ": 95 % interval."
+    if side_by_side:
+        notes.append("Points of one size are drawn side by side.")
     if mixed:
-        said.append("Each size is another group of clients, so lines only lead the eye.")
+        notes.append("Each size is another group of clients, so lines only guide the eye.")
     if full:
-        said.append("Dashed grey: full precision.")
-    return " ".join(said)
+        notes.append("Dashed grey: full precision.")
+    return " ".join(notes)
 
 
 def _inside() -> alt.Scale:
@@ -128,16 +129,16 @@ def _inside() -> alt.Scale:
 
 
 def _bits_axis(lines: Table) -> alt.Chart:
-    """Return an invisible layer whose axis, above, says the mean bits at a size.
+    """Return an invisible layer whose axis, at the top, shows the mean bits for a size.
 
-    Sizes grow in proportion to mean bits, but for what every model file holds besides weights.
+    Sizes are a linear function of mean bits: every model file also holds more than weights.
     """
     mb, bits = [row["mb"] for row in lines], [row["bits"] for row in lines]
     slope, start = np.polyfit(bits, mb, 1) if len(set(bits)) > 1 else (0.0, 0.0)
     whole = range(int(np.ceil(min(bits))), int(np.floor(max(bits))) + 1) if slope > 0 else []
     axis = alt.Axis(
         orient="top",
-        title="mean bits of a weight",
+        title="mean bits per weight",
         values=[round(float(start + slope * b), 4) for b in whole],
         labelExpr=f"round((datum.value - {start:.6f}) / {slope or 1:.6f})",
         grid=False,

@@ -1,4 +1,4 @@
-"""Figures of the virtual clock: when models are ready, and where time goes."""
+"""Figures of the virtual clock: when models are ready, and where the time goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedsim.report.tables import Table
 _HEIGHT = 280
 _UNITS = ((1.0, "s", "seconds"), (60.0, "min", "minutes"), (3600.0, "h", "hours"))
 _TIMES = [0.001, 0.01, 0.1, *(n * s for s in (1.0, 60.0, 3600.0) for n in (1, 3, 10, 30)), 360000.0]
-_SAID = (
+_TIME_LABEL = (
     "datum.value >= 3600 ? format(datum.value / 3600, ',~g') + ' h'"
     " : datum.value >= 60 ? format(datum.value / 60, '~g') + ' min'"
     " : format(datum.value, '~g') + ' s'"
@@ -19,17 +19,17 @@ _SAID = (
 
 
 def ready_by_class(table: Table) -> AnyChart:
-    """Draw the share of clients whose personalized model is ready by a time, a line a class.
+    """Draw the share of clients whose personalized model is ready by a time, one line per class.
 
     Args:
         table: columns line, seconds, share in percent; see `clocktables.ready_shares`.
     """
     names = names_of(table)
-    least, most = (f(row["seconds"] for row in table) for f in (min, max))
+    first, last = (f(row["seconds"] for row in table) for f in (min, max))
     x = alt.X(
         "seconds:Q",
-        scale=alt.Scale(type="log", domain=[least / 1.3, most * 1.3], nice=False),
-        axis=alt.Axis(values=_TIMES, labelExpr=_SAID),
+        scale=alt.Scale(type="log", domain=[first / 1.3, last * 1.3], nice=False),
+        axis=alt.Axis(values=_TIMES, labelExpr=_TIME_LABEL),
         title="time to the personalized model (logarithmic)",
     )
     y = alt.Y("share:Q", title="clients of the class, %", scale=alt.Scale(domain=[0, 100]))
@@ -48,25 +48,25 @@ def ready_by_class(table: Table) -> AnyChart:
     return finished(
         chart.properties(width=WIDTH, height=_HEIGHT),
         "When personalized models are ready",
-        "A line that ends below 100 %: others got no model before the round closed.",
+        "Where a line ends below 100 %, the other clients got no model before the round closed.",
     )
 
 
 def work_by_class(table: Table) -> AnyChart:
-    """Draw the mean time of a client in each kind of work, stacked, a bar a class.
+    """Draw the mean time per client of each kind of work as stacked bars, one per class.
 
     Args:
         table: columns device, line (the kind), seconds, order; see `clocktables.mean_spells`.
     """
-    return _stacked(table, "Where time goes: work", "Mean of the clients of a class.")
+    return _stacked(table, "Where the time goes: work", "Means over the clients of a class.")
 
 
 def waiting_by_class(table: Table) -> AnyChart:
-    """Draw the mean time that a client of each class waits, likewise."""
+    """Draw the mean time per client of each kind of waiting, likewise."""
     return _stacked(
         table,
-        "Where time goes: waiting",
-        "Mean of the clients of a class, and another scale than that of work.",
+        "Where the time goes: waiting",
+        "Means over the clients of a class, on another scale than work.",
     )
 
 
@@ -84,7 +84,7 @@ def _stacked(table: Table, title: str, subtitle: str) -> AnyChart:
         .mark_bar(height=18)
         .encode(
             y=alt.Y("device:N", sort=None, title=None, axis=name_axis()),
-            x=alt.X("time:Q", stack="zero", title=f"{long} a client", axis=alt.Axis(tickCount=8)),
+            x=alt.X("time:Q", stack="zero", title=f"{long} per client", axis=alt.Axis(tickCount=8)),
             color=colour(names, points=False),
             order=alt.Order("order:Q"),
             tooltip=[

@@ -1,4 +1,4 @@
-"""Figures of what lies below the results: bits and sensitivities of layers, activations, cost."""
+"""Figures of what explains the results: bits and sensitivities of layers, activations, cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import numpy as np
 
+from fedsim.report.figures.axes import name_axis
 from fedsim.report.style import WIDTH, AnyChart, colour, dash, data, finished, names_of, shape
 from fedsim.report.tables import Table
 
@@ -20,7 +21,7 @@ def bits_by_layer(table: Table, method: str) -> AnyChart:
 
     Args:
         table: columns model, layer, name, bits; see `layertables.bits_table`.
-        method: how the models were made.
+        method: the method of the models.
     """
     depths = sorted({row["bits"] for row in table})
     chart = (
@@ -28,16 +29,11 @@ def bits_by_layer(table: Table, method: str) -> AnyChart:
         .mark_rect()
         .encode(
             x=_layer_axis(table, "layer:O"),
-            y=alt.Y(
-                "model:N",
-                sort=None,
-                title=None,
-                axis=alt.Axis(labelLimit=260, ticks=False, domain=False, labelPadding=8),
-            ),
+            y=alt.Y("model:N", sort=None, title=None, axis=name_axis()),
             color=alt.Color(
                 "bits:O",
                 scale=alt.Scale(domain=depths, scheme="yellowgreenblue"),
-                legend=alt.Legend(title="bits of a weight", columns=8),
+                legend=alt.Legend(title="bits per weight", columns=8),
             ),
             tooltip=[
                 alt.Tooltip("model:N", title="client"),
@@ -51,11 +47,11 @@ def bits_by_layer(table: Table, method: str) -> AnyChart:
 
 
 def sensitivity_by_layer(table: Table, measure: str) -> AnyChart:
-    """Draw the sensitivity of each layer, a line for each client, on a logarithmic scale.
+    """Draw the sensitivity of each layer on a logarithmic scale, one line per client.
 
     Args:
         table: columns line, layer, name, value, low, high; see `layertables.sensitivity_table`.
-        measure: the statistic that ranks the layers, such as `median`.
+        measure: the sensitivity measure, such as `median`.
     """
     table = [row for row in table if row["value"] > 0]  # a logarithm has no zero
     names = names_of(table)
@@ -80,21 +76,23 @@ def sensitivity_by_layer(table: Table, measure: str) -> AnyChart:
     several = any(row["low"] is not None for row in table)
     return finished(
         alt.layer(*layers).properties(width=WIDTH, height=_HEIGHT),
-        "What each device says of the layers",
-        "One number a layer is all that leaves a device to make its plan."
-        + (" Band: from the least client to the greatest." if several else ""),
+        "What each device releases about the layers",
+        "These numbers are all that the server needs from a device to plan its model."
+        + (" Band: minimum to maximum." if several else ""),
     )
 
 
 def gain_by_seconds(table: Table) -> AnyChart:
-    """Draw what a calibration gains against none, by the seconds it takes.
+    """Draw the gain of each calibration over none against the seconds that it takes.
 
     Args:
         table: columns line, calibration, seconds, gain; see `tables.calibration_costs`.
     """
     names = names_of(table)
-    seconds = alt.X("seconds:Q", scale=alt.Scale(type="log"), title="seconds a client calibrates")
-    gain = alt.Y("gain:Q", title="gain against no calibration, points")
+    seconds = alt.X(
+        "seconds:Q", scale=alt.Scale(type="log"), title="seconds of calibration per client"
+    )
+    gain = alt.Y("gain:Q", title="gain over no calibration, points")
     base = alt.Chart(data(table)).encode(x=seconds, y=gain)
     tips = [
         alt.Tooltip("calibration:N"),
@@ -111,17 +109,17 @@ def gain_by_seconds(table: Table) -> AnyChart:
             ),
         ).properties(width=WIDTH, height=_HEIGHT),
         "What calibration gains, and what it costs",
-        "A colour for each way to give layers their bit depths.",
+        "Colours: the ways in which layers get their bit depths.",
     )
 
 
 def activations_by_group(table: Table, layers: Sequence[str] | None = None) -> AnyChart:
-    """Draw how the activations of some layers are distributed, a curve for each group of users.
+    """Draw the distribution of the activations of some layers, one curve per group of users.
 
     Args:
         table: columns group, layer, q, value: the quantile `q`, from 0 to 1, of a layer's
             activations.
-        layers: which, in this order; None for all.
+        layers: the layers to draw, in this order; None for all.
     """
     chosen = list(layers) if layers is not None else names_of(table, "layer")
     steps = _densities([row for row in table if row["layer"] in chosen])
@@ -139,33 +137,33 @@ def activations_by_group(table: Table, layers: Sequence[str] | None = None) -> A
         .facet(alt.Facet("layer:N", title=None, sort=chosen), columns=3, align="all")
         .resolve_scale(x="independent", y="independent")
     )
-    return finished(curves, "How the layers answer different users")
+    return finished(curves, "How layers respond to different users")
 
 
 def _densities(table: Table) -> Table:
-    """Return histograms: `density` holds from `value` to the next one. A layer's groups share bins.
+    """Return histograms: `density` is that from `value` to the next value; groups share bins.
 
-    Between two quantiles activations are taken to lie evenly. Of many quantiles, the outermost are
-    left out: what lies beyond the next ones would take all the room.
+    Activations are assumed to be uniform between two quantiles. If there are many quantiles, the
+    outermost are left out: the long tails would take up most of the figure.
     """
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in sorted(table, key=lambda row: row["q"]):
         groups = curves.setdefault(row["layer"], {})
         groups.setdefault(row["group"], []).append((row["value"], row["q"]))
-    made: Table = []
+    bins: Table = []
     for layer, groups in curves.items():
-        least = 0 if min(map(len, groups.values())) < _MANY_QUANTILES else 1
-        ends = [c[i][0] for c in groups.values() for i in (least, -1 - least)]
+        skipped = 0 if min(map(len, groups.values())) < _MANY_QUANTILES else 1
+        ends = [c[i][0] for c in groups.values() for i in (skipped, -1 - skipped)]
         edges = np.linspace(min(ends), max(ends), _BINS + 1)
         for group, curve in groups.items():
             values, shares = zip(*curve, strict=True)
             below = np.interp(edges, values, shares, left=0.0, right=1.0)
             density = [*(np.diff(below) / np.diff(edges)), 0.0]
-            made += [
+            bins += [
                 {"line": group, "layer": layer, "value": round(float(v), 6), "density": round(d, 6)}
                 for v, d in zip(edges, map(float, density), strict=True)
             ]
-    return made
+    return bins
 
 
 def _layer_axis(table: Table, field: str) -> alt.X:

@@ -1,4 +1,4 @@
-"""What releases give away against what they cost."""
+"""The figure of what releases give away against what they cost."""
 
 from __future__ import annotations
 

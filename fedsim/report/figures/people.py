@@ -1,6 +1,8 @@
-"""Rates side by side: of methods, of clients, and of models tuned on each other's clips."""
+"""Figures of rates: by method, by client, and by the client on whose clips a model was tuned."""
 
 from __future__ import annotations
+
+import math
 
 import altair as alt
 
@@ -13,7 +15,7 @@ _SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+~g')"
 
 
 def error_by_method(table: Table, kind: Kind) -> AnyChart:
-    """Draw one rate a line, as a point with its interval.
+    """Draw the rate of each line as a point with its interval.
 
     Args:
         table: columns line, rate, low, high; see `tables.method_rows`.
@@ -36,17 +38,19 @@ def error_by_method(table: Table, kind: Kind) -> AnyChart:
 
 
 def error_by_client(table: Table, kind: Kind) -> AnyChart:
-    """Draw how clients spread: a circle for each rate, its area the number of clients that have it.
+    """Draw the distribution over clients: one circle per rate, with the number of clients as area.
 
     Args:
         table: columns line, rate, clients, q25, median, q75; see `tables.client_rates`.
         kind: what the rate is.
     """
-    y = alt.Y("line:N", sort=None, title=None, axis=name_axis())
+    peak = max((row["clients"] for row in table), default=1)
+    largest = min(600, 60 * peak)  # square pixels
+    padding = 8 + math.ceil(math.sqrt(largest / math.pi))  # a circle at 0 must not cover the names
+    y = alt.Y("line:N", sort=None, title=None, axis=name_axis(padding=padding))
     base = alt.Chart(data(table)).encode(y=y)
     once = base.transform_aggregate(groupby=["line", "q25", "median", "q75"])
-    most = max((row["clients"] for row in table), default=1)
-    area = alt.Scale(domain=[0, most], range=[0, min(600, 60 * most)])
+    area = alt.Scale(domain=[0, peak], range=[0, largest])
     chart = alt.layer(
         once.mark_bar(color=GREY, opacity=0.25, height=16).encode(
             x=alt.X("q25:Q", **rate_look(table, kind)),
@@ -64,27 +68,27 @@ def error_by_client(table: Table, kind: Kind) -> AnyChart:
     return finished(
         chart,
         "How clients differ",
-        "A circle: clients with this rate, more clients a larger one. Bar: the middle half of the"
-        " clients. Tick: the median.",
+        "Circles: clients with the same rate, with their number as area. Bars: the middle half of"
+        " the clients. Ticks: the median.",
     )
 
 
 def transfer(table: Table, kind: Kind, method: str) -> AnyChart:
-    """Draw the matrix of who tested a model against whose clips it was tuned on.
+    """Draw the matrix of who tested a model and on whose clips it was tuned.
 
     Args:
         table: columns test, tuned, rate, low, high, change; see `tables.transfer_matrix`.
         kind: what the rate is.
-        method: how the models were made.
+        method: the method of the models.
     """
     people = sorted({row["test"] for row in table})
     columns = sorted({row["tuned"] for row in table} - {NO_CALIBRATION})
     columns += [NO_CALIBRATION] * any(row["tuned"] == NO_CALIBRATION for row in table)
-    most = max((abs(r["change"] or 0) for r in table if r["tuned"] != NO_CALIBRATION), default=0)
-    most = most or 1.0
+    limit = max((abs(r["change"] or 0) for r in table if r["tuned"] != NO_CALIBRATION), default=0)
+    limit = limit or 1.0
     worse_first = kind == "accuracy"  # orange is worse than the client's own model
     scale = alt.Scale(
-        domain=[-most, 0, most],
+        domain=[-limit, 0, limit],
         range=["#E08214", "#F7F7F7", "#5AA3D0"]
         if worse_first
         else ["#5AA3D0", "#F7F7F7", "#E08214"],
@@ -106,7 +110,7 @@ def transfer(table: Table, kind: Kind, method: str) -> AnyChart:
             axis=name_axis(130),
         ),
     )
-    title = f"{'WER' if kind == 'WER' else 'Accuracy'} against the client's own model, points"
+    title = f"{'WER' if kind == 'WER' else 'Accuracy'} minus that of the own model, points"
     cells = base.mark_rect().encode(
         color=alt.Color("change:Q", scale=scale, legend=alt.Legend(title=title, labelExpr=_SIGNED)),
         tooltip=tips_of("test", "tuned", "rate", "low", "high", "change"),
@@ -122,5 +126,5 @@ def transfer(table: Table, kind: Kind, method: str) -> AnyChart:
         alt.layer(cells, own, numbers).properties(width=width, height=34 * len(people)),
         f"Whose clips a model is tuned on, and who uses it ({method})",
         f"Numbers: {'WER' if kind == 'WER' else 'accuracy'} in %. Framed: tuned on own clips."
-        " Orange is worse than that, blue better.",
+        " Orange is worse than these, blue is better.",
     )
