@@ -1,10 +1,10 @@
-"""Which layers should give up bits first? Whisper base on the real English prompts, weights only.
+"""Which layers should lose bits first? Whisper base on the real English prompts, weights only.
 
     python -m benchmarks.bit_order            (needs python -m benchmarks.real_speech once)
 
 Prints the corpus WER of each order of Algorithm 1 at 5.5 bits with one scale per tensor, and of 4
-bits with one scale per channel, with 95 % bootstrap intervals over the test clips; last the two
-ratios.
+bits with one scale per channel, with 95 % bootstrap intervals over the test clips; then the ratio
+of the two orders, and the loss at 4 bits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks.fixtures import prompts, whisper_base
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes, allocate, mean_bits
 from fedsim.quant.packing import MAX_BITS, MIN_BITS, packed_bytes
+from fedsim.quant.profile import profile_of
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight, quantize_weight
@@ -29,18 +30,17 @@ LANGUAGE = "en"
 
 
 def weights_only(model: SpeechModel, bits: float) -> tuple[Sizes, int]:
-    """Return sizes that count weights alone, and the bytes of `bits` bits a weight on average."""
+    """Return sizes that count weights only, and the bytes of all weights at `bits` bits each."""
     depths = tuple(range(MIN_BITS, MAX_BITS + 1))
-    table = [[packed_bytes(a.n_weights, d) for d in depths] for a in model.layers]
-    total = sum(a.n_weights for a in model.layers)
+    table = [[packed_bytes(layer.n_weights, d) for d in depths] for layer in model.layers]
+    total = sum(layer.n_weights for layer in model.layers)
     return Sizes(depths, np.array(table, np.int64), 0), int(total * bits / 8)
 
 
 def test(
     model: SpeechModel, plan: Sequence[int], granularity: str, clips: list[np.ndarray]
 ) -> list[str]:
-    """Return the transcripts of `clips` by the model with these bit depths, activations in
-    float32."""
+    """Return the transcripts of `clips` with these bit depths, activations in full precision."""
     switch = switch_of(model)
     full = switch.full_weights()
     weights = {
@@ -66,9 +66,9 @@ def main() -> None:
     with torch.no_grad():
         tokens = own_tokens(model, tuning, LANGUAGE)
     batches = list(tuning_batches(model, tuning, tokens, LANGUAGE))
-    medians = sense(model, batches)
+    medians = profile_of(sense(model, batches), "median")
     sizes, budget = weights_only(model, 5.5)
-    n_weights = [a.n_weights for a in model.layers]
+    n_weights = [layer.n_weights for layer in model.layers]
 
     def plan(name: str, order: str = "descending", seed: int = 0) -> tuple[int, ...]:
         rng = np.random.default_rng(seed)

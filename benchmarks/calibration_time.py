@@ -1,12 +1,12 @@
-"""What each calibration costs a device, to be seen beside what it gains.
+"""What each calibration costs a device, for comparison with what it gains.
 
     python -m benchmarks.calibration_time RUN_FOLDER
 
 RUN_FOLDER is a finished run, or a matrix of runs. Prints the seconds that each calibration of its
-scenario takes a client (median over up to 8 clients, one thread) and the ratio to full precision
-transcribing the same clips; then writes the seconds into timing.json, from which
-`fedsim report RUN_FOLDER` draws gain against seconds. `none` is counted as the others are, though
-its clips are public and a server could do it once for all.
+scenario takes per client (median over up to 8 clients, one thread) and their ratio to the time in
+which full precision transcribes the same clips. Then writes the seconds into timing.json, from
+which `fedsim report RUN_FOLDER` draws gain against seconds. `none` is timed like the others, though
+its clips are public and a server could calibrate once for all clients.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pathlib import Path
 
 import torch
 
-from fedsim.quant.calibration import NO_USER_DATA, calibrate_layer, needs
+from fedsim.base.files import write_text
+from fedsim.quant.calibration import calibrate_layer
+from fedsim.quant.calibrators import CALIBRATORS, needs
 from fedsim.quant.observe import observe
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight, quantize_weight
@@ -37,24 +39,27 @@ from fedsim.speech.models.base import (
 )
 from fedsim.study.model import load_study_model
 
-MOST_CLIENTS = 8
-BITS = 5  # of the weights while a range is searched for; the time hardly depends on it
+MAX_CLIENTS = 8
+BITS = 5
+"""Bit depth of the weights during a search; the time hardly depends on it."""
 
 
 def seconds_of(
     model: SpeechModel, scenario: Scenario, clips: list, language: str | None, calibration: str
 ) -> float:
     """Return the seconds of one calibration: one observing pass, then a range for each layer."""
-    clips = public_clips() if calibration in NO_USER_DATA else clips
-    tokens = own_tokens(model, clips, language)  # not counted: sensing has them already
+    clips = clips if CALIBRATORS[calibration].user_data else public_clips()
+    tokens = own_tokens(model, clips, language)  # not timed: sensing has them already
     full, granularity = switch_of(model).full_weights(), scenario.quantization.weights
     rounded = {
         layer.name: dequantize_weight(quantize_weight(full[layer.name], BITS, granularity))
         for layer in model.layers
     }
     modules = dict(model.module.named_modules())
+    wanted = needs({calibration})
     start = time.perf_counter()
-    seen = observe(model, tuning_batches(model, clips, tokens, language), **needs({calibration}))
+    batches = tuning_batches(model, clips, tokens, language)
+    seen = observe(model, batches, rows=wanted.rows, fisher=wanted.fisher)
     for layer in model.layers:
         if layer.name in seen:
             calibrate_layer(
@@ -69,17 +74,16 @@ def seconds_of(
 
 
 def main() -> None:
-    """Print the seconds and write them beside the run's own."""
+    """Print the seconds and write them into the run's timing.json."""
     torch.set_num_threads(1)
-    place = Path(sys.argv[1])
-    (run,) = read_runs([place])
+    (run,) = read_runs([Path(sys.argv[1])])
     scenario = run.parts[0].scenario
     names = sorted({c for method in scenario.methods for c in method.calibration})
-    model = load_study_model(scenario)
+    model = load_study_model(scenario).model
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
     forward: list[float] = []
     taken: dict[str, list[float]] = {name: [] for name in names}
-    for key in list(clients)[:MOST_CLIENTS]:
+    for key in list(clients)[:MAX_CLIENTS]:
         data = clients[key]
         clips = [read_utterance(u, convert=scenario.corpus.convert) for u in data.tuning]
         transcribe_clips(model, clips[:1], data.language)  # warm
@@ -93,13 +97,12 @@ def main() -> None:
     print(f"{len(forward)} clients, {scenario.corpus.tuning_clips} clips each; ", end="")
     print(f"full precision transcribes them in {base:.2f} s")
     for name, value in seconds.items():
-        print(f"{name:8} {value:6.2f} s a client, {value / base:.2f} x that")
+        print(f"{name:8} {value:6.2f} s per client, {value / base:.2f} x that")
     for part in run.parts:
-        timing = RunFolder(part.path).timing
-        said = dict(part.timing) | {
+        timing = dict(part.timing) | {
             "calibration_seconds": {k: round(v, 4) for k, v in seconds.items()}
         }
-        timing.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        write_text(RunFolder(part.path).timing, json.dumps(timing, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Cosine calibration: its time, and its search against an exhaustive one.
+"""Cosine calibration: its time, and its search compared with an exhaustive one.
 
     python -m benchmarks.cosine_search
 
 A wav2vec2 of 44 layers and 3.1 M parameters, 16 clips of 1.6 s, weights at 4 and 5 bits,
-activations at 8 and at 4 bits. Prints the seconds of observing and searching, their ratio to the
-exhaustive search of all 100 candidates, and the largest loss of cosine of any layer.
+activations at 8 and at 4 bits. Prints the seconds of observing and searching, the ratio of the
+search to an exhaustive one over all 100 candidates, and the largest loss of cosine of any layer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Flower client app that answers with what it is sent: what a message costs, without work."""
+"""A Flower client app that returns what it is sent, to measure the cost of a message."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What a run found, as Markdown for docs/results: sentences, rates and comparisons with intervals.
+"""The findings of a run as Markdown for docs/results: sentences, rates, comparisons with intervals.
 
     python -m benchmarks.findings RUN_FOLDER...
 
-The same numbers as `fedsim report` shows, over all clients together; benchmarks.markdown gives
-them by client.
+The numbers are those of `fedsim report`, over all clients together; benchmarks.markdown prints them
+per client.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from fedsim.report.findings import answers, comparisons, headline, points
-from fedsim.results.rates import lines_of
+from fedsim.results.labels import heading, plain_value
 from fedsim.results.lines import span
-from fedsim.results.runs import heading, plain_value, read_runs
+from fedsim.results.rates import lines_of
+from fedsim.results.runs import read_runs
 
 
 def main() -> None:

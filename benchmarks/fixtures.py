@@ -20,7 +20,8 @@ WINDOW_S = 10.0
 
 
 def whisper_base(window_s: float | None = WINDOW_S) -> SpeechModel:
-    """Return Whisper base from the cache; raise `FedsimError` with the command that brings it."""
+    """Return Whisper base from the cache; raises `FedsimError`, with the command to get it, if it
+    is missing."""
     folder = cache_dir() / "whisper-base"
     if not folder.is_dir():
         raise FedsimError(f"{folder} is missing; run: python -m benchmarks.real_speech")
@@ -46,8 +47,8 @@ def prompts(
 def small_wav2vec2(seed: int = 0) -> SpeechModel:
     """Return a wav2vec2 of 44 quantizable layers and 3.1 M parameters with seeded random weights.
 
-    Seven convolutions, a projection and six blocks of six: 44; the positional convolution and the
-    CTC head stay in full precision.
+    The layers are seven convolutions, a projection and six blocks of six; the positional
+    convolution and the CTC head stay in full precision.
     """
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
@@ -71,7 +72,7 @@ def small_wav2vec2(seed: int = 0) -> SpeechModel:
 
 
 class _Letters:
-    """Stands in for a tokenizer: the benchmarks with random weights read no transcript."""
+    """Stands in for a tokenizer: nobody reads the transcripts of random weights."""
 
     def batch_decode(self, rows: Any) -> list[str]:
         """Return one text of letters per row."""

@@ -1,9 +1,10 @@
-"""What each release of an audited matrix gives away and costs, as a Markdown table.
+"""What each release of an audited matrix reveals and costs, as Markdown tables.
 
-    python -m benchmarks.leaks RUN_FOLDER        (after fedsim run, and fedsim audit)
+    python -m benchmarks.leaks RUN_FOLDER        (after fedsim run and fedsim audit)
 
-Word errors are those of the personal plan (`myqasr`); their difference to the public plan (release
-`none`), and to a shuffled order, is over the same clips, with its 95 % interval over speakers.
+Word errors are those of the personal plan (`myqasr`). Their differences from the public plan
+(release `none`) and from a shuffled order are over the same clips, with 95 % intervals over
+speakers.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@
 Speakers are synthetic, as in benchmarks.plan_stability. Prints, for the model in full precision,
 streamed from storage, and as a proxy of 8 bits:
 
-- the most bytes of weights in memory, computed, and by how much the resident memory of a process of
-  its own grows over what it takes without any layer's weight (Linux; weights, activations and
+- the peak bytes of weights in memory, computed; and by how much the resident memory of a separate
+  process grows beyond what it takes without any layer's weight (Linux; weights, activations and
   samples of outputs together);
-- the time against full precision, median of alternating rounds, files in the page cache; a seq2seq
-  model first transcribes its clips, in the same mode; and what is read from storage;
-- how near the proxy's sensitivities and plans are to those of full precision, and, to compare, how
-  near another speaker's are.
+- the time relative to full precision, as the median of alternating rounds with files in the page
+  cache (a seq2seq model first transcribes its clips, in the same mode), and the bytes read from
+  storage;
+- how close the proxy's sensitivities and plans are to those of full precision and, for comparison,
+  how close another speaker's are.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ import torch
 
 from benchmarks.plan_stability import MEAN_BITS, budget_at, clips_of, sizes_of
 from benchmarks.sensing import kept_elements
+from fedsim.base.agreement import flip_share, rank_correlation
 from fedsim.base.paths import resolve
-from fedsim.base.statistics import flip_share, rank_correlation
 from fedsim.base.units import MB
 from fedsim.quant.allocation import allocate
 from fedsim.quant.bank import BlobStore
 from fedsim.quant.layers import leftovers
 from fedsim.quant.memory import MODES, peak_bytes
+from fedsim.quant.profile import profile_of
 from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.stream import Reading, store_weights, streamed
@@ -54,22 +56,22 @@ from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
 LANGUAGE = "en"
 PARTS = ("transcribing", "sensing")
 M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 1 << 17
-"""Have glibc give back what is freed, from 128 KiB on: the peak is then what is needed at once, and
-not what the allocator keeps (by default tens of MB in every mode, and not the same in each)."""
+"""Makes glibc return freed blocks of 128 KiB or more, so that the peak is what is needed at once,
+not what the allocator keeps (by default tens of MB, which differ between modes)."""
 BUDGETS = tuple(np.arange(3, 7.01, 0.1).round(1).tolist())
 """Mean bit depths."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a device needs for the modes other than full precision."""
+    """What a device stores for the modes other than full precision."""
 
     store: BlobStore
     names: Mapping[str, str]
     packed: Mapping[str, PackedWeight]
 
     def mode(self, model: SpeechModel, mode: str) -> AbstractContextManager[Reading | None]:
-        """Return the context of `mode`."""
+        """Return the context in which `model` runs in `mode`."""
         if mode == "streamed":
             return streamed(model, self.store, self.names)
         return proxied(model, self.packed) if mode == "proxy" else nullcontext()
@@ -77,7 +79,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Pass:
-    """One device's transcribing and sensing: seconds and bytes read of each, and the result."""
+    """Seconds and bytes read of one device's transcribing and sensing, and the sensitivities."""
 
     seconds: tuple[float, float]
     read: tuple[int, int]
@@ -85,7 +87,7 @@ class Pass:
 
 
 def sensed(model: SpeechModel, clips: list[np.ndarray], kept: Kept, mode: str) -> Pass:
-    """Return what sensing `clips` in `mode` takes and gives."""
+    """Return the cost and the result of sensing `clips` in `mode`."""
     ends = [time.perf_counter()]
     read = []
     with kept.mode(model, mode) as reading:
@@ -100,14 +102,14 @@ def sensed(model: SpeechModel, clips: list[np.ndarray], kept: Kept, mode: str) -
 
 
 def resident(key: str) -> int:
-    """Return VmRSS (resident now) or VmHWM (its peak) of this process in bytes."""
+    """Return VmRSS (resident memory) or VmHWM (its peak) of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def grown(options: argparse.Namespace, folder: str, names: Mapping[str, str], mode: str) -> int:
-    """Return by how many bytes this process grows at most while it senses in `mode`, counted from
-    what it takes without any layer's weight."""
+    """Return by how many bytes this process grows at its peak while it senses in `mode`, compared
+    with what it takes without any layer's weight."""
     torch.set_num_threads(1)
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
     model = load(options)
@@ -116,7 +118,7 @@ def grown(options: argparse.Namespace, folder: str, names: Mapping[str, str], mo
     for owner in owners.values():
         owner.weight.data = torch.empty(0)
     kept = Kept(BlobStore(Path(folder)), names, packed)
-    sensed(model, clips[:1], kept, "streamed")  # what libraries set up at their first use
+    sensed(model, clips[:1], kept, "streamed")  # lets libraries set themselves up
     settle()
     before = resident("VmRSS") - sum(p.nbytes for p in packed.values())
     if mode == "full":
@@ -124,7 +126,7 @@ def grown(options: argparse.Namespace, folder: str, names: Mapping[str, str], mo
             weight = torch.empty(layer.shape)
             kept.store.fill(weight.numpy(), names[layer.name])
             owners[layer.name].weight.data = weight
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     sensed(model, clips, kept, mode)
     return resident("VmHWM") - before
 
@@ -146,7 +148,7 @@ def weights_of(model: SpeechModel) -> dict[str, torch.Tensor]:
 
 
 def settle() -> None:
-    """Give freed memory back to the system."""
+    """Return freed memory to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
@@ -154,7 +156,7 @@ def settle() -> None:
 def print_cost(
     options: argparse.Namespace, model: SpeechModel, clips: list[np.ndarray], kept: Kept
 ) -> None:
-    """Print memory, time and bytes of each mode."""
+    """Print memory, time and bytes read of each mode."""
     rest = sum(t.nbytes for t in leftovers(model.module, model.layers).values())
     computed = peak_bytes(model.layers, leftovers(model.module, model.layers))
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
@@ -187,7 +189,7 @@ def print_cost(
 
 
 def print_agreement(model: SpeechModel, spoken: list[list[np.ndarray]], kept: Kept) -> None:
-    """Print how near streamed and proxy are to full precision."""
+    """Print how close streamed and proxy are to full precision."""
     found = {mode: [sensed(model, c, kept, mode).values for c in spoken] for mode in MODES}
     pairs = list(zip(found["proxy"], found["full"], strict=True))
     others = list(combinations(found["full"], 2))
@@ -195,7 +197,7 @@ def print_agreement(model: SpeechModel, spoken: list[list[np.ndarray]], kept: Ke
     ranks = [rank_correlation(a[None], b) for a, b in pairs]
     print(f"\nstreamed: equal to full to the last bit for {equal} of {len(spoken)} speakers")
     print(
-        f"proxy: rank correlation with full: mean {np.mean(ranks):.4f}, least {np.min(ranks):.4f}; "
+        f"proxy: rank correlation with full: mean {np.mean(ranks):.4f}, min {np.min(ranks):.4f}; "
         f"of two speakers in full: "
         f"{np.mean([rank_correlation(a[None], b) for a, b in others]):.4f}; relative change of a "
         f"sensitivity: median {100 * np.median([np.abs(a / b - 1) for a, b in pairs]):.2f} %\n"
@@ -205,7 +207,8 @@ def print_agreement(model: SpeechModel, spoken: list[list[np.ndarray]], kept: Ke
     print("|---|---|---|")
 
     def plan(values: np.ndarray, bits: float) -> np.ndarray:
-        return np.array(allocate("myqasr", values, sizes, budget_at(model, sizes, bits)))
+        budget = budget_at(model, sizes, bits)
+        return np.array(allocate("myqasr", profile_of(values, "median"), sizes, budget))
 
     def share(both: list, bits: float) -> float:
         return 100 * np.mean([flip_share(plan(a, bits)[None], plan(b, bits)) for a, b in both])
@@ -213,7 +216,7 @@ def print_agreement(model: SpeechModel, spoken: list[list[np.ndarray]], kept: Ke
     for bits in MEAN_BITS:
         print(f"| {bits} | {share(pairs, bits):.1f} % | {share(others, bits):.1f} % |")
     every = [[share(both, bits) for bits in BUDGETS] for both in (pairs, others)]
-    ends = f"{BUDGETS[0]:g} to {BUDGETS[-1]:g}, {len(BUDGETS)} budgets: mean (most)"
+    ends = f"{BUDGETS[0]:g} to {BUDGETS[-1]:g}, {len(BUDGETS)} budgets: mean (max)"
     cells = [f"{np.mean(shares):.1f} ({max(shares):.1f}) %" for shares in every]
     print(f"| {ends} | " + " | ".join(cells) + " |\n")
 

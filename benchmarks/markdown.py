@@ -2,8 +2,8 @@
 
     python -m benchmarks.markdown RUN_FOLDER
 
-One line per method and source of the plan, one column per client, each cell the WER (or accuracy)
-in percent with its 95 % bootstrap interval over the client's test clips.
+One line per method and source of the plan, one column per client; each cell holds the WER (or
+accuracy) in percent, with its 95 % bootstrap interval over the client's test clips.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def cell(row: Row) -> str:
 
 
 def source(row: Row) -> str:
-    """Return whose clips a model was tuned on, seen from its client."""
+    """Return whose clips a model was tuned on: `own`, `other` or `-`."""
     return (
         row.tuned_on if row.tuned_on == "-" else ("own" if row.tuned_on == row.client else "other")
     )

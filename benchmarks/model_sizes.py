@@ -1,9 +1,9 @@
-"""Our exact file sizes of wav2vec2-base against the sizes in the paper's Figure 3.
+"""fedsim's exact file sizes of wav2vec2-base, compared with the sizes in the paper's Figure 3.
 
     python -m benchmarks.model_sizes
 
-Builds facebook/wav2vec2-base-960h's architecture from its config with random weights (sizes do not
-depend on them), one scale per tensor as in the paper, and explains the difference line by line.
+Builds the architecture of facebook/wav2vec2-base-960h with random weights, on which sizes do not
+depend, and with one scale per tensor, as in the paper. Explains the difference line by line.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def main() -> None:
     stored = modelfile.store_leftovers(switch.full_leftovers())
     blank = Manifest("base", modelfile.fingerprint(model.layers), "per_tensor", 8, ())
     sizes = modelfile.model_sizes(model.layers, stored, blank, tuple(PAPER_MB))
-    positional = next(a for a in model.layers if a.name.endswith("pos_conv_embed.conv"))
-    n = sum(a.n_weights for a in model.layers)
+    positional = next(x for x in model.layers if x.name.endswith("pos_conv_embed.conv"))
+    n = sum(layer.n_weights for layer in model.layers)
     left = sum(t.nbytes for t in stored.values())
     scales = 4 * len(model.layers)
     header = sizes.fixed_bytes - left - scales - 8 * len(model.layers)
@@ -57,7 +57,7 @@ def main() -> None:
     )
     bits = min(PAPER_MB)
     full = switch.full_weights()
-    weights = tuple(quantize_weight(full[a.name], bits, "per_tensor") for a in model.layers)
+    weights = tuple(quantize_weight(full[x.name], bits, "per_tensor") for x in model.layers)
     plan = (bits,) * len(model.layers)
     manifest = Manifest(blank.model, blank.fingerprint, "per_tensor", 8, plan)
     file = ModelFile(manifest, weights, (None,) * len(model.layers), stored)

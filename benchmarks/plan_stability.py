@@ -1,11 +1,11 @@
-"""Is a plan the user's own, or an accident of the few clips that were looked at?
+"""Does a plan depend on the user, or on the few clips that were sensed?
 
     python -m benchmarks.plan_stability [--model bundled:ctc] [--speakers 8] [--clips 16]
 
-Each speaker's clips are resampled 20 times (bootstrap over clips) and planned anew. Prints, for
+Each speaker's clips are resampled 20 times (a bootstrap over clips) and planned again. Prints, for
 some mean bit depths, the share of layers whose depth a resample of the same speaker changes, and
-the share that differs between two speakers: only what is beyond the first is personal. And
-Spearman's rank correlation of the sensitivities, of the same two kinds of pairs.
+the share that differs between two speakers: only the excess over the first is personal. Also prints
+Spearman's rank correlation of the sensitivities for the same two kinds of pairs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from fedsim.base.statistics import flip_share, rank_correlation
+from fedsim.base.agreement import flip_share, rank_correlation
 from fedsim.base.units import MB
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes, allocate, smallest
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import Manifest
+from fedsim.quant.profile import profile_of
 from fedsim.quant.stability import resampled_sensitivity
 from fedsim.quant.switch import switch_of
 from fedsim.scenario.corpus import TOPICS
@@ -44,7 +45,7 @@ def clips_of(model: SpeechModel, number: int, n: int) -> list[np.ndarray]:
 
 
 def sizes_of(model: SpeechModel) -> Sizes:
-    """Return the bytes of every model file of `model` with one scale a tensor."""
+    """Return the bytes of every model file of `model` with one scale per tensor."""
     stored = modelfile.store_leftovers(switch_of(model).full_leftovers())
     manifest = Manifest(
         model.id, modelfile.fingerprint(model.layers), "per_tensor", 8, (), {"keep": []}
@@ -58,7 +59,7 @@ def budget_at(model: SpeechModel, sizes: Sizes, bits: float) -> int:
 
 
 def main() -> None:
-    """Print one line a mean bit depth."""
+    """Print one line per mean bit depth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="bundled:ctc")
     parser.add_argument("--speakers", type=int, default=8)
@@ -82,7 +83,7 @@ def main() -> None:
         budget = budget_at(model, sizes, bits)
 
         def plan(values: np.ndarray, budget: int = budget) -> np.ndarray:
-            return np.array(allocate("myqasr", values, sizes, budget))
+            return np.array(allocate("myqasr", profile_of(values, "median"), sizes, budget))
 
         within = [flip_share(np.stack([plan(v) for v in drawn]), plan(own)) for own, drawn in found]
         between = [flip_share(plan(a)[None], plan(b)) for a, b in pairs]

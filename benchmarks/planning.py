@@ -1,9 +1,9 @@
-"""From 10,000 summaries to 10,000 plans, as the server makes them.
+"""How long the server takes to turn 10,000 summaries into 10,000 plans.
 
     python -m benchmarks.planning [CLIENTS]
 
-Prints the milliseconds a client for reading the summary, allocating and naming the layers of its
-model, and the ratio of Algorithm 1's closed form to the loop that the paper writes down.
+Prints the milliseconds per client for reading its summary, choosing bit depths and naming the
+layers of its model, and the ratio of Algorithm 1's closed form to the loop given in the paper.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from fedsim_server.planner import Planner
 
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
-from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.bank import BlobStore, LayerBank
-from fedsim.quant.switch import switch_of
+from fedsim.quant.profile import profile_of
 from fedsim.scenario.schema import Scenario
-from fedsim.study.model import load_study_model, model_manifest
+from fedsim.study.model import load_study_model
 
 LOOPED = 200
 
@@ -44,46 +43,42 @@ def main() -> None:
             "methods": [{"allocation": "myqasr", "calibration": "minmax"}],
         }
     )
-    model = load_study_model(scenario)
-    switch = switch_of(model)
-    stored = modelfile.store_leftovers(switch.full_leftovers())
-    depths = scenario.clients.bit_depths
-    sizes = modelfile.model_sizes(model.layers, stored, model_manifest(scenario, model, ()), depths)
+    study = load_study_model(scenario)
+    layers, sizes, depths = study.model.layers, study.sizes, study.sizes.depths
     rng = np.random.default_rng(0)
-    values = np.exp(rng.normal(size=(clients, len(model.layers))))
+    values = np.exp(rng.normal(size=(clients, len(layers))))
     budgets = rng.uniform(1.0 * 2**20, 4.0 * 2**20, clients).astype(int)
     records = [
         codec.to_record(m.Summary(f"c{i:05d}", int(b), depths, 4, tuple(v.tolist())))
         for i, (b, v) in enumerate(zip(budgets, values, strict=True))
     ]
     with tempfile.TemporaryDirectory() as folder:
-        bank = LayerBank(
-            switch.full_weights(), model.layers, "per_channel", BlobStore(Path(folder))
-        )
+        weights, store = study.switch.full_weights(), BlobStore(Path(folder))
+        bank = LayerBank(weights, layers, study.granularity, store)
         planner = Planner(scenario, sizes, bank)
         for bits in depths:  # each layer is packed once per depth, whatever the number of clients
-            bank.manifest((bits,) * len(model.layers))
+            bank.manifest((bits,) * len(layers))
         began = time.perf_counter()
         for record in records:
             planner.own(codec.from_record(m.Summary, record, "a client"))
         took = time.perf_counter() - began
     began = time.perf_counter()
     for i in range(LOOPED):
-        allocate("myqasr", values[i], sizes, int(budgets[i]))
+        allocate("myqasr", profile_of(values[i], "median"), sizes, int(budgets[i]))
     closed = (time.perf_counter() - began) / LOOPED
     began = time.perf_counter()
     for i in range(LOOPED):
         _looped(values[i], sizes, int(budgets[i]))
     looped = (time.perf_counter() - began) / LOOPED
     print(
-        f"{clients:,} summaries to plans: {took:.2f} s, {1000 * took / clients:.3f} ms a client; "
+        f"{clients:,} summaries to plans: {took:.2f} s, {1000 * took / clients:.3f} ms per client; "
         f"Algorithm 1 in closed form {1e6 * closed:.0f} us, as a loop {1e6 * looped:.0f} us, "
         f"ratio {closed / looped:.3f}"
     )
 
 
 def _looped(sensitivity: np.ndarray, sizes: Sizes, budget: int) -> list[int]:
-    """Algorithm 1 as the paper writes it: one layer one bit down, until the model fits."""
+    """Algorithm 1 as the paper gives it: lower one layer by one bit, until the model fits."""
     order = np.argsort(-sensitivity, kind="stable")
     columns = [len(sizes.depths) - 1] * len(order)
     total = sizes.fixed_bytes + int(sizes.layer_bytes[:, -1].sum())

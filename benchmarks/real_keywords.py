@@ -1,9 +1,9 @@
-"""Does a keyword model know a real voice? Recordings of single words, from Debian.
+"""Does a keyword model recognize a real voice? Recordings of single words, from Debian.
 
     python -m benchmarks.real_keywords [MODEL]            (default bundled:keywords)
 
-The ten digits and "no", as the voice of Asterisk's prompts says them
-(asterisk-core-sounds-en-g722). One speaker and eleven clips: a sign, not a measurement.
+The ten digits and "no", spoken by the voice of Asterisk's prompts (asterisk-core-sounds-en-g722).
+One speaker and eleven clips are an indication, not a measurement.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PACKAGE = "asterisk-core-sounds-en"
 
 
 def real_keywords(model: SpeechModel) -> list[tuple[str, str]]:
-    """Return (word said, word found) for each recording of one of the 35 words."""
+    """Return (word spoken, word recognized) for each recording of one of the 35 words."""
     downloads = cache_dir() / "debs"
     downloads.mkdir(parents=True, exist_ok=True)
     debs = fetch_debs([d for d in DEBS if d.package.startswith(_PACKAGE)], downloads)
@@ -35,18 +35,18 @@ def real_keywords(model: SpeechModel) -> list[tuple[str, str]]:
         listing = share / "doc" / _PACKAGE / "core-sounds-en.txt.gz"
         texts = parse_texts(gzip.decompress(listing.read_bytes()))
         folder = share / "asterisk" / "sounds" / "en_US_f_Allison"
-        said = {folder / f"{n}.g722": t.lower() for n, t in texts.items() if t.lower() in WORDS}
-        clips = {path: decode(path) for path in said if path.is_file()}
+        spoken = {folder / f"{n}.g722": t.lower() for n, t in texts.items() if t.lower() in WORDS}
+        clips = {path: decode(path) for path in spoken if path.is_file()}
     found = transcribe_clips(model, list(clips.values()))
-    return [(said[path], word) for path, word in zip(clips, found, strict=True)]
+    return [(spoken[path], word) for path, word in zip(clips, found, strict=True)]
 
 
 def main() -> None:
-    """Print each word and what the model took it for."""
+    """Print each word and what the model recognized."""
     pairs = real_keywords(load_model(sys.argv[1] if len(sys.argv) > 1 else "bundled:keywords"))
-    for said, found in pairs:
-        print(f"{said:8} {found:8} {'' if said == found else 'wrong'}")
-    print(f"{sum(s == f for s, f in pairs)} of {len(pairs)} right")
+    for spoken, found in pairs:
+        print(f"{spoken:8} {found:8} {'' if spoken == found else 'wrong'}")
+    print(f"{sum(spoken == found for spoken, found in pairs)} of {len(pairs)} right")
 
 
 if __name__ == "__main__":

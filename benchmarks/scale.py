@@ -1,15 +1,15 @@
-"""How a run grows: against a bare loop, with clients, with workers; and what a message costs.
+"""How runs scale: against a bare loop, with clients, with workers; and what a message costs.
 
-    python -m benchmarks.scale overhead [CLIENTS [REPEATS]]    1,000 against the forwards alone
-    python -m benchmarks.scale growth                 250 to 4,000 clients: exponent, memory
-    python -m benchmarks.scale workers [CLIENTS]      one worker against two
-    python -m benchmarks.scale messages               CPU of the driver for a message on Ray
-    python -m benchmarks.scale plan [SCENARIO ...]    what `fedsim plan` says, and the run itself
-    python -m benchmarks.scale start [REPEATS]        `fedsim --help`, and 8 clients from cold
+    python -m benchmarks.scale overhead [CLIENTS [REPEATS]]    1,000 clients against bare forwards
+    python -m benchmarks.scale growth                   250 to 4,000 clients: exponent, memory
+    python -m benchmarks.scale workers [CLIENTS]        one worker against two
+    python -m benchmarks.scale messages                 CPU time of the driver per message on Ray
+    python -m benchmarks.scale estimate [SCENARIO ...]  `fedsim estimate`, and the run itself
+    python -m benchmarks.scale start [REPEATS]          `fedsim --help`, and 8 clients, cold
 
 Every run is a process of its own. Clips are synthetic speech; where making them would hide what is
-measured, they are written first, to memory where the system has a folder there: a disk would be
-read at one pace now and at another later. Give it an otherwise idle machine.
+measured, they are written first, to a folder in memory if the system has one, because the speed of
+a disk varies. Use an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ MEMORY = Path("/dev/shm")
 WORKERS = 2
 CLIPS = 4
 LINEARS = ("torch", "fedsim")
-"""By whom the bare loop's linear layers are computed: `quant/linear.py`, `quant/integers.py`."""
+"""Whose linear layers the bare loop uses: torch's, or those of `quant/linear.py` and
+`quant/integers.py`."""
 SCENARIO = """\
 name: scale
 model: {{id: "bundled:ctc"}}
@@ -47,14 +48,14 @@ VOICES = (
 
 
 def main() -> None:
-    """Run the measurement that the command line names."""
+    """Run the measurement named on the command line."""
     what, *more = sys.argv[1:] or ["overhead"]
     measures = {
         "overhead": overhead,
         "growth": growth,
         "workers": workers,
         "messages": messages,
-        "plan": plan,
+        "estimate": estimates,
         "start": start,
         "bare": bare,
         "one": one,
@@ -63,11 +64,12 @@ def main() -> None:
 
 
 def overhead(clients: str = "1000", repeats: str = "2") -> None:
-    """Compare a study on Ray with the forwards alone, spread over as many processes."""
+    """Compare a study on Ray with the forward passes alone, in as many processes."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
         folder = Path(scratch)
-        said = ["--speakers", clients, "--clips", str(2 * CLIPS), "--export", str(folder / "clips")]
-        subprocess.run([sys.executable, "-m", "fedsim", "voices", *said], check=True)
+        options = ["--speakers", clients, "--clips", str(2 * CLIPS)]
+        command = [sys.executable, "-m", "fedsim", "voices", *options]
+        subprocess.run([*command, "--export", str(folder / "clips")], check=True)
         corpus = (
             f"{{path: {folder / 'clips'}, group_by: speaker, tuning_clips: {CLIPS}, "
             f"test_clips: {CLIPS}}}"
@@ -77,12 +79,12 @@ def overhead(clients: str = "1000", repeats: str = "2") -> None:
         ratios: dict[str, list[float]] = {linears: [] for linears in LINEARS}
         for number in range(int(repeats)):
             loops = {linears: _bare_loop(study, linears=linears) for linears in LINEARS}
-            ours, said_seconds, _ = _run(study, folder / f"run{number}")
+            ours, timed, _ = _run(study, folder / f"run{number}")
             for linears, loop in loops.items():
                 ratios[linears].append(ours / loop)
             print(
-                f"{int(clients):,} clients: fedsim {ours:.1f} s (of which {said_seconds:.1f} s "
-                f"after its start); "
+                f"{int(clients):,} clients: fedsim {ours:.1f} s (of which {timed:.1f} s after its "
+                f"start); "
                 + "; ".join(
                     f"bare loop with linear layers by {linears} {loop:.1f} s, ratio "
                     f"{ratios[linears][-1]:.3f}"
@@ -97,7 +99,7 @@ def overhead(clients: str = "1000", repeats: str = "2") -> None:
 
 
 def _bare_loop(study: Path, processes: int = WORKERS, linears: str = "fedsim") -> float:
-    """Return the seconds of `bare` in so many processes."""
+    """Return the seconds that `bare` takes in this many processes."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.scale", "bare", str(study)]
     parts = [
@@ -109,12 +111,12 @@ def _bare_loop(study: Path, processes: int = WORKERS, linears: str = "fedsim") -
 
 
 def bare(study: str, part: str, linears: str = "fedsim") -> None:
-    """Read clips and run the forwards of a part of the clients, such as 0/2, and nothing else.
+    """Read the clips and run the forward passes of a part of the clients, such as 0/2.
 
-    One pass in full precision over its tuning clips, and one over its test clips with a model of 4
-    bits and 8-bit activations, which stays installed. Linear layers are computed as fedsim does
-    (the delivered model's in integers, where that is faster), or as torch does, from dequantized
-    floats.
+    For each client, one pass in full precision over its tuning clips, and one over its test clips
+    with a model of 4 bits and 8-bit activations, which stays installed. Linear layers are computed
+    as fedsim does (those of the delivered model in integers, where that is faster), or as torch
+    does, from dequantized floats.
     """
     import torch
     from torch import nn
@@ -132,16 +134,18 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
     torch.set_num_threads(1)
     scenario = load_scenario(study)
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
-    model, delivered = (load_study_model(scenario) for _ in range(2))
+    model, delivered = (load_study_model(scenario).model for _ in range(2))
     if linears == "torch":
         for module in [*model.module.modules(), *delivered.module.modules()]:
             if isinstance(module, nn.Linear):
                 module.__class__ = nn.Linear
     switch = switch_of(delivered)
     full = switch.full_weights()
-    packed = {a: quantize_weight(full[a.name], 4, "per_channel") for a in delivered.layers}
-    weights = {a.name: dequantize_weight(p) for a, p in packed.items()}
-    integers = {a.name: integers_of(a, p) for a, p in packed.items()}
+    packed = {
+        layer: quantize_weight(full[layer.name], 4, "per_channel") for layer in delivered.layers
+    }
+    weights = {layer.name: dequantize_weight(p) for layer, p in packed.items()}
+    integers = {layer.name: integers_of(layer, p) for layer, p in packed.items()}
     ranges = {name: Range(-8.0, 8.0) for name in weights}
     switch.install(
         weights, switch.full_leftovers(), ranges, 8, integers if linears == "fedsim" else None
@@ -159,9 +163,9 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
 def growth() -> None:
     """Double the clients from 250 to 4,000; fit the exponent of time; compare peak memory.
 
-    The exponent is that of what a run takes from 8 clients to all, as starting is told by `start`;
-    it varies by a tenth, which would be much of what 250 clients take: hence five times. The bare
-    loop beside each run shows what the machine itself did meanwhile.
+    The time of 8 clients is subtracted first, because `start` measures that. It varies by a tenth,
+    which would be much of the time of 250 clients: hence the median of five. The bare loop beside
+    each run shows how fast the machine was at the time.
     """
     sizes = (250, 500, 1000, 2000, 4000)
     runs: dict[int, float] = {}
@@ -195,18 +199,18 @@ def growth() -> None:
 
 
 def _exponent(seconds: dict[int, float], sizes: tuple[int, ...], few: int = 8) -> float:
-    """Return the slope of log seconds in log clients, of those past the first `few`."""
-    begun = seconds.get(few, 0.0)
+    """Return the slope of log seconds in log clients, without the first `few` clients."""
+    base = seconds.get(few, 0.0)
     x = [math.log(n - few) for n in sizes]
-    y = [math.log(seconds[n] - begun) for n in sizes]
+    y = [math.log(seconds[n] - base) for n in sizes]
     return statistics.linear_regression(x, y).slope
 
 
 def workers(clients: str = "400") -> None:
-    """Compare one worker with two, beside one and two processes of the bare loop.
+    """Compare one worker with two, and the bare loop in one process with two.
 
-    What a run takes from 8 clients to all: starting is told by `start`. The bare loop shows how
-    much the machine's second core is worth.
+    The time of 8 clients is subtracted, because `start` measures that. The bare loop shows how much
+    faster the machine is with its second core.
     """
     seconds: dict[tuple[int, int], list[float]] = {}
     loops: dict[int, list[float]] = {1: [], 2: []}
@@ -230,7 +234,7 @@ def workers(clients: str = "400") -> None:
 
 
 def messages(count: str = "20000") -> None:
-    """Echo messages through the Ray engine; print the driver's CPU time for each."""
+    """Echo messages through the Ray engine; print the driver's CPU time per message."""
     import logging
 
     from flwr.app import ConfigRecord, Message, RecordDict
@@ -248,18 +252,18 @@ def messages(count: str = "20000") -> None:
             Message(content, dst_node_id=nodes[i % len(nodes)], message_type="query.echo")
             for i in range(total)
         )
-        list(_echoed(grid, source, 200))  # workers are up, modules loaded
+        list(_echoed(grid, source, 200))  # start the workers and import their modules
         began, cpu = time.perf_counter(), time.process_time()
         answered = sum(1 for _ in _echoed(grid, source, total))
         wall, spent = time.perf_counter() - began, time.process_time() - cpu
     print(
         f"{answered:,} messages and replies: {1000 * spent / answered:.3f} ms of driver CPU each, "
-        f"{answered / wall:,.0f} a second"
+        f"{answered / wall:,.0f} per second"
     )
 
 
 def _echoed(grid, source, count):  # type: ignore[no-untyped-def]
-    """Send up to `count` messages, 128 under way at a time, and yield the replies."""
+    """Send up to `count` messages, at most 128 at a time, and yield the replies."""
     waiting: set[str] = set()
     sent = 0
     while True:
@@ -279,7 +283,7 @@ def _echoed(grid, source, count):  # type: ignore[no-untyped-def]
 
 
 def start(repeats: str = "5") -> None:
-    """Time `fedsim --help`, and a run of 8 clients from nothing; the medians of so many times."""
+    """Time `fedsim --help` and a run of 8 clients in a new process; print medians of `repeats`."""
     helped, cold = [], []
     with tempfile.TemporaryDirectory() as scratch:
         study = _voices(Path(scratch), 8)
@@ -293,15 +297,15 @@ def start(repeats: str = "5") -> None:
 
 
 def _seconds(*arguments: str) -> float:
-    """Return how long `fedsim` takes with these arguments, from the start of its process."""
+    """Return the seconds that `fedsim` takes with these arguments, including process start."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "fedsim", *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
-def plan(*names: str) -> None:
-    """Compare an estimate with the run that follows."""
+def estimates(*names: str) -> None:
+    """Compare the estimate of each scenario with its run."""
     from fedsim.run.estimate import estimate
     from fedsim.scenario import find_scenario, load_scenario
 
@@ -330,9 +334,9 @@ def _voices(folder: Path, clients: int, count: int = WORKERS) -> Path:
 
 
 def _run(study: Path, out: Path) -> tuple[float, float, dict[str, float]]:
-    """Run a study; return wall seconds, those that its timing.json says, and peak memory in MB.
+    """Run a study; return wall seconds, the seconds in its timing.json, and peak memory in MB.
 
-    Peak memory is the kernel's high-water mark of the resident set, of the driver and of its
+    Peak memory is the kernel's high-water mark of the resident memory, of the driver and of its
     largest worker.
     """
     began = time.perf_counter()
@@ -344,7 +348,7 @@ def _run(study: Path, out: Path) -> tuple[float, float, dict[str, float]]:
     )
     peaks = {"driver": 0.0, "worker": 0.0}
     while True:
-        try:  # rarely: it takes time from what is measured
+        try:  # look rarely, because looking takes time from what is measured
             process.wait(timeout=2.0)
             break
         except subprocess.TimeoutExpired:
@@ -357,7 +361,7 @@ def _run(study: Path, out: Path) -> tuple[float, float, dict[str, float]]:
 
 
 def one(study: str, out: str) -> None:
-    """Run a study, and leave the peak memory of this process in its folder."""
+    """Run a study and write the peak memory of this process into its folder."""
     from fedsim.cli import main as command
 
     code = command(["run", study, "--out", out])

@@ -1,9 +1,9 @@
-"""Switching a process from one client's Whisper base to another's.
+"""How long a process takes to switch from one client's Whisper base to another's.
 
     python -m benchmarks.switching            (needs python -m benchmarks.real_speech once)
 
-Two clients with plans around 4.5 bits, their layers dequantized in the process's cache. Prints the
-median time of a switch and its ratio to loading the full-precision model.
+Two clients have plans around 4.5 bits; the process's cache holds their layers, dequantized. Prints
+the median time of a switch and its ratio to the time of loading the full-precision model.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ def main() -> None:
 
         def change(client: int) -> float:
             start = time.perf_counter()
-            names = zip(model.layers, manifests[client], plans[client], strict=True)
-            found = {a.name: cache.layer(n, a, b, "per_channel") for a, n, b in names}
-            weights = {name: layer.weight for name, layer in found.items()}
-            integers = {name: layer.integers for name, layer in found.items()}
+            found = {
+                layer.name: cache.layer(name, layer, bits, "per_channel")
+                for layer, name, bits in zip(
+                    model.layers, manifests[client], plans[client], strict=True
+                )
+            }
+            weights = {name: unpacked.weight for name, unpacked in found.items()}
+            integers = {name: unpacked.integers for name, unpacked in found.items()}
             switch.install(weights, leftovers, ranges, 8, integers)
             return time.perf_counter() - start
 

@@ -1,8 +1,8 @@
-"""How fast do synthetic speakers speak? Sentences rendered by two processes.
+"""How fast is synthetic speech made? Sentences rendered by two processes.
 
     python -m benchmarks.voices [--clips 1000] [--processes 2]
 
-Prints clips and seconds of speech a second, and the synthesizer's share of one process's time.
+Prints clips and seconds of speech per second, and the synthesizer's share of a clip's time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedsim.speech.voices.synthesizer import synthesize
 
 
 def samples_of(take: Take) -> int:
-    """Return the length of a take that is rendered and thrown away."""
+    """Render a take and return its length."""
     return len(render(take))
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     texts = draw_sentences("en", TOPICS, "test", options.clips, np.random.default_rng(0))
     takes = [Take(speaker("en", i // 10), text) for i, text in enumerate(texts)]
     with ProcessPoolExecutor(options.processes) as processes:
-        list(processes.map(samples_of, takes[: 20 * options.processes]))  # started, and warm
+        list(processes.map(samples_of, takes[: 20 * options.processes]))  # start the processes
         began = time.perf_counter()
         samples = sum(processes.map(samples_of, takes, chunksize=20))
         seconds = time.perf_counter() - began

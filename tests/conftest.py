@@ -1,5 +1,4 @@
-"""Fixtures that several rooms share: tiny models in folders, loaded once, and one finished
-study."""
+"""Fixtures that several folders share: tiny models, loaded once, and one finished study."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ def speech(model_folder) -> Callable[[str], SpeechModel]:
 
 @dataclass(frozen=True)
 class Study:
-    """A scenario of five speakers and all methods, and what a run of it left."""
+    """A scenario of five speakers and all methods, and the result of its run."""
 
     file: Path
     scenario: Scenario
@@ -55,10 +54,10 @@ class Study:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory, model_folder, speech) -> Study:
-    """The study that the end-to-end tests look at, run once by the in-process engine.
+    """The study of the end-to-end tests, run once by the in-process engine.
 
-    The texts are the model's own transcripts, and every clip whose number is even has one word
-    more: full precision makes one error for each of these and no other.
+    References are the model's own transcripts, with one word more in every clip of an even number:
+    full precision makes one error in each of these and no other.
     """
     import toys
 
@@ -95,7 +94,7 @@ def engine() -> Iterator[OwnEngine]:
 
 @pytest.fixture(scope="session")
 def parquet(tmp_path_factory) -> Path:
-    """A local data set of 16 clips as `datasets.load_dataset` finds it, columns with odd names."""
+    """A local data set of 16 clips for `datasets.load_dataset`, with columns to be mapped."""
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""Scenarios of which only the methods matter, and their cells."""
+"""Scenarios of which only the methods matter, and cells of them."""
 
 from __future__ import annotations
 

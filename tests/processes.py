@@ -1,4 +1,4 @@
-"""Starting programs as a shell does, and what became of their processes."""
+"""Starts programs as a shell does, and finds the processes that they started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARK = "FEDSIM_TEST_MARK"
 
 
 def marked(mark: str, seconds: float = 10.0) -> dict[int, str]:
-    """Process id -> command line of those that inherited the mark, after some time to end."""
+    """Process id -> command line of those that have the mark; waits up to `seconds` for none."""
     deadline = time.monotonic() + seconds
     while True:
         found = {}

@@ -73,13 +73,13 @@ def write_run(
     timed=None,
     ended=True,
     sensed=True,
-    said=None,
+    settings=None,
     quantiles=(),
 ):
-    """Write a run folder of these models; `ended` is whether the run came to its end, `timed` its
-    round on the virtual clock."""
-    said = said or scenario()
-    folder = create_run(path, said)
+    """Write a run folder with these models; `ended` is whether the run ended, `timed` its round on
+    the virtual clock, `settings` its scenario."""
+    settings = settings or scenario()
+    folder = create_run(path, settings)
     folder.layers.write_text(
         json.dumps([{"name": name, "kind": "linear", "weights": 100} for name in LAYERS])
     )
@@ -103,21 +103,21 @@ def write_run(
     if timed is not None:
         write_round(folder.timeline, timed)
     if ended:
-        write_results(folder, rows, said)
+        write_results(folder, rows, settings)
         timing = {"began": "2026-01-02T03:04:05+00:00", "seconds": 61.5}
         folder.timing.write_text(json.dumps(timing))
     return path
 
 
-def write_matrix(path, key, cells, said=None):
-    """Write a matrix run: `cells` is (value of the setting, models) each."""
-    said = said or scenario(matrix={key: [value for value, _ in cells]})
-    folder = create_run(path, said)
+def write_matrix(path, key, cells, settings=None):
+    """Write a matrix run; `cells` are pairs of a value of the setting `key` and models."""
+    settings = settings or scenario(matrix={key: [value for value, _ in cells]})
+    folder = create_run(path, settings)
     index = []
-    plain = said.model_copy(update={"matrix": {}})
+    plain = settings.model_copy(update={"matrix": {}})
     for number, (value, models) in enumerate(cells, start=1):
         name = f"cells/{number:03d}"
-        write_run(folder.path / name, models, said=plain)
+        write_run(folder.path / name, models, settings=plain)
         index.append({"folder": name, "settings": {key: value}, "keys": {}})
     (folder.path / "matrix.json").write_text(json.dumps(index))
     return path
@@ -141,8 +141,8 @@ def words_study(budget=40.0, mb=39.5, worse=0):
 
 
 def clips_study():
-    """Three speakers, right and wrong clips; each tests the model of every other, and one of
-    nobody's."""
+    """Three speakers, counted in clips; each tests its own model, those of the others, and one that
+    was tuned on nobody's clips."""
     wrong = {
         "a": {"a": [0, 0, 0, 1], "b": [0, 1, 0, 1], "c": [1, 1, 0, 1], "-": [1, 1, 1, 1]},
         "b": {"a": [1, 0, 0, 0], "b": [0, 0, 0, 0], "c": [0, 0, 0, 1], "-": [1, 1, 0, 1]},

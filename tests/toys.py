@@ -1,5 +1,4 @@
-"""Tiny speech models, clips and corpora: real architectures, seeded random weights,
-milliseconds."""
+"""Tiny speech models, clips and corpora: real architectures with seeded random weights."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ METHODS: list[Any] = [
     {"allocation": "reversed", "calibration": ["cosine", "none"]},
     {"allocation": "linear", "tuned_on": ["own", "other"]},
 ]
-"""Every allocation, calibration and source that a scenario may name."""
+"""Every allocator, calibration and source that a scenario may name."""
 
 
 def clip(seconds: float, seed: int = 0) -> np.ndarray:
@@ -170,10 +169,10 @@ def conformer(*, seed: int = 1, head: str = "ForCTC", **options: Any) -> Any:
 
 
 def _undecided(module: Any) -> Any:
-    """Shift a classifier's biases such that every class is the likeliest for some clips."""
+    """Shift a classifier's biases so that every class is the most likely one for some clips."""
     with torch.no_grad():
-        seen = [module(torch.from_numpy(c)[None]).logits[0] for c in clips([0.4] * 8, seed=9)]
-        module.classifier.bias -= torch.stack(seen).mean(0)
+        logits = [module(torch.from_numpy(c)[None]).logits[0] for c in clips([0.4] * 8, seed=9)]
+        module.classifier.bias -= torch.stack(logits).mean(0)
     return module
 
 

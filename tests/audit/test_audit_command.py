@@ -1,14 +1,16 @@
 """`fedsim audit` on a run of a matrix, and on a scenario that was not run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import toys
+from entries import added
 
 from fedsim.audit.record import read_audit
 from fedsim.cli import main
 from fedsim.errors import FedsimError
-from fedsim.privacy import releases
+from fedsim.privacy.noise import MECHANISMS
 
 RELEASES = [
     {"release": "noisy", "epsilon": 5.0, "delta": 1e-3, "public_voices": 2},
@@ -48,36 +50,38 @@ def by_figure(audited):
 
 def test_a_run_is_audited_member_by_member(folder, capsys):
     assert main(["audit", str(folder), "--targets", "1"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     (noisy,), (none,) = (read_audit(folder / f"cells/00{i}/audit.json") for i in (1, 2))
     assert [a.release for a in (noisy, none)] == [r["release"] for r in RELEASES]
     for audited in (noisy, none):
         names = set(by_figure(audited))
         assert {("gender", "AUC"), ("the speaker", "rank-1"), ("a tuning clip", "AUC")} <= names
         assert [r["line"] for r in audited.rates] == ["full precision", "myqasr/minmax, own clips"]
-    # Nothing was told, so nothing is given away: exactly chance.
+    # Nothing was released, so nothing is given away: exactly chance.
     assert {f.verdict for f in none.findings} <= {"not distinguishable", "not measured"}
     assert by_figure(none)["the speaker", "AUC"].value == 0.5
     assert noisy.claim is not None
     assert not noisy.claim.is_refuted
     assert none.claim is None
-    assert "nothing against the claim of ε = 5" in said
-    assert "release none" in said
-    assert "10 of each are needed, of two clients at least" in said
+    assert "nothing against the claim of ε = 5" in printed
+    assert "release none" in printed
+    assert "10 of each are needed, of two clients at least" in printed
 
 
 SMALL = ["matrix={}", "corpus.population.speakers=4", "privacy={public_voices: 2}"]
 
 
-def test_too_little_noise_fails_loudly(file, tmp_path, monkeypatch, capsys):
-    scale = releases.noise_scale
-    monkeypatch.setattr(releases, "noise_scale", lambda *said: 0.4 * scale(*said))
-    noisy = ["privacy.release=noisy", "privacy.epsilon=5"]
+def test_too_little_noise_fails_loudly(file, tmp_path, capsys):
+    """A mechanism that adds 0.4 times the noise that its accountant asks for."""
+    sound = MECHANISMS["gaussian"]
+    weak = replace(sound, seeded=lambda rng, scale, n: sound.seeded(rng, 0.4 * scale, n))
+    noisy = ["privacy.release=noisy", "privacy.epsilon=5", "privacy.mechanism=weak"]
     subject = [str(file), "--out", str(tmp_path / "a.json"), "--targets", "1"]
-    assert main(["audit", *subject, "--set", *SMALL, *noisy]) == 1
-    said = capsys.readouterr()
-    assert "error: LESS NOISE THAN CLAIMED: 2,000 releases of each" in said.err
-    assert "the claim of ε = 5 is refuted" in said.err
+    with added(MECHANISMS, "weak", weak):
+        assert main(["audit", *subject, "--set", *SMALL, *noisy]) == 1
+    printed = capsys.readouterr()
+    assert "error: LESS NOISE THAN CLAIMED: 2,000 releases of each" in printed.err
+    assert "the claim of ε = 5 is refuted" in printed.err
 
 
 def test_a_scenario_is_audited_without_a_run(file, tmp_path, capsys):
@@ -98,6 +102,6 @@ def test_what_cannot_be_audited(folder, tmp_path, capsys):
     assert main(["audit", "no such thing"]) == 1
     assert "there is no scenario 'no such thing'" in capsys.readouterr().err
     (tmp_path / "audit.json").write_text("{}")
-    with pytest.raises(FedsimError, match="this is no audit of this version of fedsim"):
+    with pytest.raises(FedsimError, match="run fedsim audit again"):
         read_audit(tmp_path / "audit.json")
     assert read_audit(tmp_path / "none.json") == []

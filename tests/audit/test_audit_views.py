@@ -1,18 +1,19 @@
 """What an audit attacks: the server's view to the byte, and the speakers that it senses itself."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from entries import added
 
-from fedsim.audit.attack import View, attack
+from fedsim.audit.attack import attack
 from fedsim.audit.claim import measure_claim
-from fedsim.audit.views import released_alone, released_in_groups, vectors
+from fedsim.audit.views import View, released_alone, released_in_groups, vectors
 from fedsim.audit.voices import Voices, open_voices
 from fedsim.errors import FedsimError
-from fedsim.privacy import releases
 from fedsim.privacy.bounds import Bounds, normalize
+from fedsim.privacy.noise import MECHANISMS
 from fedsim.privacy.release_params import ReleaseParams
 from fedsim.privacy.releases import release
 from fedsim.quant.allocation import Sizes
@@ -38,58 +39,76 @@ def scenario(methods=("fp32", "myqasr"), corpus=None, model="none", **privacy) -
     )
 
 
-def test_vectors_hold_all_that_was_told():
+def test_vectors_hold_all_that_was_released():
     values = RNG.uniform(0.2, 5, (3, LAYERS))
-    told = {}
-    terms = ReleaseParams(
-        LAYERS, BOUNDS, bits=3, depths=(2, 4, 8), plan=lambda v: (2, 4, 8, 2, 4, 8)
+    seen = {}
+    params = ReleaseParams(
+        LAYERS, bounds=BOUNDS, bits=3, depths=(2, 4, 8), plan=lambda v: (2, 4, 8, 2, 4, 8)
     )
     for kind in ("values", "quantized", "noisy", "ranks", "plan"):
-        payloads = [[release(kind, v, terms, np.random.default_rng(0)).payload] for v in values]
-        told[kind] = vectors(kind, payloads, terms)
-    assert told["values"] == pytest.approx(np.log(values))
-    assert told["quantized"] == pytest.approx(
+        payloads = [[release(kind, v, params, np.random.default_rng(0)).payload] for v in values]
+        seen[kind] = vectors(kind, payloads, params)
+    assert seen["values"] == pytest.approx(np.log(values))
+    assert seen["quantized"] == pytest.approx(
         np.rint(7 * np.array([normalize(v, BOUNDS) for v in values]))
     )
-    assert (np.argsort(-told["ranks"], axis=1) == np.argsort(-values, axis=1)).all()
-    assert told["plan"].tolist() == [[2, 4, 8, 2, 4, 8]] * 3
-    noise = told["noisy"] - np.array([normalize(v, BOUNDS) for v in values])
+    assert (np.argsort(-seen["ranks"], axis=1) == np.argsort(-values, axis=1)).all()
+    assert seen["plan"].tolist() == [[2, 4, 8, 2, 4, 8]] * 3
+    noise = seen["noisy"] - np.array([normalize(v, BOUNDS) for v in values])
     assert noise == pytest.approx(np.tile(noise[0], (3, 1)), abs=1e-5)  # of one seed, unclipped
-    assert vectors("none", [(), ()], terms).shape == (2, 1)
+    assert vectors("none", [(), ()], params).shape == (2, 1)
 
 
 def test_noisy_rounds_are_averaged():
-    said = scenario(release="noisy", epsilon=1.0, delta=1e-3, rounds=4)
-    terms = release_params(said, LAYERS, BOUNDS)
-    told = released_alone(said, terms, "ann", np.full(LAYERS, 1.0), "test")
-    rows = np.array([np.frombuffer(p, "<f4") for p in told])
+    noisy = scenario(release="noisy", epsilon=1.0, delta=1e-3, rounds=4)
+    params = release_params(noisy, LAYERS, BOUNDS)
+    payloads = released_alone(noisy, params, "ann", np.full(LAYERS, 1.0), "test")
+    rows = np.array([np.frombuffer(p, "<f4") for p in payloads])
     assert len({row.tobytes() for row in rows}) == 4
-    assert vectors("noisy", [told], terms)[0] == pytest.approx(rows.mean(axis=0), rel=1e-6)
-    again = released_alone(said, terms, "ann", np.full(LAYERS, 1.0), "another purpose")
-    assert again[0] != told[0]
+    assert vectors("noisy", [payloads], params)[0] == pytest.approx(rows.mean(axis=0), rel=1e-6)
+    again = released_alone(noisy, params, "ann", np.full(LAYERS, 1.0), "another purpose")
+    assert again[0] != payloads[0]
 
 
 def test_a_group_is_seen_by_its_mean_alone():
     values = {name: RNG.uniform(0.2, 5, LAYERS) for name in "abcdef"}
-    told = released_in_groups([["a", "b", "c"], ["d", "e", "f"]], values, BOUNDS)
-    assert told["a"] == told["b"] == told["c"] != told["d"]
+    seen = released_in_groups([["a", "b", "c"], ["d", "e", "f"]], values, BOUNDS)
+    assert seen["a"] == seen["b"] == seen["c"] != seen["d"]
     mean = np.exp(np.mean([np.log(values[c]) for c in "abc"], axis=0))
-    assert np.frombuffer(told["a"][0], "<f8") == pytest.approx(mean, rel=1e-4)
+    assert np.frombuffer(seen["a"][0], "<f8") == pytest.approx(mean, rel=1e-4)
 
 
-def view_of(said, told, genders):
-    """A view of recorded speakers, of whom nothing more can be sensed."""
+@dataclass
+class SensedVoices(Voices):
+    """Speakers whose sensitivities are given: those of two sessions, and of worlds."""
+
+    first_values: dict = field(default_factory=dict)
+    second_values: dict = field(default_factory=dict)
+    world_values: dict = field(default_factory=dict)
+
+    def first(self, keys):
+        return {key: self.first_values[key] for key in keys}
+
+    def second(self, keys):
+        return {key: self.second_values[key] for key in keys}
+
+    def worlds(self, key):
+        return self.world_values[key]
+
+
+def view_of(study, released, genders, **values):
+    """A view of speakers whose sensitivities are given, if any."""
     clients = {
         key: ClientData(key, (Utterance(f"{key}/0", key, gender=gender),), ())
         for key, gender in genders.items()
     }
     model = SimpleNamespace(layers=range(LAYERS))
-    voices = Voices(said, model, clients, lambda: clients)
+    voices = SensedVoices(study, model, clients, lambda: clients, **values)
     sizes = Sizes((2, 4, 8), np.ones((LAYERS, 3), int), 0)
-    return View(said, voices, BOUNDS, sizes, tuple(sorted(clients)), told)
+    return View(study, voices, BOUNDS, sizes, tuple(sorted(clients)), released)
 
 
-def test_a_planted_leak_is_found_and_what_cannot_be_measured_is_said():
+def test_a_planted_leak_is_found_and_what_cannot_be_measured_is_named():
     genders = {f"c{i:02d}": ("female", "male")[i % 2] for i in range(40)}
     leak = {
         key: [(np.exp(RNG.normal(size=LAYERS) + 4 * (g == "male"))).astype("<f8").tobytes()]
@@ -106,10 +125,10 @@ def test_a_planted_leak_is_found_and_what_cannot_be_measured_is_said():
 
 def test_too_few_of_a_gender():
     genders = {f"c{i}": ("female", "male")[i < 3] for i in range(12)}
-    told = {key: [np.ones(LAYERS).astype("<f8").tobytes()] for key in genders}
-    finding = attack(view_of(scenario(), told, genders), 5)[0]
+    released = {key: [np.ones(LAYERS).astype("<f8").tobytes()] for key in genders}
+    finding = attack(view_of(scenario(), released, genders), 5)[0]
     assert finding.value is None
-    assert "of 2 values of gender fewer than two have 5 speakers; add speakers" in finding.note
+    assert "two of 2 values of gender have 5 speakers; add speakers" in finding.note
 
 
 def sensed_in_groups(values, sizes, cohort):
@@ -118,18 +137,18 @@ def sensed_in_groups(values, sizes, cohort):
     A device's values are drawn anew in each session.
     """
     corpus = {"kind": "voices", "group_by": "speaker", "population": {"speakers": len(values)}}
-    said = scenario(corpus=corpus, release="cohort", cohort={"size": cohort})
+    study = scenario(corpus=corpus, release="cohort", cohort={"size": cohort})
     names = iter(values)
     groups = [[next(names) for _ in range(size)] for size in sizes]
-    view = view_of(
-        said, released_in_groups(groups, values, BOUNDS), dict.fromkeys(values, "female")
-    )
     finished = tuple(sorted(name for group in groups for name in group))
     session, worlds = np.random.default_rng(5), np.arange(24)[:, None] + np.arange(6) & 1 == 0
-    view.voices._first.update(values)
-    view.voices._second.update({name: session.uniform(0.2, 5, LAYERS) for name in values})
-    view.voices._worlds.update(
-        {name: (session.uniform(0.2, 5, (24, LAYERS)), worlds) for name in values}
+    view = view_of(
+        study,
+        released_in_groups(groups, values, BOUNDS),
+        dict.fromkeys(values, "female"),
+        first_values=values,
+        second_values={name: session.uniform(0.2, 5, LAYERS) for name in values},
+        world_values={name: (session.uniform(0.2, 5, (24, LAYERS)), worlds) for name in values},
     )
     return replace(view, keys=finished), groups
 
@@ -150,21 +169,22 @@ def test_groups_are_those_of_the_run_and_judged_as_groups():
     assert found["a tuning clip", "AUC"].value is not None
 
 
-@pytest.mark.parametrize("sizes", [[1, 2], [2, 2, 2]])
-def test_a_group_that_is_too_small_for_a_mean_is_refused(sizes):
-    view, _ = sensed_in_groups(people(8), sizes, 4)
-    found = attack(view, 2)
-    assert [(f.attack, f.value) for f in found] == [
-        ("re-identification", None),
-        ("membership", None),
-    ]
-    for finding in found:
-        assert f"{sum(sizes)} clients finished, and no group of 4 has 3 of them" in finding.note
+def test_a_group_that_is_too_small_for_a_mean_is_refused():
+    for sizes in ([1, 2], [2, 2, 2]):
+        view, _ = sensed_in_groups(people(8), sizes, 4)
+        found = attack(view, 2)
+        assert [(f.attack, f.value) for f in found] == [
+            ("re-identification", None),
+            ("membership", None),
+        ]
+        for finding in found:
+            assert f"{sum(sizes)} clients finished, and no group of 4 has the 3 of" in finding.note
+            assert "run more clients, or lower privacy.cohort.size" in finding.note
 
 
 def test_a_group_that_lost_members_has_a_smaller_mean():
     view, groups = sensed_in_groups(people(12), [3, 4, 1], 4)
-    assert view.followed() == tuple(sorted(groups[0] + groups[1]))
+    assert view.repeatable() == tuple(sorted(groups[0] + groups[1]))
     found = {f.attack: f for f in attack(view, 2)}
     assert "7 speakers are in 2 groups" in found["re-identification"].note
     assert "of 2 clients" in found["membership"].note
@@ -173,44 +193,47 @@ def test_a_group_that_lost_members_has_a_smaller_mean():
 def test_without_a_run_groups_are_drawn_from_all_clients():
     values = people(12)
     view, _ = sensed_in_groups(values, [4, 4], 4)
-    view = replace(view, told=None)
+    view = replace(view, released=None)
     assert sorted(key for group in view.groups for key in group) == sorted(values)
-    told = view.session(view.voices.first, "session 1")
+    released = view.session(view.voices.first, "session 1")
     group = next(group for group in view.groups if view.keys[0] in group)
     mean = np.exp(np.mean([np.log(values[key]) for key in group], axis=0))
-    assert np.frombuffer(told[view.keys[0]][0], "<f8") == pytest.approx(mean, rel=1e-4)
+    assert np.frombuffer(released[view.keys[0]][0], "<f8") == pytest.approx(mean, rel=1e-4)
 
 
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 @pytest.mark.parametrize("epsilon", [0.5, 4.0])
-def test_noise_is_what_it_is_said_to_be(mechanism, epsilon):
-    said = scenario(release="noisy", mechanism=mechanism, epsilon=epsilon, delta=1e-5)
-    claim = measure_claim(said, BOUNDS, trials=1_000)
+def test_noise_is_as_strong_as_claimed(mechanism, epsilon):
+    noisy = scenario(release="noisy", mechanism=mechanism, epsilon=epsilon, delta=1e-5)
+    claim = measure_claim(noisy, BOUNDS, trials=1_000)
     assert not claim.is_refuted
     assert claim.claimed == pytest.approx(epsilon if mechanism == "gaussian" else epsilon / LAYERS)
     assert "nothing against the claim" in claim.sentence
 
 
 @pytest.mark.parametrize(("mechanism", "part"), [("gaussian", 0.5), ("laplace", 0.2)])
-def test_too_little_noise_is_refuted(monkeypatch, mechanism, part):
-    """A mechanism whose scale is a part of what the accountant asks for."""
-    scale = releases.noise_scale
-    monkeypatch.setattr(releases, "noise_scale", lambda *said: part * scale(*said))
-    said = scenario(release="noisy", mechanism=mechanism, epsilon=4.0, delta=1e-5)
-    claim = measure_claim(said, BOUNDS, trials=2_000)
+def test_too_little_noise_is_refuted(mechanism, part):
+    """A mechanism that adds a part of the noise that its accountant asks for."""
+    sound = MECHANISMS[mechanism]
+    weak = replace(sound, seeded=lambda rng, scale, n: sound.seeded(rng, part * scale, n))
+    with added(MECHANISMS, "weak", weak):
+        noisy = scenario(release="noisy", mechanism="weak", epsilon=4.0, delta=1e-5)
+        claim = measure_claim(noisy, BOUNDS, trials=2_000)
     assert claim.is_refuted
     assert "is refuted" in claim.sentence
 
 
 def test_a_layer_that_is_not_there():
-    said = scenario(release="noisy", mechanism="laplace", layers=[LAYERS])
-    with pytest.raises(FedsimError, match=rf"names layer {LAYERS}, and the model has {LAYERS}"):
-        measure_claim(said, BOUNDS, trials=10)
+    noisy = scenario(release="noisy", mechanism="laplace", layers=[LAYERS])
+    with pytest.raises(
+        FedsimError, match=rf"no layer {LAYERS}; name layers from 0 to {LAYERS - 1}"
+    ):
+        measure_claim(noisy, BOUNDS, trials=10)
 
 
 def test_some_layers_only():
-    said = scenario(release="noisy", epsilon=8.0, delta=1e-5, layers=[4, 1])
-    claim = measure_claim(said, BOUNDS, trials=2_000)
+    noisy = scenario(release="noisy", epsilon=8.0, delta=1e-5, layers=[4, 1])
+    claim = measure_claim(noisy, BOUNDS, trials=2_000)
     assert 4.0 < claim.at_least <= 8.0
 
 
@@ -234,26 +257,26 @@ def test_a_second_session_says_other_things(voices):
         assert not {u.source.text for u in other} & {u.source.text for u in client.tuning}
 
 
-def test_speakers_without_more_to_say_are_not_followed(tmp_path, model_folder):
+def test_speakers_without_more_to_say_are_left_out_of_what_needs_it(tmp_path, model_folder):
     """Their sentences are enough for a run, and not for a second session: the rest is attacked."""
-    (tmp_path / "said.txt").write_text("one\ntwo\nthree four\nfive\nsix\n")
+    (tmp_path / "list.txt").write_text("one\ntwo\nthree four\nfive\nsix\n")
     corpus = {
         "kind": "voices",
         "group_by": "speaker",
-        "population": {"speakers": 20, "sentences": str(tmp_path / "said.txt")},
+        "population": {"speakers": 20, "sentences": str(tmp_path / "list.txt")},
         "tuning_clips": 2,
         "test_clips": 1,
     }
-    said = scenario(corpus=corpus, model=str(model_folder("ctc-group")))
-    opened = open_voices(said)
+    study = scenario(corpus=corpus, model=str(model_folder("ctc-group")))
+    opened = open_voices(study)
     keys = tuple(opened.clients)
-    told = {key: [RNG.uniform(1, 2, len(opened.model.layers)).tobytes()] for key in keys}
+    released = {key: [RNG.uniform(1, 2, len(opened.model.layers)).tobytes()] for key in keys}
     sizes = Sizes((2, 4, 8), np.ones((len(opened.model.layers), 3), int), 0)
-    found = {f.attack: f for f in attack(View(said, opened, None, sizes, keys, told), 2)}
+    found = {f.attack: f for f in attack(View(study, opened, None, sizes, keys, released), 2)}
     assert found["attribute"].value is not None
     for name in ("re-identification", "membership"):
         assert found[name].value is None
-        assert "said.txt" in found[name].note
+        assert "list.txt" in found[name].note
 
 
 def test_worlds_come_in_pairs_that_share_no_clip(voices):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fedsim.base import statistics as module
+from fedsim.base.agreement import flip_share, rank_correlation
 from fedsim.base.statistics import (
+    MAX_CLIPS,
     ClipCounts,
     Comparison,
     Interval,
+    clips_to_settle,
     compare,
-    flip_share,
-    rank_correlation,
     rate,
 )
 from fedsim.errors import FedsimError
@@ -200,20 +200,29 @@ def test_one_error_in_one_client_is_no_difference():
     assert found.low <= 0 < found.difference
 
 
-def test_more_clips_by_hand(monkeypatch):
-    first, second = two_models(rng(3), 1, 50, 0.0)
-    monkeypatch.setattr(module, "_interval", lambda *_: Interval(0.02, -0.01, 0.04))
+def test_more_clips_by_hand():
     # 0.03 reaches to the end beyond 0; 50 * (0.03 / 0.02 * 2.801585 / 1.959964) ** 2 = 229.87
-    assert compare(first, second, rng(0)).more_clips == 180
-    monkeypatch.setattr(module, "_interval", lambda *_: Interval(-0.02, -0.04, 0.01))
-    assert compare(first, second, rng(0)).more_clips == 180
-    monkeypatch.setattr(module, "_interval", lambda *_: Interval(-0.02, -0.03, -0.01))
-    assert compare(first, second, rng(0)).more_clips is None
+    assert clips_to_settle(Interval(0.02, -0.01, 0.04), 50) == 180
+    assert clips_to_settle(Interval(-0.02, -0.04, 0.01), 50) == 180
+    assert clips_to_settle(Interval(0.02, -0.01, 0.09), 50) == 180  # the other end is of no matter
     # 50 * (0.02 / x * 1.4294) ** 2 passes 1,000,050 where x falls below 0.0002021.
-    monkeypatch.setattr(module, "_interval", lambda *_: Interval(0.000203, 0.000203 - 0.02, 0.02))
-    assert 980_000 < compare(first, second, rng(0)).more_clips <= 1_000_000
-    monkeypatch.setattr(module, "_interval", lambda *_: Interval(0.000201, 0.000201 - 0.02, 0.02))
-    assert compare(first, second, rng(0)).more_clips is None
+    assert 980_000 < clips_to_settle(Interval(0.000203, 0.000203 - 0.02, 0.02), 50) <= MAX_CLIPS
+    assert clips_to_settle(Interval(0.000201, 0.000201 - 0.02, 0.02), 50) is None
+    assert clips_to_settle(Interval(0.0, -0.01, 0.01), 50) is None
+    assert clips_to_settle(Interval(math.nan, math.nan, math.nan), 0) is None
+    assert clips_to_settle(Interval(0.25, math.nan, math.nan), 1) is None
+
+
+def test_more_clips_are_given_where_the_verdict_is_open_and_only_there():
+    given = {}
+    for seed in range(40):
+        found = compare(*two_models(rng(seed), 6, 10, 0.02, 0.03), rng(seed), resamples=FEW)
+        clips = clips_to_settle(Interval(found.difference, found.low, found.high), 60)
+        is_open = found.verdict == "not distinguishable"
+        assert found.more_clips == (clips if is_open else None)
+        given[is_open] = found.more_clips
+    assert set(given) == {True, False}
+    assert given[False] is None
 
 
 def test_four_studies_of_five_with_that_many_clips_settle_it():
@@ -240,13 +249,13 @@ def test_one_generator_one_result():
     assert compare(first[::-1], second, rng(1)) == compare(first, second, rng(1))
 
 
-def test_resamples_in_batches_are_the_same(monkeypatch):
+def test_resamples_in_batches_are_the_same():
     first, second = two_models(rng(5), 6, 10, 0.02)
     at_once = compare(first, second, rng(1), resamples=250)
-    monkeypatch.setattr(module, "_BATCH", 601)  # 10 resamples of 60 clips, 100 of 6 clients
-    assert compare(first, second, rng(1), resamples=250) == at_once
-    monkeypatch.setattr(module, "_BATCH", 1)
-    assert compare(first, second, rng(1), resamples=250) == at_once
+    own = rate(first, rng(1), resamples=250)
+    for batch in (601, 1):  # 10 resamples of 60 clips, 100 of 6 clients; one at a time
+        assert compare(first, second, rng(1), resamples=250, batch=batch) == at_once
+        assert rate(first, rng(1), resamples=250, batch=batch) == own
 
 
 def test_memory_does_not_grow_with_clients():
@@ -317,19 +326,18 @@ def test_sentences():
 
 def test_models_of_other_clients_or_clips_are_refused():
     one = counts([[1, 2], [0, 0]], [[5, 5], [6, 7]])
-    with pytest.raises(FedsimError, match="'c0001' has clips for one of the two models only"):
-        compare(one, one[:1], rng(0))
-    with pytest.raises(FedsimError, match="'c0001' has clips for one of the two models only"):
-        compare(one[:1], one, rng(0))
-    with pytest.raises(FedsimError, match=r"'c0001' differ .* \(2 clips with 13 in all against 1"):
+    for first, second in ((one, one[:1]), (one[:1], one)):
+        with pytest.raises(FedsimError, match=r"'c0001' .*on the same clients"):
+            compare(first, second, rng(0))
+    with pytest.raises(FedsimError, match=r"'c0001' .* \(2 clips with 13 .* on the same clips"):
         compare(one, counts([[1, 2], [0]], [[5, 5], [13]]), rng(0))
-    with pytest.raises(FedsimError, match="clips of client 'c0001' differ"):
+    with pytest.raises(FedsimError, match=r"'c0001' .*on the same clips in the same order"):
         compare(one, counts([[1, 2], [0, 0]], [[5, 5], [7, 6]]), rng(0))
     for twice in (
         lambda: rate([*one, one[0]], rng(0)),
         lambda: compare(one, [*one, one[0]], rng(0)),
     ):
-        with pytest.raises(FedsimError, match="'c0000' is counted twice"):
+        with pytest.raises(FedsimError, match=r"'c0000' .*give each client once"):
             twice()
 
 

@@ -67,7 +67,7 @@ def test_three_unequal_classes():
 
 
 def test_the_order_of_releases_does_not_matter():
-    """Nor are the fewest speakers too few."""
+    """Nor is the minimum of speakers too few."""
     vectors, labels = planted(20, features=4, shift=2.0)
     speakers = np.array([f"s{i % 10:03}" for i in range(20)])
     order = np.random.default_rng(3).permutation(20)
@@ -109,9 +109,9 @@ def test_refusals():
     vectors, labels = planted(20)
     with pytest.raises(FedsimError, match=r"gender 'male' has 4 speakers, fewer than the 5 folds"):
         attack(vectors, ["female"] * 16 + ["male"] * 4)
-    with pytest.raises(FedsimError, match=r"all speakers are of one gender \(female\)"):
+    with pytest.raises(FedsimError, match=r"all speakers have one gender \(female\)"):
         attack(vectors, ["female"] * 20)
-    with pytest.raises(FedsimError, match=r"'s1' has releases of two values of gender"):
+    with pytest.raises(FedsimError, match=r"'s1' has releases with two values of gender"):
         attack(vectors, labels, ["s1", *(f"t{i}" for i in range(18)), "s1"])
     vectors[7, 2] = np.nan
     with pytest.raises(FedsimError, match=r"'medians' has a number in row 7 that is not finite"):

@@ -18,9 +18,8 @@ def finding(figure, value, low, high, chance=0.5, note="why"):
     return Finding("attribute", "gender", "ranks", figure, value, low, high, chance, 1200, note)
 
 
-@pytest.mark.parametrize(
-    ("figure", "low", "high", "verdict"),
-    [
+def test_verdict():
+    for figure, low, high, verdict in (
         ("AUC", 0.51, 0.61, "gives away"),
         ("AUC", 0.49, 0.61, "not distinguishable"),
         ("AUC", 0.5, 0.61, "not distinguishable"),
@@ -29,11 +28,9 @@ def finding(figure, value, low, high, chance=0.5, note="why"):
         (EER, 0.39, 0.5, "not distinguishable"),
         (EER, 0.51, 0.61, "below chance"),
         ("AUC", None, None, "not measured"),
-    ],
-)
-def test_verdict(figure, low, high, verdict):
-    value = None if low is None else (low + high) / 2
-    assert finding(figure, value, low, high).verdict == verdict
+    ):
+        value = None if low is None else (low + high) / 2
+        assert finding(figure, value, low, high).verdict == verdict
 
 
 def test_sentences():

@@ -1,4 +1,4 @@
-"""Digits of mixed radices in the least whole bytes."""
+"""Digits of mixed radices in the minimum of whole bytes."""
 
 import math
 
@@ -22,14 +22,14 @@ thorough = settings(max_examples=150, deadline=None, derandomize=True, database=
         )
     )
 )
-def test_there_and_back_in_the_least_bytes(case):
+def test_there_and_back_in_the_minimum_of_bytes(case):
     radices, digits = case
     payload = pack_digits(digits, radices)
     assert unpack_digits(payload, radices) == list(digits)
-    least = math.prod(radices)
+    combinations = math.prod(radices)
     assert len(payload) == digits_bytes(radices)
-    assert 256 ** len(payload) >= least  # all combinations fit
-    assert len(payload) == 0 or 256 ** (len(payload) - 1) < least  # and not in a byte less
+    assert 256 ** len(payload) >= combinations  # all combinations fit
+    assert len(payload) == 0 or 256 ** (len(payload) - 1) < combinations  # and not in a byte less
 
 
 def test_by_hand():
@@ -39,20 +39,20 @@ def test_by_hand():
     assert pack_digits([], []) == b""
 
 
-@pytest.mark.parametrize("bits", [2, 5, 8, 11, 16])
-def test_powers_of_two_are_packed_as_the_models_codes_are(bits):
-    codes = np.random.default_rng(bits).integers(0, 1 << bits, 77)
-    assert pack_digits(codes.tolist(), [1 << bits] * 77) == pack(codes, bits).tobytes()
+def test_powers_of_two_are_packed_as_the_models_codes_are():
+    for bits in range(2, 17):
+        codes = np.random.default_rng(bits).integers(0, 1 << bits, 77)
+        assert pack_digits(codes.tolist(), [1 << bits] * 77) == pack(codes, bits).tobytes()
 
 
-@pytest.mark.parametrize("digits", [[3, 0], [0, -1]])
-def test_digits_beyond_their_radix(digits):
-    with pytest.raises(ValueError, match=r"is not in 0\.\."):
-        pack_digits(digits, [3, 4])
+def test_digits_beyond_their_radix():
+    for digits in ([3, 0], [0, -1]):
+        with pytest.raises(ValueError, match=r"is not in 0\.\."):
+            pack_digits(digits, [3, 4])
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x00\x00", bytes([12])])
-def test_payloads_that_no_digits_give(payload):
+def test_payloads_that_no_digits_give():
     assert unpack_digits(bytes([11]), [3, 4]) == [2, 3]
-    with pytest.raises(FedsimError, match=f"a release of {len(payload)} bytes holds no 2 numbers"):
-        unpack_digits(payload, [3, 4])
+    for payload in (b"", b"\x00\x00", bytes([12])):
+        with pytest.raises(FedsimError, match="give device and server the same parameters"):
+            unpack_digits(payload, [3, 4])

@@ -1,11 +1,12 @@
 """Secure aggregation: the sum is exact, the rest is hidden, and what protects it is checked."""
 
-import secrets
 from dataclasses import fields, replace
 from functools import partial
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scipy.stats import chisquare, pearsonr
 
 from fedsim.errors import FedsimError
@@ -17,21 +18,21 @@ from fedsim.protocol.codec import from_record, to_record
 STAGES = ("keys", "shares", "masked", "unmask")
 
 
-@pytest.fixture(autouse=True)
-def seeded(monkeypatch):
+def seeded(seed=0):
     """Secrets from a seed, so that a statistical test fails always or never."""
-    monkeypatch.setattr(ciphers, "token_bytes", np.random.default_rng(0).bytes)
+    return partial(np.random.default_rng(seed).bytes, ciphers.SECRET_BYTES)
 
 
 class Play:
-    """One group from beginning to end; `gone` are the places that fall out at each stage.
+    """One group from beginning to end; `gone` are the places that drop out at each stage.
 
     `view` is all that the server ever receives.
     """
 
-    def __init__(self, codes, threshold, gone=None):
+    def __init__(self, codes, threshold, gone=None, draw=None):
         self.codes, self.view = dict(enumerate(codes, 1)), []
         self.threshold, self.gone = threshold, gone or {}
+        self.draw = draw or seeded()
 
     def there(self, stage, places):
         left = {p for s in STAGES[: STAGES.index(stage) + 1] for p in self.gone.get(s, ())}
@@ -52,7 +53,7 @@ class Play:
     def run(self):
         self.members, self.secrets, keys = {}, {}, {}
         for place in self.there("keys", self.codes):
-            member, keys[place] = device.join(place)
+            member, keys[place] = device.join(place, self.draw)
             self.members[place], self.secrets[place] = member, (member.mask_secret, member.seed)
             self.view.append(keys[place])
         self.group = server.roster(keys.values(), self.threshold)
@@ -75,52 +76,56 @@ def summaries(members, length=23, seed=1):
     return codes.astype(np.uint32)
 
 
-@pytest.mark.parametrize(("members", "threshold"), [(3, 3), (4, 3), (9, 5), (9, 9)])
-def test_the_sum_is_exact(members, threshold):
-    codes = summaries(members)
-    np.testing.assert_array_equal(Play(codes, threshold).run(), codes.sum(axis=0))
+def test_the_sum_is_exact():
+    for members, threshold in ((3, 3), (4, 3), (9, 5), (9, 9)):
+        codes = summaries(members)
+        np.testing.assert_array_equal(Play(codes, threshold).run(), codes.sum(axis=0))
 
 
-@pytest.mark.parametrize(
-    "gone",
-    [
-        {"keys": [2]},
-        {"shares": [1]},
-        {"masked": [7]},
-        {"unmask": [4]},
-        {"masked": [1, 7]},
-        {"keys": [3], "shares": [7], "masked": [1]},
-        {"shares": [5, 6], "unmask": [1]},
-        {"masked": [2], "unmask": [1, 7]},
-    ],
-)
-def test_members_may_fall_out_at_any_stage_down_to_the_threshold(gone):
+def drop_outs(places=range(1, 8), remaining=4):
+    """Up to as many places as may drop out of seven, each at a stage."""
+    chosen = st.lists(
+        st.sampled_from(places), unique=True, min_size=1, max_size=len(places) - remaining
+    )
+    return chosen.flatmap(
+        lambda p: st.fixed_dictionaries(dict.fromkeys(p, st.sampled_from(STAGES)))
+    )
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(drop_outs())
+@example({7: "masked", 2: "keys", 1: "shares"})
+@example({2: "masked", 1: "unmask", 7: "unmask"})
+def test_members_may_drop_out_at_any_stage_down_to_the_threshold(stage_of):
     codes = summaries(7)
-    play = Play(codes, 4, gone)
-    total = play.run()
-    summed = [p for p in range(1, 8) if not any(p in gone.get(s, ()) for s in STAGES[:3])]
+    gone = {stage: [p for p, s in stage_of.items() if s == stage] for stage in STAGES}
+    total = Play(codes, 4, gone).run()
+    summed = [p for p in range(1, 8) if stage_of.get(p, "unmask") == "unmask"]
     np.testing.assert_array_equal(total, codes[np.array(summed) - 1].sum(axis=0))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_below_the_threshold_nothing_is_learned(stage):
-    play = Play(summaries(7), 4, {stage: [1, 3, 5, 7]})
-    with pytest.raises(FedsimError, match=r"3 members of a group sent .* threshold is 4"):
-        play.run()
+def test_below_the_threshold_nothing_is_learned():
+    for stage in STAGES:
+        play = Play(summaries(7), 4, {stage: [1, 3, 5, 7]})
+        with pytest.raises(FedsimError, match=r"3 members .* threshold is 4.*ask a larger group"):
+            play.run()
 
 
-def test_the_sum_is_the_same_whatever_the_secrets(monkeypatch):
-    codes = summaries(4)
-    totals = []
-    for _ in range(2):
-        play = Play(codes, 3)
-        totals.append(play.run())
-        views = play.masked
-    monkeypatch.setattr(ciphers, "token_bytes", secrets.token_bytes)
-    play = Play(codes, 3)
-    np.testing.assert_array_equal(play.run(), totals[0])
-    np.testing.assert_array_equal(totals[0], totals[1])
-    assert all(play.masked[p] != views[p] for p in views)
+def test_the_sum_is_the_same_whatever_the_secrets():
+    plays = [Play(summaries(4), 3, draw=d) for d in (seeded(), seeded(), ciphers.new_secret)]
+    totals = [play.run() for play in plays]
+    for total in totals[1:]:
+        np.testing.assert_array_equal(total, totals[0])
+    first, same, other = (play.masked for play in plays)
+    assert first == same
+    assert all(first[place] != other[place] for place in first)
+
+
+def test_secrets_come_from_the_operating_system():
+    members = [device.join(1)[0] for _ in range(3)]
+    drawn = {s for m in members for s in (m.seal_secret, m.mask_secret, m.seed)}
+    assert len(drawn) == 9
+    assert {len(secret) for secret in drawn} == {16}
 
 
 def uniform(words):
@@ -213,28 +218,26 @@ def group(members, threshold):
     return [m for m, _ in found], server.roster([k for _, k in found], threshold)
 
 
-@pytest.mark.parametrize(
-    ("members", "threshold"), [(4, 2), (5, 2), (3, 2), (3, 4), (7, 3), (6, 3), (2, 2)]
-)
-def test_a_device_takes_part_in_no_group_that_would_not_protect_it(members, threshold):
-    keys = [device.join(place) for place in range(1, members + 1)]
-    roster = wire.Roster(
-        threshold,
-        tuple(k.place for _, k in keys),
-        tuple(k.seal for _, k in keys),
-        tuple(k.mask for _, k in keys),
-    )
-    with pytest.raises(FedsimError, match=r"member 1 .* refuses a group of .* stays where it is"):
-        device.share(keys[0][0], roster)
+def test_a_device_takes_part_in_no_group_that_would_not_protect_it():
+    for members, threshold in ((4, 2), (5, 2), (3, 2), (3, 4), (7, 3), (6, 3), (2, 2)):
+        keys = [device.join(place) for place in range(1, members + 1)]
+        roster = wire.Roster(
+            threshold,
+            tuple(k.place for _, k in keys),
+            tuple(k.seal for _, k in keys),
+            tuple(k.mask for _, k in keys),
+        )
+        with pytest.raises(FedsimError, match=rf"member 1 .* refuses a group of {members} "):
+            device.share(keys[0][0], roster)
 
 
-def test_the_least_threshold_is_the_one_that_devices_agree_to():
+def test_the_minimum_threshold_is_the_one_that_devices_agree_to():
     for members in range(3, 9):
-        least = server.min_threshold(members)
-        found, roster = group(members, least)
+        minimum = server.min_threshold(members)
+        found, roster = group(members, minimum)
         device.share(found[0], roster)
         with pytest.raises(FedsimError, match="refuses a group"):
-            device.share(found[0], replace(roster, threshold=least - 1))
+            device.share(found[0], replace(roster, threshold=minimum - 1))
 
 
 def test_a_device_knows_its_own_keys():
@@ -271,32 +274,34 @@ def test_a_device_takes_no_post_that_is_not_its_own():
         with pytest.raises(FedsimError, match="refuses shares of 3 others"):
             device.hide(found[0], replace(post[1], places=places), codes)
     few = wire.Envelopes(post[1].places[:1], post[1].sealed[:1])
-    with pytest.raises(FedsimError, match="shares of 1 others, where it takes 2"):
+    with pytest.raises(FedsimError, match="shares of 1 others; it needs 2 or more"):
         device.hide(found[0], few, codes)
 
 
-@pytest.mark.parametrize("survivors", [(1, 2), (2, 3, 4), (1, 2, 3, 9), (1, 1, 2, 3), ()])
-def test_a_device_uncovers_no_sum_that_is_too_small_or_not_its_own(survivors):
+def test_a_device_unmasks_no_sum_that_is_too_small_or_not_its_own():
     found, _, post = to_masked(4, 3)
     member, _ = device.hide(found[0], post[1], summaries(1)[0])
-    with pytest.raises(FedsimError, match="to uncover a sum of"):
-        device.unmask(member, wire.Survivors(survivors))
+    for survivors in ((1, 2), (2, 3, 4), (1, 2, 3, 9), (1, 1, 2, 3), ()):
+        with pytest.raises(FedsimError, match=r"to unmask a sum of .* it must be of 3 or more"):
+            device.unmask(member, wire.Survivors(survivors))
 
 
 def test_a_device_answers_once_and_in_order():
     members, roster = group(4, 3)
     codes = summaries(1)[0]
-    with pytest.raises(FedsimError, match="refuses the step 'mask' when 'share' was due"):
+    with pytest.raises(FedsimError, match="refuses the step 'mask' when 'share' is expected"):
         device.hide(members[0], wire.Envelopes((), ()), codes)
     member, _ = device.share(members[0], roster)
-    with pytest.raises(FedsimError, match="'share' when 'mask' was due"):
+    with pytest.raises(FedsimError, match="'share' when 'mask' is expected"):
         device.share(member, roster)
     found, _, post = to_masked(4, 3)
     member, _ = device.hide(found[0], post[1], codes)
-    with pytest.raises(FedsimError, match="'mask' when 'unmask' was due"):
+    with pytest.raises(FedsimError, match="'mask' when 'unmask' is expected"):
         device.hide(member, post[1], codes)
     member, _ = device.unmask(member, wire.Survivors((1, 2, 3)))
-    with pytest.raises(FedsimError, match="'unmask' when 'done' was due"):  # with 4 dead, then not
+    with pytest.raises(
+        FedsimError, match="'unmask' when 'done' is expected"
+    ):  # with 4 dead, then not
         device.unmask(member, wire.Survivors((1, 2, 3, 4)))
 
 
@@ -305,9 +310,9 @@ def test_members_that_break_the_protocol_are_named():
     found, sent = zip(*(device.share(m, roster) for m in found), strict=True)
     sent = dict(enumerate(sent, 1))
     for places in ((1, 3), (1, 3, 9)):
-        odd = wire.Envelopes(places, sent[2].sealed[: len(places)])
-        with pytest.raises(FedsimError, match="member 2 of a group sent"):
-            server.route(sent | {2: odd}, roster)
+        wrong = wire.Envelopes(places, sent[2].sealed[: len(places)])
+        with pytest.raises(FedsimError, match=r"member 2 of a group sent .*; leave it out"):
+            server.route(sent | {2: wrong}, roster)
     play = Play(summaries(4), 3, {"masked": [4]})
     play.run()
     total = partial(server.total, play.group, [1, 2, 3, 4])
@@ -316,55 +321,59 @@ def test_members_that_break_the_protocol_are_named():
     with pytest.raises(FedsimError, match="member 2 of a group sent 3 shares for 3 members"):
         total(play.masked, shares | {2: few})
     short = play.masked | {2: wire.Masked(play.masked[2].codes[:-4])}
-    with pytest.raises(FedsimError, match="not of one length"):
+    with pytest.raises(FedsimError, match="and not one length; ask its members again"):
         total(short, shares)
     wrong = replace(shares[1], shares=(bytes(16),) * 4)
-    with pytest.raises(FedsimError, match="shares of member 4, which fell out, do not give"):
+    with pytest.raises(
+        FedsimError, match=r"shares of member 4, .* do not give .*; start a new group"
+    ):
         total(play.masked, shares | {1: wrong})
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda places, parts: (places, parts[:-1]),
-        lambda places, parts: (places, (*parts, parts[0])),
-        lambda places, parts: ((*places, places[0]), (*parts, parts[0])),
-        lambda places, parts: ((places[0], *places[:-1]), parts),
-        lambda places, parts: ((-1, *places[1:]), parts),
-        lambda places, parts: (places, (b"", *parts[1:])),
-        lambda places, parts: (places, (parts[0] + b"x", *parts[1:])),
-        lambda places, parts: ((), ()),
-    ],
-)
-def test_odd_parts_are_told_and_sound_ones_are_not(change):
-    """Nothing that a member sends makes the server fail but by a sentence that names it."""
+CHANGES = [
+    lambda places, parts: (places, parts[:-1]),
+    lambda places, parts: (places, (*parts, parts[0])),
+    lambda places, parts: ((*places, places[0]), (*parts, parts[0])),
+    lambda places, parts: ((places[0], *places[:-1]), parts),
+    lambda places, parts: ((-1, *places[1:]), parts),
+    lambda places, parts: (places, (b"", *parts[1:])),
+    lambda places, parts: (places, (parts[0] + b"x", *parts[1:])),
+    lambda places, parts: ((), ()),
+]
+"""Of the places and the parts that a member sends, into what no member sends."""
+
+
+def test_wrong_parts_are_found_and_right_ones_pass():
+    """Nothing that a member sends makes the server fail without an error that names it."""
     found, roster = group(4, 3)
     found, sent = zip(*(device.share(m, roster) for m in found), strict=True)
     sent = dict(enumerate(sent, 1))
     assert all(server.problem_in_envelopes(e, place, roster) == "" for place, e in sent.items())
-    odd = wire.Envelopes(*change(sent[2].places, sent[2].sealed))
-    assert server.problem_in_envelopes(odd, 2, roster) != ""
-    with pytest.raises(FedsimError, match="member 2 of a group sent"):
-        server.route(sent | {2: odd}, roster)
+    for change in CHANGES:
+        bad = wire.Envelopes(*change(sent[2].places, sent[2].sealed))
+        assert server.problem_in_envelopes(bad, 2, roster) != ""
+        with pytest.raises(FedsimError, match="member 2 of a group sent"):
+            server.route(sent | {2: bad}, roster)
     play = Play(summaries(4), 3, {"masked": [4]})
     play.run()
     assert all(
         server.problem_in_shares(shares, [1, 2, 3, 4]) == "" for shares in play.shares.values()
     )
-    bad = wire.Shares(*change(play.shares[2].places, play.shares[2].shares))
-    assert server.problem_in_shares(bad, [1, 2, 3, 4]) != ""
-    with pytest.raises(FedsimError, match="member 2 of a group sent"):
-        server.total(play.group, [1, 2, 3, 4], play.masked, play.shares | {2: bad})
+    for change in CHANGES:
+        bad = wire.Shares(*change(play.shares[2].places, play.shares[2].shares))
+        assert server.problem_in_shares(bad, [1, 2, 3, 4]) != ""
+        with pytest.raises(FedsimError, match="member 2 of a group sent"):
+            server.total(play.group, [1, 2, 3, 4], play.masked, play.shares | {2: bad})
 
 
-def test_odd_keys_are_told_and_sound_ones_are_not():
+def test_wrong_keys_are_found_and_right_ones_pass():
     _, keys = device.join(3)
     assert server.problem_in_keys(keys, 3) == ""
     assert "member 3, and it is member 2" in server.problem_in_keys(keys, 2)
     assert "31 bytes" in server.problem_in_keys(replace(keys, mask=keys.mask[1:]), 3)
     assert "twice" in server.problem_in_keys(replace(keys, mask=keys.seal), 3)
     # A point of small order: each other member would refuse to go on.
-    assert "no X25519 key" in server.problem_in_keys(replace(keys, seal=bytes(32)), 3)
+    assert "not an X25519 key" in server.problem_in_keys(replace(keys, seal=bytes(32)), 3)
 
 
 def test_masks_that_did_not_come_off_are_noticed():
@@ -372,7 +381,7 @@ def test_masks_that_did_not_come_off_are_noticed():
     play.run()
     wrong = replace(play.shares[1], shares=(bytes(16),) * 4)
     total = server.total(play.group, [1, 2, 3, 4], play.masked, play.shares | {1: wrong})
-    with pytest.raises(FedsimError, match="the masks did not come off"):
+    with pytest.raises(FedsimError, match="the masks were not removed; start a new group"):
         decode(total, 4, Bounds(np.full(23, 1.0), np.full(23, 2.0)))
 
 
@@ -381,9 +390,9 @@ def test_the_mean_of_a_group_is_geometric():
     bounds = Bounds(np.exp(rng.normal(0, 4, 40)), np.exp(rng.normal(9, 1, 40)))
     values = bounds.low * (bounds.high / bounds.low) ** rng.uniform(-0.1, 1.1, (6, 40))
     codes = np.stack([encode(row, bounds) for row in values])
-    told = decode(Play(codes, 4).run(), 6, bounds)
+    mean = decode(Play(codes, 4).run(), 6, bounds)
     clipped = np.clip(values, bounds.low, bounds.high)
-    np.testing.assert_allclose(told, np.exp(np.log(clipped).mean(axis=0)), rtol=1e-4)
+    np.testing.assert_allclose(mean, np.exp(np.log(clipped).mean(axis=0)), rtol=1e-4)
 
 
 def test_the_largest_group_does_not_overflow():
@@ -393,14 +402,14 @@ def test_the_largest_group_does_not_overflow():
     code = encode(np.array([9.0, 0.5]), bounds)
     assert code.tolist() == [STEPS, 0]
     assert MAX_MEMBERS * STEPS < 2**32
-    told = decode((code.astype(np.uint64) * MAX_MEMBERS).astype(np.uint32), MAX_MEMBERS, bounds)
-    np.testing.assert_allclose(told, [8.0, 1.0])
+    mean = decode((code.astype(np.uint64) * MAX_MEMBERS).astype(np.uint32), MAX_MEMBERS, bounds)
+    np.testing.assert_allclose(mean, [8.0, 1.0])
 
 
 def test_a_public_key_that_is_none():
     with pytest.raises(FedsimError, match="public key of 5 bytes"):
         ciphers.shared_key(bytes(16), b"hello", "mask")
-    with pytest.raises(FedsimError, match="is no X25519 key"):  # a point of small order
+    with pytest.raises(FedsimError, match="is not an X25519 key"):  # a point of small order
         ciphers.shared_key(bytes(16), bytes(32), "mask")
 
 

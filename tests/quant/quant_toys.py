@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,20 @@ from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import Manifest, ModelFile, fingerprint, store_leftovers
 from fedsim.quant.switch import Switch
 from fedsim.quant.weights import quantize_weight
+from fedsim.registry import Registry
 
 thorough = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 """Hypothesis: the same examples in every run."""
+
+
+@contextmanager
+def registered(registry: Registry, name: str, entry: Any) -> Iterator[None]:
+    """Have an entry of the test's own in a registry while open."""
+    registry.add(name, entry)
+    try:
+        yield
+    finally:
+        del registry._entries[name]
 
 
 class Toy:

@@ -13,12 +13,12 @@ from torch import nn
 
 from fedsim import personalize
 from fedsim.errors import FedsimError
-from fedsim.quant.measures import MEASURES, NEEDS_CHANGE, Observed
+from fedsim.quant.measures import MEASURES, Observed
 from fedsim.quant.model import Batch
 from fedsim.quant.sensitivity import sense
 from fedsim.speech.models.base import tuning_batches
 
-DISTANCES = sorted(NEEDS_CHANGE)
+DISTANCES = [name for name in MEASURES if MEASURES[name].change is not None]
 LENGTHS = [61, 90, 47, 33, 80]
 
 
@@ -71,30 +71,30 @@ def test_the_model_is_as_it_was_after_an_error():
 
     toy = Toy(Named(Fails(3, 3)))
     before = state_of(toy.module)
-    with pytest.raises(RuntimeError, match="no memory"):
+    with pytest.raises(RuntimeError):
         sense(toy, [Batch({"x": torch.randn(1, 4, 3)})], "l1")
     assert n_hooks(toy.module) == 0
     assert state_of(toy.module) == before
 
 
 @pytest.mark.parametrize("measure", DISTANCES)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_an_answer_that_is_not_finite_is_an_error(measure, bad):
+def test_an_output_that_is_not_finite_is_an_error(measure):
     toy = Toy(Talker())
-    spoilt = [*clips([64, 64, 64]), torch.full((64,), bad)]
-    for batches in ([talk(spoilt)], [talk([c]) for c in spoilt]):
-        with pytest.raises(FedsimError, match="'conv1' answers the clips with"):
-            sense(toy, batches, measure)
+    for bad in (float("nan"), float("inf")):
+        spoilt = [*clips([64, 64, 64]), torch.full((64,), bad)]
+        for batches in ([talk(spoilt)], [talk([c]) for c in spoilt]):
+            with pytest.raises(FedsimError, match=r"'conv1'.*check the clips' level"):
+                sense(toy, batches, measure)
 
 
 @pytest.mark.parametrize("measure", DISTANCES)
-@pytest.mark.parametrize("wide", [4, 64])
-def test_a_nan_that_the_sample_misses(measure, wide):
-    toy = Toy(Named(nn.Linear(4, wide)))
-    batches = [Batch({"x": torch.randn(2, 500, 4)}) for _ in range(3)]
-    batches[1].inputs["x"][1, 123, 2] = float("nan")
-    with pytest.raises(FedsimError, match="'layer' answers the clips with nan"):
-        sense(toy, batches, measure, capacity=16)
+def test_a_nan_that_the_sample_misses(measure):
+    for wide in (4, 64):
+        toy = Toy(Named(nn.Linear(4, wide)))
+        batches = [Batch({"x": torch.randn(2, 500, 4)}) for _ in range(3)]
+        batches[1].inputs["x"][1, 123, 2] = float("nan")
+        with pytest.raises(FedsimError, match=r"'layer' outputs nan .*check the clips' level"):
+            sense(toy, batches, measure, capacity=16)
 
 
 @pytest.mark.parametrize("measure", DISTANCES)
@@ -102,12 +102,12 @@ def test_a_layer_that_is_never_reached_is_named(measure):
     toy = Toy(Talker())
     toy.module.spare = nn.Linear(3, 3)
     toy = Toy(toy.module)
-    with pytest.raises(FedsimError, match=r"'spare' saw no audio.*model\.keep"):
+    with pytest.raises(FedsimError, match=r"'spare'.*add the layer to model\.keep"):
         sense(toy, [talk(clips(LENGTHS))], measure)
 
 
 def normality(values: np.ndarray) -> float:
-    return MEASURES["normality"](Observed(np.asarray(values, np.float32), 0, 0))
+    return MEASURES["normality"].value(Observed(np.asarray(values, np.float32), 0, 0))
 
 
 def test_normality_of_known_distributions():

@@ -92,13 +92,14 @@ def test_range_is_widened_to_hold_zero():
     assert negative.tolist() == pytest.approx([-5.0, -2.0, 0.0], abs=5 / 255 / 2)
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16])
-def test_degenerate_range(bits):
-    rng = make_range(0.0, 0.0)
-    assert rng.scale(bits) > 0
-    assert torch.equal(quantize_activation(torch.zeros(4), rng, bits), torch.zeros(4))
-    tiny = make_range(-1e-44, 1e-44)  # below float32's normal numbers: must not become NaN
-    assert torch.isfinite(quantize_activation(torch.tensor([0.0, 1e-44, 1.0]), tiny, bits)).all()
+def test_degenerate_range():
+    for bits in (4, 8, 16):
+        rng = make_range(0.0, 0.0)
+        assert rng.scale(bits) > 0
+        assert torch.equal(quantize_activation(torch.zeros(4), rng, bits), torch.zeros(4))
+        tiny = make_range(-1e-44, 1e-44)  # below float32's normal numbers: must not become NaN
+        x = torch.tensor([0.0, 1e-44, 1.0])
+        assert torch.isfinite(quantize_activation(x, tiny, bits)).all()
 
 
 def test_a_range_is_what_float32_can_hold():

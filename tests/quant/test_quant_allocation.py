@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quant_toys import thorough
+from quant_toys import registered, thorough
 
 from fedsim.base.units import MB
 from fedsim.errors import BudgetError, FedsimError
-from fedsim.quant.allocation import ALLOCATORS, Sizes, allocate, mean_bits, smallest
+from fedsim.quant import allocation
+from fedsim.quant.allocation import ALLOCATORS, Allocator, Sizes, mean_bits, smallest
 from fedsim.quant.packing import packed_bytes
+from fedsim.quant.profile import profile_of
 
+NAMES = ("myqasr", "reversed", "shuffled", "uniform", "linear")
 DEPTHS = st.sampled_from([(4, 8), (8,), (2, 4, 8), (3, 5, 6, 16), tuple(range(2, 17))])
+
+
+def allocate(name, values, sizes, budget, **options) -> tuple[int, ...]:
+    """Plan from a vector of values."""
+    return allocation.allocate(name, profile_of(values, "median"), sizes, budget, **options)
 
 
 def sizes_of(n_weights, depths, fixed=100) -> Sizes:
@@ -107,7 +115,7 @@ def test_the_closed_form_is_the_loop(problem, order, name):
 
 
 @thorough
-@given(problems(), st.sampled_from(["myqasr", "reversed", "shuffled", "uniform", "linear"]))
+@given(problems(), st.sampled_from(NAMES))
 def test_what_every_allocator_keeps(problem, name):
     depths, n_weights, values, fixed, budget = problem
     sizes = sizes_of(n_weights, depths, fixed)
@@ -208,49 +216,107 @@ def test_linear_by_hand():
     assert allocate("linear", [5, 5, 5, 5], sizes, 36) == (9, 9, 9, 9)
 
 
-@pytest.mark.parametrize("name", ["myqasr", "reversed", "shuffled", "uniform", "linear"])
-def test_a_budget_below_the_least_names_it(name):
+def test_a_budget_below_the_smallest_file_names_its_size():
     sizes = sizes_of([3_000_000, 1_000_001], (3, 8), fixed=12_345)
     least = 12_345 + 1_125_000 + 375_001  # 3 bits: 375,000.375 -> 375,001 bytes
     assert smallest(sizes) == least
-    with pytest.raises(BudgetError) as raised:
-        allocate(name, [1.0, 2.0], sizes, least - 1)
-    text = str(raised.value)
-    assert f"{least - 1:,} bytes" in text
-    assert f"{least:,} bytes" in text
-    assert "3 bits" in text
-    assert "1.45 MB" in text  # 1,512,346 / 2^20 = 1.4423, rounded up: that budget is enough
-    assert allocate(name, [1.0, 2.0], sizes, least) == (3, 3)
-    assert allocate(name, [1.0, 2.0], sizes, int(1.45 * MB)) == (3, 3)
+    for name in NAMES:
+        with pytest.raises(BudgetError, match="raise the budget") as raised:
+            allocate(name, [1.0, 2.0], sizes, least - 1)
+        # 1,512,346 / 2^20 = 1.4423, rounded up: that budget is enough.
+        for part in (f"{least - 1:,} bytes", f"{least:,} bytes", "3 bits", "1.45 MB"):
+            assert part in str(raised.value)
+        assert allocate(name, [1.0, 2.0], sizes, least) == (3, 3)
+        assert allocate(name, [1.0, 2.0], sizes, int(1.45 * MB)) == (3, 3)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_sensitivity_that_is_not_finite(bad):
-    sizes = sizes_of([8, 8, 8], (4, 8))
-    with pytest.raises(FedsimError, match=f"layer 1 is {bad}"):
-        allocate("myqasr", [1.0, bad, 2.0], sizes, 10_000)
-
-
-@pytest.mark.parametrize("length", [0, 2, 4])
-def test_sensitivity_of_wrong_length(length):
-    with pytest.raises(FedsimError, match=f"{length} values came for a model of 3 layers"):
-        allocate("myqasr", [1.0] * length, sizes_of([8, 8, 8], (4, 8)), 10_000)
+def test_a_profile_of_another_number_of_layers():
+    for length in (0, 2, 4):
+        with pytest.raises(FedsimError, match=f"{length} layers and the model 3; sense with"):
+            allocate("myqasr", [1.0] * length, sizes_of([8, 8, 8], (4, 8)), 10_000)
 
 
 def test_unknown_names_come_with_the_nearest():
     sizes = sizes_of([8], (4, 8))
-    with pytest.raises(FedsimError, match="there is no allocation 'myqsar': did you mean 'myqasr'"):
+    with pytest.raises(FedsimError, match="did you mean 'myqasr'"):
         allocate("myqsar", [1.0], sizes, 10_000)
     with pytest.raises(FedsimError, match="known: linear, myqasr, reversed, shuffled, uniform"):
         allocate("zzz", [1.0], sizes, 10_000)
-    with pytest.raises(FedsimError, match=r"order is 'up': use 'descending' or 'ascending'"):
+    with pytest.raises(FedsimError, match=r"'up': use 'descending' or 'ascending'"):
         allocate("myqasr", [1.0], sizes, 10_000, order="up")
 
 
-def test_every_allocator_says_what_it_is():
+def test_what_every_allocator_reads_and_is():
+    entries = {name: ALLOCATORS[name] for name in NAMES}
+    assert {n: (e.reads, e.role, e.is_random) for n, e in entries.items()} == {
+        "myqasr": ("order", "method", False),
+        "reversed": ("order", "control", False),
+        "shuffled": ("nothing", "control", True),
+        "uniform": ("nothing", "baseline", False),
+        "linear": ("vector", "method", False),
+    }
     described = ALLOCATORS.describe()
-    assert set(described) >= {"myqasr", "reversed", "shuffled", "uniform", "linear"}
-    assert all(text.endswith(".") for text in described.values())  # one whole sentence a line
+    assert set(described) >= set(NAMES)
+    assert all(text.endswith(".") for text in described.values())  # a whole sentence each
+
+
+@thorough
+@given(problems(), st.sampled_from(NAMES), st.integers(0, 9))
+def test_an_allocator_reads_no_more_than_it_declares(problem, name, seed):
+    depths, n_weights, values, fixed, budget = problem
+    sizes = sizes_of(n_weights, depths, fixed)
+    budget = max(budget, smallest(sizes))
+
+    def plan(profile):
+        rng = np.random.default_rng(seed)
+        return allocation.allocate(name, profile, sizes, budget, rng=rng)
+
+    bits, reads = plan(profile_of(values, "median")), ALLOCATORS[name].reads
+    if reads in ("nothing", "order"):
+        assert plan(profile_of(np.exp(values), "other")) == bits
+    if reads == "nothing":
+        assert plan(None) == plan(profile_of(-values, "median")) == bits
+    else:
+        with pytest.raises(FedsimError, match="sense first"):
+            plan(None)
+
+
+def least_loss(values, sizes, budget, rng):
+    """Of a table: the plan with the smallest sum of losses, by trying all of them."""
+    plans = np.stack(np.meshgrid(*[range(len(sizes.depths))] * len(values)), -1)
+    layers = np.arange(len(values))
+    best, found = np.inf, None
+    for columns in plans.reshape(-1, len(values)):
+        total = sizes.fixed_bytes + sizes.layer_bytes[layers, columns].sum()
+        loss = values[layers, columns].sum()
+        if total <= budget and loss < best:
+            best, found = loss, columns
+    return tuple(sizes.depths[column] for column in found)
+
+
+def test_an_allocator_that_reads_a_table():
+    # 8 bytes a bit. Losses at 2, 4, 8 bits: 2 bits of layer 1 cost next to nothing.
+    sizes = sizes_of([8, 8], (2, 8), fixed=0)
+    table = profile_of([9.0, 5.0, 1.0, 0.3, 0.2, 0.1], "loss", depths=(2, 4, 8))
+    vector = profile_of([1.0, 2.0], "median")
+    entry = Allocator(least_loss, summary="Of a test.", meaning="of a test", reads="table")
+    with registered(ALLOCATORS, "least_loss", entry):
+        assert allocation.allocate("least_loss", table, sizes, 10) == (8, 2)
+        assert allocation.allocate("least_loss", table, sizes_of([8, 8], (2, 4, 8), 0), 12) == (
+            8,
+            4,
+        )
+        # The other end first: what loses most is best.
+        assert allocation.allocate("least_loss", table, sizes, 16, order="ascending") == (2, 2)
+        with pytest.raises(FedsimError, match=r"'median' gives one value per layer; choose"):
+            allocation.allocate("least_loss", vector, sizes, 10)
+        with pytest.raises(FedsimError, match="measure at the legal depths"):
+            allocation.allocate("least_loss", table, sizes_of([8, 8], (2, 3), 0), 10)
+        with pytest.raises(FedsimError, match="sense first"):
+            allocation.allocate("least_loss", None, sizes, 10)
+    with pytest.raises(FedsimError, match=r"'loss' gives .*bit depth; choose another measure"):
+        allocation.allocate("myqasr", table, sizes, 10)
+    assert "least_loss" not in ALLOCATORS
 
 
 def test_mean_bits():

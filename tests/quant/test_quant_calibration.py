@@ -1,26 +1,32 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from quant_toys import Talker, Toy, clips, rounded, talk
+from hypothesis import given
+from hypothesis import strategies as st
+from quant_toys import Talker, Toy, clips, registered, rounded, talk, thorough
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.errors import FedsimError
-from fedsim.quant import calibration
 from fedsim.quant.activations import Range, make_range
 from fedsim.quant.calibration import (
-    CALIBRATORS,
     CANDIDATES,
+    TRIES,
     LayerWeights,
     calibrate_layer,
+    cosine_macs,
     cosine_score,
     fisher_score,
-    needs,
     search,
+    search_macs,
     shrink,
 )
+from fedsim.quant.calibrators import CALIBRATORS, Calibrator, Needs, needs, on_user_data
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.quant.observe import LayerObservation, observe
@@ -87,26 +93,19 @@ def share_of(seen: LayerObservation, rng: Range) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bits", [4, 8])
-def test_score_is_the_cosine(kind, bits):
-    case = Case(kind, bits, seed=0)
-    score = cosine_score(case.layer, case.seen, case.weights, bits)
-    for share in (100, 63, 20, 5):
-        assert score(shrink(case.seen, share)) == pytest.approx(case.cosine(share), abs=2e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_cosine_is_as_good_as_an_exhaustive_search(kind, bits, seed):
-    case = Case(kind, bits, seed=seed, weight_bits=3 + 2 * seed)
-    chosen = calibrate_layer(
-        "cosine", case.layer, owner(case), case.seen, case.weights.quantized, bits
-    )
-    every = [case.cosine(s) for s in SHARES]
-    mine = every[share_of(case.seen, chosen) - 1]
-    assert max(every) - mine <= 1e-4
-    assert mine >= every[99] - 1e-6  # no worse than min-max
+def test_cosine_is_as_good_as_an_exhaustive_search(kind):
+    for bits, seed in product((4, 8), (0, 1)):
+        case = Case(kind, bits, seed=seed, weight_bits=3 + 2 * seed)
+        every = [case.cosine(s) for s in SHARES]
+        score = cosine_score(case.layer, case.seen, case.weights, bits)
+        for share in (100, 63, 20, 5):
+            assert score(shrink(case.seen, share)) == pytest.approx(every[share - 1], abs=2e-5)
+        chosen = calibrate_layer(
+            "cosine", case.layer, owner(case), case.seen, case.weights.quantized, bits
+        )
+        mine = every[share_of(case.seen, chosen) - 1]
+        assert max(every) - mine <= 1e-4
+        assert mine >= every[99] - 1e-6  # no worse than min-max
 
 
 def test_cosine_cuts_a_spike_and_leaves_a_flat_range_alone():
@@ -125,9 +124,9 @@ def owner(case: Case) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("peak", [1, 4, 17, 50, 83, 100])
-def test_search_finds_a_peak_wherever_it_is(seed, peak):
+@thorough
+@given(st.sampled_from([1, *range(4, 101)]), st.integers(0, 99))
+def test_search_finds_a_peak_wherever_it_is(peak, seed):
     """A curve with one top and ripples a hundred times smaller than its rise."""
     seen = LayerObservation(-1.0, 2.0)
     ripple = np.random.default_rng(seed).uniform(-1e-4, 1e-4, 101)
@@ -154,18 +153,13 @@ def test_a_tie_is_the_widest_range():
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_the_gram_path_is_the_direct_path(bias, bits, monkeypatch):
+def test_cosine_of_a_vocabulary_head(bias, bits):
+    """Far more outputs than inputs: worked out through the Gram matrix."""
     case = Case("laplace", bits, seed=1, k=12, n=700)
     weights = case.weights
     if not bias:
         weights = LayerWeights(weights.full, weights.quantized, None)
-    taken = []
-    gram_score = calibration._gram_score
-    monkeypatch.setattr(
-        calibration, "_gram_score", lambda *args: taken.append(1) or gram_score(*args)
-    )
     gram = cosine_score(case.layer, case.seen, weights, bits)
-    assert taken  # a vocabulary head: far more outputs than inputs
     target = F.linear(case.rows[:, 0], weights.full, weights.bias).double()
     for share in (100, 71, 34, 8):
         rng = shrink(case.seen, share)
@@ -174,10 +168,27 @@ def test_the_gram_path_is_the_direct_path(bias, bits, monkeypatch):
         answer = answer if weights.bias is None else answer + weights.bias.double()
         direct = F.cosine_similarity(target.flatten(), answer.flatten(), dim=0)
         assert gram(rng) == pytest.approx(float(direct), abs=1e-5)
-    narrow = Case("laplace", bits, seed=1, k=64, n=8)
-    taken.clear()
-    cosine_score(narrow.layer, narrow.seen, narrow.weights, bits)
-    assert not taken
+
+
+@pytest.mark.parametrize(("k", "n"), [(12, 700), (40, 200), (64, 48), (64, 8)])
+def test_a_search_costs_what_its_macs_say(k, n):
+    """Counted by torch; through the Gram matrix where that costs less."""
+    case = Case("laplace", 8, seed=1, k=k, n=n)
+    weights = LayerWeights(case.weights.full, case.weights.quantized, None)
+    importance = torch.ones(256, n)
+    seen = LayerObservation(case.seen.low, case.seen.high, case.rows, importance)
+    counted = {}
+    for make in (cosine_score, fisher_score):
+        with FlopCounterMode(display=False) as flops:
+            score = make(case.layer, seen, weights, 8)
+            for share in range(1, TRIES + 1):
+                score(shrink(seen, share))
+        counted[make] = flops.get_total_flops() // 2
+    assert counted[fisher_score] == search_macs(case.layer, 1000.0) == (1 + TRIES) * 256 * k * n
+    assert counted[cosine_score] == pytest.approx(cosine_macs(case.layer, 1000.0), rel=1e-9)
+    assert counted[cosine_score] <= counted[fisher_score]
+    assert (counted[cosine_score] < counted[fisher_score] / 5) == (n > 10 * k)
+    assert search_macs(case.layer, 9.0) == (1 + TRIES) * 9 * k * n  # fewer frames than rows kept
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
@@ -212,7 +223,7 @@ def test_score_of_a_convolution_is_that_of_its_outputs(groups):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [4, 8])
-def test_hessian_against_brute_force(kind, bits):
+def test_hessian_is_as_good_as_an_exhaustive_search(kind, bits):
     case = Case(kind, bits, seed=3, weight_bits=8)
     importance = torch.from_numpy(np.random.default_rng(5).exponential(size=(256, 48)) ** 3)
     seen = LayerObservation(case.seen.low, case.seen.high, case.rows, importance.float())
@@ -256,12 +267,12 @@ def test_minmax_and_none_are_the_observed_range(name):
 
 
 @pytest.mark.parametrize("name", CALIBRATORS.names())
-@pytest.mark.parametrize("bits", [4, 8, 16])
-def test_every_range_is_a_share_of_the_observed_one(name, bits):
+def test_every_range_is_a_share_of_the_observed_one(name):
     toy = Toy(Talker())
     batches = [talk(clips([61, 90, 47])), talk(clips([80, 80], seed=1))]
-    seen = observe(toy, batches, **needs([name]))
-    for layer in toy.layers:
+    wanted = needs([name])
+    seen = observe(toy, batches, rows=wanted.rows, fisher=wanted.fisher)
+    for layer, bits in product(toy.layers, (4, 8, 16)):
         module = toy.module.get_submodule(layer.name)
         quantized = dequantize_weight(quantize_weight(module.weight, 4, "per_channel"))
         chosen = calibrate_layer(name, layer, module, seen[layer.name], quantized, bits)
@@ -281,16 +292,35 @@ def test_an_input_of_zeros(name):
 
 
 def test_needs():
-    assert needs([]) == {"rows": False, "fisher": False}
-    assert needs(["none", "minmax"]) == {"rows": False, "fisher": False}
-    assert needs(["minmax", "cosine"]) == {"rows": True, "fisher": False}
-    assert needs(["cosine", "hessian"]) == {"rows": True, "fisher": True}
-    assert needs(iter(["hessian"])) == {"rows": True, "fisher": True}
-    with pytest.raises(FedsimError, match="there is no calibration 'cosin': did you mean 'cosine'"):
+    assert needs([]) == Needs(rows=False, fisher=False)
+    assert needs(["none", "minmax"]) == Needs(rows=False, fisher=False)
+    assert needs(["minmax", "cosine"]) == Needs(rows=True, fisher=False)
+    assert needs(["cosine", "hessian"]) == Needs(rows=True, fisher=True)
+    assert needs(iter(["hessian"])) == Needs(rows=True, fisher=True)
+    with pytest.raises(FedsimError, match="did you mean 'cosine'"):
         needs(["minmax", "cosin"])
+
+
+def test_which_calibrations_look_at_the_users_clips():
+    assert on_user_data(CALIBRATORS) == {"cosine", "hessian", "minmax"}
+    assert on_user_data(["none"]) == set()
 
 
 def test_every_calibrator_says_what_it_is():
     assert CALIBRATORS.names() == ["cosine", "hessian", "minmax", "none"]
-    # `fedsim list` prints the first line of each: it must be a whole sentence.
-    assert all(text.endswith(".") for text in CALIBRATORS.describe().values())
+    assert all(text.endswith(".") for text in CALIBRATORS.describe().values())  # whole sentences
+
+
+def test_a_calibrator_of_ones_own():
+    def half(layer, seen, weights, bits):
+        return shrink(seen, 50)
+
+    entry = Calibrator(half, summary="Half.", meaning="half the range", rows=False)
+    case = Case("normal", 8, seed=0)
+    with registered(CALIBRATORS, "half", entry):
+        assert needs(["half"]) == Needs()
+        chosen = calibrate_layer(
+            "half", case.layer, owner(case), case.seen, case.weights.quantized, 8
+        )
+        assert calibrate_layer("half", case.layer, owner(case), None, chosen, 8) is None
+    assert share_of(case.seen, chosen) == 50

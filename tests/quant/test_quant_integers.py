@@ -14,10 +14,15 @@ from hypothesis import strategies as st
 from quant_toys import Tied, Toy, thorough
 from torch import nn
 
-from fedsim.quant import integers
 from fedsim.quant.activations import Range, quantize_activation
 from fedsim.quant.bank import BlobStore, LayerBank, WeightCache
-from fedsim.quant.integers import FEW, as_integers, bytes_are_fast, integer_linear, integers_of
+from fedsim.quant.integers import (
+    MIN_WEIGHTS,
+    as_integers,
+    bytes_are_fast,
+    integer_linear,
+    integers_of,
+)
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import unpack
 from fedsim.quant.switch import Switch, switch_of
@@ -95,24 +100,42 @@ def test_a_clip_is_answered_alike_alone_and_in_a_batch():
     torch.testing.assert_close(alone[3], together[3, :1], rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("layer", "bits", "serve"),
-    [
-        (Layer("a", "linear", (256, 256)), 8, True),
-        (Layer("a", "linear", (256, 256)), 2, True),
-        (Layer("a", "linear", (256, 256)), 9, False),
-        (Layer("a", "linear", (1, FEW)), 8, True),
-        (Layer("a", "linear", (1, FEW - 1)), 8, False),
-        (Layer("a", "linear", (1, 70_000)), 8, False),  # a sum could leave int32
-        (Layer("a", "embedding", (256, 256)), 8, False),
-        (Layer("a", "conv1d", (256, 256, 1)), 8, False),
-    ],
-)
-def test_which_layers_they_serve(layer, bits, serve, monkeypatch):
+@pytest.fixture
+def slow_bytes(monkeypatch):
+    """A setting of oneDNN under which floats have to do."""
+    monkeypatch.setenv("ONEDNN_CACHE_CONTEXT_UNSAFE", "1")
+    bytes_are_fast.cache_clear()
+    yield
+    bytes_are_fast.cache_clear()
+
+
+CASES = [
+    (Layer("a", "linear", (256, 256)), 8, True),
+    (Layer("a", "linear", (256, 256)), 2, True),
+    (Layer("a", "linear", (256, 256)), 9, False),
+    (Layer("a", "linear", (1, MIN_WEIGHTS)), 8, True),
+    (Layer("a", "linear", (1, MIN_WEIGHTS - 1)), 8, False),
+    (Layer("a", "linear", (1, 70_000)), 8, False),  # a sum could leave int32
+    (Layer("a", "embedding", (256, 256)), 8, False),
+    (Layer("a", "conv1d", (256, 256, 1)), 8, False),
+]
+
+
+def served(layer: Layer, bits: int, **options: int) -> bool:
     packed = quantize_weight(torch.randn(layer.shape), bits, "per_channel")
-    assert (integers_of(layer, packed) is not None) is serve
-    monkeypatch.setattr(integers, "bytes_are_fast", lambda: False)
-    assert integers_of(layer, packed) is None
+    return integers_of(layer, packed, **options) is not None
+
+
+def test_which_layers_they_serve():
+    assert [served(layer, bits) for layer, bits, _ in CASES] == [expected for *_, expected in CASES]
+    small = Layer("a", "linear", (4, 4))
+    assert not served(small, 8)
+    assert served(small, 8, min_weights=16)
+    assert not served(small, 8, min_weights=17)
+
+
+def test_they_serve_no_layer_where_bytes_are_slow(slow_bytes):
+    assert not any(served(layer, bits) for layer, bits, _ in CASES)
 
 
 class Wide(nn.Module):
@@ -140,17 +163,24 @@ def installed(
     *,
     integers: bool,
     rng: Range = NEAR,
+    min_weights: int = MIN_WEIGHTS,
 ) -> Switch:
     """Put a toy's own weights at `bits` in place; return its switch."""
     switch = switch_of(toy)
     full = switch.full_weights()
-    packed = {a.name: quantize_weight(full[a.name], bits, "per_channel") for a in toy.layers}
+    packed = {
+        layer.name: quantize_weight(full[layer.name], bits, "per_channel") for layer in toy.layers
+    }
+    codes = {
+        layer.name: integers_of(layer, packed[layer.name], min_weights=min_weights)
+        for layer in toy.layers
+    }
     switch.install(
         {name: dequantize_weight(p) for name, p in packed.items()},
         switch.full_leftovers(),
         dict.fromkeys(packed, rng),
         activation_bits,
-        {a.name: integers_of(a, packed[a.name]) for a in toy.layers} if integers else None,
+        codes if integers else None,
     )
     return switch
 
@@ -196,28 +226,25 @@ def test_one_model_after_another_leaves_nothing_behind():
     assert len(answers) == 3
 
 
-def test_a_head_in_integers_beside_its_tied_table(monkeypatch):
-    monkeypatch.setattr(integers, "FEW", 1)
+def test_a_head_in_integers_beside_its_tied_table():
     toy = Toy(Tied())
     words = torch.tensor([[1, 5, 11]])
-    installed(toy, 8, 8, integers=True)
+    installed(toy, 8, 8, integers=True, min_weights=1)
     y, count = products(toy, words)
     assert count == 2
     installed(toy, 8, 8, integers=False)
     assert (y - products(toy, words)[0]).abs().max() < 0.05
 
 
-def test_a_process_reads_and_unpacks_a_layer_once(tmp_path, monkeypatch):
-    toy, read = Toy(Wide()), []
+def test_a_process_reads_and_unpacks_a_layer_once(tmp_path):
+    toy = Toy(Wide())
     store = BlobStore(tmp_path / "bank")
     bank = LayerBank(Switch(toy).full_weights(), toy.layers, "per_channel", store)
-    get = BlobStore.get
-    monkeypatch.setattr(BlobStore, "get", lambda s, name: read.append(name) or get(s, name))
     cache = WeightCache(store)
     place = (bank.name(0, 4), toy.layers[0], 4, "per_channel")
     layer = cache.layer(*place)
+    (store.folder / place[0]).unlink()  # so it is not read again
     assert cache.layer(*place) is layer
-    assert read == [place[0]]
     assert layer.integers is not None
     assert layer.nbytes > layer.weight.nbytes + toy.layers[0].n_weights
     assert cache.layer(bank.name(0, 9), toy.layers[0], 9, "per_channel").integers is None

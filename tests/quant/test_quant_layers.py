@@ -30,13 +30,13 @@ def test_layers_of_the_three_kinds():
         block=Holder(map=nn.Linear(4, 7, bias=False)),
     )
     layers = find_layers(model)
-    assert [(a.name, a.kind, a.shape, a.aliases) for a in layers] == [
+    assert [(layer.name, layer.kind, layer.shape, layer.aliases) for layer in layers] == [
         ("conv", "conv1d", (6, 2, 3), ()),
         ("table", "embedding", (9, 4), ()),
         ("block.map", "linear", (7, 4), ()),
     ]
-    assert [a.n_weights for a in layers] == [36, 36, 28]
-    assert [a.channels for a in layers] == [6, 9, 7]
+    assert [layer.n_weights for layer in layers] == [36, 36, 28]
+    assert [layer.channels for layer in layers] == [6, 9, 7]
     rest = leftovers(model, layers)
     assert list(rest) == ["conv.bias", "norm.weight", "norm.bias"]
 
@@ -111,7 +111,7 @@ def test_keeping_one_of_two_tied_layers_keeps_the_weight(kept):
     ],
 )
 def test_keep_that_matches_no_layer(keep, hint):
-    with pytest.raises(FedsimError, match="keep: no layer is called") as raised:
+    with pytest.raises(FedsimError, match=r"^keep: ") as raised:
         find_layers(Holder(first=Talker()), [keep])
     assert hint in str(raised.value)
     assert repr(keep) in str(raised.value)
@@ -148,9 +148,9 @@ def test_a_small_layer_of_unknown_type_is_a_leftover():
 
 
 def test_no_layer_at_all():
-    with pytest.raises(FedsimError, match=r"Holder has no layer to quantize: .* conv1d, embedding"):
+    with pytest.raises(FedsimError, match=r"Holder .*choose a model with conv1d, embedding"):
         find_layers(Holder(norm=nn.LayerNorm(4)))
-    with pytest.raises(FedsimError, match="no layer to quantize"):
+    with pytest.raises(FedsimError, match="keep fewer"):
         find_layers(Tied(), ["*"])
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-import fedsim.quant.linear
-from fedsim.quant.linear import FEW, OneDnnLinear, use_onednn
+from fedsim.quant.linear import FEW, OneDnnLinear, mkl_is_slow, use_onednn
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN"
@@ -17,14 +17,22 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(params=[True, False], ids=["bias", "no bias"])
-def layer(request, monkeypatch) -> nn.Linear:
-    """A layer as loaded where MKL is slow."""
-    monkeypatch.setattr(fedsim.quant.linear, "mkl_is_slow", lambda: True)
+def layer(request) -> nn.Linear:
     torch.manual_seed(1)
-    module = nn.Linear(96, 160, bias=request.param).requires_grad_(False)
-    assert use_onednn(nn.Sequential(module))[0] is module
-    assert type(module) is OneDnnLinear
-    return module
+    return OneDnnLinear(96, 160, bias=request.param).requires_grad_(False)
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """f(vendor, capability): have this machine look like one with such a processor."""
+
+    def look(vendor: str, capability: str) -> None:
+        monkeypatch.setattr(Path, "read_text", lambda path: f"vendor_id\t: {vendor}\n")
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        mkl_is_slow.cache_clear()
+
+    yield look
+    mkl_is_slow.cache_clear()
 
 
 def exact(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
@@ -103,7 +111,19 @@ class Doubled(nn.Linear):
         return 2 * super().forward(input)
 
 
-@pytest.mark.parametrize(("cls", "slow"), [(Doubled, True), (nn.Linear, False)])
-def test_what_is_left_to_torch(monkeypatch, cls, slow):
-    monkeypatch.setattr(fedsim.quant.linear, "mkl_is_slow", lambda: slow)
-    assert type(use_onednn(nn.Sequential(cls(2, 2)))[0]) is cls
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch was built without MKL")
+def test_where_mkl_is_slow_plain_linear_layers_are_onednns(processor):
+    processor("AuthenticAMD", "AVX512")
+    model = nn.Sequential(nn.Linear(2, 2), Doubled(2, 2), nn.Conv1d(2, 2, 1))
+    before = list(model)
+    assert use_onednn(model) is model
+    assert list(map(id, model)) == list(map(id, before))
+    assert list(map(type, model)) == [OneDnnLinear, Doubled, nn.Conv1d]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "known"), [("GenuineIntel", "AVX512"), ("AuthenticAMD", "AVX2")]
+)
+def test_elsewhere_they_are_left_to_torch(processor, vendor, known):
+    processor(vendor, known)
+    assert type(use_onednn(nn.Sequential(nn.Linear(2, 2)))[0]) is nn.Linear

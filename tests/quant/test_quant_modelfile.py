@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,7 +18,6 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from fedsim.errors import FedsimError, ModelFileError
-from fedsim.quant import modelfile
 from fedsim.quant.activations import Range, make_range
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import (
@@ -61,12 +62,11 @@ def same(a: ModelFile, b: ModelFile) -> None:
         assert one.scales.tobytes() == two.scales.tobytes()
 
 
-@pytest.mark.parametrize("granularity", BOTH)
-@pytest.mark.parametrize("bits", range(2, 17))
-def test_round_trip(bits, granularity, tmp_path):
+@settings(thorough, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.tuples(*[st.integers(2, 16)] * 4), st.sampled_from(BOTH))
+def test_round_trip(tmp_path, bits, granularity):
     toy = Toy(Talker())
-    other = 18 - bits
-    model = model_file(toy, (bits, other, bits, bits), granularity, RANGES, {"a": [1, None, "ü"]})
+    model = model_file(toy, bits, granularity, RANGES, {"a": [1, None, "ü"]})
     path = tmp_path / "a.safetensors"
     nbytes = write(path, toy.layers, model)
     assert nbytes == os.path.getsize(path)
@@ -162,7 +162,7 @@ def test_a_type_that_no_file_holds(tmp_path):
     model = model_file(toy, (4, 4, 4, 4))
     odd = {"z": torch.zeros(2, dtype=torch.complex64)}
     strange = replace(model, leftovers=model.leftovers | odd)
-    with pytest.raises(FedsimError, match="complex64 cannot be stored"):
+    with pytest.raises(FedsimError, match=r"'z' of type complex64 .*convert it to one of"):
         write(tmp_path / "a", toy.layers, strange)
 
 
@@ -175,14 +175,14 @@ def test_another_reader_finds_everything(granularity, tmp_path):
     with safe_open(path, framework="pt") as file:
         meta = file.metadata()
         names = set(file.keys())
-        codes = {a.name: file.get_tensor(f"{a.name}.codes") for a in toy.layers}
+        codes = {layer.name: file.get_tensor(f"{layer.name}.codes") for layer in toy.layers}
         ranges = file.get_tensor("fedsim.ranges")
         scales = file.get_tensor("fedsim.scales")
         bias = file.get_tensor("mid.bias")
     assert meta["format"] == "fedsim-model/1"
     assert json.loads(meta["manifest"])["bits"] == [3, 8, 16, 5]
     assert names == {
-        *(f"{a.name}.codes" for a in toy.layers),
+        *(f"{layer.name}.codes" for layer in toy.layers),
         *model.leftovers,
         "fedsim.ranges",
         "fedsim.scales",
@@ -235,14 +235,14 @@ def contents(layers, rest, manifest, seed=0) -> ModelFile:
     rng = np.random.default_rng(seed)
     weights = tuple(
         PackedWeight(
-            a.shape,
-            b,
-            rng.integers(0, 256, packed_bytes(a.n_weights, b), np.uint8),
-            rng.random(n_scales(a.channels, manifest.granularity), np.float32),
+            layer.shape,
+            bits,
+            rng.integers(0, 256, packed_bytes(layer.n_weights, bits), np.uint8),
+            rng.random(n_scales(layer.channels, manifest.granularity), np.float32),
         )
-        for a, b in zip(layers, manifest.bits, strict=True)
+        for layer, bits in zip(layers, manifest.bits, strict=True)
     )
-    ranges = tuple(None if a.kind == "embedding" else make_range(-1.0, 0.3) for a in layers)
+    ranges = tuple(None if layer.kind == "embedding" else make_range(-1.0, 0.3) for layer in layers)
     return ModelFile(manifest, weights, ranges, rest)
 
 
@@ -273,11 +273,17 @@ def test_the_size_where_many_small_leftovers_meet_many_scales(n_leftovers, chann
         same(read(tmp_path / "m", layers), model)
 
 
-def test_a_size_does_not_depend_on_where_the_model_lies(written):
+def test_a_size_depends_neither_on_where_the_model_lies_nor_on_the_language(written, tmp_path):
     toy, file, _ = written
-    near, far = (replace(file.manifest, model=name) for name in ("m", "/home/somebody/models/m"))
-    sizes = [modelfile.model_sizes(toy.layers, file.leftovers, m, (4, 8)) for m in (near, far)]
-    assert sizes[0].fixed_bytes == sizes[1].fixed_bytes
+    settings = ({}, {"language": "it"}, {"language": "yue"})
+    for names in (("m", "/home/somebody/models/m", "m" * 208), ("m" * 400,)):
+        sizes, lengths = set(), set()
+        for name, setting in product(names, settings):
+            manifest = replace(file.manifest, model=name, settings=setting)
+            sizes.add(model_sizes(toy.layers, file.leftovers, manifest, (4, 8)).fixed_bytes)
+            lengths.add(write(tmp_path / "m", toy.layers, replace(file, manifest=manifest)))
+            assert read_manifest(tmp_path / "m") == manifest
+        assert len(sizes) == len(lengths) == 1
 
 
 def test_everything_in_the_file_is_counted():
@@ -302,9 +308,9 @@ def test_everything_in_the_file_is_counted():
 def refused(tmp_path, data: bytes, layers) -> None:
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(data)
-    with pytest.raises(ModelFileError, match="damaged"):
+    with pytest.raises(ModelFileError, match="download or make it again"):
         read(path, layers)
-    with pytest.raises(ModelFileError, match="damaged"):
+    with pytest.raises(ModelFileError, match="download or make it again"):
         read_manifest(path)
 
 
@@ -353,19 +359,10 @@ def test_padding_that_is_no_longer_blank_is_found(written, tmp_path):
         refused(tmp_path, data[:at] + b"\n" + data[at + 1 :], toy.layers)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"RIFF1234",
-        b"\x02\0\0\0\0\0\0\0{}",
-        b"\x02\0\0\0\0\0\0\0[]",
-        b"\x04\0\0\0\0\0\0\0null",
-        b"\xff" * 100,
-    ],
-)
-def test_what_is_no_model_file(data, tmp_path):
-    refused(tmp_path, data, Toy(Talker()).layers)
+def test_what_is_not_a_model_file(tmp_path):
+    small = [b"\x02\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0[]", b"\x04\0\0\0\0\0\0\0null"]
+    for data in (b"", b"RIFF1234", *small, b"\xff" * 100):
+        refused(tmp_path, data, Toy(Talker()).layers)
 
 
 def test_a_safetensors_file_of_somebody_else(tmp_path):
@@ -380,28 +377,31 @@ def test_a_file_of_another_model(written, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(data)
     for other in (Toy(Tied()), Toy(Talker(), keep=["head"])):
-        with pytest.raises(ModelFileError, match=r"made from 'toy', whose layers differ"):
+        with pytest.raises(ModelFileError, match=r"'toy'.*load it with the model it was made from"):
             read(path, other.layers)
     renamed = [replace(toy.layers[0], name="first"), *toy.layers[1:]]
-    with pytest.raises(ModelFileError, match="whose layers differ"):
+    with pytest.raises(ModelFileError, match="load it with the model it was made from"):
         read(path, renamed)
 
 
-def test_a_file_of_a_later_format(tmp_path, monkeypatch):
-    toy = Toy(Talker())
+def test_a_file_of_a_later_format(written, tmp_path):
+    toy, _, data = written
+    data = data.replace(b'"format":"fedsim-model/1"', b'"format":"fedsim-model/2"')
+    digest = data.index(b'"sha256":"') + 10
+    blank = data[:digest] + b"0" * 64 + data[digest + 64 :]
+    sha256 = hashlib.sha256(blank).hexdigest().encode()
     path = tmp_path / "a.safetensors"
-    with monkeypatch.context() as later:
-        later.setattr(modelfile, "FORMAT", "fedsim-model/2")
-        write(path, toy.layers, model_file(toy, (4, 4, 4, 4)))
-    with pytest.raises(ModelFileError, match=r"format 'fedsim-model/2', this .* 'fedsim-model/1'"):
+    path.write_bytes(data[:digest] + sha256 + data[digest + 64 :])
+    with pytest.raises(ModelFileError, match=r"'fedsim-model/2'.*use the version that wrote it"):
         read(path, toy.layers)
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
-    with pytest.raises(ModelFileError, match=r"nowhere\.safetensors cannot be read: No such file"):
-        read(tmp_path / "nowhere.safetensors", Toy(Talker()).layers)
-    with pytest.raises(ModelFileError, match="cannot be read: Is a directory"):
-        read(tmp_path, Toy(Talker()).layers)
+    layers = Toy(Talker()).layers
+    with pytest.raises(ModelFileError, match=r"nowhere\.safetensors .*No such .*check the path"):
+        read(tmp_path / "nowhere.safetensors", layers)
+    with pytest.raises(ModelFileError, match=r"Is a directory.*check the path"):
+        read(tmp_path, layers)
 
 
 # ---- writing
@@ -412,10 +412,10 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     model = model_file(toy, (4, 4, 4, 4))
     (tmp_path / "file").write_text("no folder")
     for path in (tmp_path / "file" / "a.safetensors", tmp_path / "file" / "deep" / "a.safetensors"):
-        with pytest.raises(FedsimError, match=r"cannot be written: .* bytes free"):
+        with pytest.raises(FedsimError, match=r"choose a folder .* bytes free"):
             write(path, toy.layers, model)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FedsimError, match="folder cannot be written: Is a directory"):
+    with pytest.raises(FedsimError, match=r"Is a directory.*choose a folder"):
         write(tmp_path / "folder", toy.layers, model)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
@@ -438,7 +438,7 @@ def test_a_write_that_fails_leaves_the_old_file(fails, written, tmp_path, monkey
 
     monkeypatch.setattr(os, fails, full)
     other = replace(model, ranges=(Range(-9.0, 9.0),) * 4)
-    with pytest.raises(FedsimError, match="cannot be written: No space left on device"):
+    with pytest.raises(FedsimError, match=r"No space left on device.*choose a folder"):
         write(path, toy.layers, other)
     assert path.read_bytes() == data
     assert list(tmp_path.iterdir()) == [path]

@@ -29,7 +29,8 @@ class Giver:
 
 
 def weights_there(toy: Toy) -> list[str]:
-    return [a.name for a in toy.layers if toy.module.get_submodule(a.name).weight.numel()]
+    names = [layer.name for layer in toy.layers]
+    return [name for name in names if toy.module.get_submodule(name).weight.numel()]
 
 
 def test_answers_are_those_of_the_model():
@@ -185,7 +186,7 @@ def test_one_source_at_a_time():
     batch = talk(clips([61]))
     expected = toy.forward(batch)
     with on_demand(toy, Giver(toy)):
-        with pytest.raises(ValueError, match="on demand already"), on_demand(toy, Giver(other)):
+        with pytest.raises(ValueError, match="close that context"), on_demand(toy, Giver(other)):
             pass
         with on_demand(other, Giver(other)):
             assert torch.equal(other.forward(batch), expected)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +9,7 @@ from hypothesis import strategies as st
 from quant_toys import thorough
 
 from fedsim.errors import FedsimError
-from fedsim.quant import packing
-from fedsim.quant.packing import pack, packed_bytes, unpack
+from fedsim.quant.packing import CHUNK, pack, packed_bytes, unpack
 
 WIDTHS = range(2, 17)
 
@@ -41,14 +42,13 @@ def test_bytes_are_those_of_one_big_integer_and_come_back(case):
     np.testing.assert_array_equal(back, codes.reshape(-1))
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 7, 8, 9, 31, 257])
-def test_every_width_at_odd_lengths(bits, n):
-    codes = np.random.default_rng(n).integers(0, 1 << bits, n).astype(np.int32)
-    payload = pack(codes, bits)
-    assert payload.nbytes == packed_bytes(n, bits) == int(np.ceil(n * bits / 8))
-    assert payload.tobytes() == as_integer(codes, bits)
-    np.testing.assert_array_equal(unpack(payload, bits, n), codes)
+def test_every_width_at_odd_lengths():
+    for bits, n in product(WIDTHS, (0, 1, 2, 3, 5, 7, 8, 9, 31, 257)):
+        codes = np.random.default_rng(n).integers(0, 1 << bits, n).astype(np.int32)
+        payload = pack(codes, bits)
+        assert payload.nbytes == packed_bytes(n, bits) == int(np.ceil(n * bits / 8))
+        assert payload.tobytes() == as_integer(codes, bits)
+        np.testing.assert_array_equal(unpack(payload, bits, n), codes)
 
 
 def test_by_hand():
@@ -60,46 +60,47 @@ def test_by_hand():
 
 @pytest.mark.parametrize("bits", [3, 5, 8, 11, 13, 16])
 def test_across_the_chunk(bits):
-    n = (1 << 20) + 13
+    n = CHUNK + 13
     codes = np.random.default_rng(bits).integers(0, 1 << bits, n).astype(np.uint16)
     payload = pack(codes, bits)
     assert payload.nbytes == -(-n * bits // 8)
     np.testing.assert_array_equal(unpack(payload, bits, n), codes)
-    # The bytes about the seam are the oracle's too: codes before 2^20 fill whole bytes.
-    edge = (1 << 20) - 16
+    # The bytes about the seam are the oracle's too: codes before a whole chunk fill whole bytes.
+    edge = CHUNK - 16
     about = payload[edge * bits // 8 :].tobytes()
     assert about == as_integer(codes[edge:], bits)
 
 
-@pytest.mark.parametrize("bits", [2, 5, 9, 15])
-def test_chunk_size_does_not_matter(bits, monkeypatch):
-    codes = np.random.default_rng(1).integers(0, 1 << bits, 1001)
+@thorough
+@given(code_arrays(), st.sampled_from([8, 16, 24]))
+def test_chunk_size_does_not_matter(case, chunk):
+    bits, codes = case
     whole = pack(codes, bits)
-    monkeypatch.setattr(packing, "_CHUNK", 8)
-    assert pack(codes, bits).tobytes() == whole.tobytes()
-    np.testing.assert_array_equal(unpack(whole, bits, 1001), codes)
+    assert pack(codes, bits, chunk=chunk).tobytes() == whole.tobytes()
+    np.testing.assert_array_equal(
+        unpack(whole, bits, codes.size, chunk=chunk), unpack(whole, bits, codes.size)
+    )
 
 
-@pytest.mark.parametrize("bits", [-1, 0, 1, 17, 32])
-def test_width_out_of_range(bits):
-    with pytest.raises(FedsimError, match=rf"bit depth of {bits} .* 2 to 16"):
-        pack(np.zeros(4, np.int64), bits)
-    with pytest.raises(FedsimError, match=rf"bit depth of {bits} .* 2 to 16"):
-        unpack(np.zeros(4, np.uint8), bits, 4)
+def test_width_out_of_range():
+    for bits in (-1, 0, 1, 17, 32):
+        with pytest.raises(FedsimError, match=rf"bit depth of {bits} .*use 2 to 16"):
+            pack(np.zeros(4, np.int64), bits)
+        with pytest.raises(FedsimError, match=rf"bit depth of {bits} .*use 2 to 16"):
+            unpack(np.zeros(4, np.uint8), bits, 4)
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
-def test_code_out_of_range(bits):
-    with pytest.raises(ValueError, match=f"0..{2**bits - 1}"):
-        pack(np.array([0, 1 << bits]), bits)
-    with pytest.raises(ValueError, match=f"in {bits} bits"):
-        pack(np.array([0, -1]), bits)
+def test_code_out_of_range():
+    for bits, code in product(WIDTHS, (1 << 16, -1)):
+        with pytest.raises(ValueError, match=rf"in {bits} bits must lie in 0..{2**bits - 1}"):
+            pack(np.array([0, code]), bits)
+        with pytest.raises(ValueError, match="must lie in"):
+            pack(np.array([0, 1 << bits]), bits)
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
-@pytest.mark.parametrize("wrong", [-1, 1])
-def test_payload_of_wrong_length(bits, wrong):
-    right = pack(np.zeros(21, np.int64), bits)
-    payload = np.zeros(right.size + wrong, np.uint8)
-    with pytest.raises(ValueError, match=f"take {right.size} bytes, not {payload.size}"):
-        unpack(payload, bits, 21)
+def test_payload_of_wrong_length():
+    for bits, wrong in product(WIDTHS, (-1, 1)):
+        right = pack(np.zeros(21, np.int64), bits)
+        payload = np.zeros(right.size + wrong, np.uint8)
+        with pytest.raises(ValueError, match=f"take {right.size} bytes, not {payload.size}"):
+            unpack(payload, bits, 21)

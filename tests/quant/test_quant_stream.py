@@ -55,7 +55,7 @@ def before_calls(model, names, note):
 def needed(model, run) -> list[str]:
     """The layers whose weight is needed while `run` runs: one after the other, calls in a row
     once."""
-    owner = {name: a.name for a in model.layers for name in (a.name, *a.aliases)}
+    owner = {name: layer.name for layer in model.layers for name in (layer.name, *layer.aliases)}
     order: list[str] = []
     with before_calls(model, owner, lambda name, module: order.append(owner[name])):
         run()

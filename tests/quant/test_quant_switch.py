@@ -74,8 +74,9 @@ def test_weights_are_shared_not_copied(tmp_path):
             for layer, name, bits in zip(layers, names, (4, 5, 6, 7), strict=True)
         }
         switch.install(weights, switch.full_leftovers(), None, 8)
-        pointers.append([toy.module.get_submodule(a.name).weight.data_ptr() for a in layers])
-        assert pointers[-1] == [weights[a.name].data_ptr() for a in layers]
+        modules = [toy.module.get_submodule(layer.name) for layer in layers]
+        pointers.append([module.weight.data_ptr() for module in modules])
+        assert pointers[-1] == [weights[layer.name].data_ptr() for layer in layers]
     assert pointers[0] == pointers[1]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,14 @@ from quant_toys import thorough
 
 from fedsim.errors import FedsimError
 from fedsim.quant.packing import packed_bytes, unpack
-from fedsim.quant.weights import GRANULARITIES, dequantize_weight, n_scales, quantize_weight
+from fedsim.quant.weights import (
+    GRANULARITIES,
+    dequantize_weight,
+    n_scales,
+    quantize_weight,
+    round_weight,
+    signed_codes,
+)
 
 BOTH = ("per_tensor", "per_channel")
 
@@ -102,58 +111,56 @@ def test_quantizing_twice_changes_nothing(weight, bits, granularity):
     np.testing.assert_allclose(twice.scales, once.scales, rtol=1e-6)
 
 
-@pytest.mark.parametrize("bits", range(2, 17))
-def test_a_large_weight_is_unpacked_in_steps(bits, monkeypatch):
+@thorough
+@given(weights(), st.integers(2, 16), st.sampled_from([8, 16, 72]))
+def test_a_large_weight_is_unpacked_in_steps(weight, bits, step):
     """The same whatever the step, and wherever the last one ends."""
-    weight = torch.randn(7, 11, generator=torch.Generator().manual_seed(bits))
     packed = quantize_weight(weight, bits, "per_channel")
     whole = dequantize_weight(packed)
-    codes = unpack(packed.payload, bits, 77).astype(np.float32).reshape(7, 11) - 2 ** (bits - 1)
-    np.testing.assert_array_equal(whole, codes * packed.scales[:, None])
-    for step in (8, 64, 72):
-        monkeypatch.setattr("fedsim.quant.weights._STEP", step)
-        assert torch.equal(dequantize_weight(packed), whole)
+    per_row = packed.scales.reshape(-1, *[1] * (weight.ndim - 1))
+    np.testing.assert_array_equal(whole, codes_of(packed).astype(np.float32) * per_row)
+    assert torch.equal(dequantize_weight(packed, step=step), whole)
+    signed = signed_codes(packed, np.int32, step=step)
+    np.testing.assert_array_equal(signed, codes_of(packed))
 
 
-@pytest.mark.parametrize("bits", range(2, 17))
-def test_more_bits_never_hurt_much(bits):
-    # The mean squared error of a uniform grid is S^2 / 12: within a third, from 4 bits on.
-    weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(bits))
-    error = (dequantize_weight(quantize_weight(weight, bits, "per_tensor")) - weight).double()
-    step = float(weight.abs().max()) / (2 ** (bits - 1) - 1)
-    if bits >= 4:
-        assert float(error.square().mean()) == pytest.approx(step**2 / 12, rel=0.05)
-    assert float(error.abs().max()) <= step * 0.501 + 1e-7
+def test_the_error_is_that_of_a_uniform_grid():
+    for bits in range(2, 17):
+        # The mean squared error is S^2 / 12, from 4 bits on.
+        weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(bits))
+        error = (dequantize_weight(quantize_weight(weight, bits, "per_tensor")) - weight).double()
+        step = float(weight.abs().max()) / (2 ** (bits - 1) - 1)
+        if bits >= 4:
+            assert float(error.square().mean()) == pytest.approx(step**2 / 12, rel=0.05)
+        assert float(error.abs().max()) <= step * 0.501 + 1e-7
 
 
-@pytest.mark.parametrize("bits", [2, 8, 16])
-def test_zero_channels(bits):
+def test_zero_channels():
     weight = torch.zeros(3, 4)
     weight[1] = torch.tensor([1.0, -1.0, 0.0, 1.0])
-    assert torch.equal(dequantize_weight(quantize_weight(weight, bits, "per_channel")), weight)
-    assert torch.equal(
-        dequantize_weight(quantize_weight(weight * 0, bits, "per_tensor")), weight * 0
-    )
+    for bits in (2, 8, 16):
+        assert torch.equal(dequantize_weight(quantize_weight(weight, bits, "per_channel")), weight)
+        nothing = dequantize_weight(quantize_weight(weight * 0, bits, "per_tensor"))
+        assert torch.equal(nothing, weight * 0)
 
 
-@pytest.mark.parametrize("bits", [2, 8, 16])
-@pytest.mark.parametrize("tiny", [1e-38, 1e-41, 1e-44, 1e-45])
-def test_a_channel_that_decayed_to_nothing(bits, tiny):
-    """Weight decay leaves channels below the least normal float32: their scale must not become
+def test_a_channel_that_decayed_to_nothing():
+    """Weight decay leaves channels below the smallest normal float32: their scale must not become
     0."""
-    weight = torch.tensor([[tiny, -tiny, 0.0], [1.0, -1.0, 0.0]])
-    back = dequantize_weight(quantize_weight(weight, bits, "per_channel"))
-    assert torch.equal(back[1], weight[1])
-    assert float((back[0] - weight[0]).abs().max()) <= float(weight.abs()[0].max())
+    for bits, tiny in product((2, 8, 16), (1e-38, 1e-41, 1e-44, 1e-45)):
+        weight = torch.tensor([[tiny, -tiny, 0.0], [1.0, -1.0, 0.0]])
+        back = dequantize_weight(quantize_weight(weight, bits, "per_channel"))
+        assert torch.equal(back[1], weight[1])
+        assert float((back[0] - weight[0]).abs().max()) <= float(weight.abs()[0].max())
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("granularity", BOTH)
-def test_weight_that_is_not_finite(bad, granularity):
-    weight = torch.ones(3, 4)
-    weight[2, 1] = bad
-    with pytest.raises(FedsimError, match="NaN or infinite"):
-        quantize_weight(weight, 8, granularity)
+def test_weight_that_is_not_finite():
+    for bad, granularity in product((float("nan"), float("inf"), -float("inf")), BOTH):
+        weight = torch.ones(3, 4)
+        weight[2, 1] = bad
+        for quantize in (quantize_weight, round_weight):
+            with pytest.raises(FedsimError, match=r"NaN or infinite.*download or export it again"):
+                quantize(weight, 8, granularity)
 
 
 def test_half_precision_weights_and_gradients_are_no_obstacle():
@@ -164,9 +171,9 @@ def test_half_precision_weights_and_gradients_are_no_obstacle():
 
 
 def test_unknown_granularity_and_width():
-    with pytest.raises(FedsimError, match=r"granularity 'per_chanel': did you mean 'per_channel'"):
+    with pytest.raises(FedsimError, match="did you mean 'per_channel'"):
         quantize_weight(torch.ones(2, 2), 8, "per_chanel")
     for bits in (1, 17):
-        with pytest.raises(FedsimError, match=f"bit depth of {bits}"):
+        with pytest.raises(FedsimError, match=f"bit depth of {bits} .*use 2 to 16"):
             quantize_weight(torch.ones(2, 2), bits, "per_tensor")
     assert GRANULARITIES.names() == ["per_channel", "per_tensor"]

@@ -1,4 +1,4 @@
-"""What went wrong: counts that add up, events by stage, reasons of one kind told once."""
+"""What went wrong: counts that add up, events by stage, equal reasons listed once."""
 
 import html
 import json
@@ -60,16 +60,16 @@ def test_clients_that_a_cut_off_run_did_not_reach(tmp_path):
 def test_events_by_stage(tmp_path):
     run = write_run(tmp_path / "run", words_study(), events=EVENTS)
     assert texts(section_of(run).events) == [
-        ["what", "sense", "evaluate", "times", "clients"],
+        ["event", "sense", "evaluate", "total", "clients"],
         ["declared crash", "1", "0", "1", "1"],
         ["no answer", "1", "2", "3", "2"],
     ]
 
 
-def test_reasons_of_one_kind_are_told_once(tmp_path):
+def test_equal_reasons_are_listed_once(tmp_path):
     found = section_of(write_run(tmp_path / "run", words_study(), failures=FAILURES))
-    told = [(reason.first.client, reason.clients) for reason in found.reasons]
-    assert told == [("joe", 2), ("bob", 1), ("eve", 1), ("lea", 1)]
+    counts = [(reason.first.client, reason.clients) for reason in found.reasons]
+    assert counts == [("joe", 2), ("bob", 1), ("eve", 1), ("lea", 1)]
     assert found.more == 0
 
 
@@ -81,7 +81,7 @@ def test_many_kinds_of_reasons_are_cut(tmp_path):
     assert len(found.reasons) + found.more == len(letters)
     assert len(found.reasons) < 15
     page = write_report([run]).path.read_text()
-    assert f"{found.more} rarer kinds of reasons are left out." in page
+    assert f"{found.more} rarer reasons are left out." in page
 
 
 def test_the_page(tmp_path):
@@ -97,7 +97,7 @@ def test_the_page(tmp_path):
     )
 
 
-def test_parts_are_told_apart(tmp_path):
+def test_each_part_has_rows_of_its_own(tmp_path):
     cells = [(30.0, words_study(30.0)), (40.0, [model("ann", "uniform/minmax", "ann", [1], [9])])]
     path = write_matrix(tmp_path / "run", "clients.budget_mb", cells)
     with Ledger(path / "cells/002/ledger.sqlite") as ledger:

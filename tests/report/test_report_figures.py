@@ -1,4 +1,4 @@
-"""Figures: what they are made of, that they can be drawn, and that they can be told apart."""
+"""Figures: their data, that they can be drawn, and that their lines can be distinguished."""
 
 import math
 import re
@@ -38,7 +38,7 @@ def test_a_sweep_is_drawn_against_size(tmp_path):
     drawn = layers(spec)
     assert [x["mark"]["type"] for x in drawn] == ["rule", *["area", "line", "point"] * 3, "point"]
     assert drawn[0]["encoding"]["y"]["title"] == "word error rate (WER), %"
-    assert drawn[-1]["encoding"]["x"]["axis"] is None  # all have 5 bits: nothing can be told
+    assert drawn[-1]["encoding"]["x"]["axis"] is None  # all have 5 bits: no axis to fit
 
 
 def test_the_axis_of_bits_is_where_models_of_so_many_bits_are(tmp_path):
@@ -49,13 +49,13 @@ def test_the_axis_of_bits_is_where_models_of_so_many_bits_are(tmp_path):
     parts = parts_of(write_matrix(tmp_path / "run", "clients.budget_mb", cells))
     spec = figures.error_by_size(tables.size_points(parts), "WER").to_dict()
     axis = layers(spec)[-1]["encoding"]["x"]["axis"]
-    assert axis["title"] == "mean bits of a weight"
+    assert axis["title"] == "mean bits per weight"
     assert axis["values"] == [20.0, 25.0, 30.0, 35.0, 40.0]
     start, slope = map(float, re.findall(r"-?\d+\.\d+", axis["labelExpr"]))
     assert [round((mb - start) / slope) for mb in axis["values"]] == [4, 5, 6, 7, 8]
 
 
-def test_many_lines_have_upright_intervals(tmp_path):
+def test_many_lines_have_vertical_intervals(tmp_path):
     methods = ["uniform/minmax", "uniform/cosine", "myqasr/minmax", "myqasr/cosine"]
     cells = [
         (mb, [model("a", m, "a", [i, 1, 2], [9] * 3, mb, mb) for i, m in enumerate(methods)])
@@ -67,7 +67,7 @@ def test_many_lines_have_upright_intervals(tmp_path):
     assert rules == [-6.0, -2.0, 2.0, 6.0]
 
 
-def test_in_a_mixed_fleet_lines_only_lead_the_eye(tmp_path):
+def test_in_a_mixed_fleet_lines_only_guide_the_eye(tmp_path):
     models = [
         model(c, "uniform/cosine", c, [1, 3], [9, 9], mb) for c, mb in (("a", 30.0), ("b", 40.0))
     ]
@@ -111,13 +111,13 @@ def test_numbers_are_drawn_as_curves_and_words_as_lines(tmp_path):
     ]
 
 
-def test_full_precision_alone_is_no_figure(tmp_path):
+def test_full_precision_alone_makes_no_figure(tmp_path):
     cells = [(n, [model("a", "fp32", "-", [1], [9])]) for n in (2, 8)]
     parts = parts_of(write_matrix(tmp_path / "run", TUNING_CLIPS, cells))
     assert names(parts) == ["sensitivity_by_layer"]
 
 
-def test_clips_without_words_are_no_figure(tmp_path):
+def test_clips_without_words_make_no_figure(tmp_path):
     models = [model("a", m, "a", [0], [1]) for m in ("uniform/minmax", "myqasr/minmax")]
     empty = [(replace(row, words=0, wer=None), replace(p, of=(), wrong=())) for row, p in models]
     parts = parts_of(write_run(tmp_path / "run", empty, sensed=False))
@@ -171,7 +171,7 @@ def test_a_figure_of_chosen_layers():
     assert {row["layer"] for row in drawn} == {"a", "c"}
 
 
-def test_lines_are_told_apart_without_colours_and_by_the_colour_blind():
+def test_lines_differ_without_colours_and_for_the_colour_blind():
     lines = [f"line {i}" for i in range(7)]
     assert len(set(shape(lines).to_dict()["scale"]["range"])) == 7
     assert len(set(colour(lines[:6]).to_dict()["scale"]["range"])) == 6
@@ -213,5 +213,5 @@ def test_every_figure_can_be_drawn(tmp_path):
 def test_a_figure_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     chart = figures.error_by_method([{"line": "a", "rate": 1.0, "low": None, "high": None}], "WER")
-    with pytest.raises(FedsimError, match="the figure cannot be written here"):
+    with pytest.raises(FedsimError, match="name another folder"):
         save(chart, tmp_path / "file/figure")

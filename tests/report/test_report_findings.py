@@ -98,7 +98,7 @@ def test_few_answers_are_sentences_and_many_are_counted(tmp_path):
     compared = compared_in(write_matrix(tmp_path / "matrix", "clients.budget_mb", cells))
     assert dict(findings.answers(compared)) == {
         OWN_CLIPS.text: [
-            "In none of 4 comparisons could own clips be told apart from the clips of others."
+            "None of 4 comparisons could tell own clips apart from the clips of others."
         ],
         LAYERS.text: [
             "A depth for each layer came out better than one depth for all in 4 of 4 comparisons."
@@ -110,7 +110,7 @@ def test_few_answers_are_sentences_and_many_are_counted(tmp_path):
     assert compared[0].sentence().startswith("30 MB: myqasr/cosine")
 
 
-def test_values_of_a_setting_are_held_against_the_first(tmp_path):
+def test_values_of_a_setting_are_compared_with_the_first(tmp_path):
     cells = [(bits, words_study(worse=worse)) for bits, worse in ((4, 2), (6, 1), (8, 0))]
     compared = compared_in(write_matrix(tmp_path / "run", "quantization.activation_bits", cells))
     found = [c for c in compared if "activation bits" in c.pair.question.text]
@@ -118,9 +118,9 @@ def test_values_of_a_setting_are_held_against_the_first(tmp_path):
         (("myqasr/cosine, activation bits 6", "myqasr/cosine, activation bits 4"), -0.1),
         (("myqasr/cosine, activation bits 8", "myqasr/cosine, activation bits 4"), -0.2),
     ]
-    said = found[1].sentence()
+    sentence = found[1].sentence()
     bits = "myqasr/cosine with activation bits"
-    assert said.startswith(f"{bits} 8 is better than {bits} 4 by 20.0 points of WER")
+    assert sentence.startswith(f"{bits} 8 is better than {bits} 4 by 20.0 points of WER")
 
 
 def test_seeds_test_other_clips_and_are_not_compared(tmp_path):

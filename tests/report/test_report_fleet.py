@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from report_toys import model, scenario, words_study, write_matrix, write_run
 from round_toys import MB, SERVER, timed, timeline
 
@@ -134,45 +136,44 @@ def test_how_devices_sensed(tmp_path):
 def test_the_server(tmp_path):
     server = replace(SERVER, closed_s=90.0, received_bytes=MB // 8)
     heads, row = texts(section_of(tmp_path / "run", server=server).servers)
-    assert heads[:3] == ["MB sent", "all fetched by all", "each blob once"]
+    assert heads[:3] == ["MB sent", "everything to all", "each blob once"]
     assert row == ["30.0", "45.0", "12.5", "0.12", "3", "1.5 min", "2.0 h"]
 
 
-@pytest.mark.parametrize(
-    ("clock", "sentence"),
-    [
-        ({}, "The round waits for all."),
+def test_the_sentence_names_the_policy(tmp_path):
+    first = (
+        "3 of 5 clients got their personalized model (myqasr/cosine), half of them within 30.0 s"
+        " and nine in ten within 1.6 h."
+    )
+    for i, (policy, goal, deadline_s, closes) in enumerate(
         (
-            {"policy": "drop", "deadline_s": 7200},
-            "The round closes after 2.0 h: who is not ready by then is late.",
-        ),
-        (
-            {"policy": "extend", "deadline_s": 60, "goal": 0.9},
-            "The round closes after 1.0 min, or later, as soon as 90 % of the clients are ready.",
-        ),
-        (
-            {"policy": "over_select", "goal": 0.75},
-            "The round closes as soon as 75 % of the clients are ready.",
-        ),
-        (
-            {"policy": "over_select", "goal": 0.75, "deadline_s": 90},
-            "The round closes as soon as 75 % of the clients are ready, and after 1.5 min at the"
-            " latest.",
-        ),
-    ],
-)
-def test_the_sentence(tmp_path, clock, sentence):
-    run = write_run(tmp_path / "run", study(), timed=timed(LINES), said=scenario(clock=clock))
-    (said,) = fleet_section(parts_of(run)).sentences
-    first = "3 of 5 clients got their personalized model (myqasr/cosine), half of these within"
-    assert said == f"{first} 30.0 s, nine of ten within 1.6 h. {sentence}"
+            ("none", None, None, "waits for all clients."),
+            (
+                "drop",
+                None,
+                7200,
+                "closes after 2.0 h; clients that are not ready by then are late.",
+            ),
+            ("extend", 0.9, 60, "closes after 1.0 min, or later, as soon as 90 % of the clients"),
+            ("over_select", 0.75, None, "closes as soon as 75 % of the clients are ready."),
+            ("over_select", 0.75, 90, "are ready, and after 1.5 min at the latest."),
+        )
+    ):
+        clock = {"policy": policy, "goal": goal, "deadline_s": deadline_s}
+        chosen = scenario(clock={} if policy == "none" else clock)
+        run = write_run(tmp_path / f"{i}", study(), timed=timed(LINES), settings=chosen)
+        (sentence,) = fleet_section(parts_of(run)).sentences
+        assert sentence.startswith(f"{first} The round ")
+        assert closes in sentence
 
 
 def test_nobody_got_a_model(tmp_path):
     run = write_run(tmp_path / "run", study(), timed=timed([LINES[2], LINES[4]]))
     found = fleet_section(parts_of(run))
-    said = "0 of 2 clients got their personalized model (myqasr/cosine). The round waits for all."
-    assert found.sentences == (said,)
+    sentence = (
+        "0 of 2 clients got their personalized model (myqasr/cosine). The round waits for all"
+    )
+    assert found.sentences == (f"{sentence} clients.",)
     assert texts(found.times)[-1][1:5] == ["-", "-", "-", "0"]
     page = write_report([run]).path.read_text()
     assert 'id="fleet_ready"' not in page
@@ -199,9 +200,9 @@ def test_a_matrix_has_a_column_for_each_setting(tmp_path):
     assert names == ["fleet_ready_1", "fleet_work_1", "fleet_ready_2", "fleet_work_2"]
 
 
-def test_the_page_has_it_all(tmp_path):
+def test_the_page_has_everything(tmp_path):
     page = write_report([write_run(tmp_path / "run", study(), timed=timed(LINES))]).path.read_text()
-    for text in ("3 of 5 clients", "Times are those of a virtual clock", "How devices sensed"):
+    for text in ("3 of 5 clients", "Times are computed by a virtual clock", "How devices sensed"):
         assert text in page
     assert re.findall(r'class="chart" id="(fleet_\w+)"', page) == ["fleet_ready", "fleet_work"]
     assert '<td>p0</td><td>phone</td><td class="n"' in page  # the table by client
@@ -244,19 +245,22 @@ def test_mean_spells():
     assert clocktables.mean_spells(lines[1:], clocktables.WAITING) == []
 
 
-@pytest.mark.parametrize(
-    ("seconds", "title", "length"),
-    [(90.0, "seconds", 90.0), (150.0, "minutes", 2.5), (9000.0, "hours", 2.5)],
-)
-def test_bars_are_in_the_unit_that_suits_the_longest(seconds, title, length):
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.1, 1e6))
+@example(119.0)
+@example(120.0)
+@example(7200.0)
+def test_bars_are_in_the_largest_unit_of_which_the_longest_has_two(seconds):
     table = [
         {"device": d, "line": "download", "seconds": s, "order": 0}
-        for d, s in (("phone", seconds), ("watch", 1.0))
+        for d, s in (("phone", seconds), ("watch", 0.1))
     ]
     spec = figures.work_by_class(table).to_dict()
-    assert spec["encoding"]["x"]["title"] == f"{title} a client"
     (drawn,) = spec["datasets"].values() if "datasets" in spec else [spec["data"]["values"]]
-    assert drawn[0]["time"] == length
+    units = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
+    name = next((u for u in ("hours", "minutes") if seconds >= 2 * units[u]), "seconds")
+    assert spec["encoding"]["x"]["title"] == f"{name} per client"
+    assert drawn[0]["time"] == pytest.approx(seconds / units[name], rel=1e-4)
 
 
 def test_the_figures_can_be_drawn(tmp_path):

@@ -39,11 +39,11 @@ def matrix(tmp_path):
     values, noisy = {"release": "values"}, {"release": "noisy", "epsilon": 2.0}
     cells = [(values, words_study()), (noisy, words_study(worse=1))]
     methods = ["fp32", "uniform", "myqasr"]
-    said = scenario(methods=methods, matrix={"privacy": [values, noisy]})
-    path = write_matrix(tmp_path / "run", "privacy", cells, said)
-    for number, said in enumerate((values, noisy), start=1):
+    chosen = scenario(methods=methods, matrix={"privacy": [values, noisy]})
+    path = write_matrix(tmp_path / "run", "privacy", cells, chosen)
+    for number, release in enumerate((values, noisy), start=1):
         folder = path / f"cells/00{number}"
-        write_audit(folder / FILE, [found(said["release"])])
+        write_audit(folder / FILE, [found(release["release"])])
     made = privacy_statement(PRIVATE, 4, 40, BOUNDS)
     write_statement(path / "cells/002/privacy.json", made)
     with Ledger(path / "cells/002/ledger.sqlite") as ledger:

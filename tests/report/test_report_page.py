@@ -72,8 +72,8 @@ def test_the_tables(tmp_path):
 
 
 def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):
-    said = scenario("my_study", description="Do small models hear well?\nA line,\nand another.\n")
-    path = write_run(tmp_path / "a run", words_study(), said=said)
+    chosen = scenario("my_study", description="Do small models hear well?\nA line,\nand another.\n")
+    path = write_run(tmp_path / "a run", words_study(), settings=chosen)
     page = html.unescape(without_scripts(page_of(path)))
     for text in (
         "<h1>my_study</h1>",
@@ -88,7 +88,7 @@ def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):
     ):
         assert text in page
     assert "These results are partial" not in page
-    assert "study: true in the scenario" not in page
+    assert "set study: true" not in page
 
 
 def test_small_models_have_a_decimal_more(tmp_path):
@@ -103,9 +103,9 @@ def test_hostile_names_are_text(tmp_path):
         model(name, "uniform/cosine", name, [1, 2], [9, 9]),
         model(name, "myqasr/cosine", name, [1, 2], [9, 9]),
     ]
-    said = scenario(description=HOSTILE)
+    chosen = scenario(description=HOSTILE)
     failures = [(f"joe {HOSTILE}", "sense", HOSTILE)]
-    path = write_run(tmp_path / "run", models, said=said, failures=failures)
+    path = write_run(tmp_path / "run", models, settings=chosen, failures=failures)
     page = page_of(path)
     assert page.count("<script") == page.count("</script>")
     assert "alert(" in page
@@ -118,7 +118,7 @@ def test_hostile_names_are_text(tmp_path):
 def test_without_counts_of_clips_the_report_says_how_to_get_them(tmp_path):
     models = [model(c, "uniform/none", "-", [1, 2], [9, 9], study=False) for c in "ab"]
     page = page_of(write_run(tmp_path / "run", models, sensed=False))
-    assert "say study: true in the scenario" in page
+    assert "set study: true in the scenario" in page
     results, clients, *_ = tables_in(page)
     assert results[0][4:] == ["WER %", "clients"]  # no column of intervals that nobody knows
     assert results[1][4:] == ["16.7", "2"]
@@ -141,7 +141,9 @@ def test_partial_results_are_shown_as_such(tmp_path):
 
 
 def test_several_runs_stand_side_by_side(tmp_path):
-    one = write_run(tmp_path / "one", words_study(30.0), said=scenario(clients={"budget_mb": 30.0}))
+    one = write_run(
+        tmp_path / "one", words_study(30.0), settings=scenario(clients={"budget_mb": 30.0})
+    )
     two = write_run(tmp_path / "two", clips_study())
     page = page_of(one, two, out=tmp_path / "both.html")
     results = tables_in(page)[0]
@@ -167,10 +169,11 @@ def test_one_run_gives_one_report(tmp_path):
     assert page_of(path, out=tmp_path / "a.html") == page_of(path, out=tmp_path / "b.html")
 
 
-def test_long_tables_are_cut_and_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedsim.report.htmltables.MOST_ROWS", 3)
-    page = page_of(write_run(tmp_path / "run", words_study()))
-    assert "The first 3 of 8 lines; results.parquet in the run folder holds all." in page
+def test_long_tables_are_cut_and_say_so(tmp_path):
+    path = write_run(tmp_path / "run", words_study())
+    page = page_of(path, max_rows=3)
+    assert "The first 3 of 8 rows; results.parquet in the run folder has all." in page
+    assert "The first" not in page_of(path, max_rows=8)
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
@@ -191,10 +194,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 
 def test_the_command_explains_what_it_cannot_do(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nowhere")]) == 1
-    assert "there is no such folder" in capsys.readouterr().err
+    assert "check the path" in capsys.readouterr().err
     run = write_run(tmp_path / "run", clips_study())
     (tmp_path / "file").write_text("")
     assert main(["report", str(run), "--out", str(tmp_path / "file/x.html")]) == 1
-    assert "the report cannot be written here" in capsys.readouterr().err
-    with pytest.raises(FedsimError, match="no client finished"):
+    assert "name another file with --out" in capsys.readouterr().err
+    with pytest.raises(FedsimError, match="run it again"):
         write_report([write_run(tmp_path / "empty", [])])

@@ -37,9 +37,9 @@ def many(path, clients):
         if i % 10 == 0:
             ready, outcome = None, "failed"
         lines.append(timeline(name, DEVICES[i % 4], ready, outcome, queue_s=float(rng.random())))
-    said = scenario(corpus={"path": "org/clips", "group_by": "speaker"})
+    chosen = scenario(corpus={"path": "org/clips", "group_by": "speaker"})
     round_ = timed(lines, "myqasr/minmax")
-    return write_run(path, models, failures=failures, events=events, timed=round_, said=said)
+    return write_run(path, models, failures=failures, events=events, timed=round_, settings=chosen)
 
 
 def page_of(path):
@@ -51,8 +51,8 @@ def test_tables_stop_at_fifty_rows_and_say_where_the_others_are(tmp_path):
     tables = re.findall(r"<table.*?</table>", page, flags=re.S)
     assert max(table.count("<tr>") for table in tables) == 51  # with the head
     text = html.unescape(page)
-    assert "The first 50 of 540 lines; results.parquet in the run folder holds all." in text
-    assert "The first 50 of 200 clients; timeline.parquet in the run folder holds all." in text
+    assert "The first 50 of 540 rows; results.parquet in the run folder has all." in text
+    assert "The first 50 of 200 clients; timeline.parquet in the run folder has all." in text
     assert text.count("are too few") == 1  # one kind of reason
     assert "and 19 more (plan)" in text
 

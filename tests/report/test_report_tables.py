@@ -5,6 +5,8 @@ from report_toys import LAYERS, WORDS, clips_study, model, words_study, write_ma
 
 from fedsim.report import layertables, tables
 from fedsim.results.labels import TUNING_CLIPS
+from fedsim.results.ledger import Ledger
+from fedsim.results.rows import Sensed
 from fedsim.results.runs import read_runs
 
 
@@ -34,7 +36,7 @@ def test_a_sweep_of_sizes(tmp_path):
     assert all(row["low"] <= row["rate"] <= row["high"] for row in table)
 
 
-def test_a_mixed_fleet_has_a_point_for_each_budget(tmp_path):
+def test_a_mixed_fleet_has_one_point_per_budget(tmp_path):
     models = [
         model("a", "myqasr/cosine", "a", [1, 1], [10, 10], 30.0, 29.0),
         model("b", "myqasr/cosine", "b", [3, 0], [10, 10], 30.0, 30.0),
@@ -48,8 +50,8 @@ def test_a_mixed_fleet_has_a_point_for_each_budget(tmp_path):
 
 
 def test_other_settings_make_lines_of_their_own(tmp_path):
-    said = words_study()[:1]
-    paths = [write_run(tmp_path / n, said) for n in ("one", "two")]
+    models = words_study()[:1]
+    paths = [write_run(tmp_path / n, models) for n in ("one", "two")]
     table = tables.size_points(parts_of(*paths))
     assert [row["line"] for row in table] == [
         "toy one · full precision",
@@ -88,7 +90,7 @@ def test_who_tests_whose_model(tmp_path):
     }
 
 
-def test_a_ring_of_four_is_no_matrix(tmp_path):
+def test_a_ring_of_four_makes_no_matrix(tmp_path):
     people = "abcd"
     models = [
         model(c, "myqasr/cosine", source, [0, 1])
@@ -127,7 +129,7 @@ def test_of_many_models_an_even_choice_is_drawn(tmp_path):
     models = [model(f"{i:03d}", "myqasr/cosine", f"{i:03d}", [0]) for i in range(100)]
     _, table = layertables.bits_table(parts_of(write_run(tmp_path / "run", models)))
     names = [row["model"].split()[0] for row in table if row["layer"] == 1]
-    assert len(names) == layertables.MOST_MODELS
+    assert len(names) == layertables.MAX_MODELS
     assert (names[0], names[-1]) == ("000", "099")
 
 
@@ -146,6 +148,19 @@ def test_sensitivities_of_many_clients_are_a_median_and_a_band(tmp_path):
     assert len(table) == len(LAYERS)
     first = {"line": "median of 9 clients", "layer": 1, "name": "conv.0"}
     assert table[0] == {**first, "value": 4.5, "low": 0.5, "high": 8.5}
+
+
+def test_releases_are_counted_apart_from_clients(tmp_path):
+    cells = [
+        (seed, [model(str(i), "myqasr/cosine", str(i), [0]) for i in range(9)]) for seed in (0, 1)
+    ]
+    path = write_matrix(tmp_path / "run", "seed", cells)
+    with Ledger(path / "cells/002/ledger.sqlite") as ledger:
+        for i in range(9):  # other releases of the same clients
+            ledger.finish_client(str(i), [], sensed=Sensed(str(i), (9.0 + i, 1.0, 1.0, 1.0)))
+    assert layertables.sensitivity_table(parts_of(path))[0]["line"] == (
+        "median of 18 releases of 9 clients"
+    )
 
 
 def test_combinations_that_sense_alike_are_drawn_once(tmp_path):
@@ -206,7 +221,9 @@ def test_rates_of_methods(tmp_path, study):
     ]
     (row,) = tables.method_rows(parts_of(write_run(tmp_path / "run", models)))
     assert row["rate"] == 12.5
-    assert (row["low"] is not None) is study  # clips of several clients are not told apart else
+    assert (
+        row["low"] is not None
+    ) is study  # without counts there is no interval for several clients
 
 
 def test_many_budgets_are_groups_of_like_models(tmp_path):

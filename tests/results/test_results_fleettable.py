@@ -24,7 +24,7 @@ PHONES = [timeline(f"p{i}", "phone", float(s)) for i, s in enumerate((10, 20, 30
 WATCHES = [timeline("w0", "watch", 7200.0), timeline("w1", "watch", None, "dropped")]
 
 
-def test_a_line_for_each_class_and_one_for_all():
+def test_one_line_per_class_and_one_for_all():
     text = printed(print_fleet, timed([*PHONES, *WATCHES]))
     assert "Fleet on the virtual clock, myqasr/cosine" in text
     # 10 .. 50 s: the 0.9-quantile is 4 * 0.9 = 3.6 steps from the first.
@@ -47,7 +47,7 @@ def test_large_fleets_of_many_classes_fit_a_terminal():
     assert row(text, "all") == ["all", "2,000", "2,000", *["27.8", "h"] * 2, "6,000", "200,000,000"]
 
 
-def test_a_line_for_each_combination():
+def test_one_line_per_combination():
     rounds = [({"seed": 1}, timed(PHONES)), ({"seed": 2}, timed(WATCHES))]
     text = printed(print_fleets, rounds)
     assert row(text, "1") == ["1", "5", "5", "30.0", "s", "46.0", "s", "15", "12"]
@@ -59,8 +59,8 @@ def test_how_the_clients_ended_in_one_sentence():
     every = summarize([*PHONES, *WATCHES, *late])[-1]
     # Of the six delivered, in 10 .. 50 s and 2 h, the median is 35 s: one took more than 52.5.
     assert clients_line(every) == (
-        "Clients: 6 delivered, 2 late, 1 dropped; 1 of those delivered took over 1.5 times the"
-        " median; results are of all that finish, if not in time or on a battery that lasts."
+        "Clients: 6 delivered, 2 late, 1 dropped; 1 of the delivered took more than 1.5 times the"
+        " median; the results include clients that were late or ran out of battery."
     )
     assert clients_line(summarize(PHONES[:1])[-1]) == "Clients: 1 delivered."
     text = printed(print_fleet, timed([*PHONES, *WATCHES]))
@@ -69,8 +69,9 @@ def test_how_the_clients_ended_in_one_sentence():
 
 def test_the_server_in_one_sentence():
     assert server_line(SERVER) == (
-        "Server: 30.0 MB sent (45.0 MB if every device fetched everything, 12.5 MB if each distinct"
-        " blob left once); at most 3 waited to be planned for; the last client ended after 2.0 h."
+        "Server: 30.0 MB sent (45.0 MB if every device downloaded everything, 12.5 MB if each"
+        " distinct blob was sent once); at most 3 clients waited for a planner; the last client"
+        " ended after 2.0 h."
     )
     closed = server_line(replace(SERVER, closed_s=90.0, peak_queue=0))
-    assert "nobody waited to be planned for; the round closed after 1.5 min, and the last" in closed
+    assert "no client waited for a planner; the round closed after 1.5 min, and the last" in closed

@@ -1,4 +1,4 @@
-"""The ledger: transactions, what survives a kill, and the sentence for every bad file."""
+"""The ledger: transactions, what survives a kill, and an error for every bad file."""
 
 import os
 import random
@@ -7,15 +7,16 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import astuple, replace
 
 import pytest
 
 from fedsim.errors import FedsimError
-from fedsim.results import sqlite
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import Event, Failure, Log, Release
 from fedsim.results.rows import Row
+from fedsim.results.sqlite import connect, explained, transaction
 
 ROW = Row(
     client="en",
@@ -67,9 +68,9 @@ def test_a_client_may_finish_with_no_rows_and_again_with_others(ledger):
 
 
 def test_rows_that_cannot_be_right_are_refused_whole(ledger):
-    with pytest.raises(ValueError, match="another client"):
+    with pytest.raises(ValueError, match="pass only its own"):
         ledger.finish_client("en", [ROW, replace(ROW, client="de")])
-    with pytest.raises(ValueError, match="two rows"):
+    with pytest.raises(ValueError, match="pass one of them"):
         ledger.finish_client("en", [ROW, replace(ROW, errors=3)])
     with pytest.raises(FedsimError, match="NOT NULL"):
         ledger.finish_client("en", [ROW, replace(ROW, method="x", clips=None)])
@@ -187,18 +188,18 @@ def test_kill_9_leaves_whole_clients_only(tmp_path, seed):
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])},
     )
-    told = [child.stdout.readline().strip() for _ in range(5)]
+    reported = [child.stdout.readline().strip() for _ in range(5)]
     threading.Event().wait(random.Random(seed).random() * 0.02)  # somewhere in a transaction
     child.send_signal(signal.SIGKILL)
-    told += child.stdout.read().split()
+    reported += child.stdout.read().split()
     child.wait()
     with Ledger(path) as ledger:
         finished = ledger.finished()
         count = dict.fromkeys(finished, 0)
         for row in ledger.rows():
-            count[row.client] += 1  # a KeyError would be a client that is there in part
-    assert set(told) <= finished  # what was said to be finished is kept
-    assert len(finished) <= len(told) + 1
+            count[row.client] += 1  # a KeyError would be a client that was written in part
+    assert set(reported) <= finished  # what was reported as finished is kept
+    assert len(finished) <= len(reported) + 1
     assert set(count.values()) == {200}
 
 
@@ -216,13 +217,12 @@ def test_a_transaction_that_did_not_commit_is_not_seen(tmp_path):
         assert ledger.rows() == [ROW]
 
 
-def test_a_locked_ledger(tmp_path, monkeypatch):
+def test_a_locked_ledger(tmp_path):
     path = tmp_path / "ledger.sqlite"
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
-    with Ledger(path) as ledger:
+    with Ledger(path, busy_s=0.05) as ledger:
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
-        with pytest.raises(FedsimError, match=r"ledger.sqlite: the ledger was locked by another"):
+        with pytest.raises(FedsimError, match=r"locked .* for 0.05 s: end that process"):
             ledger.finish_client("en", [ROW])
         holder.execute("ROLLBACK")
         holder.close()
@@ -230,28 +230,37 @@ def test_a_locked_ledger(tmp_path, monkeypatch):
         assert ledger.rows() == [ROW]
 
 
+def add_clients(db, path, n=1):
+    """Add clients through a connection of their own, as a ledger writes them."""
+    with explained(path, "ledger"), transaction(db):
+        keys = [(f"client {i}" * 20,) for i in range(n)]
+        db.executemany("INSERT INTO clients (client) VALUES (?)", keys)
+
+
 def test_a_full_disk_keeps_what_was_written(ledger):
     ledger.finish_client("en", [ROW])
-    (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
-    ledger._db.execute(f"PRAGMA max_page_count = {pages}")
-    many = [replace(ROW, client="de", method=f"m{i}") for i in range(500)]
-    with pytest.raises(FedsimError, match="the disk is full"):
-        ledger.finish_client("de", many)
+    with closing(connect(ledger.path)) as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(FedsimError, match="free some space"):
+            add_clients(db, ledger.path, n=500)
     assert (ledger.rows(), ledger.finished()) == ([ROW], {"en"})
 
 
 def test_a_ledger_that_may_not_be_written(ledger):
-    ledger._db.execute("PRAGMA query_only = 1")
-    with pytest.raises(FedsimError, match="cannot be written: allow writing"):
-        ledger.finish_client("en", [ROW])
+    with closing(connect(ledger.path)) as db:
+        db.execute("PRAGMA query_only = 1")
+        with pytest.raises(FedsimError, match="allow writing"):
+            add_clients(db, ledger.path)
+    assert ledger.finished() == set()
 
 
-def test_files_that_are_no_ledger(tmp_path):
+def test_files_that_are_not_a_ledger(tmp_path):
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"no database, but long enough to look like one " * 200)
-    with pytest.raises(FedsimError, match="this is no ledger, or a damaged one"):
+    with pytest.raises(FedsimError, match="restore it, or name another --out folder"):
         Ledger(path)
-    with pytest.raises(FedsimError, match="cannot be opened: check that its folder exists"):
+    with pytest.raises(FedsimError, match="check that its folder exists"):
         Ledger(tmp_path / "no" / "ledger.sqlite")
     other = tmp_path / "other.sqlite"
     db = sqlite3.connect(other)
@@ -268,10 +277,11 @@ def test_a_damaged_ledger(tmp_path):
     content = bytearray(path.read_bytes())
     content[8192:] = os.urandom(len(content) - 8192)
     path.write_bytes(content)
-    with pytest.raises(FedsimError, match="damaged"), Ledger(path) as ledger:
+    with pytest.raises(FedsimError, match="restore it"), Ledger(path) as ledger:
         ledger.rows()
 
 
 def test_durability_settings(ledger):
-    assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    with closing(connect(ledger.path)) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL

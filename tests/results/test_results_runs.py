@@ -1,4 +1,4 @@
-"""Run folders read back: parts, what is missing, and what is not a run folder."""
+"""Run folders read back: parts, what is missing, and errors for what is not a run folder."""
 
 import json
 import shutil
@@ -7,8 +7,9 @@ import pytest
 from report_toys import model, scenario, words_study, write_matrix, write_run
 
 from fedsim.errors import FedsimError
+from fedsim.results.differences import flat, run_names
 from fedsim.results.labels import plain_value, settings_label
-from fedsim.results.runs import flat, read_runs
+from fedsim.results.runs import read_runs
 
 
 def test_a_run_is_one_part(tmp_path):
@@ -34,9 +35,9 @@ def test_a_matrix_has_a_part_for_each_combination(tmp_path):
 
 
 def test_an_interrupted_matrix_says_what_is_missing(tmp_path):
-    said = scenario(matrix={"clients.budget_mb": [30.0, 40.0, 50.0]})
+    chosen = scenario(matrix={"clients.budget_mb": [30.0, 40.0, 50.0]})
     cells = [(30.0, words_study(30.0)), (40.0, words_study())]
-    path = write_matrix(tmp_path / "run", "clients.budget_mb", cells, said)
+    path = write_matrix(tmp_path / "run", "clients.budget_mb", cells, chosen)
     index = json.loads((path / "matrix.json").read_text())
     (path / "matrix.json").write_text(json.dumps(index[:1]))  # written after each combination
     (path / "cells/002/results.parquet").unlink()
@@ -52,8 +53,8 @@ def test_a_run_that_goes_on_or_lost_clients_is_partial(tmp_path):
     failures = [("bob", "plan", "lost."), ("eve", "sense", "no clips."), ("joe", "sense", "gone.")]
     going = write_run(tmp_path / "going", words_study(), ended=False)
     lost = write_run(tmp_path / "lost", words_study(), failures=failures)
-    said = scenario(clients={"budget_mb": 40.0, "select": ["ann", "bob", "cy"]})
-    short = write_run(tmp_path / "short", words_study(), said=said)
+    chosen = scenario(clients={"budget_mb": 40.0, "select": ["ann", "bob", "cy"]})
+    short = write_run(tmp_path / "short", words_study(), settings=chosen)
     gaps = [read_runs([path])[0].gaps for path in (going, lost, short)]
     assert gaps == [
         ("The run has not ended, or was cut off; 2 clients finished so far.",),
@@ -70,9 +71,11 @@ def test_runs_without_timing_versions_and_layers(tmp_path):
     assert (part.timing, part.versions, part.layers) == ({}, {}, ())
 
 
-def test_several_runs_are_told_apart(tmp_path):
-    one = write_run(tmp_path / "one", words_study(30.0), said=scenario(clients={"budget_mb": 30.0}))
-    two = write_run(tmp_path / "two", words_study(), said=scenario(seed=3))
+def test_settings_tell_several_runs_apart(tmp_path):
+    one = write_run(
+        tmp_path / "one", words_study(30.0), settings=scenario(clients={"budget_mb": 30.0})
+    )
+    two = write_run(tmp_path / "two", words_study(), settings=scenario(seed=3))
     runs = read_runs([one, two])
     assert [run.name for run in runs] == ["toy one", "toy two"]
     assert [dict(run.parts[0].settings) for run in runs] == [
@@ -82,36 +85,50 @@ def test_several_runs_are_told_apart(tmp_path):
     assert runs[0].parts[0].label == "toy one, seed 0, 30 MB"
 
 
-def test_runs_with_names_of_their_own_are_called_by_them(tmp_path):
-    paths = [write_run(tmp_path / n, words_study(), said=scenario(n)) for n in ("x", "y")]
+def test_runs_are_named_by_scenario_else_by_folder_else_by_path(tmp_path):
+    paths = [write_run(tmp_path / n, words_study(), settings=scenario(n)) for n in ("x", "y")]
     assert [run.name for run in read_runs(paths)] == ["x", "y"]
+    same = [(tmp_path / n, scenario("s")) for n in ("a/run", "b/run")]
+    assert run_names([same[0], (tmp_path / "other", scenario("s"))]) == ["s run", "s other"]
+    assert run_names(same) == [str(path) for path, _ in same]
 
 
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        (lambda p: None, "there is no such folder: check the path"),
-        (lambda p: p.mkdir(), "name the folder that fedsim run printed"),
-        (lambda p: p.write_text("a file"), "name the folder"),
-        (lambda p: write_run(p, []), "no client finished, so there is nothing to report"),
-        (
-            lambda p: write_run(p, [], failures=[("bob", "sense", "no clips.")]),
-            "the first failure: no clips.",
-        ),
-        (
-            lambda p: (write_run(p, []), (p / "scenario.yaml").write_text("nome: x")),
-            "run it again",
-        ),
-        (lambda p: (write_run(p, []), (p / "layers.json").write_text("{")), "the file is damaged"),
-    ],
-)
-def test_what_cannot_be_read_is_one_sentence(tmp_path, make, sentence):
-    path = tmp_path / "run"
-    make(path)
-    with pytest.raises(FedsimError, match=sentence) as caught:
-        read_runs([path])
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_more_than_three_differing_settings_are_left_to_a_table(tmp_path):
+    chosen = [scenario(seed=i, clients={"budget_mb": 30.0 + i, "limit": 2 + i}) for i in (0, 1)]
+    runs = [write_run(tmp_path / f"{i}", words_study(), settings=s) for i, s in enumerate(chosen)]
+    assert set(read_runs(runs)[0].parts[0].settings) == {
+        *("run", "seed", "clients.budget_mb", "clients.limit")
+    }
+    more = chosen[1].model_copy(update={"study": False})
+    runs[1] = write_run(tmp_path / "more", words_study(), settings=more)
+    assert set(read_runs(runs)[0].parts[0].settings) == {"run"}
+
+
+def test_what_cannot_be_read_is_one_line_with_a_remedy(tmp_path):
+    def of(name, failures=(), **files):
+        run = write_run(tmp_path / name, [], failures=failures)
+        for file, text in files.items():
+            next(run.glob(f"{file}.*")).write_text(text)
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("a file")
+    of("nobody")
+    of("failed", failures=[("bob", "sense", "no clips.")])
+    of("other", scenario="nome: x")
+    of("damaged", layers="{")
+    for name, remedy in {
+        "missing": "check the path",
+        "empty": "name the folder that fedsim run printed",
+        "file": "name the folder that fedsim run printed",
+        "nobody": "run it again",
+        "failed": r"\(the first failure: no clips\): run it again",
+        "other": "run it again",
+        "damaged": "restore it, or run again",
+    }.items():
+        with pytest.raises(FedsimError, match=remedy) as caught:
+            read_runs([tmp_path / name])
+        assert str(caught.value).startswith(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
 
 
 def test_reading_leaves_no_ledger_behind(tmp_path):
@@ -136,7 +153,7 @@ def test_flat_settings_are_dotted():
     assert values["matrix"] == {}
 
 
-def test_a_model_of_nobody(tmp_path):
+def test_a_client_without_a_layer_profile(tmp_path):
     path = write_run(tmp_path / "run", [model("a", "uniform/none", "-", [0, 1])], sensed=False)
     (part,) = read_runs([path])[0].parts
     assert part.sensed == ()

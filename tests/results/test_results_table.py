@@ -3,7 +3,8 @@
 import io
 from dataclasses import replace
 
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from fedsim.results.records import Failure
@@ -90,8 +91,8 @@ def test_no_words_at_all_is_no_rate():
     assert cells(printed([row("a", "fp32", "-", 0, 0)]), ["fp32"])[0][4] == "-"
 
 
-@pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("methods", [1, 2, 4, 9, 20])
+@settings(max_examples=25, deadline=None)
+@given(width=st.integers(80, 160), methods=st.integers(1, 20))
 def test_nothing_is_wider_than_the_terminal_or_cut_off(width, methods):
     rows = [
         replace(row(c, f"m{i}/cosine", c, 1, 10), allocation="myqasr")
@@ -117,13 +118,13 @@ def test_piped_output_is_plain_and_a_terminal_has_colours():
     assert "\x1b" in printed(ROWS, failures, terminal=True)
 
 
-def test_names_are_no_markup():
+def test_names_are_not_markup():
     text = printed([row(c, "fp32", "-", 1, 10) for c in ("[bold]x", ":smile:")])
     assert "[bold]x" in text
     assert ":smile:" in text
 
 
-def test_failures_are_told_and_many_are_counted():
+def test_failures_are_listed_and_many_are_counted():
     long = "a sentence that is far longer than the terminal is wide, " * 3
     failures = [Failure("c0", "sense", long)]
     failures += [Failure(f"c{i}", "personalize", "no room") for i in range(1, 9)]

@@ -1,4 +1,4 @@
-"""Runs in which clients fail, each in its own way: a sentence for each, and the others' results."""
+"""Runs in which clients fail, each in its own way: one reason for each, and the others' results."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toys
-from fedsim_clients.device import Device
+from own_engine import raising
 
 from fedsim.base import progress
 from fedsim.base.units import MB
 from fedsim.errors import FedsimError
+from fedsim.protocol import messages as m
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
 from fedsim.run.single import run_scenario
@@ -72,26 +73,17 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def broken(monkeypatch):
-    """Let the device's own code raise for three clients."""
-
-    def raising(method, client, error):
-        original = getattr(Device, method)
-
-        def wrapped(self, message):
-            if self.data.key == client:
-                raise error
-            return original(self, message)
-
-        monkeypatch.setattr(Device, method, wrapped)
-
-    raising("sense", "boom", ZeroDivisionError("a defect"))
-    raising("evaluate", "late", KeyError("a defect"))
-    raising("personalize", "torn", OSError(28, "no space"))
+def broken(engine):
+    """Let the code on the device raise for three clients."""
+    engine.mods = [
+        raising("boom", m.SENSE, ZeroDivisionError("a defect")),
+        raising("late", m.EVALUATE, KeyError("a defect")),
+        raising("torn", m.PERSONALIZE, OSError(28, "no space")),
+    ]
 
 
 @pytest.fixture
-def scenario(tmp_path, corpus, model_folder):
+def scenario(tmp_path, corpus, model_folder, engine):
     def make(*overrides, methods=METHODS, budget=0.04):
         budgets = dict.fromkeys([*GOOD, *BAD], budget) | {"tiny": 0.01}
         file = toys.write_scenario(
@@ -105,6 +97,7 @@ def scenario(tmp_path, corpus, model_folder):
             },
             clients={"budget_mb": budgets},
             methods=methods,
+            engine={"kind": "own"},
         )
         return load_scenario(file, overrides)
 
@@ -115,14 +108,14 @@ def methods_of(rows, client):
     return sorted((r.method, r.tuned_on) for r in rows if r.client == client)
 
 
-def test_each_failure_is_a_sentence_and_the_others_finish(scenario, broken, tmp_path):
+def test_each_failure_has_a_reason_and_the_others_finish(scenario, broken, tmp_path):
     result = run_scenario(scenario(), tmp_path / "run")
     found = {f.client: f for f in result.failures}
     assert len(found) == len(result.failures)
     assert set(found) == set(BAD)
-    for client, sentence in BAD.items():
+    for client, reason in BAD.items():
         failure = found[client]
-        assert re.match(sentence, failure.reason), failure.reason
+        assert re.match(reason, failure.reason), failure.reason
         assert "\n" not in failure.reason
         assert failure.stage == STAGES.get(client, "sense")
     for client in GOOD:
@@ -149,10 +142,10 @@ def test_good_clients_are_the_same_beside_bad_ones(scenario, broken, tmp_path):
     assert alone.rows == mixed.rows
 
 
-def test_failed_clients_count_as_done_in_the_progress(scenario, broken, tmp_path, monkeypatch):
+def test_failed_clients_count_as_done_in_the_progress(scenario, broken, tmp_path):
     shown = progress.Progress()
-    monkeypatch.setattr(progress, "current", lambda: shown)
-    run_scenario(scenario(), tmp_path / "run")
+    with progress.using(shown):
+        run_scenario(scenario(), tmp_path / "run")
     everybody = len(GOOD) + len(BAD)
     assert shown.title() == "personalize"
     assert shown.done() == (everybody, everybody)
@@ -177,10 +170,10 @@ def test_a_model_of_a_client_that_failed_is_missing(scenario, broken, tmp_path, 
         tuned = sorted(("myqasr/minmax", source) for source in [client, *other])
         assert methods_of(result.rows, client) == sorted([*own, *tuned])
     assert methods_of(result.rows, bad) == []
-    sentences = {f.client: f.reason for f in result.failures}
-    assert set(sentences) == {"bob", bad}
-    assert re.match(BAD[bad], sentences[bad])
-    assert f"client 'bob': its models tuned on {bad!r} are missing" in sentences["bob"]
+    reasons = {f.client: f.reason for f in result.failures}
+    assert set(reasons) == {"bob", bad}
+    assert re.match(BAD[bad], reasons[bad])
+    assert reasons["bob"] == f"client 'bob': no model tuned on {bad!r}, because {bad!r} failed"
 
 
 def test_a_model_of_a_client_that_fails_only_when_tested_is_there(scenario, broken, tmp_path):
@@ -212,12 +205,12 @@ def test_one_byte_decides(scenario, tmp_path):
     only = "clients.select=[ann]"
     small = run_scenario(scenario(only, budget=0.01), tmp_path / "small")
     (failure,) = small.failures
-    least = int(re.search(r"model file of ([\d,]+) bytes", failure.reason)[1].replace(",", ""))
-    enough = run_scenario(scenario(only, budget=least / MB), tmp_path / "enough")
+    size = int(re.search(r"model file of ([\d,]+) bytes", failure.reason)[1].replace(",", ""))
+    enough = run_scenario(scenario(only, budget=size / MB), tmp_path / "enough")
     assert enough.failures == []
-    assert {r.file_bytes for r in enough.rows if r.method != "fp32"} == {least}
-    short = run_scenario(scenario(only, budget=(least - 1) / MB), tmp_path / "short")
-    assert f"a budget of {least - 1:,} bytes" in short.failures[0].reason
+    assert {r.file_bytes for r in enough.rows if r.method != "fp32"} == {size}
+    short = run_scenario(scenario(only, budget=(size - 1) / MB), tmp_path / "short")
+    assert f"a budget of {size - 1:,} bytes" in short.failures[0].reason
 
 
 def test_convert_mends_rate_and_channels(scenario, tmp_path):
@@ -227,39 +220,30 @@ def test_convert_mends_rate_and_channels(scenario, tmp_path):
     assert {r.client for r in result.rows} == {"slow", "wide"}
 
 
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        (["model.id=./nowhere"], r"there is no model folder \S+/nowhere; check model.id"),
-        (["corpus.path=./nowhere"], r"corpus.path \S+/nowhere is no folder; check the path"),
-        (
-            ["clients.select=[ann, bobb]", "clients.budget_mb=1"],
-            r"clients.select names 'bobb', .+ did you mean 'bob'",
-        ),
-        (["clients.budget_mb={ann: 1}"], r"client 'bob' has no budget in clients.budget_mb"),
-        (["methods=[{allocation: myqasr, tuned_on: zo}]"], r"'zo' is no client of it: .+ 'zoe'"),
-        (["model.keep=[lm_haed]"], r"keep: no layer is called 'lm_haed': did you mean 'lm_head'"),
-        (["model.window_s=4"], r"model.window_s is 4, but .+ is no Whisper model"),
-        (["corpus.columns={speaker: who}"], r"no column 'who' for speaker: "),
-    ],
-)
-def test_what_no_client_can_mend_ends_the_run(scenario, tmp_path, overrides, sentence):
-    chosen = scenario(*overrides)
-    with pytest.raises(FedsimError, match=sentence):
-        run_scenario(chosen, tmp_path / "run")
-    # What is told before anything ran leaves no folder, and no run leaves a bank behind.
-    assert not (tmp_path / "run" / "bank").exists()
+FATAL = [
+    (["model.id=./nowhere"], r"/nowhere; check model.id"),
+    (["corpus.path=./nowhere"], r"corpus.path \S+/nowhere .*; check the path"),
+    (["clients.select=[ann, bobb]", "clients.budget_mb=1"], r"clients.select .*'bobb'.*'bob'"),
+    (["clients.budget_mb={ann: 1}"], r"client 'bob' has no budget in clients.budget_mb; add one"),
+    (["methods=[{allocation: myqasr, tuned_on: zo}]"], r"'zo'.*'zoe'"),
+    (["model.keep=[lm_haed]"], r"'lm_haed'.* did you mean 'lm_head'"),
+    (["model.window_s=4"], r"model.window_s is 4"),
+    (["corpus.columns={speaker: who}"], r"no column 'who' for speaker"),
+]
 
 
-def test_an_interrupted_run_keeps_what_finished(scenario, tmp_path, monkeypatch):
-    original = Device.evaluate
+def test_what_no_client_can_fix_ends_the_run(scenario, tmp_path):
+    for number, (overrides, words) in enumerate(FATAL):
+        chosen, place = scenario(*overrides), tmp_path / str(number)
+        with pytest.raises(FedsimError, match=words):
+            run_scenario(chosen, place)
+        # Errors before anything ran leave no folder, and no run leaves a bank behind.
+        assert not (place / "bank").exists()
 
-    def evaluate(self, message):
-        if self.data.key == "ann":  # the last: this engine answers the latest message first
-            raise KeyboardInterrupt
-        return original(self, message)
 
-    monkeypatch.setattr(Device, "evaluate", evaluate)
+def test_an_interrupted_run_keeps_what_finished(scenario, engine, tmp_path):
+    # ann is the last: this engine answers the latest message first
+    engine.mods = [raising("ann", m.EVALUATE, KeyboardInterrupt())]
     chosen = scenario(f"clients.select=[{', '.join(GOOD)}]")
     with pytest.raises(KeyboardInterrupt):
         run_scenario(chosen, tmp_path / "run")

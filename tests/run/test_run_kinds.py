@@ -48,7 +48,7 @@ def run(tmp_path, model_folder):
 
 
 def count_saved(scenario, result, client, count, language=None):
-    """Return (row, what its saved model makes of the test clips) for each of a client's own."""
+    """Return (row, counts of its saved model on the test clips) for each of a client's own."""
     data = open_clients(scenario.corpus, scenario.clients, scenario.seed)[client]
     clips = [read_utterance(u) for u in data.test]
     pairs = []
@@ -101,7 +101,7 @@ def test_a_classifier(run, speech, tmp_path):
         assert counted.correct == row.correct
 
 
-def test_masked_batches_and_one_scale_a_tensor(run, speech, tmp_path):
+def test_masked_batches_and_one_scale_per_tensor(run, speech, tmp_path):
     def read(clips, language):
         return transcribe_clips(speech("ctc-layer"), clips)
 

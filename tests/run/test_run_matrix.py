@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import toys
+from own_engine import own_engine
 
-import fedsim.run.single
 from fedsim.errors import FedsimError
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
@@ -51,23 +51,22 @@ def scenario(tmp_path_factory, model_folder):
     return load_scenario(file)
 
 
+def on_own(scenario):
+    """The scenario on the engine that a test has added."""
+    engine = scenario.engine.model_copy(update={"kind": "own"})
+    return scenario.model_copy(update={"engine": engine})
+
+
 @pytest.fixture(scope="module")
 def results(scenario, tmp_path_factory):
     """The matrix once run; `computed` are the methods of each run that a grid was opened for."""
+    home = tmp_path_factory.mktemp("runs")
+    with own_engine() as engine:
+        cells = run_matrix(on_own(scenario), home / "first")
     computed = []
-    opened = fedsim.run.single.open_grid
-
-    def spy(engine, app, clients, run_config, settings):
-        found = json.loads(run_config["scenario"])
-        computed.append([(m["allocation"], *m["tuned_on"]) for m in found["methods"]])
-        return opened(engine, app, clients, run_config, settings)
-
-    fedsim.run.single.open_grid = spy
-    try:
-        home = tmp_path_factory.mktemp("runs")
-        cells = run_matrix(scenario, home / "first")
-    finally:
-        fedsim.run.single.open_grid = opened
+    for _, run_config in engine.opened:
+        methods = json.loads(run_config["scenario"])["methods"]
+        computed.append([(method["allocation"], *method["tuned_on"]) for method in methods])
     return home, cells, computed
 
 
@@ -92,13 +91,13 @@ def test_only_what_depends_on_a_setting_is_computed_again(results):
     flat, random = ("uniform", "own"), ("shuffled", "own")
     assert computed == [
         [("fp32",), flat, own, other, random],  # everything
-        [own, other],  # another measure: plans that look at none stay
+        [own, other],  # another measure: plans that read none stay
         [flat, own, other, random],  # another budget: full precision stays
         [own, other],
     ]
 
 
-def test_each_combination_is_what_its_own_run_would_be(scenario, results, tmp_path):
+def test_each_combination_is_what_its_own_run_would_be(scenario, results, engine, tmp_path):
     _, cells, _ = results
     for i, cell in enumerate(expand(scenario)):
         alone = run_scenario(cell.scenario, tmp_path / str(i))
@@ -107,20 +106,14 @@ def test_each_combination_is_what_its_own_run_would_be(scenario, results, tmp_pa
         ledgers = [Ledger(r.folder.ledger) for r in (alone, cells[i].result)]
         assert list(ledgers[0].plans()) == list(ledgers[1].plans())
         assert [s.client for s in ledgers[0].sensed()] == [s.client for s in ledgers[1].sensed()]
-        assert load_scenario(cells[i].result.folder.scenario) == cell.scenario
+        saved = load_scenario(cells[i].result.folder.scenario)
+        assert saved.model_copy(update={"engine": cell.scenario.engine}) == cell.scenario
 
 
-def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(
-    scenario, results, monkeypatch
-):
+def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(scenario, results, engine):
     home, cells, _ = results
-
-    def refuse(*_):
-        raise AssertionError("computed again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fedsim.run.single, "open_grid", refuse)
-        again = run_matrix(scenario, home / "again")
+    again = run_matrix(on_own(scenario), home / "again")
+    assert engine.opened == []
     assert [c.result.rows for c in again] == [c.result.rows for c in cells]
 
     wider = scenario.model_copy(
@@ -128,20 +121,21 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(
             "matrix": {"clients.budget_mb": (0.032, 0.031), "quantization.sensitivity": ("std",)}
         }
     )
-    found = run_matrix(wider, home / "wider")
+    found = run_matrix(on_own(wider), home / "wider")
+    assert len(engine.opened) == 1
     assert found[1].result.rows == cells[3].result.rows
     assert {row.budget_bytes for row in found[0].result.rows} == {int(0.032 * 2**20)}
 
 
-def test_a_method_that_reads_nothing_passes_no_promise_on(scenario, tmp_path):
-    """Its rows are those of any release; what was promised beside them is of another."""
-    said = {"methods": scenario.methods[:2]}
-    told, hidden = (
-        scenario.model_copy(update={**said, "matrix": {"privacy": ({"release": name},)}})
+def test_a_method_that_reads_nothing_passes_no_statement_on(scenario, tmp_path):
+    """Its rows are those of any release; the privacy statement beside them is of another."""
+    methods = {"methods": scenario.methods[:2]}
+    plain, ranked = (
+        scenario.model_copy(update={**methods, "matrix": {"privacy": ({"release": name},)}})
         for name in ("values", "ranks")
     )
-    (first,) = run_matrix(told, tmp_path / "a")
-    (second,) = run_matrix(hidden, tmp_path / "b")
+    (first,) = run_matrix(plain, tmp_path / "a")
+    (second,) = run_matrix(ranked, tmp_path / "b")
     assert second.result.rows == first.result.rows
     assert read_statement(first.result.folder.privacy).release == "values"
     made = read_statement(second.result.folder.privacy)
@@ -157,7 +151,7 @@ def test_another_seed_shares_nothing(scenario, results):
     }
 
 
-def test_a_failed_client_is_tried_again(scenario, results, tmp_path, monkeypatch):
+def test_a_failed_client_is_tried_again(scenario, tmp_path):
     """A cell with a failure is not known to the next: its client may finish another time."""
     one = scenario.model_copy(update={"matrix": {"seed": (4,)}})
     short = one.model_copy(update={"corpus": one.corpus.model_copy(update={"test_clips": 99})})
@@ -195,12 +189,12 @@ def test_without_study_no_clip_counts_leave(scenario, tmp_path):
 
 
 def test_the_distribution_of_each_layers_output(scenario, results):
-    """A study keeps 33 quantiles a layer: ascending, and their middle is what numpy finds."""
+    """A study keeps 33 quantiles per layer: ascending, and their middle is what numpy finds."""
     _, cells, _ = results
     with Ledger(cells[0].result.folder.ledger) as ledger:
         sensed = {s.client: np.reshape(s.quantiles, (-1, 33)) for s in ledger.sensed()}
     assert set(sensed) == {row.client for row in cells[0].result.rows}
-    model = load_study_model(scenario)
+    model = load_study_model(scenario).model
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
     seen = []
     for key, found in sensed.items():
@@ -223,31 +217,31 @@ def replace_study(scenario):
     return scenario.model_copy(update={"study": False, "matrix": {}})
 
 
-@pytest.mark.parametrize(
-    ("matrix", "sentence"),
-    [
-        ("{clients.budget_mb: []}", "lists nothing"),
-        ("{clients.budget_mb: [1, 1]}", "listed twice"),
-        ("{clients.budget: [1]}", r"clients.budget=1: clients.budget: "),
-        ("{clients.budget_mb: [-1]}", r"clients.budget_mb=-1: clients.budget_mb: "),
-        ("{methods.9.draws: [1]}", r"methods.9.draws is no setting .*'9'"),
-        ("{quantization.sensitivity: [medain]}", "did you mean 'median'"),
-        ("{methods.1.allocation: [unifrom]}", "did you mean 'uniform'"),
-        ("{methods.1.calibration: [[cosin]]}", "did you mean 'cosine'"),
-        ("{name: [a, b]}", "no result depends on it"),
-        ("{engine.threads: [1, 2]}", "no result depends on it"),
-        (f"{{seed: {list(range(1001))}}}", "combinations are 1,001, and 1,000 are the most"),
-    ],
-)
-def test_a_matrix_that_cannot_be_run(scenario, tmp_path, matrix, sentence):
+WRONG = [
+    ("{clients.budget_mb: []}", "clients.budget_mb"),
+    ("{clients.budget_mb: [1, 1]}", "twice"),
+    ("{clients.budget: [1]}", r"clients.budget=1: clients.budget"),
+    ("{clients.budget_mb: [-1]}", r"clients.budget_mb=-1: clients.budget_mb"),
+    ("{methods.9.draws: [1]}", r"methods.9.draws .*'9'"),
+    ("{quantization.sensitivity: [medain]}", "did you mean 'median'"),
+    ("{methods.1.allocation: [unifrom]}", "did you mean 'uniform'"),
+    ("{methods.1.calibration: [[cosin]]}", "did you mean 'cosine'"),
+    ("{name: [a, b]}", "no result depends on"),
+    ("{engine.threads: [1, 2]}", "no result depends on"),
+    (f"{{seed: {list(range(1001))}}}", "1,001.* 1,000"),
+]
+
+
+def test_a_matrix_that_cannot_be_run(scenario, tmp_path):
     file = tmp_path / "s.yaml"
     file.write_text(scenario.model_copy(update={"matrix": {}}).to_yaml())
-    with pytest.raises(FedsimError, match=sentence) as error:
-        load_scenario(file, [f"matrix={matrix}"])
-    assert len(str(error.value).splitlines()) == 1
+    for matrix, words in WRONG:
+        with pytest.raises(FedsimError, match=words) as error:
+            load_scenario(file, [f"matrix={matrix}"])
+        assert len(str(error.value).splitlines()) == 1
 
 
-def test_rows_are_told_apart_by_budget(results):
+def test_rows_hold_the_budget_of_their_combination(results):
     _, cells, _ = results
     first, third = (
         {replace(r, budget_bytes=0) for r in cells[i].result.rows if r.method == "fp32"}

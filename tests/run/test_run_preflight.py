@@ -1,4 +1,4 @@
-"""`fedsim validate --deep`: what is told of a model, its clients and their clips before a run."""
+"""`fedsim validate --deep`: what is reported of a model, its clients and clips before a run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import toys
 
 from fedsim.cli import main
 from fedsim.errors import FedsimError
+from fedsim.quant.allocation import smallest
 from fedsim.run.preflight import preflight
 from fedsim.scenario import load_scenario
 from fedsim.speech.corpus import open_clients
+from fedsim.study.model import load_study_model
 
-PAPER = Path(__file__).parents[1] / "scenarios/paper"
+PAPER = Path(__file__).parents[2] / "scenarios/paper"
 BASE_960H = {
     "hidden_size": 768,
     "num_attention_heads": 12,
@@ -71,9 +73,9 @@ def scenario(tmp_path, model_folder):
     return make
 
 
-def texts(said):
+def texts(text):
     """Give every clip of a corpus this text, see `toys.write_corpus`."""
-    return lambda clips, language: [said] * len(clips)
+    return lambda clips, language: [text] * len(clips)
 
 
 def test_a_line_for_each_check(scenario, model_folder):
@@ -97,8 +99,8 @@ def test_a_line_for_each_check(scenario, model_folder):
 def test_the_command_prints_them(scenario, capsys, tmp_path):
     scenario()
     assert main(["validate", "--deep", str(tmp_path / "toy.yaml")]) == 0
-    said = capsys.readouterr().out.splitlines()
-    heads = [line.split(":")[0] for line in said[-6:]]
+    printed = capsys.readouterr().out.splitlines()
+    heads = [line.split(":")[0] for line in printed[-6:]]
     assert heads == ["model", "size", "clips", "texts", "languages", "ok"]
     assert main(["validate", str(tmp_path / "toy.yaml")]) == 0
     assert "model:" not in capsys.readouterr().out
@@ -146,19 +148,10 @@ def test_every_model_of_a_matrix_is_loaded(scenario, model_folder):
 
 def test_the_size_is_that_of_the_planner(scenario):
     """What is too small by a byte is refused, and what is not is planned."""
-    from fedsim.quant import modelfile
-    from fedsim.quant.allocation import smallest
-    from fedsim.quant.switch import switch_of
-    from fedsim.study.model import load_study_model, model_manifest
-
-    study = scenario()
-    model = load_study_model(study)
-    stored = modelfile.store_leftovers(switch_of(model).full_leftovers())
-    manifest = model_manifest(study, model, ())
-    least = smallest(modelfile.model_sizes(model.layers, stored, manifest, range(2, 17)))
-    assert lines(scenario(overrides=[f"clients.budget_mb={least / 2**20!r}"]))
+    size = smallest(load_study_model(scenario()).sizes)
+    assert lines(scenario(overrides=[f"clients.budget_mb={size / 2**20!r}"]))
     with pytest.raises(FedsimError, match="below the smallest model file"):
-        lines(scenario(overrides=[f"clients.budget_mb={(least - 1) / 2**20!r}"]))
+        lines(scenario(overrides=[f"clients.budget_mb={(size - 1) / 2**20!r}"]))
 
 
 def test_a_model_that_is_not_there(scenario):
@@ -213,8 +206,8 @@ def test_labels_that_are_none(scenario):
         lines(scenario("classifier", ["clients.budget_mb=1"], read=texts("stp")))
     text = str(caught.value)
     assert text.startswith("client 'ann': test clip ann/")
-    assert "is labelled 'stp', which is no class of model " in text
-    assert "did you mean 'stop'?; choose a model that knows it, or list it under " in text
+    assert "'stp'" in text
+    assert "did you mean 'stop'?" in text
 
 
 @pytest.mark.parametrize(

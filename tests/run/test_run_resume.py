@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from fedsim_server.coordinator import Study
+from own_engine import PassingGrid, RefusingGrid
 from processes import MARK, marked
 
 from fedsim.cli import main
@@ -42,6 +43,30 @@ def chosen(study):
     return chosen_
 
 
+class CountingGrid(PassingGrid):
+    """Counts requests and replies together, and cuts the power after some of them."""
+
+    def __init__(self, grid, limit=10**6):
+        super().__init__(grid)
+        self.limit, self.passed, self.replies = limit, 0, 0
+
+    def count(self):
+        self.passed += 1
+        if self.passed > self.limit:
+            raise PowerCutError
+
+    def push(self, message):
+        self.count()
+        return super().push(message)
+
+    def pull_messages(self, message_ids):
+        replies = list(super().pull_messages(message_ids))
+        for _ in replies:
+            self.count()
+            self.replies += 1
+        return replies
+
+
 def contents(folder):
     with Ledger(folder.ledger) as ledger:
         return (
@@ -55,35 +80,26 @@ def contents(folder):
 
 @pytest.mark.parametrize("methods", [PLAIN, SHARED])
 @pytest.mark.parametrize("faults", ["faults=[]", FAULTS])
-def test_cut_off_after_any_message(chosen, tmp_path, monkeypatch, methods, faults):
-    scenario = chosen(methods, faults)
-    whole = run_scenario(scenario, tmp_path / "whole")
-    handle = Study._handle
-    handled = 0
+def test_cut_off_after_any_message(chosen, engine, tmp_path, methods, faults):
+    grids = []
 
-    def count(self, sent, reply):
-        nonlocal handled
-        handled += 1
-        if handled > limit:
-            raise PowerCutError
-        return handle(self, sent, reply)
+    def run(resume=False, limit=10**6, place=tmp_path / "whole"):
+        engine.wrap = lambda grid: grids.append(CountingGrid(grid, limit)) or grids[-1]
+        return resume_run(place) if resume else run_scenario(scenario, place)
 
-    monkeypatch.setattr(Study, "_handle", count)
-    limit = 10**6
-    run_scenario(scenario, tmp_path / "counted")
-    messages = handled
+    scenario = chosen(methods, faults, "engine.kind=own")
+    whole = run()
+    messages, replies = grids[-1].passed, grids[-1].replies
     for limit in sorted(random.Random(0).sample(range(messages), min(messages, 6))):
-        place, handled = tmp_path / str(limit), 0
+        place = tmp_path / str(limit)
         with pytest.raises(PowerCutError):
-            run_scenario(scenario, place)
+            run(limit=limit, place=place)
         with Ledger(place / "ledger.sqlite") as ledger:
             finished = len(ledger.finished())
-        handled, before, limit = 0, limit, 10**6
-        resumed = resume_run(place)
+        resumed = run(resume=True, place=place)
         assert contents(resumed.folder) == contents(whole.folder)
         if finished:  # what was finished was not asked for again
-            assert handled < messages
-        assert before < messages
+            assert grids[-1].replies < replies
 
 
 VOICES = """\
@@ -117,7 +133,7 @@ def killable(tmp_path_factory):
 
 
 def begun(file, place):
-    """Start a run, whose processes can be told by the path of its folder."""
+    """Start a run; its processes are marked with the path of its folder."""
     return subprocess.Popen(
         [sys.executable, "-m", "fedsim", "run", str(file), "--out", str(place)],
         env={**os.environ, MARK: str(place)},
@@ -176,11 +192,10 @@ def test_a_worker_killed_at_a_random_moment(killable, tmp_path, seed):
     assert (place / "results.parquet").read_bytes() == contents(whole.folder)[0]
 
 
-def test_resuming_a_run_that_has_ended_changes_nothing(chosen, tmp_path, monkeypatch):
-    scenario = chosen(PLAIN)
-    whole = run_scenario(scenario, tmp_path / "run")
+def test_resuming_a_run_that_has_ended_changes_nothing(chosen, engine, tmp_path):
+    whole = run_scenario(chosen(PLAIN, "engine.kind=own"), tmp_path / "run")
     before = contents(whole.folder)
-    monkeypatch.setattr(Study, "_handle", lambda *_: pytest.fail("a client was asked again"))
+    engine.wrap = RefusingGrid
     assert resume_run(tmp_path / "run").rows == whole.rows
     assert contents(whole.folder) == before
 
@@ -188,7 +203,7 @@ def test_resuming_a_run_that_has_ended_changes_nothing(chosen, tmp_path, monkeyp
 def test_from_the_command_line(chosen, tmp_path, capsys):
     whole = run_scenario(chosen(PLAIN), tmp_path / "run")
     table = whole.folder.results.read_bytes()
-    with Ledger(whole.folder.ledger) as ledger, ledger._transaction() as db:
+    with closing(sqlite3.connect(whole.folder.ledger)) as db, db:
         db.execute("DELETE FROM clients WHERE client = 'bob'")
         db.execute("DELETE FROM results WHERE client = 'bob'")
     whole.folder.results.unlink()
@@ -198,10 +213,13 @@ def test_from_the_command_line(chosen, tmp_path, capsys):
     for wrong in (["run"], ["run", "quickstart", "--resume", "x"]):
         with pytest.raises(SystemExit, match="2"):
             main(wrong)
-        assert "one of the two" in capsys.readouterr().err
+        assert "--resume" in capsys.readouterr().err
     for wrong, sentence in (
-        (["run", "--resume", str(tmp_path / "run"), "--threads", "2"], "as it was begun"),
-        (["run", "--resume", str(tmp_path / "no")], "this is no run folder"),
+        (
+            ["run", "--resume", str(tmp_path / "run"), "--threads", "2"],
+            "remove --set, --out and --threads",
+        ),
+        (["run", "--resume", str(tmp_path / "no")], "not a run folder"),
     ):
         assert main(wrong) == 1
         assert sentence in capsys.readouterr().err
@@ -226,24 +244,25 @@ def test_a_folder_has_one_run_at_a_time(chosen, tmp_path):
     resume_run(place)  # the lock went with its process
 
 
-@pytest.mark.parametrize(
-    ("spoil", "sentence"),
-    [
-        (lambda run: (run / "scenario.yaml").unlink(), "this is no run folder"),
-        (lambda run: (run / "versions.json").write_text("{"), "versions.json is damaged"),
-        (
-            lambda run: (run / "versions.json").write_text(
-                json.dumps({**json.loads((run / "versions.json").read_text()), "torch": "1.0"})
-            ),
-            "begun with torch 1.0, and here is",
-        ),
-    ],
-)
-def test_what_cannot_be_resumed(chosen, tmp_path, spoil, sentence):
+def with_torch(run, version):
+    file = run / "versions.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "torch": version}))
+
+
+SPOILED = [
+    (lambda run: (run / "scenario.yaml").unlink(), "not a run folder"),
+    (lambda run: (run / "versions.json").write_text("{"), "versions.json"),
+    (lambda run: with_torch(run, "1.0"), "torch 1.0"),
+]
+
+
+def test_what_cannot_be_resumed(chosen, tmp_path):
     run_scenario(chosen("methods=[fp32]"), tmp_path / "run")
-    spoil(tmp_path / "run")
-    with pytest.raises(FedsimError, match=sentence):
-        resume_run(tmp_path / "run")
+    for number, (spoil, words) in enumerate(SPOILED):
+        place = shutil.copytree(tmp_path / "run", tmp_path / str(number))
+        spoil(place)
+        with pytest.raises(FedsimError, match=words):
+            resume_run(place)
 
 
 def test_a_run_is_not_resumed_on_another_fleet(chosen, tmp_path):

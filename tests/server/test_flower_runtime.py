@@ -137,7 +137,7 @@ def test_flwr_run_in_simulation(finished, write_study, tmp_path):
 
     command = command.replace("num-supernodes=2", "num-supernodes=3")
     printed = finished(command.replace(f"{tmp_path}/run", f"{tmp_path}/third"), bare, **port)
-    assert "the scenario has 2 clients and Flower 3 SuperNodes" in printed
+    assert "start 2, one per client" in printed
     assert not (tmp_path / "third").exists()
 
 
@@ -146,7 +146,7 @@ def test_flwr_run_in_simulation(finished, write_study, tmp_path):
     reason="the guide makes keys with openssl and ssh-keygen",
 )
 def test_a_deployment_with_tls_and_authenticated_devices(shell, finished, write_study, tmp_path):
-    """Each device sees its own clips; the server sees none until the run is over."""
+    """Each device sees its own clips, and the server no clip at all until the run is over."""
     keys, server = tmp_path / "keys", tmp_path / "server"
     keys.mkdir()
     study = write_study(server)

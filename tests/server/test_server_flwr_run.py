@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fedsim_server.flwr_run
 import pytest
 from fedsim_server.app import app
+from fedsim_server.flwr_run import run_over, wait_for_nodes
 from flwr.app import Context, RecordDict
 
 from fedsim.engine import EngineSettings, open_grid
 from fedsim.engine.flower_internals import nodes_by_partition
 from fedsim.errors import FedsimError
+from fedsim.protocol.run_config import RunConfig
 from fedsim.results.folder import RunFolder
 from fedsim.run.single import CLIENT_APP
 
 
 @pytest.fixture
 def launch(study, tmp_path):
-    def launch_(clients, **said) -> Path:
-        config = {"scenario": str(study.file), "out": str(tmp_path / "run"), **said}
+    def launch_(clients) -> Path:
+        config = {"scenario": str(study.file), "out": str(tmp_path / "run")}
         with open_grid("inprocess", CLIENT_APP, clients, config, EngineSettings()) as grid:
             context = Context(
                 run_id=7, node_id=1, node_config={}, state=RecordDict(), run_config=config
@@ -43,16 +44,19 @@ def test_it_does_all_that_fedsim_run_does(study, launch, capsys):
 SPEAKERS = ["ann", "bob", "cyd", "dee", "eve"]
 
 
-@pytest.mark.parametrize("clients", [SPEAKERS[:2], [*SPEAKERS, "zoe"]])
-def test_one_node_plays_one_client(launch, monkeypatch, tmp_path, clients):
-    monkeypatch.setattr(fedsim_server.flwr_run, "NODES_SECONDS", 0.2)
-    sentence = f"the scenario has 5 clients and Flower {len(clients)} SuperNodes, .*=5$"
-    with pytest.raises(FedsimError, match=sentence):
-        launch(clients)
-    assert not (tmp_path / "run").exists()
+def test_one_node_plays_one_client(study, tmp_path):
+    config = RunConfig(study.scenario.model_dump_json(), tmp_path / "run")
+    for clients in (SPEAKERS[:2], [*SPEAKERS, "zoe"]):
+        remedy = f"Flower has {len(clients)} SuperNodes; start 5, one per client"
+        with (
+            open_grid("inprocess", CLIENT_APP, clients, {}, EngineSettings()) as grid,
+            pytest.raises(FedsimError, match=remedy),
+        ):
+            run_over(grid, config, nodes_s=0.2)
+        assert not (tmp_path / "run").exists()
 
 
-def test_nodes_that_register_late_are_waited_for(monkeypatch):
+def test_nodes_that_register_late_are_waited_for():
     class Late:
         asked = 0
 
@@ -63,9 +67,8 @@ def test_nodes_that_register_late_are_waited_for(monkeypatch):
         def get_nodes(self):
             return ()
 
-    monkeypatch.setattr(fedsim_server.flwr_run, "NODES_SECONDS", 1.0)
     grid = Late()
-    assert fedsim_server.flwr_run._wait_for_nodes(grid, ["a", "b", "c"]) == {}
+    assert wait_for_nodes(grid, ["a", "b", "c"], nodes_s=1.0) == {}
     assert grid.asked == 5
 
 

@@ -1,18 +1,14 @@
-"""Packed layers in messages: each device gets each once, and needs no disk of the server's."""
+"""Packed layers in messages: each device gets each once, and reads nothing of the server's disk."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from fedsim_clients.runtime import open_runtime
 from fedsim_server.app import app
-from fedsim_server.carrier import Carrier
+from fedsim_server.sent_layers import SentLayers
 from flwr.app import Context, RecordDict
 
 from fedsim.engine import EngineSettings, open_grid
 from fedsim.protocol import messages as m
-from fedsim.protocol.run_config import read_run_config
 from fedsim.quant.bank import BlobStore
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
@@ -30,33 +26,19 @@ def test_each_layer_goes_to_each_device_once(tmp_path):
     store = BlobStore(tmp_path)
     packed = [bytes([i]) * (i + 1) for i in range(3)]
     a, b, c = (store.put(layer) for layer in packed)
-    carrier = Carrier(store)
-    assert carrier.lacking(1, [candidate(a, b), candidate(b, a)]) == (packed[0], packed[1])
-    assert carrier.lacking(1, [candidate(a, b)]) == ()
-    assert carrier.lacking(1, [candidate(c, b)]) == (packed[2],)
-    assert carrier.lacking(2, [candidate(c, b)]) == (packed[2], packed[1])
+    sent = SentLayers(store)
+    assert sent.layers_to_send(1, [candidate(a, b), candidate(b, a)]) == (packed[0], packed[1])
+    assert sent.layers_to_send(1, [candidate(a, b)]) == ()
+    assert sent.layers_to_send(1, [candidate(c, b)]) == (packed[2],)
+    assert sent.layers_to_send(2, [candidate(c, b)]) == (packed[2], packed[1])
     # What a device keeps of it is found under the names that its candidates say.
     device = BlobStore(tmp_path / "device")
     assert [device.put(layer) for layer in packed] == [a, b, c]
 
 
-@pytest.fixture
-def apart(monkeypatch, tmp_path):
-    """Devices whose run folder is another than the server's."""
-    opened = open_runtime.__wrapped__
-    benches = {}
-
-    def open_apart(assignment):
-        there = replace(assignment, run_dir=tmp_path / "devices")
-        return benches.setdefault(there, benches.get(there) or opened(there))
-
-    monkeypatch.setattr("fedsim_clients.identity.open_runtime", open_apart)
-    return tmp_path / "devices"
-
-
 @pytest.mark.parametrize("methods", ["own", "others"])
-def test_devices_that_do_not_see_the_bank(study, apart, tmp_path, methods):
-    """Own models, and a study where each tests another's: what it needs of that comes too."""
+def test_devices_that_do_not_see_the_bank(study, tmp_path, methods):
+    """They test their own models, and in a study those of others: all layers arrive in messages."""
     file = study.file
     if methods == "own":
         chosen = study.scenario.model_copy(
@@ -72,15 +54,15 @@ def test_devices_that_do_not_see_the_bank(study, apart, tmp_path, methods):
         file = tmp_path / "own.yaml"
         file.write_text(chosen.to_yaml())
     config = {"scenario": str(file), "out": str(tmp_path / "run")}
-    with open_grid("inprocess", CLIENT_APP, SPEAKERS, config, EngineSettings()) as grid:
+    apart = config | {"out": str(tmp_path / "devices")}
+    with open_grid("inprocess", CLIENT_APP, SPEAKERS, apart, EngineSettings()) as grid:
         context = Context(
             run_id=7, node_id=1, node_config={}, state=RecordDict(), run_config=config
         )
-        assert read_run_config(context).run_dir != apart
         app(grid, context)
     made = RunFolder(tmp_path / "run")
     assert not made.path.joinpath("bank").exists()
-    assert any((apart / "bank").iterdir())
+    assert any((tmp_path / "devices/bank").iterdir())
     with Ledger(made.ledger) as ledger, Ledger(study.result.folder.ledger) as expected:
         assert not ledger.failures()
         rows = {(r.client, r.method, r.tuned_on): r for r in expected.rows()}

@@ -118,8 +118,7 @@ def test_only_the_split_that_is_asked_for_is_read(librispeech):
     assert len(read_hub(settings(librispeech, config="clean"))) == 24
     with pytest.raises(FedsimError, match=r"config 'clean' cannot be loaded: "):
         read_hub(settings(librispeech, config="clean", split="train.100"))
-    sentence = "there is no split 'tset': did you mean 'test'.; check corpus.path, corpus.config"
-    with pytest.raises(FedsimError, match=sentence):
+    with pytest.raises(FedsimError, match=r"'tset': did you mean 'test'.*; check corpus.path"):
         read_hub(settings(librispeech, config="clean", split="tset"))
 
 
@@ -145,12 +144,12 @@ def test_fleurs_by_language(fleurs):
         np.testing.assert_array_equal(read_utterance(first), samples)
 
 
-@pytest.mark.parametrize("config", ["ca_es", ["ca_es", "ko_kr"]])
-def test_names_of_languages_become_codes(fleurs, config):
-    clients = open_clients(
-        settings(fleurs, config=config, group_by="language"), ClientSettings(budget_mb=1), 0
-    )
-    assert list(clients) == (["ca"] if config == "ca_es" else ["ca", "ko"])
+def test_names_of_languages_become_codes(fleurs):
+    for config in ("ca_es", ["ca_es", "ko_kr"]):
+        clients = open_clients(
+            settings(fleurs, config=config, group_by="language"), ClientSettings(budget_mb=1), 0
+        )
+        assert list(clients) == (["ca"] if config == "ca_es" else ["ca", "ko"])
 
 
 def test_a_list_of_configs_is_put_together(librispeech):
@@ -174,9 +173,7 @@ def test_speech_commands_by_speaker(commands):
     assert list(clients_of(everyone)) == sorted(TALKERS)
     texts = {u.text for c in clients_of(everyone).values() for u in c.test}
     assert hub_toys.SILENCE not in texts
-    with pytest.raises(
-        FedsimError, match=r"no speaker has the 21 clips of clients.min_clips, .* take 20 at most"
-    ):
+    with pytest.raises(FedsimError, match=r"the 21 clips .* take 20 .*; lower clients.min_clips"):
         clients_of(study("speaker", commands, "clients.min_clips=21"))
 
 
@@ -187,18 +184,18 @@ def test_noise_is_a_word_unless_it_is_left_out(commands):
 
 
 @pytest.fixture
-def odd(tmp_path, monkeypatch):
+def data_set(tmp_path, monkeypatch):
     """Return a function that writes a data set of two rows with these columns."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
     def write(config="clean", **columns):
         rows = [{name: values[i] for name, (_, values) in columns.items()} for i in range(2)]
         features = datasets.Features({name: feature for name, (feature, _) in columns.items()})
-        hub_toys.write_parquet(tmp_path / f"odd/{config}/test.parquet", rows, features)
-        folders = [path.name for path in (tmp_path / "odd").iterdir() if path.is_dir()]
+        hub_toys.write_parquet(tmp_path / f"data/{config}/test.parquet", rows, features)
+        folders = [path.name for path in (tmp_path / "data").iterdir() if path.is_dir()]
         card = {name: {"test": f"{name}/test.parquet"} for name in sorted(folders)}
-        hub_toys.write_card(tmp_path / "odd", card)
-        return tmp_path / "odd"
+        hub_toys.write_card(tmp_path / "data", card)
+        return tmp_path / "data"
 
     return write
 
@@ -207,34 +204,26 @@ SOUND = (datasets.Audio(), [{"bytes": b"", "path": "a.wav"}] * 2)
 WORDS = (datasets.Value("string"), ["one", "two"])
 
 
-def test_a_schema_that_differs_says_what_was_expected_and_what_is_there(odd):
-    path = odd(audio=SOUND, sentence=WORDS, reader=WORDS)
-    with pytest.raises(FedsimError) as caught:
+def test_a_schema_that_differs_names_what_was_expected_and_what_is_there(data_set):
+    path = data_set(audio=SOUND, sentence=WORDS, reader=WORDS)
+    with pytest.raises(FedsimError, match=r"map what differs under corpus.columns") as caught:
         clients_of(study("gender", path))
-    assert str(caught.value) == (
-        f"data set {str(path)!r}, config 'clean' has no column 'speaker_id' for speaker: expected "
-        f"audio, speaker_id, found audio, sentence, reader; map what differs under corpus.columns"
-    )
+    assert f"{str(path)!r}, config 'clean' has no column 'speaker_id'" in str(caught.value)
+    assert "audio, speaker_id, found audio, sentence, reader" in str(caught.value)
 
 
-def test_a_schema_without_sound(odd):
-    path = odd(file=WORDS)
-    with pytest.raises(
-        FedsimError, match=r"no column 'audio' for audio: expected audio, speaker_id, found file;"
-    ):
+def test_a_schema_without_sound(data_set):
+    path = data_set(file=WORDS)
+    with pytest.raises(FedsimError, match=r"no column 'audio' .*speaker_id, found file;"):
         clients_of(study("gender", path))
 
 
-def test_a_config_that_differs_from_the_others_is_named(odd):
-    odd("ca_es", audio=SOUND, raw_transcription=WORDS)
-    path = odd("de_de", audio=SOUND, transcription=WORDS)
-    with pytest.raises(
-        FedsimError, match=r"config 'de_de' has no column 'raw_transcription' for text: expected"
-    ):
+def test_a_config_that_differs_from_the_others_is_named(data_set):
+    data_set("ca_es", audio=SOUND, raw_transcription=WORDS)
+    path = data_set("de_de", audio=SOUND, transcription=WORDS)
+    with pytest.raises(FedsimError, match=r"'de_de' has no column 'raw_transcription' for text"):
         clients_of(study("language", path, "corpus.config={ca: ca_es, de: de_de}"))
-    with pytest.raises(
-        FedsimError, match=r"config 'it_it' cannot be loaded: .*'it_it'.*'ca_es'"
-    ) as caught:
+    with pytest.raises(FedsimError, match=r"cannot be loaded: .*'it_it'.*'ca_es'") as caught:
         clients_of(study("language", path, "corpus.config={it: it_it}"))
     assert "\n" not in str(caught.value)
 
@@ -244,26 +233,26 @@ def test_a_config_that_differs_from_the_others_is_named(odd):
     [
         (
             {"label": (datasets.List(datasets.Value("string")), [["a"], ["b"]])},
-            r"column 'label' holds List\(.*\), and text is a text, a class or a whole number",
+            r"column 'label' holds List\(.*\), and text must be .*; map another column",
         ),
         ({"label": (datasets.Value("float32"), [0.5, 1.0])}, r"column 'label' holds Value\('float"),
         (
             {"audio": (datasets.List(datasets.Value("float32")), [[0.5], [1.0]]), "label": WORDS},
-            r"column 'audio' holds List\(.*\), and audio is sound \(Audio\); map another",
+            r"column 'audio' holds List\(.*\), and audio must be Audio; map another",
         ),
     ],
 )
-def test_columns_that_hold_something_else(odd, column, sentence):
-    path = odd("v0.02", **{"audio": SOUND, "speaker_id": WORDS, **column})
+def test_columns_that_hold_something_else(data_set, column, sentence):
+    path = data_set("v0.02", **{"audio": SOUND, "speaker_id": WORDS, **column})
     with pytest.raises(FedsimError, match=sentence):
         clients_of(study("speaker", path))
 
 
-def test_numbers_without_names_and_plain_bytes_are_taken(odd):
+def test_numbers_without_names_and_plain_bytes_are_taken(data_set):
     """As a parquet file has them whose writer did not say what they mean."""
     sound = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
     numbers = (datasets.Value("int64"), [3, 4])
-    path = odd("v0.02", audio=(sound, SOUND[1]), label=numbers, speaker_id=WORDS)
+    path = data_set("v0.02", audio=(sound, SOUND[1]), label=numbers, speaker_id=WORDS)
     columns = {"text": "label", "speaker": "speaker_id"}
     found = read_hub(settings(path, config="v0.02", columns=columns))
     assert [(u.text, u.speaker) for u in found] == [("3", "one"), ("4", "two")]
@@ -274,32 +263,29 @@ def test_the_list_that_comes_along():
     assert (sexes.count("female"), sexes.count("male")) == (20, 20)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_lists_of_speakers(tmp_path):
+    for text in (
         "speaker,gender\n61,M\n121,female\n",
         "\ufeffname,gender,speaker\r\nx,male,61\r\ny, F , 121 \r\n",
         ";ID  |SEX| SUBSET           |MINUTES| NAME\n"
         "61   | M | test-clean       | 8.08  | Paul\n"
         "121  | F | test-clean       | 8.01  | |CB,W\n\n",
-    ],
-)
-def test_lists_of_speakers(tmp_path, text):
-    (tmp_path / "list").write_text(text)
-    assert read_genders(str(tmp_path / "list")) == {"61": "male", "121": "female"}
+    ):
+        (tmp_path / "list").write_text(text)
+        assert read_genders(str(tmp_path / "list")) == {"61": "male", "121": "female"}
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("id,sex\n61,M\n", r"has the columns id, sex; expected speaker, gender"),
-        ("", r"has the columns none; expected speaker, gender"),
-        ("speaker,gender\n61,\n", r"list:2: the line has no gender"),
-        ("speaker,gender\n61\n", r"list:2: the line has no gender"),
-        ("; a\n | F | x\n", r"list:2: the line has no speaker"),
-        ("61 | F\n62, F\n", r"list:2: '62, F' is no line of ID \| SEX \| SUBSET"),
-        ("61|F\n61|M\n", r"list:2: speaker '61' is male here and female above"),
-        (b"speaker,gender\nZo\xeb,F\n", r"corpus.speakers: \S+ cannot be read as UTF-8"),
+        ("id,sex\n61,M\n", r"columns id, sex; name them speaker, gender"),
+        ("", r"columns none; name them speaker, gender"),
+        ("speaker,gender\n61,\n", r"list:2: .* no gender; add one"),
+        ("speaker,gender\n61\n", r"list:2: .* no gender; add one"),
+        ("; a\n | F | x\n", r"list:2: .* no speaker; add one"),
+        ("61 | F\n62, F\n", r"list:2: '62, F' .*; write ID \| SEX \| SUBSET"),
+        ("61|F\n61|M\n", r"list:2: speaker '61' is male here and female above; remove"),
+        (b"speaker,gender\nZo\xeb,F\n", r"corpus.speakers: .* as UTF-8 .*; save it as such"),
     ],
 )
 def test_wrong_lists_of_speakers(tmp_path, text, sentence):
@@ -310,19 +296,15 @@ def test_wrong_lists_of_speakers(tmp_path, text, sentence):
 
 def test_speakers_that_are_not_listed(librispeech, tmp_path):
     (tmp_path / "few.csv").write_text("speaker,gender\n121,F\n")
-    with pytest.raises(
-        FedsimError, match=r"few.csv lists no speaker '237', who speaks in the corpus; add a line"
-    ):
+    with pytest.raises(FedsimError, match=r"few.csv does not list speaker '237' .*; add a line"):
         clients_of(study("gender", librispeech, f"corpus.speakers={tmp_path}/few.csv"))
-    with pytest.raises(
-        FedsimError, match=r"corpus.speakers: there is no file \S+/none.csv: check the path"
-    ):
+    with pytest.raises(FedsimError, match=r"corpus.speakers: .*/none.csv; check the path"):
         clients_of(study("gender", librispeech, f"corpus.speakers={tmp_path}/none.csv"))
-    with pytest.raises(FedsimError, match=r"lists speakers, but the corpus names none: map its"):
-        clients_of(study("gender", librispeech, "corpus.columns={}"))
     with pytest.raises(
-        FedsimError, match=r"names no gender of any clip; .* give corpus.speakers, or choose"
+        FedsimError, match=r"corpus.speakers .*; map it under corpus.columns.speaker"
     ):
+        clients_of(study("gender", librispeech, "corpus.columns={}"))
+    with pytest.raises(FedsimError, match=r"no gender .*; .* give corpus.speakers, or choose"):
         clients_of(study("gender", librispeech, "corpus.speakers=null"))
 
 
@@ -345,26 +327,20 @@ def test_the_genders_of_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("corpus={path: p, group_by: speaker, config: a}", "corpus kind 'folder' takes no config"),
-        (
-            "corpus={path: p, group_by: speaker, config: {ca: a}}",
-            "corpus kind 'folder' takes no config: leave it out",
-        ),
-        ("corpus.config=[a, b, a]", "'a' is listed twice: leave one out"),
-        ("corpus.config={ca: a, de: a}", "'a' is listed twice: leave one out"),
+        ("corpus={path: p, group_by: speaker, config: a}", "'folder' takes no config"),
+        ("corpus={path: p, group_by: speaker, config: {ca: a}}", "'folder' takes no config"),
+        ("corpus.config=[a, b, a]", "'a' is listed twice"),
+        ("corpus.config={ca: a, de: a}", "'a' is listed twice"),
         ("corpus.config=[]", "corpus.config is an empty list: must not be empty"),
         ("corpus.config={}", "corpus.config is an empty mapping: must not be empty"),
         ("corpus.config=3", "corpus.config is 3: must be text, so put it in quotes"),
         ("corpus.config={ca: 3}", "corpus.config.ca is 3: must be text, so put it in quotes"),
-        (
-            "corpus.columns.language=lang",
-            "corpus.config says the language of each configuration: leave this column out",
-        ),
+        ("corpus.columns.language=lang", "language of each configuration"),
         ("corpus.columns.sex=lang", "unknown column 'sex'"),
         ("clients.min_clips=-1", "clients.min_clips is -1: must be at least 0"),
         (
             "corpus={kind: voices, population: {speakers: 2}, group_by: speaker, leave_out: a}",
-            "corpus kind 'voices' takes no leave_out: leave it out",
+            "'voices' takes no leave_out",
         ),
     ],
 )

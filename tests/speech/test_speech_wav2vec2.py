@@ -126,16 +126,16 @@ def by_clip(model):
     return [not layer.name.endswith("linear_pos") for layer in model.layers]
 
 
-@pytest.mark.parametrize("measure", list(MEASURES))
 @pytest.mark.parametrize("name", ALL)
-def test_sensitivities_of_padded_batches_are_those_of_single_clips(speech, name, measure):
-    model = speech(name)
-    together = sense(model, tuning_batches(model, CLIPS, None), measure)
-    alone = sense(model, tuning_batches(single(model), CLIPS, None), measure)
-    np.testing.assert_allclose(together[by_clip(model)], alone[by_clip(model)], rtol=1e-4)
-    # Of relative positions batches have more or fewer than clips; these see the whole distribution.
-    rtol = {"normality": 0.1, "kl": 0.2}.get(measure, 0.02)
-    np.testing.assert_allclose(together, alone, rtol=rtol)
+def test_sensitivities_of_padded_batches_are_those_of_single_clips(speech, name):
+    for measure in MEASURES:
+        model = speech(name)
+        together = sense(model, tuning_batches(model, CLIPS, None), measure)
+        alone = sense(model, tuning_batches(single(model), CLIPS, None), measure)
+        np.testing.assert_allclose(together[by_clip(model)], alone[by_clip(model)], rtol=1e-4)
+        # Batches have more or fewer relative positions than clips; these see all of them.
+        rtol = {"normality": 0.1, "kl": 0.2}.get(measure, 0.02)
+        np.testing.assert_allclose(together, alone, rtol=rtol)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -186,24 +186,21 @@ class Scripted(torch.nn.Module):
         return self
 
 
-@pytest.mark.parametrize(
-    ("path", "text"),
-    [
+def test_greedy_paths(speech):
+    for path, text in (
         ([5, 5, 5, 0, 0, 5, 6], "aab"),
         ([0, 0, 0, 0, 0, 0, 0], ""),
         ([5, 0, 5, 5, 0, 0, 5], "aaa"),
         ([4, 5, 6, 4, 4, 7, 4], "ab c"),
         ([5, 4, 0, 4, 6, 6, 6], "a  b"),
-    ],
-)
-def test_greedy_paths(speech, path, text):
-    model = speech("ctc-layer")
-    network = replace(model, module=Scripted(model.module, [path]))
-    clip = toys.clip((320 * 7 + 100) / 16_000)  # seven frames
-    ((batch, _),) = network.batches([clip])
-    (heard,) = network.transcribe(batch)
-    assert heard.split() == text.split()
-    assert network._collapse(torch.tensor(path), 7).tolist() == collapse(path)
+    ):
+        model = speech("ctc-layer")
+        network = replace(model, module=Scripted(model.module, [path]))
+        clip = toys.clip((320 * 7 + 100) / 16_000)  # seven frames
+        ((batch, _),) = network.batches([clip])
+        (heard,) = network.transcribe(batch)
+        assert heard.split() == text.split()
+        assert network._collapse(torch.tensor(path), 7).tolist() == collapse(path)
 
 
 def test_labels_after_the_end_of_a_clip_are_not_heard(speech):

@@ -169,22 +169,18 @@ def test_the_prompt(speech):
         assert row[:2].tolist() == [english["<|startoftranscript|>"], english["<|notimestamps|>"]]
 
 
-@pytest.mark.parametrize(
-    "language", ["it", "IT", "it_it", "it-IT", "italian", "Italian", " it ", "ITALIAN"]
-)
-def test_names_of_a_language(speech, language):
-    model = speech("whisper")
-    ((batch, _), *_) = model.batches(CLIPS, language)
-    assert batch.language == "it"
-    assert transcribe_clips(model, CLIPS, language) == transcribe_clips(model, CLIPS, "it")
+def test_names_of_a_language(speech):
+    for language in ("it", "IT", "it_it", "it-IT", "italian", "Italian", " it ", "ITALIAN"):
+        model = speech("whisper")
+        ((batch, _), *_) = model.batches(CLIPS, language)
+        assert batch.language == "it"
+        assert transcribe_clips(model, CLIPS, language) == transcribe_clips(model, CLIPS, "it")
 
 
-@pytest.mark.parametrize(
-    ("language", "code"), [("zh_cn", "zh"), ("Mandarin", "zh"), ("german", "de"), ("de_at", "de")]
-)
-def test_more_names_of_a_language(speech, language, code):
-    ((batch, _), *_) = speech("whisper").batches(CLIPS, language)
-    assert batch.language == code
+def test_more_names_of_a_language(speech):
+    for language, code in (("zh_cn", "zh"), ("Mandarin", "zh"), ("german", "de"), ("de_at", "de")):
+        ((batch, _), *_) = speech("whisper").batches(CLIPS, language)
+        assert batch.language == code
 
 
 def test_the_language_matters(speech):
@@ -192,21 +188,22 @@ def test_the_language_matters(speech):
     assert transcribe_clips(model, CLIPS, "it") != transcribe_clips(model, CLIPS, "en")
 
 
-@pytest.mark.parametrize("language", ["klingon", "", "xx_yy", "italien"])
-def test_an_unknown_language(speech, language):
-    with pytest.raises(
-        FedsimError, match=rf"Whisper knows no language '{language}': .+; use an ISO code \(it\)"
-    ):
-        transcribe_clips(speech("whisper"), CLIPS, language)
-    with pytest.raises(FedsimError, match="did you mean 'italian'"):
-        transcribe_clips(speech("whisper"), CLIPS, "italien")
+def test_an_unknown_language(speech):
+    for language in ("klingon", "", "xx_yy", "italien"):
+        with pytest.raises(
+            FedsimError,
+            match=rf"Whisper knows no language '{language}': .+; use an ISO code \(it\)",
+        ):
+            transcribe_clips(speech("whisper"), CLIPS, language)
+        with pytest.raises(FedsimError, match="did you mean 'italian'"):
+            transcribe_clips(speech("whisper"), CLIPS, "italien")
 
 
-@pytest.mark.parametrize("language", ["es", "cantonese", "yue_hant_hk"])
-def test_a_language_that_this_model_does_not_know(speech, language):
+def test_a_language_that_this_model_does_not_know(speech):
     """The list of all Whispers is longer than that of most: Cantonese came with large-v3."""
-    with pytest.raises(FedsimError, match=rf"knows no language '{language}'"):
-        transcribe_clips(speech("whisper"), CLIPS, language)
+    for language in ("es", "cantonese", "yue_hant_hk"):
+        with pytest.raises(FedsimError, match=rf"knows no language '{language}'"):
+            transcribe_clips(speech("whisper"), CLIPS, language)
 
 
 def test_the_model_detects_the_language(speech):
@@ -362,15 +359,15 @@ def test_frames_of_the_decoder_are_tokens(speech):
             assert all(frames.tolist() == used for frames in counts.values())
 
 
-@pytest.mark.parametrize("measure", ["median", "abs-max", "std"])
-def test_sensitivities_of_batches_are_those_of_single_clips(speech, measure):
-    model = speech("whisper")
-    tokens = own_tokens(model, CLIPS, "it")
-    together, alone = (
-        sense(m, tuning_batches(m, CLIPS, tokens, "it"), measure, capacity=1 << 21)
-        for m in (model, single(model))
-    )
-    np.testing.assert_allclose(together, alone, rtol=1e-4)
+def test_sensitivities_of_batches_are_those_of_single_clips(speech):
+    for measure in ("median", "abs-max", "std"):
+        model = speech("whisper")
+        tokens = own_tokens(model, CLIPS, "it")
+        together, alone = (
+            sense(m, tuning_batches(m, CLIPS, tokens, "it"), measure, capacity=1 << 21)
+            for m in (model, single(model))
+        )
+        np.testing.assert_allclose(together, alone, rtol=1e-4)
 
 
 def test_sensitivities_by_hand(speech):

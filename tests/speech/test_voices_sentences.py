@@ -1,4 +1,4 @@
-"""What speakers say: ten grammars, a role for each sentence for ever, and lists of a user's own."""
+"""The texts of speakers: ten grammars, a fixed role for each sentence, and lists of users."""
 
 from __future__ import annotations
 
@@ -61,83 +61,88 @@ def test_every_language_has_voices_and_a_grammar():
     assert "en" in languages()
 
 
-@pytest.mark.parametrize("language", languages())
-def test_a_grammar_is_whole(language):
-    spoken = grammar(language)
-    assert set(spoken.topics) == set(TOPICS)
-    used = {
-        slot for lines in spoken.topics.values() for line in lines for slot in SLOT.findall(line)
-    }
-    assert used == set(spoken.slots)
-    for lines in spoken.topics.values():
-        assert len(lines) >= 5
-        assert len(set(lines)) == len(lines)
-    for name, words in spoken.slots.items():
-        assert len(words) >= 2, name
-        assert len(set(words)) == len(words), name
-        assert all(isinstance(word, str) for word in words), name  # YAML's "no" is no text
+def test_a_grammar_is_whole():
+    for language in languages():
+        spoken = grammar(language)
+        assert set(spoken.topics) == set(TOPICS)
+        used = {
+            slot
+            for lines in spoken.topics.values()
+            for line in lines
+            for slot in SLOT.findall(line)
+        }
+        assert used == set(spoken.slots)
+        for lines in spoken.topics.values():
+            assert len(lines) >= 5
+            assert len(set(lines)) == len(lines)
+        for name, words in spoken.slots.items():
+            assert len(words) >= 2, name
+            assert len(set(words)) == len(words), name
+            assert all(isinstance(word, str) for word in words), name  # YAML's "no" is no text
 
 
-@pytest.mark.parametrize("language", languages())
-def test_a_grammar_is_written_in_its_own_letters(language):
-    """No digits, capitals or punctuation: what is scored is what was said."""
-    letters = re.compile(LETTERS.get(language, LATIN))
-    spoken = grammar(language)
-    texts = [word for words in spoken.slots.values() for word in words]
-    texts += [SLOT.sub("", line) for lines in spoken.topics.values() for line in lines]
-    for text in texts:
-        assert not text.strip() or letters.fullmatch(text), text
-    for lines in spoken.topics.values():
-        for line in lines:
-            sentence = first_sentence(line, language)
-            assert sentence == " ".join(sentence.split())
+def test_a_grammar_is_written_in_its_own_letters():
+    """No digits, capitals or punctuation: what is scored is what is spoken."""
+    for language in languages():
+        letters = re.compile(LETTERS.get(language, LATIN))
+        spoken = grammar(language)
+        texts = [word for words in spoken.slots.values() for word in words]
+        texts += [SLOT.sub("", line) for lines in spoken.topics.values() for line in lines]
+        for text in texts:
+            assert not text.strip() or letters.fullmatch(text), text
+        for lines in spoken.topics.values():
+            for line in lines:
+                sentence = first_sentence(line, language)
+                assert sentence == " ".join(sentence.split())
 
 
-@pytest.mark.parametrize("language", languages())
-def test_every_template_is_spoken(language):
-    for lines in grammar(language).topics.values():
-        for line in lines:
-            sentence = first_sentence(line, language)
-            accent = ACCENTS[language][0]
-            said = synthesize(sentence, f"{accent}+f2", rate=180, pitch=50, pitch_range=50)
-            seconds = len(said.samples) / SYNTHESIZER_RATE
-            # A letter that is not known is read out by its name, and takes its time.
-            each = 0.22 if language in ("ja", "ko") else 0.14
-            assert 0.4 < seconds < 1 + each * len(sentence), sentence
-            assert np.abs(said.samples.astype(int)).max() > 3000, sentence
+def test_every_template_is_spoken():
+    for language in languages():
+        for lines in grammar(language).topics.values():
+            for line in lines:
+                sentence = first_sentence(line, language)
+                accent = ACCENTS[language][0]
+                speech = synthesize(sentence, f"{accent}+f2", rate=180, pitch=50, pitch_range=50)
+                seconds = len(speech.samples) / SYNTHESIZER_RATE
+                # A letter that is not known is read out by its name, and takes its time.
+                each = 0.22 if language in ("ja", "ko") else 0.14
+                assert 0.4 < seconds < 1 + each * len(sentence), sentence
+                assert np.abs(speech.samples.astype(int)).max() > 3000, sentence
 
 
-@pytest.mark.parametrize("language", languages())
-def test_every_topic_has_enough_sentences_of_each_role(language):
-    rng = np.random.default_rng(0)
-    for role in ("training", "tuning", "test"):
-        for topic in TOPICS:
-            found = draw_sentences(language, (topic,), role, 60, rng)
-            assert len(set(found)) == 60
-        assert len(set(draw_sentences(language, TOPICS, role, 400, rng))) == 400
+def test_every_topic_has_enough_sentences_of_each_role():
+    for language in languages():
+        rng = np.random.default_rng(0)
+        for role in ("training", "tuning", "test"):
+            for topic in TOPICS:
+                found = draw_sentences(language, (topic,), role, 60, rng)
+                assert len(set(found)) == 60
+            assert len(set(draw_sentences(language, TOPICS, role, 400, rng))) == 400
 
 
-@pytest.mark.parametrize("language", languages())
-@pytest.mark.parametrize("role", ["training", "tuning", "test"])
-def test_sentences_are_of_the_grammar_and_of_their_role(language, role):
-    drawn = draw_sentences(language, TOPICS, role, 200, np.random.default_rng(1))
-    assert {role_of(sentence) for sentence in drawn} == {role}
-    made = patterns(language)
-    assert all(any(p.fullmatch(sentence) for p in made) for sentence in drawn)
-    found = Counter()
+def test_sentences_are_of_the_grammar_and_of_their_role():
+    for language in languages():
+        for role in ("training", "tuning", "test"):
+            drawn = draw_sentences(language, TOPICS, role, 200, np.random.default_rng(1))
+            assert {role_of(sentence) for sentence in drawn} == {role}
+            made = patterns(language)
+            assert all(any(p.fullmatch(sentence) for p in made) for sentence in drawn)
+            found = Counter()
+            for topic in TOPICS:
+                of_topic = patterns(language, (topic,))
+                found[topic] = sum(any(p.fullmatch(s) for p in of_topic) for s in drawn)
+            assert (
+                min(found.values()) > 15
+            )  # of 40; a small topic repeats itself, and repeats are dropped
+
+
+def test_topics_are_kept_to():
     for topic in TOPICS:
-        of_topic = patterns(language, (topic,))
-        found[topic] = sum(any(p.fullmatch(s) for p in of_topic) for s in drawn)
-    assert min(found.values()) > 15  # of 40; a small topic repeats itself, and repeats are dropped
-
-
-@pytest.mark.parametrize("topic", TOPICS)
-def test_topics_are_kept_to(topic):
-    drawn = draw_sentences("en", (topic,), "test", 50, np.random.default_rng(2))
-    made = patterns("en", (topic,))
-    assert all(any(p.fullmatch(sentence) for p in made) for sentence in drawn)
-    others = patterns("en", tuple(t for t in TOPICS if t != topic))
-    assert not any(p.fullmatch(sentence) for p in others for sentence in drawn)
+        drawn = draw_sentences("en", (topic,), "test", 50, np.random.default_rng(2))
+        made = patterns("en", (topic,))
+        assert all(any(p.fullmatch(sentence) for p in made) for sentence in drawn)
+        others = patterns("en", tuple(t for t in TOPICS if t != topic))
+        assert not any(p.fullmatch(sentence) for p in others for sentence in drawn)
 
 
 def test_every_template_and_word_is_drawn():
@@ -189,28 +194,21 @@ def test_the_words_of_speech_commands():
 # --- bad input
 
 
-@pytest.mark.parametrize(
-    ("language", "hint"), [("eng", "did you mean 'en'?"), ("xx", "known: ca, de, en, fr, ja, ko,")]
-)
-def test_a_language_without_a_grammar(language, hint):
-    with pytest.raises(FedsimError, match=r"no voice speaks '\w+': ") as caught:
-        grammar(language)
-    assert hint in str(caught.value)
+def test_a_language_without_a_grammar():
+    for language, hint in (("eng", "did you mean 'en'?"), ("xx", "known: ca, de, en, fr, ja, ko,")):
+        with pytest.raises(FedsimError, match=r"no voice speaks '\w+': ") as caught:
+            grammar(language)
+        assert hint in str(caught.value)
 
 
 def test_an_unknown_topic():
-    with pytest.raises(FedsimError) as caught:
+    with pytest.raises(FedsimError, match=r"topic 'musik': did you mean 'music'\?"):
         draw_sentences("fr", ("home", "musik"), "test", 3, np.random.default_rng(0))
-    assert str(caught.value) == "there is no topic 'musik': did you mean 'music'?"
 
 
 def test_more_sentences_than_there_are():
-    with pytest.raises(FedsimError) as caught:
+    with pytest.raises(FedsimError, match=r"timers .* 400 .*; ask for fewer clips or more topics"):
         draw_sentences("en", ("timers",), "tuning", 400, np.random.default_rng(0))
-    assert str(caught.value) == (
-        "the topics timers hold no 400 different tuning sentences in 'en'; ask for fewer clips or "
-        "more topics"
-    )
 
 
 # --- a user's own list
@@ -219,7 +217,7 @@ def test_more_sentences_than_there_are():
 @pytest.fixture
 def listed(tmp_path):
     def write(text: str | bytes):
-        path = tmp_path / "said.txt"
+        path = tmp_path / "list.txt"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
@@ -249,19 +247,16 @@ def test_lines_that_sound_alike_are_one(listed):
     ]
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "...\n?!\n -- \n", "😀\n"])
-def test_a_list_without_a_text_that_could_be_spoken(listed, text):
-    path = listed(text)
-    with pytest.raises(FedsimError) as caught:
-        read_sentences(path)
-    assert str(caught.value) == (
-        f"sentence list {path} holds no text that could be spoken; write one sentence a line"
-    )
+def test_a_list_without_a_text_that_could_be_spoken(listed):
+    for text in ("", "\n\n", "# only a comment\n", "...\n?!\n -- \n", "😀\n"):
+        path = listed(text)
+        with pytest.raises(FedsimError, match=rf"{path} .*; write one sentence per line"):
+            read_sentences(path)
 
 
 def test_a_list_that_cannot_be_read(listed, tmp_path):
     for path in (tmp_path / "nowhere.txt", tmp_path, listed(b"caf\xe9\n")):
-        with pytest.raises(FedsimError, match=r"cannot be read as UTF-8 text: ") as caught:
+        with pytest.raises(FedsimError, match=r"as UTF-8 text: .*; save it as such") as caught:
             read_sentences(path)
         assert str(caught.value).startswith(f"sentence list {path} ")
         assert "\n" not in str(caught.value)
@@ -274,8 +269,8 @@ def kept_lines(path):
 
 def test_brackets_are_not_read_and_not_scored(listed):
     """Scoring leaves out what stands in brackets: a reference must not lose words by it."""
-    said = listed("(hello there)\ngood morning (sir)\ngood morning\n<b>\n(# x)\n")
-    found = read_sentences(said)
+    path = listed("(hello there)\ngood morning (sir)\ngood morning\n<b>\n(# x)\n")
+    found = read_sentences(path)
     assert found == ["hello there", "good morning sir", "good morning", "b", "# x"]
     assert all(normalize(text) for text in found)
 
@@ -283,7 +278,7 @@ def test_brackets_are_not_read_and_not_scored(listed):
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=12), max_size=12))
 @settings(deadline=None)
 def test_any_list_gives_distinct_lines_of_its_own_or_one_sentence(tmp_path_factory, lines):
-    path = tmp_path_factory.mktemp("list") / "said.txt"
+    path = tmp_path_factory.mktemp("list") / "list.txt"
     path.write_bytes("\n".join(lines).encode())
     spoken = any(any(c.isalnum() for c in line) for line in kept_lines(path))
     if not spoken:

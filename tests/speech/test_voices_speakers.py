@@ -1,7 +1,8 @@
-"""Who speaks: people who stay the same for ever, each like nobody else, women and men in pairs."""
+"""Synthetic speakers: fixed for ever, distinct, women and men in pairs."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, fields, replace
 from itertools import pairwise
@@ -83,14 +84,21 @@ def traits(who: Speaker) -> tuple:
     return tuple(v for k, v in asdict(who).items() if k not in ("language", "number"))
 
 
-@pytest.mark.parametrize("language", ["en", "ko"])
-def test_ten_thousand_speakers_are_distinct(language):
-    people = [speaker(language, number) for number in range(10_000)]
-    assert len({traits(who) for who in people}) == 10_000
-    assert len({who.key for who in people}) == 10_000
-    # Not by luck of one number among many: each of the continuous ones alone tells them apart.
-    for name in ("tract", "low_cut_hz", "high_cut_hz", "tilt_db", "reverberation_s", "level_db"):
-        assert len({getattr(who, name) for who in people}) == 10_000
+def test_ten_thousand_speakers_are_distinct():
+    for language in ("en", "ko"):
+        people = [speaker(language, number) for number in range(10_000)]
+        assert len({traits(who) for who in people}) == 10_000
+        assert len({who.key for who in people}) == 10_000
+        # Not by luck of one number among many: each of the continuous ones alone tells them apart.
+        for name in (
+            "tract",
+            "low_cut_hz",
+            "high_cut_hz",
+            "tilt_db",
+            "reverberation_s",
+            "level_db",
+        ):
+            assert len({getattr(who, name) for who in people}) == 10_000
 
 
 def test_nobody_is_the_same_in_another_language():
@@ -99,20 +107,20 @@ def test_nobody_is_the_same_in_another_language():
     assert len(heard) == len(people)
 
 
-@pytest.mark.parametrize("language", ACCENTS)
-def test_speakers_are_within_their_ranges_and_fill_them(language):
-    people = [speaker(language, number) for number in range(1500)]
-    for name, (low, high) in LIMITS.items():
-        values = np.array([getattr(who, name) for who in people])
-        assert low <= values.min() < low + 0.1 * (high - low), name
-        assert high - 0.1 * (high - low) < values.max() <= high, name
-    accents = Counter(who.accent for who in people)
-    assert set(accents) == set(ACCENTS[language])
-    assert min(accents.values()) > 0.7 * max(accents.values())
-    for gender in GENDERS:
-        variants = Counter(who.variant for who in people if who.gender == gender)
-        assert set(variants) == set(VARIANTS[gender])
-        assert min(variants.values()) > 0.4 * max(variants.values())
+def test_speakers_are_within_their_ranges_and_fill_them():
+    for language in ACCENTS:
+        people = [speaker(language, number) for number in range(1500)]
+        for name, (low, high) in LIMITS.items():
+            values = np.array([getattr(who, name) for who in people])
+            assert low <= values.min() < low + 0.1 * (high - low), name
+            assert high - 0.1 * (high - low) < values.max() <= high, name
+        accents = Counter(who.accent for who in people)
+        assert set(accents) == set(ACCENTS[language])
+        assert min(accents.values()) > 0.7 * max(accents.values())
+        for gender in GENDERS:
+            variants = Counter(who.variant for who in people if who.gender == gender)
+            assert set(variants) == set(VARIANTS[gender])
+            assert min(variants.values()) > 0.4 * max(variants.values())
 
 
 def test_no_two_traits_go_together():
@@ -159,25 +167,20 @@ def test_some_variants_are_new_to_a_model_that_was_trained():
     assert 0.2 < np.mean(new) < 0.45
 
 
-@pytest.mark.parametrize("number", [-1, -1_000_000])
-def test_a_negative_number(number):
-    with pytest.raises(FedsimError) as caught:
-        speaker("en", number)
-    assert str(caught.value) == f"speaker {number} of 'en': speakers are numbered from 0 on"
+def test_a_negative_number():
+    for number in (-1, -1_000_000):
+        with pytest.raises(FedsimError, match=rf"speaker {number} of 'en'.*; give one from 0 on"):
+            speaker("en", number)
 
 
-@pytest.mark.parametrize(
-    ("language", "hint"),
-    [
+def test_a_language_that_nobody_speaks():
+    for language, hint in (
         ("eng", "did you mean 'en'?"),
         ("xx", "known: ca, de, en, fr, ja, ko, nl, pl, pt, ru"),
         ("", "known: ca, de, en, fr, ja, ko, nl, pl, pt, ru"),
-    ],
-)
-def test_a_language_that_nobody_speaks(language, hint):
-    with pytest.raises(FedsimError) as caught:
-        speaker(language, 0)
-    assert str(caught.value) == f"no voice speaks {language!r}: {hint}"
+    ):
+        with pytest.raises(FedsimError, match=rf"{language!r}: {re.escape(hint)}"):
+            speaker(language, 0)
 
 
 def bands(clip: np.ndarray) -> np.ndarray:
@@ -209,7 +212,7 @@ SENTENCES = (
 
 
 def test_three_dozen_speakers_sound_distinct():
-    """Each is told from all others by other sentences than those that it is known by."""
+    """Each is recognized among all by another sentence than those that it is known by."""
     people = [speaker("en", number) for number in range(36)]
     clips = [[render(Take(who, text)) for text in SENTENCES] for who in people]
     known = np.array([np.mean([bands(c) for c in of[:2]], axis=0) for of in clips])

@@ -1,4 +1,4 @@
-"""Declared faults: how often, for whom, and what a run makes of each."""
+"""Declared faults: how often, for whom, and how a run goes on after each."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ ALWAYS = {
     "crash": ("dropped", "the client crashed", ["declared crash", "no answer"]),
     "out_of_memory": ("dropped", "ran out of memory", ["declared out_of_memory", "no answer"]),
     "late": ("dropped", "no answer in time", ["declared late", "no answer", "second reply"]),
-    "corrupt": ("quarantined", "is no Summary", ["declared corrupt", "refused"]),
-    "wrong_version": ("quarantined", "of version 2 of the protocol", ["declared wrong_version"]),
+    "corrupt": ("quarantined", "is not a valid Summary", ["declared corrupt", "refused"]),
+    "wrong_version": ("quarantined", "version 2 of the protocol", ["declared wrong_version"]),
 }
 
 
@@ -94,10 +94,10 @@ def test_a_client_that_always_fails_is_given_up(run, kind):
     assert {f.outcome for f in result.failures} == {outcome}
     assert all(reason in f.reason for f in result.failures)
     for client in {f.client for f in result.failures}:
-        said = Counter(e.event for e in events if e.client == client)
-        assert set(said) == {*lines, outcome}
+        counts = Counter(e.event for e in events if e.client == client)
+        assert set(counts) == {*lines, outcome}
         tries = {"dropped": 3, "quarantined": 1 if kind == "wrong_version" else 2}[outcome]
-        assert said[lines[0]] == tries
+        assert counts[lines[0]] == tries
 
 
 @pytest.mark.parametrize("kind", ["duplicate", "delay, seconds: [1, 2]"])

@@ -1,0 +1,76 @@
+"""Rows of the ledger from a client's scores."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from fedsim_server.planner import Planner
+from fedsim_server.rows import result_rows
+from scripted import DEPTHS, LAYERS, OWN, run_scripted, scenario
+
+from fedsim.engine.flower_internals import server_identity
+from fedsim.protocol import messages as m
+from fedsim.quant.bank import LayerBank
+
+
+@pytest.fixture(autouse=True)
+def identity():
+    with server_identity():
+        yield
+
+
+@pytest.fixture
+def run(tmp_path):
+    return partial(run_scripted, tmp_path)
+
+
+def test_rows_of_a_recognizer(run):
+    _, rows, _, _ = run(OWN)
+    full, own = rows[:2]
+    assert (full.method, full.allocation, full.calibration) == ("fp32", "fp32", "-")
+    assert (full.mean_bits, full.plan_sha256, full.tuned_on) == (32.0, "", "-")
+    assert (own.method, own.allocation, own.calibration) == ("myqasr/minmax", "myqasr", "minmax")
+    assert (own.file_bytes, own.errors, own.words) == (101, 1, 5)
+    assert (own.wer, own.cer, own.budget_bytes) == (0.2, 0.1, 300)
+    assert (own.low, own.high, own.clips) == (0.0, 1.0, 4)
+    assert (own.correct, own.accuracy) == (None, None)
+    assert DEPTHS[0] <= own.mean_bits <= DEPTHS[-1]
+
+
+def rows_of(scores: m.Scores, planner=None):
+    study = scenario(*OWN)
+    bank = LayerBank({}, LAYERS, "per_tensor", None)
+    request = m.Evaluation(True, ())
+    return result_rows(request, scores, 300, Planner(study, None, bank))
+
+
+def test_rows_of_a_classifier():
+    (row,) = rows_of(m.Scores("ann", 4, (100,), (), (), (), (), (3,), (0.5,), (1.0,)))
+    assert (row.correct, row.accuracy) == (3, 0.75)
+    assert (row.errors, row.words, row.wer, row.char_errors, row.chars, row.cer) == (None,) * 6
+    (none,) = rows_of(m.Scores("ann", 4, (100,), (), (), (), (), (0,), (0.0,), (0.0,)))
+    assert (none.correct, none.accuracy) == (0, 0.0)
+
+
+def test_a_rate_over_nothing_is_none():
+    nan = float("nan")
+    scores = m.Scores("ann", 4, (100,), (2,), (0,), (5,), (0,), (), (nan,), (nan,))
+    (row,) = rows_of(scores)
+    assert (row.errors, row.words, row.wer, row.cer) == (2, 0, None, None)
+    assert (row.low, row.high) == (None, None)
+
+
+def test_allocations_are_names_that_a_scenario_may_use(run):
+    """Rows can be grouped by allocation: a draw or an order is no allocation of its own."""
+    methods = (
+        {"allocation": "shuffled", "draws": 2, "calibration": ["none"]},
+        {"allocation": "myqasr", "order": "ascending", "calibration": ["none", "minmax"]},
+    )
+    _, rows, _, _ = run(methods)
+    assert {(r.method, r.allocation) for r in rows} == {
+        ("shuffled-1/none", "shuffled"),
+        ("shuffled-2/none", "shuffled"),
+        ("myqasr-asc/none", "myqasr"),
+        ("myqasr-asc/minmax", "myqasr"),
+    }
