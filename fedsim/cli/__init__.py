@@ -11,11 +11,10 @@ import argparse
 import atexit
 import gc
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
+from fedsim.base.interrupts import stoppable
 from fedsim.base.version import __version__
 from fedsim.cli import audit, estimate, listing, report, run, validate, voices
 from fedsim.errors import FedsimError
@@ -46,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.freeze
     )  # otherwise garbage collection at exit walks every torch module (about 1 s)
     try:
-        _stop_on_termination()
-        code = _print_help(parser) if options.verb is None else options.verb(options)
+        with stoppable():
+            code = _print_help(parser) if options.verb is None else options.verb(options)
         sys.stdout.flush()  # here, where a reader that has gone away is still our business
         return int(code)
     except FedsimError as error:
@@ -61,12 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has seen enough; nothing is left to print at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _stop_on_termination() -> None:
-    """Have SIGTERM, which batch systems send, stop a run as Ctrl-C does: what is done is kept."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:
