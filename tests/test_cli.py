@@ -20,7 +20,7 @@ from fedsim.results.folder import create_run
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
-from fedsim.scenario.fleet import ClockSettings, FaultSettings
+from fedsim.scenario.clock import ClockSettings, FaultSettings
 
 ROW = Row(
     *("en", "fp32", "fp32", "-", "-", 40 * 2**20, 41_000_000, 32.0, 40),

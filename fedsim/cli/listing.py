@@ -52,8 +52,8 @@ def _list(_: argparse.Namespace) -> int:
 def _fleet() -> Iterator[tuple[str, dict[str, str]]]:
     """Yield what a scenario may name of a fleet: device classes, faults, policies."""
     from fedsim.fleet.devices import BUILT_IN, load_catalogue
+    from fedsim.fleet.faults import FAULTS
     from fedsim.fleet.work import POLICIES
-    from fedsim.study.faults import KINDS
 
     profiles = {name: device.profile for name, device in load_catalogue().items()}
     yield (
@@ -64,8 +64,8 @@ def _fleet() -> Iterator[tuple[str, dict[str, str]]]:
             for name, p in profiles.items()
         },
     )
-    yield "faults.kind", KINDS
-    yield "clock.policy", POLICIES
+    yield "faults.kind", {name: kind.summary for name, kind in FAULTS.items()}
+    yield "clock.policy", {name: policy.summary for name, policy in POLICIES.items()}
 
 
 def _print_names(names: dict[str, str]) -> None:

@@ -25,7 +25,7 @@ from fedsim.results.labels import heading
 from fedsim.results.lines import OTHER, Line, lines_of, size_digits
 from fedsim.results.runs import Part
 from fedsim.results.timed import TimedRound
-from fedsim.scenario.fleet import ClockSettings
+from fedsim.scenario.clock import ClockSettings
 from fedsim.scenario.methods import FULL_PRECISION
 
 CLOCK = (

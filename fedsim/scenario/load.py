@@ -20,8 +20,8 @@ from fedsim.base.yamltree import (
     replace,
 )
 from fedsim.errors import FedsimError
+from fedsim.scenario.clock import ClockSettings
 from fedsim.scenario.explain import explain
-from fedsim.scenario.fleet import ClockSettings
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
 

@@ -68,7 +68,9 @@ class PrivacySettings(Settings):
     budget: PrivacyBudget | None = Field(
         default=None, description="noisy: what all releases of a device may cost; null is no limit"
     )
-    cohort: CohortSettings = CohortSettings()
+    cohort: CohortSettings = Field(
+        default=CohortSettings(), description="cohort: the groups whose mean the server learns"
+    )
     public_voices: int = Field(
         default=32, ge=2, le=10_000, description="synthetic speakers that public bounds come from"
     )

@@ -44,7 +44,7 @@ class Devices(Mapping[str, Limits]):
         if scenario.fleet is not None:
             said = scenario.fleet
             catalogue = load_catalogue(None if said.catalogue is None else Path(said.catalogue))
-            self._fleet = open_fleet(said.read(), catalogue, scenario.seed, sorted(keys))
+            self._fleet = open_fleet(said.settings(), catalogue, scenario.seed, sorted(keys))
 
     def profile(self, key: str) -> DeviceProfile | None:
         """Return what the fleet says of a client's device; None without a fleet."""
