@@ -347,7 +347,11 @@ def test_voices_does_not_write_over_anything(capsys, folder):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--first -1", "--first: Input should be greater than or equal to 0, not -1"),
+        (
+            "--first -1",
+            "--first is -1: must be at least 0 (number of the first speaker; a number is always one"
+            " person)",
+        ),
         ("--languages xx", "no voice speaks 'xx': known: ca, de, en, fr, ja, ko, nl, pl, pt, ru"),
         ("--languages en eng", "no voice speaks 'eng': did you mean 'en'?"),
         ("--languages en en", "--languages: 'en' is listed twice: leave one out"),
@@ -380,8 +384,11 @@ def test_voices_does_not_write_over_anything(capsys, folder):
             "--sentences few.txt --languages en fr",
             "--languages: a sentence list is in one language: name one",
         ),
-        ("--genders femal", "--genders: Input should be 'female' or 'male', not 'femal'"),
-        ("--seed -1", "--seed: Input should be greater than or equal to 0, not -1"),
+        (
+            "--genders femal",
+            "--genders is 'femal': must be female or male; did you mean 'female'?",
+        ),
+        ("--seed -1", "--seed is -1: must be at least 0"),
     ],
 )
 @pytest.mark.parametrize("export", ["", " --export new"])
