@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import Node, ScalarNode
 
+from fedsim.base.units import count_words
 from fedsim.base.yamltree import Problem, find, plain, problem
 from fedsim.errors import nearest
 from fedsim.scenario.fields import Place, keys_of, place_at
@@ -157,11 +158,11 @@ def _length(details: Any, model: type[BaseModel]) -> str:
     location, context = details["loc"], details.get("ctx", {})
     listed = place_at(model, location[:-1] if _lacks_item(details) else location)
     if (exact := listed.length()) is not None:
-        return f"must have {exact} items"
+        return f"must have {count_words(exact, 'item')}"
     if details["type"] == "too_long":
-        return f"must have at most {context['max_length']} items"
+        return f"must have at most {count_words(context['max_length'], 'item')}"
     least = context["min_length"]
-    return "must not be empty" if least == 1 else f"must have at least {least} items"
+    return "must not be empty" if least == 1 else f"must have at least {count_words(least, 'item')}"
 
 
 def _about(place: Place) -> str:
