@@ -15,7 +15,6 @@ from fedsim.base.units import count_words
 from fedsim.base.yamltree import Problem, find, plain, problem
 from fedsim.errors import nearest
 from fedsim.scenario.fields import Place, keys_of, place_at
-from fedsim.scenario.schema import Scenario
 
 _ALLOWED = {
     "int_type": "must be a whole number",
@@ -31,6 +30,7 @@ _ALLOWED = {
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must be written otherwise",
     "union_tag_not_found": "must be written otherwise",
+    "json_invalid": "must be JSON",
 }
 _LIMITS = {
     "greater_than": ("gt", "must be more than"),
@@ -41,14 +41,20 @@ _LIMITS = {
 _ANYTHING_ELSE = "not allowed here"
 
 
-def explain(error: ValidationError, root: Node) -> list[Problem]:
-    """Return one problem for each mistake in `error`, placed in the tree of the YAML file."""
+def explain(error: ValidationError, model: type[BaseModel], root: Node) -> list[Problem]:
+    """Return one problem for each mistake in `error`, placed in the tree of the YAML file.
+
+    Args:
+        error: what `model` refused.
+        model: the settings that were to be made.
+        root: the tree that was read.
+    """
     problems = {}
     for details in _mistakes(error):
         path = _path(details)
         spot = find(root, path)
         key = _dotted(path[: max(spot.found, 1)])
-        sentence = _sentence(details, Scenario, key, _show_node(spot.value), plain(spot.value))
+        sentence = _sentence(details, model, key, _show_node(spot.value), plain(spot.value))
         at_key = _is_about_keys(details) or not isinstance(spot.value, ScalarNode)
         found = problem(spot.key if at_key else spot.value, sentence)
         problems[str(found)] = found
@@ -57,7 +63,7 @@ def explain(error: ValidationError, root: Node) -> list[Problem]:
 
 def sentences(
     error: ValidationError,
-    model: type[BaseModel] = Scenario,
+    model: type[BaseModel],
     name: Callable[[Sequence[str | int]], str] | None = None,
 ) -> list[str]:
     """Return one sentence for each mistake in `error`, where there is no file.

@@ -53,7 +53,7 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     try:
         scenario = Scenario.model_validate(plain(root))
     except ValidationError as error:
-        problems = sorted(explain(error, root), key=lambda problem: problem.line)
+        problems = sorted(explain(error, Scenario, root), key=lambda problem: problem.line)
         raise FedsimError("\n".join(map(str, problems))) from None
     scenario = _resolve_paths(scenario, root, path.parent)
     _check_clock(scenario, place(find(root, ["clock"]).key)[0])

@@ -60,7 +60,7 @@ def _cell(plain: dict[str, Any], settings: dict[str, Any]) -> MatrixCell:
         return MatrixCell(settings, Scenario.model_validate(data))
     except ValidationError as error:
         words = ", ".join(f"{k}={v!r}" for k, v in settings.items())
-        raise FedsimError(f"matrix: {words}: {sentences(error)[0]}") from None
+        raise FedsimError(f"matrix: {words}: {sentences(error, Scenario)[0]}") from None
 
 
 def _changed(data: Any, path: list[str], value: Any, key: str) -> Any:

@@ -14,15 +14,18 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    ValidationError,
     field_validator,
     model_validator,
 )
 
 from fedsim.base import yamltree
 from fedsim.engine import ENGINES
+from fedsim.errors import FedsimError
 from fedsim.quant.measures import MEASURES
 from fedsim.scenario.clock import ClockSettings, FaultSettings, RetrySettings
 from fedsim.scenario.corpus import CorpusSettings
+from fedsim.scenario.explain import sentences
 from fedsim.scenario.fleet import FleetChoice
 from fedsim.scenario.methods import FULL_PRECISION, Methods, cell_words, wrong_sources
 from fedsim.scenario.privacy import PrivacySettings, unfit_methods
@@ -237,8 +240,19 @@ class Scenario(Settings):
 
 
 def scenario_from_json(text: str) -> Scenario:
-    """Return the scenario that `Scenario.model_dump_json` wrote."""
-    return Scenario.model_validate_json(text)
+    """Return the scenario that `Scenario.model_dump_json` wrote.
+
+    Raises:
+        FedsimError: for another text, such as the scenario of another version of fedsim.
+    """
+    try:
+        return Scenario.model_validate_json(text)
+    except ValidationError as error:
+        mistakes = "; ".join(sentences(error, Scenario))
+        raise FedsimError(
+            f"a scenario does not fit this version of fedsim: {mistakes}: install the version that"
+            f" sent it"
+        ) from None
 
 
 def json_schema() -> dict[str, Any]:

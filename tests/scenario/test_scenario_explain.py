@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError
 from fedsim.base import yamltree
 from fedsim.cli import main
 from fedsim.errors import FedsimError
-from fedsim.scenario import Scenario, load_scenario
+from fedsim.scenario import Scenario, load_scenario, scenario_from_json
 from fedsim.scenario.explain import sentences
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.settings import Settings
@@ -214,6 +215,22 @@ def test_mistakes_on_the_command_line_name_their_options(capsys):
         error = capsys.readouterr().err
         assert error.startswith(f"error: {start}"), error
         check_words(error)
+
+
+def test_a_scenario_of_another_version_is_refused_in_fedsims_words():
+    sent = Scenario.model_validate(DEVICES).model_dump(mode="json")
+    sent["fleet"]["clip_s"] = 0
+    sent["news"] = 1
+    for text, words in (
+        (json.dumps(sent), "fleet.clip_s is 0: must be more than 0"),
+        (json.dumps(sent), "unknown key 'news'"),
+        ("{", "the scenario is '{': must be JSON"),
+        ("[]", "the scenario is an empty list: must be a mapping"),
+    ):
+        with pytest.raises(FedsimError, match="install the version that sent it") as caught:
+            scenario_from_json(text)
+        assert words in str(caught.value)
+        check_words(str(caught.value))
 
 
 class Strange(Settings):

@@ -4,6 +4,8 @@ what is wrong with the rest, and what the JSON Schema knows of it."""
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import get_args
 
 import jsonschema
@@ -401,6 +403,12 @@ def test_names_in_the_schema_are_those_of_the_tables():
     assert get_args(QuantityName) == QUANTITIES
     assert tuple(DeviceSettings.model_fields) == ("share", *QUANTITIES)
     assert all(entry.summary for entry in (*FAULTS.values(), *POLICIES.values()))
+
+
+def test_the_documentation_names_every_fault_and_policy():
+    text = (Path(__file__).parents[2] / "docs" / "fleets.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", text))
+    assert {*FAULTS, *POLICIES, *QUANTITIES} <= words
 
 
 def test_every_kind_of_fault_can_be_declared():
