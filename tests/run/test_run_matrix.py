@@ -228,8 +228,8 @@ def replace_study(scenario):
     [
         ("{clients.budget_mb: []}", "lists nothing"),
         ("{clients.budget_mb: [1, 1]}", "listed twice"),
-        ("{clients.budget: [1]}", r"clients.budget=1: clients.budget: "),
-        ("{clients.budget_mb: [-1]}", r"clients.budget_mb=-1: clients.budget_mb: "),
+        ("{clients.budget: [1]}", r"clients.budget=1: unknown key .budget. in clients"),
+        ("{clients.budget_mb: [-1]}", r"budget_mb=-1: .*is -1: must be more than 0"),
         ("{methods.9.draws: [1]}", r"methods.9.draws is no setting .*'9'"),
         ("{quantization.sensitivity: [medain]}", "did you mean 'median'"),
         ("{methods.1.allocation: [unifrom]}", "did you mean 'uniform'"),
