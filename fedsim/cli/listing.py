@@ -48,8 +48,8 @@ def _choices() -> Iterator[tuple[str, dict[str, str]]]:
 def _fleet_choices() -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the same for a fleet: device classes, faults, policies."""
     from fedsim.fleet.devices import BUILT_IN, load_catalogue
+    from fedsim.fleet.faults import FAULTS
     from fedsim.fleet.work import POLICIES
-    from fedsim.study.faults import KINDS
 
     profiles = {name: device.profile for name, device in load_catalogue().items()}
     yield (
@@ -61,8 +61,8 @@ def _fleet_choices() -> Iterator[tuple[str, dict[str, str]]]:
             for name, profile in profiles.items()
         },
     )
-    yield "faults.kind", KINDS
-    yield "clock.policy", POLICIES
+    yield "faults.kind", {name: kind.summary for name, kind in FAULTS.items()}
+    yield "clock.policy", {name: policy.summary for name, policy in POLICIES.items()}
 
 
 def _print_names(title: str, names: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,6 @@ from fedsim.cli.options import positive
 from fedsim.errors import FedsimError
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
     from fedsim.scenario.corpus import CorpusSettings
     from fedsim.speech.clips import Clients
 
@@ -55,7 +53,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def _voices(options: argparse.Namespace) -> int:
     if options.seed < 0:
-        raise FedsimError(f"--seed: Input should be greater than or equal to 0, not {options.seed}")
+        raise FedsimError(f"--seed is {options.seed}: must be at least 0")
     corpus = _corpus(options)
 
     from fedsim.speech.voices.population import open_population
@@ -81,6 +79,7 @@ def _corpus(options: argparse.Namespace) -> CorpusSettings:
     from pydantic import ValidationError
 
     from fedsim.scenario.corpus import CorpusSettings
+    from fedsim.scenario.explain import sentences
 
     people = {k: getattr(options, k) for k in ("speakers", "first", "languages", "genders")}
     people |= {k: v for k in ("topics", "sentences") if (v := getattr(options, k)) is not None}
@@ -95,16 +94,11 @@ def _corpus(options: argparse.Namespace) -> CorpusSettings:
             }
         )
     except ValidationError as error:
-        # pydantic counts only the good items, and so calls a list of bad ones too short as well
-        mistakes = [e for e in error.errors() if e["type"] != "too_short"] or error.errors()
-        raise FedsimError("\n".join(_sentence(e, people) for e in mistakes)) from None
 
+        def option(path: Sequence[str | int]) -> str:
+            return next((f"--{part}" for part in path if part in people), "")
 
-def _sentence(mistake: ErrorDetails, people: Mapping[str, object]) -> str:
-    place = (*mistake["loc"], *mistake.get("ctx", {}).get("at", ()))
-    option = next((f"--{p}: " for p in place if p in people), "")
-    given = "" if mistake["type"] == "scenario" else f", not {mistake['input']!r}"
-    return f"{option}{mistake['msg']}{given}"
+        raise FedsimError("\n".join(sentences(error, CorpusSettings, option))) from None
 
 
 def _print_speakers(clients: Clients) -> None:

@@ -4,7 +4,7 @@ The clock itself is `fedsim.fleet.clock`, which imports simpy.
 """
 
 from fedsim.fleet.devices import DeviceClass, DeviceProfile, load_catalogue
-from fedsim.fleet.sampling import FleetSettings, open_fleet, read_fleet
+from fedsim.fleet.sampling import FleetSettings, Share, open_fleet
 from fedsim.fleet.timeline import ClassTimes, ServerTotals, Timeline, summarize
 from fedsim.fleet.work import Attempt, ClientWork, ServerClock, StageWork
 
@@ -17,10 +17,10 @@ __all__ = [
     "FleetSettings",
     "ServerClock",
     "ServerTotals",
+    "Share",
     "StageWork",
     "Timeline",
     "load_catalogue",
     "open_fleet",
-    "read_fleet",
     "summarize",
 ]

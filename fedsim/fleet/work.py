@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,20 +13,51 @@ STAGES = ("sense", "personalize", "evaluate")
 """The exchanges of a round, in order; the server plans between the first two."""
 Outcome = Literal["ok", "delayed", "lost", "unreached", "crashed", "unread", "refused", "failed"]
 _FAILED = ("lost", "unreached", "crashed", "unread")
-POLICIES = {
-    "wait": "The round ends with the last client.",
-    "drop": "Who has no model at the deadline is left out.",
-    "extend": "As drop, but the deadline is extended until the goal is reached.",
-    "over_select": "The round ends as soon as the goal is reached, or at the deadline.",
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which clients a round waits for, and the settings of `ServerClock` that this reads."""
+
+    summary: str
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    """Settings that may be given besides."""
+
+
+POLICIES: Mapping[str, Policy] = {
+    "wait": Policy("The round ends with the last client."),
+    "drop": Policy("Clients without a model at the deadline are left out.", needs=("deadline_s",)),
+    "extend": Policy(
+        "As drop, but the deadline is extended until the goal is reached.",
+        needs=("deadline_s", "goal"),
+    ),
+    "over_select": Policy(
+        "The round ends as soon as the goal is reached, or at the deadline.",
+        needs=("goal",),
+        takes=("deadline_s",),
+    ),
 }
-"""Every policy of who is waited for, in a sentence."""
-_POLICIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "wait": ((), ()),
-    "drop": (("deadline_s",), ()),
-    "extend": (("deadline_s", "goal"), ()),
-    "over_select": (("goal",), ("deadline_s",)),
-}
-"""Policy -> the settings that it needs, and those that it takes besides."""
+
+
+def unfit_settings(policy: str, given: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield (setting, message) for each that a policy lacks, and each that it does not read.
+
+    Args:
+        policy: one of `POLICIES`.
+        given: the settings that have a value, among `deadline_s` and `goal`.
+    """
+    entry = POLICIES[policy]
+    for name in ("deadline_s", "goal"):
+        if name in entry.needs and name not in given:
+            yield "policy", f"{policy!r} needs {name}: add it"
+        if name in given and name not in (*entry.needs, *entry.takes):
+            readers = [key for key, other in POLICIES.items() if name in other.needs + other.takes]
+            yield (
+                name,
+                f"the policy {policy!r} does not read it: leave it out, or use"
+                f" {' or '.join(readers)}",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +130,8 @@ class ServerClock:
     Federated Learning at Scale: System Design").
 
     Raises:
-        FedsimError: for a policy that there is not, and one without what it needs or with what it
-            does not take.
+        FedsimError: for an unknown policy, one without a setting that it needs, and a setting that
+            it does not read.
     """
 
     egress_mbit: float | None = None
@@ -122,16 +153,12 @@ class ServerClock:
     """Share of all clients, 0..1, whose models are enough."""
 
     def __post_init__(self) -> None:
-        if self.policy not in _POLICIES:
-            hint = nearest(self.policy, _POLICIES)
-            raise FedsimError(f"there is no deadline policy {self.policy!r}: {hint}")
-        needed, taken = _POLICIES[self.policy]
-        for name in ("deadline_s", "goal"):
-            is_given = getattr(self, name) is not None
-            if name in needed and not is_given:
-                raise FedsimError(f"the deadline policy {self.policy!r} needs {name}: give it")
-            if is_given and name not in (*needed, *taken):
-                raise FedsimError(f"the deadline policy {self.policy!r} takes no {name}: leave out")
+        if self.policy not in POLICIES:
+            hint = nearest(self.policy, POLICIES)
+            raise FedsimError(f"policy: {self.policy!r} is unknown: {hint}")
+        given = [name for name in ("deadline_s", "goal") if getattr(self, name) is not None]
+        for setting, message in unfit_settings(self.policy, given):
+            raise FedsimError(f"{setting}: {message}")
 
 
 def check_work(work: ClientWork, blob_bytes: Mapping[str, int]) -> None:

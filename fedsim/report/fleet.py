@@ -26,7 +26,7 @@ from fedsim.results.lines import size_digits
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
 from fedsim.results.timed import TimedRound
-from fedsim.scenario.fleet import ClockSettings
+from fedsim.scenario.clock import ClockSettings
 from fedsim.scenario.methods import OTHER
 
 CLOCK = (

@@ -1,15 +1,77 @@
-"""What a scenario says of devices, of time, and of what goes wrong on the way."""
+"""The section `fleet` of a scenario: the clients' devices."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from fedsim.errors import FedsimError
-from fedsim.fleet.sampling import FleetSettings, read_fleet
-from fedsim.fleet.work import ServerClock
-from fedsim.scenario.settings import Settings, Text, as_tuple, problem
+from fedsim.fleet.distributions import QUANTITIES, correlation_root
+from fedsim.fleet.sampling import FleetSettings, Share
+from fedsim.scenario.distributions import (
+    DISTRIBUTIONS,
+    DepthQuantity,
+    Quantity,
+    depths_distribution,
+    number_distribution,
+)
+from fedsim.scenario.settings import AsWritten, GivenKeys, Settings, Text, problem
+
+QuantityName = Literal["budget_mb", "memory_mb", "speed", "link", "battery", "bit_depths"]
+Probability = Annotated[float, Field(ge=0, le=1), AsWritten()]
+Correlation = Annotated[float, Field(ge=-1, le=1), AsWritten()]
+_TOLERANCE = 1e-6  # of a sum of shares
+
+
+class DeviceSettings(GivenKeys):
+    """One class of devices: its share of the clients, and what differs from the catalogue."""
+
+    share: Probability = Field(description="probability of a client to have such a device")
+    budget_mb: Quantity | None = Field(
+        default=None, description=f"largest model file in MB: {DISTRIBUTIONS}"
+    )
+    memory_mb: Quantity | None = Field(
+        default=None, description=f"memory of a model and its activations in MB: {DISTRIBUTIONS}"
+    )
+    speed: Quantity | None = Field(
+        default=None, description=f"factor of the class's MACs per second: {DISTRIBUTIONS}"
+    )
+    link: Quantity | None = Field(
+        default=None, description=f"factor of the class's Mbit per second: {DISTRIBUTIONS}"
+    )
+    battery: Quantity | None = Field(
+        default=None, description=f"factor of the class's joules: {DISTRIBUTIONS}"
+    )
+    bit_depths: DepthQuantity | None = Field(
+        default=None,
+        description="bit depths that its runtime executes: a list such as [4, 8], or {choices:"
+        " [[8], [4, 8]], weights: [1, 3]}",
+    )
+
+    def share_of(self, device: str) -> Share:
+        """Return it as the share of a device class of this name."""
+        given = {name: getattr(self, name) for name in QUANTITIES}
+        return Share(
+            device,
+            float(self.share),
+            {
+                name: (depths_distribution if name == "bit_depths" else number_distribution)(value)
+                for name, value in given.items()
+                if value is not None
+            },
+        )
+
+
+def _device_shape(value: Any) -> str:
+    return "<settings>" if isinstance(value, Mapping | DeviceSettings) else "<share>"
+
+
+Device = Annotated[
+    Annotated[Probability, Tag("<share>")] | Annotated[DeviceSettings, Tag("<settings>")],
+    Discriminator(_device_shape),
+]
 
 
 class FleetChoice(Settings):
@@ -18,14 +80,16 @@ class FleetChoice(Settings):
     catalogue: Text | None = Field(
         default=None, description="YAML file of device classes, over the built-in ones"
     )
-    devices: dict[str, Any] = Field(
-        default={}, description="device class -> its share, or {share: ..., budget_mb: ..., ...}"
+    devices: dict[str, Device] = Field(
+        default={},
+        description="device class -> its share of the clients, or {share: ..., budget_mb: ..., ...}"
+        " where quantities differ from the catalogue",
     )
-    correlation: dict[str, dict[str, Any]] = Field(
+    correlation: dict[QuantityName, dict[QuantityName, Correlation]] = Field(
         default={}, description="quantity -> quantity -> correlation from -1 to 1"
     )
     trace: Text | None = Field(
-        default=None, description="CSV or Parquet file with a device a row, in place of devices"
+        default=None, description="CSV or Parquet file with one row per device, in place of devices"
     )
     sensing: Literal["streamed", "proxy"] = Field(
         default="streamed",
@@ -43,115 +107,51 @@ class FleetChoice(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> FleetChoice:
-        try:
-            self.read()
-        except FedsimError as error:
-            where, _, text = str(error).partition(": ")
-            raise problem(text, *where.split(".")[1:]) from None
+        if bool(self.devices) == (self.trace is not None):
+            which = "both" if self.devices else "neither"
+            raise problem(f"it has {which} of devices and trace: give one of them")
+        if self.trace is not None:
+            if self.correlation:
+                raise problem("a trace has its own correlations: leave this out", "correlation")
+            return self
+        settings = self._shares()
+        total = sum(share.share for share in settings)
+        if abs(total - 1) > _TOLERANCE:
+            raise problem(f"shares add up to {total:g}; make them add up to 1", "devices")
+        self._check_correlation({name for share in settings for name in share.distributions})
         return self
 
-    def read(self) -> FleetSettings:
+    def settings(self) -> FleetSettings:
         """Return what the devices are drawn from."""
-        said = self.model_dump(exclude={"sensing", "clip_s"}, exclude_defaults=True)
-        return read_fleet(said)
+        if self.trace is not None:
+            return FleetSettings(self.catalogue, trace=self.trace)
+        pairs: dict[tuple[str, str], float] = {
+            (a, b): value for a, row in self.correlation.items() for b, value in row.items()
+        }
+        return FleetSettings(self.catalogue, self._shares(), correlation_root(pairs))
 
-
-class ClockSettings(Settings):
-    """The server on the virtual clock, and when a round ends."""
-
-    model: Text | None = Field(
-        default=None,
-        description="label of the model that is timed, such as myqasr/cosine; null is the first"
-        " quantized one",
-    )
-    egress_mbit: float | None = Field(
-        default=None, gt=0, description="Mbit a second out of the server; null is no limit"
-    )
-    planners: int = Field(default=1, ge=1, description="clients that are planned for at once")
-    plan_s: float = Field(default=0.001, ge=0, description="seconds to plan for one client")
-    begin_hour: float = Field(
-        default=0, ge=0, lt=24, description="hour of the day at which the round begins"
-    )
-    policy: Literal["wait", "drop", "extend", "over_select"] = Field(
-        default="wait",
-        description="who is waited for: all; drop who is late; extend until the goal is reached;"
-        " end as soon as it is",
-    )
-    deadline_s: float | None = Field(default=None, gt=0, description="seconds until the deadline")
-    goal: float | None = Field(
-        default=None, gt=0, le=1, description="share of the clients whose models are enough"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> ClockSettings:
-        try:
-            self.server(RetrySettings())
-        except FedsimError as error:
-            raise problem(str(error), "policy") from None
-        return self
-
-    def server(self, retries: RetrySettings) -> ServerClock:
-        """Return the server's part of the clock."""
-        return ServerClock(
-            timeout_s=retries.timeout_s,
-            backoff_s=retries.backoff_s,
-            **self.model_dump(exclude={"model"}),
+    def _shares(self) -> tuple[Share, ...]:
+        return tuple(
+            entry.share_of(name) if isinstance(entry, DeviceSettings) else Share(name, float(entry))
+            for name, entry in self.devices.items()
         )
 
-
-class FaultSettings(Settings):
-    """Something that goes wrong on the way, drawn for each message; see fedsim/study/faults.py."""
-
-    kind: Literal[
-        "drop_before",
-        "drop_after",
-        "delay",
-        "crash",
-        "out_of_memory",
-        "corrupt",
-        "duplicate",
-        "late",
-        "wrong_version",
-    ] = Field(description="what goes wrong")
-    share: float = Field(gt=0, le=1, description="probability that it does")
-    stage: Literal["sense", "personalize", "evaluate"] | None = Field(
-        default=None, description="messages of this stage only; null is any"
-    )
-    per: Literal["message", "client"] = Field(
-        default="message",
-        description="drawn anew for every attempt, or once for a client: then it always happens",
-    )
-    seconds: Annotated[tuple[float, float], BeforeValidator(as_tuple)] | None = Field(
-        default=None, description="delay: the least and the longest, in seconds of the fleet"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> FaultSettings:
-        if (self.kind == "delay") != (self.seconds is not None):
-            text = "delay needs it, other faults take none: such as seconds: [5, 60]"
-            raise problem(text, "seconds")
-        if self.seconds is not None and not 0 <= self.seconds[0] <= self.seconds[1]:
-            raise problem("goes from the least to the longest, both 0 or more", "seconds")
-        return self
-
-
-class RetrySettings(Settings):
-    """What the server does about a client that does not answer, or not as it should."""
-
-    attempts: int = Field(default=3, ge=1, description="times that a message is sent at most")
-    timeout_s: float = Field(
-        default=600,
-        gt=0,
-        description="seconds of the fleet until a lost answer is missed, from when it would have"
-        " come",
-    )
-    backoff_s: float = Field(
-        default=30, ge=0, description="pause before the second attempt; each further one doubles it"
-    )
-    quarantine_after: int = Field(
-        default=2, ge=1, description="unreadable replies to one message until the client is left"
-    )
-
-    def pause_s(self, attempt: int) -> float:
-        """Return the pause after an attempt without success, in seconds."""
-        return self.backoff_s * 2 ** (attempt - 1)
+    def _check_correlation(self, varying: set[str]) -> None:
+        """Check the correlations; `varying` are the quantities that differ from the catalogue."""
+        for first, row in self.correlation.items():
+            for second, value in row.items():
+                place = ("correlation", first, second)
+                if first == second:
+                    raise problem("a quantity has no correlation with itself: leave it out", *place)
+                for name in (first, second):
+                    if name not in varying:
+                        text = f"no class of fleet.devices has a {name} of its own: give one to a"
+                        raise problem(f"{text} class, or leave this correlation out", *place)
+                other = self.correlation.get(second, {}).get(first, value)
+                if other != value:
+                    text = f"it is {value:g} here and {other:g} in {second}.{first}: give it once"
+                    raise problem(text, *place)
+        try:
+            self.settings()
+        except FedsimError as error:
+            raise problem(str(error), "correlation") from None

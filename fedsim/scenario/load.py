@@ -20,8 +20,8 @@ from fedsim.base.yamltree import (
     replace,
 )
 from fedsim.errors import FedsimError
+from fedsim.scenario.clock import ClockSettings
 from fedsim.scenario.explain import explain
-from fedsim.scenario.fleet import ClockSettings
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
 
@@ -52,7 +52,7 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     try:
         scenario = Scenario.model_validate(plain(root))
     except ValidationError as error:
-        problems = sorted(explain(error, root), key=lambda problem: problem.line)
+        problems = sorted(explain(error, Scenario, root), key=lambda problem: problem.line)
         raise FedsimError("\n".join(map(str, problems))) from None
     scenario = _resolve_paths(scenario, root, path.parent)
     _check_clock(scenario, place(find(root, ["clock"]).key)[0])

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedsim.errors import FedsimError
-from fedsim.scenario.explain import location
+from fedsim.scenario.explain import sentences
 from fedsim.scenario.schema import Scenario
 
 MAX_CELLS = 1_000
@@ -59,10 +59,8 @@ def _cell(plain: dict[str, Any], settings: dict[str, Any]) -> MatrixCell:
     try:
         return MatrixCell(settings, Scenario.model_validate(data))
     except ValidationError as error:
-        mistake = error.errors()[0]
         words = ", ".join(f"{k}={v!r}" for k, v in settings.items())
-        where = ".".join(str(part) for part in location(mistake))
-        raise FedsimError(f"matrix: {words}: {where or 'the scenario'}: {mistake['msg']}") from None
+        raise FedsimError(f"matrix: {words}: {sentences(error, Scenario)[0]}") from None
 
 
 def _changed(data: Any, path: list[str], value: Any, key: str) -> Any:

@@ -75,7 +75,9 @@ class PrivacySettings(Settings):
         default=None,
         description="noisy: maximum cost of all releases of a device; null is no limit",
     )
-    cohort: CohortSettings = CohortSettings()
+    cohort: CohortSettings = Field(
+        default=CohortSettings(), description="cohort: the groups whose mean the server learns"
+    )
     public_voices: int = Field(
         default=32,
         ge=2,

@@ -14,18 +14,31 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    ValidationError,
     field_validator,
     model_validator,
 )
 
 from fedsim.base import yamltree
 from fedsim.engine import ENGINES
+from fedsim.errors import FedsimError
 from fedsim.quant.measures import MEASURES
+from fedsim.scenario.clock import ClockSettings, FaultSettings, RetrySettings
 from fedsim.scenario.corpus import CorpusSettings
-from fedsim.scenario.fleet import ClockSettings, FaultSettings, FleetChoice, RetrySettings
+from fedsim.scenario.explain import sentences
+from fedsim.scenario.fleet import FleetChoice
 from fedsim.scenario.methods import FULL_PRECISION, Methods, cell_words, wrong_sources
 from fedsim.scenario.privacy import PrivacySettings, unfit_methods
-from fedsim.scenario.settings import OneOf, Settings, Text, Texts, as_tuple, problem, refuse_repeats
+from fedsim.scenario.settings import (
+    BitDepth,
+    OneOf,
+    Settings,
+    Text,
+    Texts,
+    as_tuple,
+    problem,
+    refuse_repeats,
+)
 
 BIT_DEPTHS = tuple(range(2, 17))
 
@@ -45,7 +58,6 @@ Budgets = Annotated[
     | Annotated[dict[str, Budget], Field(min_length=1), Tag("<by client>")],
     Discriminator(_budget_shape),
 ]
-BitDepth = Annotated[int, Field(ge=2, le=16)]
 
 
 class ModelSettings(Settings):
@@ -157,20 +169,32 @@ class Scenario(Settings):
     clients: ClientSettings = Field(
         default=ClientSettings(), description="who takes part: budget_mb, select, ..."
     )
-    quantization: QuantizationSettings = QuantizationSettings()
+    quantization: QuantizationSettings = Field(
+        default=QuantizationSettings(),
+        description="how weights and activations become integers: weights, sensitivity, ...",
+    )
     methods: Methods = Field(
         min_length=1, description="the ways to make a client's model, which are compared"
     )
     fleet: FleetChoice | None = Field(
         default=None, description="the clients' devices; null: all equal, and no virtual clock"
     )
-    clock: ClockSettings = ClockSettings()
+    clock: ClockSettings = Field(
+        default=ClockSettings(),
+        description="the server on the virtual clock of a fleet, and when a round ends",
+    )
     faults: Annotated[tuple[FaultSettings, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="what goes wrong, and how often; if several occur, the first counts"
     )
-    retries: RetrySettings = RetrySettings()
-    privacy: PrivacySettings = PrivacySettings()
-    engine: EngineChoice = EngineChoice()
+    retries: RetrySettings = Field(
+        default=RetrySettings(), description="what the server does about a client without an answer"
+    )
+    privacy: PrivacySettings = Field(
+        default=PrivacySettings(), description="what leaves a device of its sensitivities, and how"
+    )
+    engine: EngineChoice = Field(
+        default=EngineChoice(), description="what carries messages to the clients"
+    )
     save_models: bool = Field(default=False, description="keep each client's model file")
     study: bool = Field(
         default=False,
@@ -226,8 +250,19 @@ class Scenario(Settings):
 
 
 def scenario_from_json(text: str) -> Scenario:
-    """Return the scenario that `Scenario.model_dump_json` wrote as text."""
-    return Scenario.model_validate_json(text)
+    """Return the scenario that `Scenario.model_dump_json` wrote as text.
+
+    Raises:
+        FedsimError: for another text, such as the scenario of another version of fedsim.
+    """
+    try:
+        return Scenario.model_validate_json(text)
+    except ValidationError as error:
+        mistakes = "; ".join(sentences(error, Scenario))
+        raise FedsimError(
+            f"a scenario does not fit this version of fedsim: {mistakes}: install the version that"
+            f" sent it"
+        ) from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -11,9 +11,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    ValidatorFunctionWrapHandler,
+    model_serializer,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -26,6 +30,32 @@ class Settings(BaseModel):
     """One section. Unknown keys and values of another type are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class GivenKeys(Settings):
+    """A mapping of which only the keys that were given are written."""
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key in self.model_fields_set}
+
+
+class AsWritten:
+    """A number that is checked, and stays what it was: 6 is written as 6, and not as 6.0."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            _unchanged,
+            handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value),
+        )
+
+
+def _unchanged(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    check(value)
+    return value
 
 
 def as_tuple(value: Any) -> Any:
@@ -54,6 +84,7 @@ def refuse_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
+BitDepth = Annotated[int, Field(ge=2, le=16)]
 Words = Annotated[
     tuple[Text, ...], BeforeValidator(one_or_more, json_schema_input_type=str | list[str])
 ]

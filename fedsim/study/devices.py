@@ -44,7 +44,7 @@ class Devices(Mapping[str, Limits]):
         if scenario.fleet is not None:
             fleet = scenario.fleet
             catalogue = load_catalogue(None if fleet.catalogue is None else Path(fleet.catalogue))
-            self._fleet = open_fleet(fleet.read(), catalogue, scenario.seed, sorted(keys))
+            self._fleet = open_fleet(fleet.settings(), catalogue, scenario.seed, sorted(keys))
 
     def profile(self, key: str) -> DeviceProfile | None:
         """Return the profile of a client's device; None without a fleet."""

@@ -10,32 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedsim.base.seeds import client_rng
+from fedsim.fleet.faults import FAULTS
 from fedsim.fleet.work import Attempt
-from fedsim.scenario.fleet import FaultSettings
+from fedsim.scenario.clock import FaultSettings
 from fedsim.scenario.schema import Scenario
-
-KINDS = {
-    "drop_before": "The request is lost; the client does nothing.",
-    "drop_after": "The client answers, and the answer is lost.",
-    "delay": "The answer takes longer; beyond `retries.timeout_s` it is late.",
-    "crash": "The client dies over the request.",
-    "out_of_memory": "The client runs out of memory over the request.",
-    "corrupt": "The answer arrives damaged.",
-    "duplicate": "The answer arrives twice.",
-    "late": "The answer arrives after the server has given up this attempt.",
-    "wrong_version": "The client speaks another version of the protocol.",
-}
-"""Kind of fault -> what happens."""
-UNANSWERED = {
-    "drop_before": "the request was lost",
-    "crash": "the client crashed",
-    "out_of_memory": "the client ran out of memory",
-    "drop_after": "the answer was lost",
-    "late": "no answer in time",
-}
-"""Faults after which the server has no answer -> the reason that the server gets."""
-IDLE = ("drop_before", "crash", "out_of_memory")
-"""Faults in which the client does not finish its work."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +34,23 @@ def attempts(scenario: Scenario, client: str, stage: str) -> tuple[Attempt, ...]
         fault = drawn_fault(
             scenario.faults, scenario.seed, client, stage, number, retries.timeout_s
         )
-        kind = None if fault is None else fault.kind
-        if kind in (None, "duplicate"):
+        if fault is None:
             return (*found, Attempt())
-        assert fault is not None
-        if kind == "delay":
-            return (*found, Attempt("delayed", delay_s=fault.seconds))
-        if kind == "wrong_version":
-            return (*found, Attempt("refused"))
-        if kind == "corrupt":
+        outcome = FAULTS[fault.kind].outcome
+        if outcome == "unread":
             strikes += 1
             if strikes >= retries.quarantine_after or number == retries.attempts:
-                return (*found, Attempt("refused"))
-            found.append(Attempt("unread"))
-        elif kind in ("crash", "out_of_memory"):
-            fraction = client_rng(scenario.seed, client, f"crash-{stage}-{number}").random()
-            found.append(Attempt("crashed", fraction=float(fraction)))
-        else:
-            found.append(Attempt("unreached" if kind == "drop_before" else "lost"))
+                outcome = "refused"
+        match outcome:
+            case "ok" | "refused":
+                return (*found, Attempt(outcome))
+            case "delayed":
+                return (*found, Attempt(outcome, delay_s=fault.seconds))
+            case "crashed":
+                fraction = client_rng(scenario.seed, client, f"crash-{stage}-{number}").random()
+                found.append(Attempt(outcome, fraction=float(fraction)))
+            case _:
+                found.append(Attempt(outcome))
     return tuple(found)
 
 

@@ -16,9 +16,10 @@ from flwr.serverapp import Grid
 from fedsim.base.seeds import client_rng
 from fedsim.engine.flower_internals import NO_REPLY, Run, error_reply, set_message_id
 from fedsim.errors import FedsimError
+from fedsim.fleet.faults import FAULTS
 from fedsim.protocol import messages as m
 from fedsim.scenario.schema import Scenario
-from fedsim.study.faults import IDLE, UNANSWERED, Fault, drawn_fault
+from fedsim.study.faults import Fault, drawn_fault
 
 LogEvent = Callable[[str, str, int, str, str], None]
 """f(client, stage, attempt, event, detail): log a declared fault."""
@@ -107,11 +108,12 @@ class FaultyGrid(Grid):
         if fault is not None:
             detail = f"{fault.seconds:.1f} s" if fault.seconds else ""
             self._log_event(client, stage, attempt, f"declared {fault.kind}", detail)
-        if fault is not None and fault.kind in IDLE:
+        if fault is not None and not FAULTS[fault.kind].work_done:
             self._numbers += 1
             message_id = f"lost-{self._numbers}"
             set_message_id(message, message_id)
-            self._lost[message_id] = error_reply(message, NO_REPLY, UNANSWERED[fault.kind])
+            reason = FAULTS[fault.kind].no_answer
+            self._lost[message_id] = error_reply(message, NO_REPLY, reason)
             return message_id
         (message_id,) = self._grid.push_messages([message])
         if fault is not None:
@@ -125,10 +127,11 @@ class FaultyGrid(Grid):
         fault, request = self._marked.pop(reply.metadata.reply_to_message_id, (None, reply))
         if fault is None or reply.has_error():
             return [reply, *late]
-        if fault.kind in UNANSWERED:
+        no_answer = FAULTS[fault.kind].no_answer
+        if no_answer:
             if fault.kind == "late":
                 self._late[node] = [reply]
-            return [error_reply(request, NO_REPLY, UNANSWERED[fault.kind]), *late]
+            return [error_reply(request, NO_REPLY, no_answer), *late]
         if fault.kind == "duplicate":
             return [reply, reply, *late]
         if fault.kind in ("corrupt", "wrong_version"):

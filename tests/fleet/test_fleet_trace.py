@@ -8,7 +8,7 @@ import pytest
 from fleet_toys import DEVICE
 
 from fedsim.errors import FedsimError
-from fedsim.fleet import DeviceClass, open_fleet, read_fleet
+from fedsim.fleet import DeviceClass, FleetSettings, open_fleet
 from fedsim.fleet.trace import read_trace
 
 CATALOGUE = {"toy": DeviceClass(DEVICE, 2.0, ())}
@@ -21,7 +21,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def dealt(path: Path, keys):
-    settings = read_fleet({"trace": str(path)})
+    settings = FleetSettings(trace=str(path))
     return open_fleet(settings, CATALOGUE, 0, keys)
 
 

@@ -100,9 +100,8 @@ def test_a_device_of_a_fleet_has_its_own_limits():
         ({"clients": {}}, "add it, or a fleet whose devices have budgets"),
         ({"clients": {}, "fleet": {"devices": {"watch": 1}}}, "makes a quantized model: add one"),
         ({"fleet": {"devices": {"watch": 0.9}}, "methods": ["uniform"]}, "add up to 0.9"),
-        ({"fleet": {"devices": {"watch": {"share": 1, "budget_mb": 1e14}}}}, "1e-06 to 1e"),
-        ({"fleet": {}, "methods": ["uniform"]}, "devices"),
-        ({"clock": {"policy": "drop"}}, "deadline_s"),
+        ({"fleet": {}, "methods": ["uniform"]}, "neither of devices and trace"),
+        ({"clock": {"policy": "drop"}}, "'drop' needs deadline_s"),
         ({"clock": {"begin_hour": 24}}, "less than 24"),
     ],
 )
