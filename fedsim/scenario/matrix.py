@@ -44,7 +44,7 @@ def expand(scenario: Scenario) -> tuple[MatrixCell, ...]:
     if cells > MAX_CELLS:
         raise FedsimError(
             f"matrix: {' x '.join(str(len(v)) for v in matrix.values())} combinations are "
-            f"{cells:,}, and {MAX_CELLS:,} are the most: leave some values out"
+            f"{cells:,}, more than {MAX_CELLS:,}: remove some values"
         )
     plain = scenario.model_dump(exclude={"matrix"})
     return tuple(
@@ -73,4 +73,6 @@ def _changed(data: Any, path: list[str], value: Any, key: str) -> Any:
     if isinstance(data, list | tuple) and step.isdigit() and int(step) < len(data):
         i = int(step)
         return (*data[:i], _changed(data[i], rest, value, key), *data[i + 1 :])
-    raise FedsimError(f"matrix: {key} is no setting of this scenario (stopped at {step!r})")
+    raise FedsimError(
+        f"matrix: {key}: this scenario has no such setting, there is no {step!r}: correct the key"
+    )

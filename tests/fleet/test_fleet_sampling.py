@@ -129,7 +129,7 @@ def test_links_batteries_and_bit_depths():
     assert mains.battery_j is None
     depths = fleet(one(bit_depths=Choices(((8,), (4, 8)), (1, 1))), keys=KEYS[:50])
     assert {p.bit_depths for p in depths} == {(8,), (4, 8)}
-    with pytest.raises(FedsimError, match=r"toy.macs_per_s: there is none for 5 bits"):
+    with pytest.raises(FedsimError, match=r"toy.macs_per_s: no number for 5 bits: add one"):
         fleet(one(bit_depths=Constant((5,))), keys=["a"])
 
 

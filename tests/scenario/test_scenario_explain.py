@@ -207,7 +207,7 @@ def test_mistakes_on_the_command_line_name_their_options(capsys):
         ("--first -1", "--first is -1: must be at least 0"),
         ("--genders femal", "--genders is 'femal': must be female or male; did you mean 'female'"),
         ("--genders male x", "--genders is 'x': must be female or male"),
-        ("--languages en en", "--languages: 'en' is listed twice: leave one out"),
+        ("--languages en en", "--languages: 'en' is listed twice: remove one"),
         ("--seed -1", "--seed is -1: must be at least 0"),
         ("--sentences=", "--sentences is '': must not be empty"),
     ):

@@ -261,7 +261,7 @@ MISTAKES = [
     ("bit_depths: [1]", "9: fleet.devices.toy.bit_depths.0 is 1", "must be at least 2"),
     ("bit_depths: [17]", "9: fleet.devices.toy.bit_depths.0 is 17", "must be at most 16"),
     ("bit_depths: [8.0]", "9: fleet.devices.toy.bit_depths.0 is 8.0", "must be a whole number"),
-    ("bit_depths: [4, 4]", "9: fleet.devices.toy.bit_depths.1: 4 is listed twice", "leave one out"),
+    ("bit_depths: [4, 4]", "9: fleet.devices.toy.bit_depths.1: 4 is listed twice", "remove one"),
     (
         "bit_depths: {choices: [4]}",
         "9: fleet.devices.toy.bit_depths.choices.0 is 4",

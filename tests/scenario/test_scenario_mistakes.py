@@ -65,13 +65,13 @@ def outside(field) -> list[tuple[float, str]]:
     for limit in field.metadata(bounds.BaseMetadata):
         match limit:
             case bounds.Ge(ge=low):
-                found.append((low - 1, f"must be at least {low:g}"))
+                found.append((low - 1, f"must be at least {low:.15g}"))
             case bounds.Gt(gt=low):
-                found += [(value, f"must be more than {low:g}") for value in (low, low - 1)]
+                found += [(value, f"must be more than {low:.15g}") for value in (low, low - 1)]
             case bounds.Le(le=high):
-                found.append((high + 1, f"must be at most {high:g}"))
+                found.append((high + 1, f"must be at most {high:.15g}"))
             case bounds.Lt(lt=high):
-                found += [(value, f"must be less than {high:g}") for value in (high, high + 1)]
+                found += [(value, f"must be less than {high:.15g}") for value in (high, high + 1)]
     return found
 
 
