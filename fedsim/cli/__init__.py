@@ -10,11 +10,10 @@ import argparse
 import atexit
 import gc
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
+from fedsim.base.interrupts import stoppable
 from fedsim.base.version import __version__
 from fedsim.cli import audit, estimate, listing, report, run, validate, voices
 from fedsim.errors import FedsimError
@@ -44,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Otherwise garbage collection at exit walks every torch module, which takes about 1 s.
     atexit.register(gc.freeze)
     try:
-        _stop_on_termination()
-        code = _print_help(parser) if options.verb is None else options.verb(options)
+        with stoppable():
+            code = _print_help(parser) if options.verb is None else options.verb(options)
         sys.stdout.flush()  # here, where a closed pipe can still be handled
         return int(code)
     except FedsimError as error:
@@ -59,12 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has closed the pipe: send what is printed at exit nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _stop_on_termination() -> None:
-    """Let SIGTERM, which batch systems send, stop a run as Ctrl-C does: what finished is kept."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:

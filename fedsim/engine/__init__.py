@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedsim.engine.settings import EngineSettings
+from fedsim.engine.settings import INTERRUPTIBLE, QUIET, EngineSettings
 from fedsim.registry import Lazy, Registry
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class Engine:
     """f(client app, client keys, run config, `EngineSettings`) -> a context with its Grid."""
     summary: str
     keep: Callable[..., AbstractContextManager[Any]] | None = None
-    """f(`EngineSettings`, clients, client app) -> a context that keeps what it starts first running
-    over several grids; None where nothing takes long to start."""
+    """f(`EngineSettings`, clients) -> a context that keeps what takes long to start running over
+    several grids; None where nothing does."""
 
 
 ENGINES: Registry[Engine] = Registry("engine")
@@ -48,22 +48,20 @@ ENGINES.add(
         Lazy("fedsim.engine.ray_grid:open_ray"),
         summary="Worker processes on every core, of this machine or of a Ray cluster; survives"
         " their death.",
-        keep=Lazy("fedsim.engine.ray_cluster:connected"),
+        keep=Lazy("fedsim.engine.ray_session:connected"),
     ),
 )
 
 
 @contextmanager
-def kept_running(
-    engine_name: str, app: str, clients: int, settings: EngineSettings
-) -> Iterator[None]:
+def kept_running(engine_name: str, clients: int, settings: EngineSettings) -> Iterator[None]:
     """Keep what an engine starts first (Ray itself) running over several grids, one after another.
 
     Starting it takes seconds, which runs with many combinations of settings pay once.
     """
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    _be_quiet()
     keep = ENGINES[engine_name].keep
-    with nullcontext() if keep is None else keep(settings, clients, app):
+    with nullcontext() if keep is None else keep(settings, clients):
         yield
 
 
@@ -80,7 +78,7 @@ def open_grid(
     key in `clients` becomes one node, whose `node_config` holds "client" (the key), "partition-id"
     (its place) and "num-partitions". Raises `FedsimError` where the engine cannot be opened.
     """
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    _be_quiet()
     return ENGINES[engine_name].open(app, clients, run_config, settings)
 
 
@@ -89,3 +87,9 @@ def run_server(app: str, grid: Grid, run_config: RunConfig) -> None:
     from fedsim.engine.server import run_server_app
 
     run_server_app(app, grid, run_config)
+
+
+def _be_quiet() -> None:
+    """Set what Flower and Ray read when they are imported, which is only after this."""
+    for name, value in {**QUIET, **INTERRUPTIBLE}.items():
+        os.environ.setdefault(name, value)

@@ -1,8 +1,7 @@
 """What the engines take from behind Flower's public modules (pinned to flwr 1.41).
 
-Everything else in `fedsim` uses `flwr.app`, `flwr.clientapp` and `flwr.serverapp`; only the engine
-`flower` takes more, in `flower_simulation.py`. A Flower upgrade that breaks the engines is mended
-in these two files.
+Everything else in `fedsim` uses `flwr.app`, `flwr.clientapp` and `flwr.serverapp`. A Flower
+upgrade that breaks the engines is mended in this file.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ LOST = (
     ErrorCode.NODE_UNAVAILABLE,
 )
 """Codes of a message, a reply or a client that is not to be had now: trying again may help."""
-RUN_ID = 1  # one run per grid; fixed, because the id travels in every message and is counted
+RUN_ID = 1  # one run per grid; fixed, because the id travels in every message
 
 
 def nodes_by_partition(grid: Grid) -> list[int]:
-    """Return the node ids of Flower's simulation engine in the order of their `partition-id`.
+    """Return the node ids of Flower's own simulation in the order of their `partition-id`.
 
-    Nothing where `grid` is no simulation's: only there are nodes registered one after another.
+    Nothing where `grid` is not a simulation's: only there are nodes registered one after another.
     """
     from flwr.server.superlink.linkstate import InMemoryLinkState
     from flwr.superlink.grid import InMemoryGrid

@@ -1,4 +1,4 @@
-"""What the grids of all engines share: queues in, replies out, bytes counted."""
+"""What the grids of all engines share: requests in, replies out, the state of each node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedsim.errors import FedsimError
 
 @dataclass
 class Job:
-    """A request on its way: serialized, with the number of worker processes it was lost with."""
+    """A serialized request in flight, and how many workers have died while handling it."""
 
     message_id: str
     node: int
@@ -37,7 +37,7 @@ class ClientGrid(Grid):
 
     A node's `context.state` waits here between messages and travels with each of them: it must be
     tiny (a seed, a path, a counter). What is large belongs in a file or in a module-level cache of
-    the client app. At most one message a node is under way, so nothing races on its state.
+    the client app. At most one message per node is in flight, so nothing races on its state.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class ClientGrid(Grid):
         self._sent = 0
         self._states: dict[int, bytes] = {}
         self._replies: dict[str, bytes] = {}
-        self._traffic: dict[str, tuple[int, int]] = {}
 
     @abstractmethod
     def _enqueue(self, job: Job) -> None:
@@ -85,7 +84,7 @@ class ClientGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue the messages and return their ids; workers start while a generator still yields.
 
-        Raises `FedsimError` for a message to a node that is not in the fleet.
+        Raises `FedsimError` for a message to a node that does not exist.
         """
         return [self._push(message) for message in messages]
 
@@ -94,7 +93,7 @@ class ClientGrid(Grid):
         if node not in self._nodes:
             raise FedsimError(f"there is no node {node}: take ids from grid.get_node_ids()")
         self._sent += 1
-        message_id = f"{self._sent:032x}"  # one length for all, so that byte counts agree
+        message_id = f"{self._sent:032x}"  # one length for all, so that their sizes agree
         set_message_id(message, message_id)
         self._enqueue(Job(message_id, node, pack(message)))
         return message_id
@@ -112,14 +111,6 @@ class ClientGrid(Grid):
                 replies.append(reply)
         return replies
 
-    def traffic(self, message_id: str) -> tuple[int, int]:
-        """Return the bytes of a pulled message: (request, reply), each serialized as protobuf.
-
-        `context.state` is not counted: on a real device it never leaves. The figure is forgotten
-        once read, so that a long run does not grow; asking again raises `KeyError`.
-        """
-        return self._traffic.pop(message_id)
-
     def _finish(self, job: Job, reply: bytes, state: bytes) -> None:
         """Keep the reply until it is pulled, and the node's state until its next message."""
         if state:
@@ -127,7 +118,6 @@ class ClientGrid(Grid):
         else:
             self._states.pop(job.node, None)
         self._replies[job.message_id] = reply
-        self._traffic[job.message_id] = (len(job.request), len(reply))
 
     def _take_reply(self, message_id: str) -> Message:
         return unpack(self._replies.pop(message_id))

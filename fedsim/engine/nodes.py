@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedsim.errors import FedsimError
@@ -27,13 +27,13 @@ def node_id(client: str) -> int:
     return digest % (2**63 - _FIRST_ID) + _FIRST_ID
 
 
-def nodes_of(clients: Sequence[str]) -> dict[int, Node]:
+def nodes_of(clients: Sequence[str], id_of: Callable[[str], int] = node_id) -> dict[int, Node]:
     """Return id -> node, in the order of `clients`; `FedsimError` if two clients share an id."""
     if not clients:
-        raise FedsimError("the fleet has no clients: ask for at least one")
+        raise FedsimError("the engine has no clients: name at least one")
     nodes: dict[int, Node] = {}
     for index, client in enumerate(clients):
-        node = Node(node_id(client), index, len(clients), client)
+        node = Node(id_of(client), index, len(clients), client)
         other = nodes.setdefault(node.id, node)
         if other is not node:
             raise FedsimError(

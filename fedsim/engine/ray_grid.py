@@ -11,20 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from flwr.app import Message
+from ray.exceptions import RayError, RayTaskError
 
 from fedsim.engine.flower_internals import pack, server_identity, unpack
 from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
-from fedsim.engine.ray_start import Aside, aside, await_imports, broken, workers
+from fedsim.engine.ray_actors import await_imports, starting_actors, worker_failed
 from fedsim.engine.schedule import Schedule
 from fedsim.engine.settings import EngineSettings, torch_threads
 from fedsim.engine.worker import DEATHS, died
 
-import ray  # isort: skip  (after ray_start, which sets the variables that Ray reads on import)
-from ray.exceptions import RayError, RayTaskError  # isort: skip
-
-PULL_SECONDS = 0.2  # the longest that one pull waits for a reply
+PULL_SECONDS = 0.2  # at most so long does one pull wait for a reply
 
 
 @dataclass
@@ -44,16 +43,16 @@ class RayGrid(ClientGrid):
 
     def __init__(
         self,
-        starting: Aside,
+        actors: Sequence[Any],
         nodes: Mapping[int, Node],
         run_config: Mapping[str, str | int | float | bool],
         batch: int | None,
     ) -> None:
         super().__init__(nodes, run_config)
-        self._starting, self._batch = starting, batch
-        self._actors: Sequence[Any] = ()
-        self._schedule = Schedule(0, batch)
-        self._loads: list[int] = []
+        self._actors = actors
+        self._started = False
+        self._schedule = Schedule(len(actors), batch)
+        self._loads = [0] * len(actors)
         self._flights: dict[Any, Flight] = {}  # in the order of dispatch
         self._open: set[str] = set()  # ids pushed and not pulled
 
@@ -85,12 +84,9 @@ class RayGrid(ClientGrid):
         return [self._take_reply(message_id) for message_id in ready]
 
     def _await_start(self) -> None:
-        if not self._actors:
-            actors = self._starting.result()
-            await_imports(actors)
-            self._actors = actors
-            self._schedule = Schedule(len(self._actors), self._batch)
-            self._loads = [0] * len(self._actors)
+        if not self._started:
+            await_imports(self._actors)
+            self._started = True
 
     def _dispatch(self, *, steal: bool) -> None:
         """Give every idle worker a batch, first of its own clients' messages."""
@@ -128,7 +124,7 @@ class RayGrid(ClientGrid):
             try:
                 answers, seconds_taken = ray.get(ref)
             except RayTaskError as error:
-                raise broken(error) from error
+                raise worker_failed(error) from error
             except RayError:
                 self._lost(flight)
                 continue
@@ -166,10 +162,8 @@ def open_ray(
     """Start or join Ray, begin to start the workers, and stop what was started at the end."""
     nodes = nodes_of(clients)
     with (
-        aside(lambda: workers(app, len(nodes), run_config, settings)) as starting,
-        torch_threads(settings.threads),  # which imports torch: Ray starts meanwhile
+        starting_actors(app, len(nodes), run_config, settings) as actors,
+        torch_threads(settings.threads),  # which imports torch: the actors do meanwhile, too
         server_identity(),
     ):
-        if settings.address is not None:
-            starting.result()  # what is wrong with a cluster is told before anything is loaded
-        yield RayGrid(starting, nodes, run_config, settings.batch)
+        yield RayGrid(actors, nodes, run_config, settings.batch)

@@ -6,6 +6,7 @@ environment: it must import neither torch nor the client app before the threads 
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
 
@@ -53,4 +54,5 @@ class Worker:
         if self._app is None:  # at the start, and again in a worker that took a dead one's place
             with importing():
                 self._app = load_app(self._reference)
+            gc.freeze()  # this process is ours alone: no collection looks through the modules again
         return self._app

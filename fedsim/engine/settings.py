@@ -11,6 +11,19 @@ from pathlib import Path
 from fedsim.base.imports import importing
 from fedsim.errors import FedsimError
 
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave a GPU visible to workers that reserve none
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would upload the whole folder
+    # An error reply says it in one sentence.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died|^Task ClientAppActor.run failed",
+}
+"""Environment variables that Flower and Ray read when they are imported."""
+INTERRUPTIBLE = {"RAY_raylet_start_wait_time_s": "0"}
+"""Likewise: `ray.init` looks for its raylet all the time, rather than once a second, in which
+Ctrl-C would have to wait."""
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -21,7 +34,8 @@ class EngineSettings:
     sums taken in another order differ in the last bit.
     `address`: the Ray cluster to join, "host:port" or "auto"; None starts Ray on this machine.
     `batch`: messages in one call to a worker; None chooses by how many wait and how long one takes.
-    `shared`: a folder that every machine of a joined cluster must see, which is made sure of first.
+    `shared`: a folder that every machine of a joined cluster must see, which is checked first.
+    `wait_seconds`: how long to wait for free cores of a Ray that is running already.
 
     Raises `FedsimError` where a number is below one.
     """
@@ -31,6 +45,7 @@ class EngineSettings:
     address: str | None = None
     batch: int | None = None
     shared: Path | None = None
+    wait_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "batch"):

@@ -22,7 +22,7 @@ from fedsim.results.records import Payload
 from fedsim.results.rows import Plan, Row
 from fedsim.run.engine_choice import with_chosen_engine
 from fedsim.run.result_key import ResultKeys
-from fedsim.run.single import CLIENT_APP, RunResult, collect, run_scenario
+from fedsim.run.single import RunResult, collect, run_scenario
 from fedsim.scenario.cells import cells_of, sources
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.methods import FULL_PRECISION, NOBODY, MethodSettings
@@ -65,7 +65,7 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
     engine = with_chosen_engine(runs, scenario).engine
     settings = EngineSettings(engine.workers, engine.threads, engine.address, shared=folder.path)
     keys = ResultKeys()
-    with kept_running(engine.kind, CLIENT_APP, max(counts), settings):
+    with kept_running(engine.kind, max(counts), settings):
         for number, cell in enumerate(cells, start=1):
             name = f"cells/{number:03d}"
             progress.current().part(number, len(cells))

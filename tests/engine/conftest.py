@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 import pytest
 from engine_asks import CLIENTS
 
-from fedsim.engine import EngineSettings, open_grid
+from fedsim.engine import EngineSettings, kept_running, open_grid
 
 Open = Callable[..., AbstractContextManager]
 
@@ -14,9 +14,7 @@ Open = Callable[..., AbstractContextManager]
 @pytest.fixture(scope="module")
 def shared_ray() -> Iterator[None]:
     """One Ray for a module's tests: the engine uses a Ray that runs and leaves it running."""
-    from fedsim.engine import ray_cluster
-
-    with ray_cluster.connected(EngineSettings(workers=8), 8, "engine_toys:app"):
+    with kept_running("ray", 8, EngineSettings(workers=8)):
         yield
 
 
@@ -25,7 +23,7 @@ def opened(tmp_path, request) -> Open:
     """Open an engine on the toy clients."""
 
     def open_(engine: str, clients=CLIENTS, app="engine_toys:app", **settings):
-        if engine in ("ray", "flower") and settings.get("address") is None:
+        if engine == "ray" and settings.get("address") is None:
             request.getfixturevalue("shared_ray")
         run_config = {"word": "hello", "folder": str(tmp_path)}
         return open_grid(engine, app, clients, run_config, EngineSettings(**settings))
@@ -41,35 +39,20 @@ def ray_grid(shared_ray) -> Iterator:
         yield grid
 
 
-@pytest.fixture(scope="module")
-def flower_grid(shared_ray) -> Iterator:
-    """Two of Flower's own workers, likewise."""
-    config = {"word": "hello", "folder": ""}
-    with open_grid("flower", "engine_toys:app", CLIENTS, config, EngineSettings(workers=2)) as grid:
-        yield grid
-
-
 @pytest.fixture
 def grid_of(request, opened) -> Iterator[Callable]:
     """Name of an engine -> a grid of it on the toy clients."""
     with ExitStack() as stack:
-        started = {"ray": "ray_grid", "flower": "flower_grid"}
         yield (
             lambda name: (
-                request.getfixturevalue(started[name])
-                if name in started
+                request.getfixturevalue("ray_grid")
+                if name == "ray"
                 else stack.enter_context(opened(name))
             )
         )
 
 
-@pytest.fixture(params=["inprocess", "ray", "flower"])
+@pytest.fixture(params=["inprocess", "ray"])
 def grid(request, grid_of):
     """Each engine in turn."""
-    return grid_of(request.param)
-
-
-@pytest.fixture(params=["inprocess", "ray"])
-def own_grid(request, grid_of):
-    """Each engine in turn that is ours from end to end."""
     return grid_of(request.param)
