@@ -114,15 +114,22 @@ def integer_linear(
 
 @cache
 def bytes_are_fast() -> bool:
-    """Return whether this processor multiplies bytes quickly, and without saturating its sums."""
-    known = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    here = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    """Return whether this processor multiplies bytes quickly, and without saturating its sums.
+
+    Nothing that this asks torch for is public: where a version lacks it or takes other arguments,
+    the answer is no.
+    """
     # With this variable torch would take one client's scales for another's.
-    if not here or not known() or os.environ.get("ONEDNN_CACHE_CONTEXT_UNSAFE") == "1":
+    if os.environ.get("ONEDNN_CACHE_CONTEXT_UNSAFE") == "1":
         return False
     # The largest products there are: without VNNI pairs of them are added up in 16 bits.
     largest = PackedWeight((16, 64), 8, np.full(1024, 255, np.uint8), np.ones(1, np.float32))
-    product = integer_linear(as_integers(largest), None, Range(-1.0, 254.0), 8)
-    with torch.inference_mode():
-        sums = [product(torch.full((rows, 64), 254.0)) for rows in (1, 64)]
+    try:
+        if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):
+            return False
+        product = integer_linear(as_integers(largest), None, Range(-1.0, 254.0), 8)
+        with torch.inference_mode():
+            sums = [product(torch.full((rows, 64), 254.0)) for rows in (1, 64)]
+    except Exception:
+        return False
     return all(bool((out == 64 * 254 * 127).all()) for out in sums)

@@ -31,8 +31,14 @@ class OneDnnLinear(nn.Linear):
             or not input.device.type == weight.device.type == "cpu"
         ):
             return F.linear(input, weight, self.bias)
-        # torch's public way, `input.to_mkldnn()` and back, copies both: a third of what is saved.
-        return torch.ops.mkldnn._linear_pointwise(input, weight, self.bias, "none", [], "")
+        return _onednn_linear(input, weight, self.bias)
+
+
+def _onednn_linear(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    # torch's public way, `input.to_mkldnn()` and back, copies both: a third of what is saved.
+    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
 
 def use_onednn(model: nn.Module) -> nn.Module:
@@ -40,11 +46,23 @@ def use_onednn(model: nn.Module) -> nn.Module:
 
     It sums the same products in another order: answers differ by the rounding of float32.
     """
-    if mkl_is_slow() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if mkl_is_slow() and onednn_computes():
         for module in model.modules():
             if type(module) is nn.Linear:  # a subclass may compute something else
                 module.__class__ = OneDnnLinear
     return model
+
+
+@cache
+def onednn_computes() -> bool:
+    """Return whether this torch has the operator, which is not public, and it does as expected."""
+    input, weight, bias = torch.ones(1, 3), torch.eye(2, 3), torch.ones(2)
+    try:
+        with torch.inference_mode():
+            output = _onednn_linear(input, weight, bias)
+    except Exception:  # there is no such operator, or it takes other arguments
+        return False
+    return output.tolist() == [[2.0, 2.0]]
 
 
 @cache
