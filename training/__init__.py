@@ -1,1 +1,1 @@
-"""How the bundled models were made: one command each, resumable. Not part of the wheel."""
+"""How the bundled models were trained: one resumable command each. Not part of the wheel."""

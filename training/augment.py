@@ -1,7 +1,7 @@
-"""Augmentation: what a training clip might have sounded like elsewhere.
+"""Augmentation: how a training clip might have sounded elsewhere.
 
-The voices are synthetic and clean. Speed, pitch, equalization, echo, noise, a telephone's band and
-a codec's steps keep the models from leaning on what only a synthesizer does.
+The voices are synthetic and clean. Changes of speed, pitch, equalization, echo, noise, bandwidth
+and coding keep the models from relying on what only a synthesizer does.
 """
 
 from __future__ import annotations

@@ -103,8 +103,8 @@ _TEXTS = {
         "home assistant: lights, timers, music, numbers, names. A vocabulary of some 230 words, 26 "
         "letters out, greedy decoding, no language model.",
         "data": "40,000 synthetic sentences and 40,000 single words",
-        "recipe": "Batches of 32. In the first 300 steps each frame of one-word clips is told its "
-        "letter; then CTC loss, until step 1,200 every other batch with single words.",
+        "recipe": "Batches of 32. In the first 300 steps, clips of one word, each frame labelled "
+        "with its letter; then CTC loss, until step 1,200 every other batch with single words.",
         "score": "WER %",
         "limits": "It was trained on synthetic speech only and knows the words of its grammar only:"
         " do not use it to transcribe people. It is there to be quantized, quickly and offline.",
@@ -150,7 +150,7 @@ def _card(
         + f"Uniform bit depths, activations of 8 bits, cosine calibration on "
         f"{TUNING} other clips. 95 % bootstrap intervals over clips.",
         "",
-        f"| weights | file MB | {text['score']}, a scale a channel | a scale a tensor |",
+        f"| weights | file MB | {text['score']}, one scale per channel | one per tensor |",
         "|---|---:|---:|---:|",
         *table,
         "",
@@ -158,7 +158,7 @@ def _card(
         f"float32: {rate:.1f} [{low:.1f}, {high:.1f}].",
     ]
     if facts["real"]:
-        right = sum(said == found for said, found in facts["real"])
+        right = sum(spoken == found for spoken, found in facts["real"])
         heard = ", ".join(f"{s} as {f}" for s, f in facts["real"] if s != f) or "none"
         lines += [
             "",

@@ -30,8 +30,8 @@ CLIPS = 40_000
 BATCH = 32
 SCHEDULE = Schedule(steps=5000, peak=1.2e-3)
 ALIGNED_STEPS = 300
-"""First steps: one-word clips, each frame told its letter. CTC alone says nothing but blanks for
-thousands of steps before it finds its first letter."""
+"""In the first steps, clips have one word and each frame is labelled with its letter. CTC alone
+outputs only blanks for thousands of steps before it finds its first letter."""
 EASY_STEPS = 1200
 """Steps until which every other batch holds one-word clips."""
 _HOP = 320

@@ -1,4 +1,4 @@
-"""The first convolution's start: a mel filter bank, which training then makes its own."""
+"""Initial weights of the first convolution: a mel filter bank, which training then changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out clips: speakers and sentences that were never heard in training."""
+"""Held-out clips: speakers and sentences that do not occur in training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedsim.speech.voices.sentences import WORD_SECONDS, WORDS, draw_sentences
 from fedsim.speech.voices.speaker import speaker
 
 FIRST_SPEAKER = 900_000
-"""First of the speakers that scores are measured on."""
+"""First of the speakers on which scores are measured."""
 
 
 def sentences(clips: int) -> list[tuple[np.ndarray, str]]:

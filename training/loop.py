@@ -1,4 +1,4 @@
-"""The training loop both models share: resumable, and the same batch at the same step."""
+"""The training loop of both models: resumable, with the same batch at the same step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Schedule:
     warmup: int = 300
 
     def rate(self, step: int) -> float:
-        """Return the learning rate: up in a line, down in a cosine."""
+        """Return the learning rate: a linear rise, then a cosine decay."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -45,7 +45,7 @@ def train(
         module: trained in place, arithmetic in bfloat16 where autocast uses it.
         loss_at: step -> loss of that step's batch.
         score: measures the module on held-out clips, every `every` steps.
-        schedule: how long, how fast.
+        schedule: number of steps and learning rates.
         folder: checkpoints and log.jsonl.
         every: steps between checkpoints.
     """
@@ -64,8 +64,8 @@ def train(
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         first, log = state["step"], state["log"]
-        print(f"going on from step {first:,}", flush=True)
-    total, begun = 0.0, time.monotonic()
+        print(f"continuing from step {first:,}", flush=True)
+    total, start = 0.0, time.monotonic()
     spent = log[-1]["seconds"] if log else 0.0
     for step in range(first, schedule.steps):
         for group in optimizer.param_groups:
@@ -87,7 +87,7 @@ def train(
                     "step": step + 1,
                     "loss": round(total / ((step % every) + 1), 4),
                     "score": round(score(), 4),
-                    "seconds": round(spent + time.monotonic() - begun),
+                    "seconds": round(spent + time.monotonic() - start),
                 }
             )
             total = 0.0

@@ -1,4 +1,4 @@
-"""The training clips: rendered once, kept in one file, read through a memory map.
+"""The training clips: rendered once, stored in one file, read through a memory map.
 
 Every clip has a speaker of its own, numbered from `FIRST_TRAINING_SPEAKER` on, and a sentence whose
 role is "training". Nothing here is used by a scenario.

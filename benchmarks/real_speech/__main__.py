@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedsim.errors import FedsimError
@@ -15,29 +15,8 @@ from . import prompts, whisper
 from .fetch import is_finished, publish
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status, and says what went wrong in one sentence."""
-    options = _parser().parse_args(arguments)
-    cache = Path(options.cache).expanduser().absolute()
-    # A polite kill then cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        make_all(cache, force=options.force)
-    except FedsimError as error:
-        return _failed(str(error))
-    except ModuleNotFoundError as error:
-        return _failed(f"the Python package {error.name} is missing: pip install fedsim-speech")
-    except OSError as error:
-        return _failed(f"{error} (while filling {cache})")
-    except KeyboardInterrupt:
-        return _failed("interrupted: run it again to go on from the last finished part")
-    except Exception as error:
-        return _failed(f"unexpected {type(error).__name__}: {error}")
-    return 0
-
-
 def make_all(cache: Path, force: bool = False) -> None:
-    """Makes both parts below `cache`, or with `force` remakes them, and prints a summary."""
+    """Make both parts in `cache`, or with `force` remake them, and print a summary."""
     model, recordings = cache / "whisper-base", cache / "prompts"
     for folder, recipe, make, downloads in (
         (model, whisper.RECIPE, whisper.make_whisper, cache / "wheels"),
@@ -49,6 +28,32 @@ def make_all(cache: Path, force: bool = False) -> None:
         print(f"{folder.name}:", flush=True)
         publish(folder, recipe, lambda fresh, make=make, source=downloads: make(fresh, source))
     _summarize(model, recordings)
+
+
+def main(
+    arguments: Sequence[str] | None = None, make: Callable[[Path, bool], None] = make_all
+) -> int:
+    """Run the command and return its exit status; `make` fills the cache folder.
+
+    An error is printed as one sentence.
+    """
+    options = _parser().parse_args(arguments)
+    cache = Path(options.cache).expanduser().absolute()
+    # SIGTERM then cleans up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        make(cache, options.force)
+    except FedsimError as error:
+        return _failed(str(error))
+    except ModuleNotFoundError as error:
+        return _failed(f"the Python package {error.name} is missing; pip install fedsim-speech")
+    except OSError as error:
+        return _failed(f"{error} (while filling {cache})")
+    except KeyboardInterrupt:
+        return _failed("interrupted; run it again to continue after the last finished part")
+    except Exception as error:
+        return _failed(f"unexpected {type(error).__name__}: {error}")
+    return 0
 
 
 def _summarize(model: Path, recordings: Path) -> None:
@@ -65,7 +70,7 @@ def _summarize(model: Path, recordings: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.real_speech",
-        description="Brings Whisper base and telephone prompts in five languages into a folder.",
+        description="Puts Whisper base and telephone prompts in five languages into a folder.",
         epilog="The downloads stay in DIR/wheels and DIR/debs; both may be deleted afterwards.",
     )
     parser.add_argument(

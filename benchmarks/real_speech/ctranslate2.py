@@ -1,4 +1,4 @@
-"""CTranslate2's model file: its variables by name, and under the names that transformers uses."""
+"""Reads CTranslate2's model file, and renames its variables as transformers does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEAVES = {
 
 
 def read_variables(data: bytes) -> dict[str, np.ndarray]:
-    """Every variable of a CTranslate2 model file (binary version 6), by name.
+    """Return every variable of a CTranslate2 model file (binary version 6) by name.
 
     Arrays are views into `data` with the stored shape and element type. An alias names the array
     of the variable that it stands for.
@@ -39,7 +39,7 @@ def read_variables(data: bytes) -> dict[str, np.ndarray]:
     reader = _Reader(data)
     version = reader.number("I")
     if version != 6:
-        raise FedsimError(f"the CTranslate2 file has version {version}, and only 6 is understood")
+        raise FedsimError(f"the CTranslate2 file has version {version}; use one of version 6")
     reader.text()  # the name of the model's class
     reader.number("I")  # the revision of that class
     variables = {}
@@ -49,7 +49,7 @@ def read_variables(data: bytes) -> dict[str, np.ndarray]:
         dtype = reader.number("B")
         raw = reader.take(reader.number("I"))
         if dtype not in _DTYPES:
-            raise FedsimError(f"variable {name} has the unknown element type {dtype}")
+            raise FedsimError(f"variable {name} has the unknown type {dtype}; download it again")
         variables[name] = np.frombuffer(raw, _DTYPES[dtype]).reshape(shape)
     for _ in range(reader.number("I")):
         alias = reader.text()
@@ -58,12 +58,12 @@ def read_variables(data: bytes) -> dict[str, np.ndarray]:
 
 
 def to_transformers(variables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict of `WhisperForConditionalGeneration` from CTranslate2's variables."""
+    """Return the state dict of `WhisperForConditionalGeneration` from CTranslate2's variables."""
     return {key: part for name, array in variables.items() for key, part in _renamed(name, array)}
 
 
 def _renamed(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """The entries of the state dict that one variable becomes; a mere setting becomes none."""
+    """Return the state-dict entries that one variable becomes: none for a mere setting."""
     if name == "decoder/projection/weight":
         return [("proj_out.weight", array)]
     side, _, rest = name.partition("/")
@@ -84,7 +84,7 @@ def _renamed_in_layer(prefix: str, rest: str, array: np.ndarray) -> list[tuple[s
     attention = {"self_attention": "self_attn", "attention": "encoder_attn"}[block]
     if module == "layer_norm":
         return [(f"{prefix}.{attention}_layer_norm.{leaf}", array)]
-    # CTranslate2 stacks what is multiplied with the same input.
+    # CTranslate2 stacks weights that are multiplied with the same input.
     stacked = {
         "self_attn": {"linear_0": "qkv", "linear_1": ("out",)},
         "encoder_attn": {"linear_0": "q", "linear_1": "kv", "linear_2": ("out",)},
@@ -95,7 +95,8 @@ def _renamed_in_layer(prefix: str, rest: str, array: np.ndarray) -> list[tuple[s
             # Whisper's keys have no bias; CTranslate2 fills the gap with zeros.
             if part.any():
                 raise FedsimError(
-                    f"{prefix}.{attention} has a bias on its keys, unlike any Whisper"
+                    f"{prefix}.{attention} has a bias on its keys, unlike any Whisper; use the "
+                    f"file of a Whisper model"
                 )
             continue
         parts.append((f"{prefix}.{attention}.{projection}_proj.{leaf}", part))
@@ -103,7 +104,7 @@ def _renamed_in_layer(prefix: str, rest: str, array: np.ndarray) -> list[tuple[s
 
 
 class _Reader:
-    """Walks through little-endian binary data."""
+    """Reads little-endian binary data from start to end."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -112,14 +113,14 @@ class _Reader:
     def take(self, size: int) -> memoryview:
         piece = self._data[self._at : self._at + size]
         if len(piece) != size:
-            raise FedsimError("the CTranslate2 file ends too early")
+            raise FedsimError("the CTranslate2 file ends too early; download it again")
         self._at += size
         return piece
 
     def number(self, kind: str) -> int:
-        """One unsigned number of `struct`'s kind B, H or I."""
+        """Return the next unsigned number, of `struct`'s format B, H or I."""
         return struct.unpack(f"<{kind}", self.take(struct.calcsize(f"<{kind}")))[0]
 
     def text(self) -> str:
-        """A string whose stored length counts the NUL that ends it."""
+        """Return the next string; its stored length counts the NUL at its end."""
         return bytes(self.take(self.number("H"))).rstrip(b"\0").decode()

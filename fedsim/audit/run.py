@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedsim.audit.attack import View, attack
+from fedsim.audit.attack import attack
 from fedsim.audit.claim import measure_claim
 from fedsim.audit.record import FILE, Audited, write_audit
-from fedsim.audit.views import Payloads
+from fedsim.audit.views import Payloads, View
 from fedsim.audit.voices import Voices, open_voices
 from fedsim.privacy.bounds import Bounds
 from fedsim.quant.allocation import Sizes

@@ -114,17 +114,17 @@ def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: P
 
 
 def _problem_in_summary(
-    asked: m.SenseRequest, answer: m.Summary, layers: int, expected: int, legal: tuple[int, ...]
+    request: m.SenseRequest, answer: m.Summary, layers: int, expected: int, legal: tuple[int, ...]
 ) -> str:
     values = answer.sensitivity
-    if len(values) != (expected if asked.measure else 0):
+    if len(values) != (expected if request.measure else 0):
         return f"a sensitivity summary of {len(values)} values for a model of {layers} layers"
     bad = next((i for i, v in enumerate(values) if not math.isfinite(v)), None)
     if bad is not None:
         return f"{values[bad]} as the sensitivity of layer {bad}, which must be finite"
-    if len(answer.quantiles) != layers * len(QUANTILES) * asked.quantiles:
+    if len(answer.quantiles) != layers * len(QUANTILES) * request.quantiles:
         return f"{len(answer.quantiles)} quantiles for {layers} layers"
-    if _is_wrong_workload(answer.workload, 2 * asked.workload):
+    if _is_wrong_workload(answer.workload, 2 * request.workload):
         return f"a workload of {answer.workload!r:.60}"
     if answer.budget_bytes < 1:
         return f"a budget of {answer.budget_bytes} bytes"
@@ -137,16 +137,16 @@ def _is_wrong_workload(values: tuple[float, ...], expected: int) -> bool:
     return len(values) != expected or any(not math.isfinite(v) or v < 0 for v in values)
 
 
-def _problem_in_scores(asked: m.Evaluation, answer: m.Scores) -> str:
-    models = len(asked.candidates) + asked.full_precision
+def _problem_in_scores(request: m.Evaluation, answer: m.Scores) -> str:
+    models = len(request.candidates) + request.full_precision
     counts = (answer.errors, answer.words, answer.char_errors, answer.chars)
     sums = (answer.correct,) if answer.correct else counts
     for values in (answer.file_bytes, answer.low, answer.high, *sums):
         if len(values) != models:
             return f"scores that do not fit the request, {len(values)} values for {models} models"
-    clips = models * answer.clips * asked.clip_counts
+    clips = models * answer.clips * request.clip_counts
     if len(answer.clip_wrong) != clips or len(answer.clip_of) != clips:
         return "scores that do not fit the request, with counts of some clips missing"
-    if _is_wrong_workload(answer.workload, 1 * asked.workload):
+    if _is_wrong_workload(answer.workload, 1 * request.workload):
         return f"a workload of {answer.workload!r:.60}"
     return ""

@@ -56,10 +56,10 @@ class SummaryReader:
             high=() if bounds is None else tuple(bounds.high.tolist()),
         )
 
-    def check(self, asked: m.SenseRequest, answer: m.Summary) -> None:
+    def check(self, request: m.SenseRequest, answer: m.Summary) -> None:
         """Raise `Refused` for a summary whose payload does not fit the scenario's release."""
         who, size = f"client {answer.client!r}", len(answer.payload)
-        if self.release.plain or not asked.measure:
+        if self.release.plain or not request.measure:
             if answer.payload:
                 raise Refused(f"{who} sent a release of {size} bytes that was not requested")
             return
@@ -70,14 +70,14 @@ class SummaryReader:
         if not np.isfinite(restored).all():
             raise Refused(f"{who} sent a release that is not finite")
 
-    def take(self, asked: m.SenseRequest, answer: m.Summary) -> m.SenseRequest | None:
+    def take(self, request: m.SenseRequest, answer: m.Summary) -> m.SenseRequest | None:
         """Keep a summary's release; return the request for the next round, None after the last."""
         client = answer.client
-        if self.release.adds_noise and asked.measure:
+        if self.release.adds_noise and request.measure:
             self.payloads.setdefault(client, []).append(answer.payload)
             self.latest[client] = answer
-            if asked.round < self.scenario.privacy.rounds:
-                return self.request(asked.measure, asked.round + 1)
+            if request.round < self.scenario.privacy.rounds:
+                return self.request(request.measure, request.round + 1)
         elif answer.payload:
             self.payloads[client] = [answer.payload]
         return None

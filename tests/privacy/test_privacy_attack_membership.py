@@ -145,7 +145,7 @@ def test_worlds_score_each_other():
 
 
 def test_few_worlds_of_noise_find_no_member():
-    """More features than worlds: scored by themselves too they would be told apart."""
+    """More features than worlds: scored by themselves too, members would be recognized."""
     rng = np.random.default_rng(8)
     scores = [
         world_scores(*rng.normal(size=(2, 12, 40)), np.random.default_rng(t)) for t in range(12)

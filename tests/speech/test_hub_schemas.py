@@ -167,8 +167,8 @@ def test_speech_commands_by_speaker(commands):
     # The first ten of the twelve who have 20 clips.
     assert list(clients) == sorted(TALKERS.keys() - {"ffffff00"})[:10]
     split_is_sound(scenario, clients)
-    said = {u.text for client in clients.values() for u in client.test}
-    assert said <= set(hub_toys.COMMANDS)
+    texts = {u.text for client in clients.values() for u in client.test}
+    assert texts <= set(hub_toys.COMMANDS)
     everyone = study("speaker", commands, "clients.limit=null", "clients.min_clips=0")
     assert list(clients_of(everyone)) == sorted(TALKERS)
     texts = {u.text for c in clients_of(everyone).values() for u in c.test}
