@@ -22,6 +22,7 @@ from fedsim.quant.activations import MAX_ACTIVATION_BITS, MIN_ACTIVATION_BITS, R
 from fedsim.quant.allocation import ALLOCATORS, allocate, mean_bits
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.granularities import GRANULARITIES
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.modelfile import ModelFile
@@ -30,7 +31,7 @@ from fedsim.quant.packing import MAX_BITS, MIN_BITS
 from fedsim.quant.profile import profile_of
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import Switch, switch_of
-from fedsim.quant.weights import GRANULARITIES, dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight, quantize_weight
 from fedsim.speech.audio import check_clip
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, public_clips, transcribe_clips

@@ -21,6 +21,7 @@ from fedsim.quant import modelfile
 from fedsim.quant.activations import Range
 from fedsim.quant.bank import from_blob
 from fedsim.quant.modelfile import ModelFile
+from fedsim.quant.profile import LayerProfile, profile_of
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.speech.clips import ClientData, require_clips
 from fedsim.speech.models.base import transcribe_clips
@@ -77,41 +78,44 @@ class Device:
         """Observe the tuning clips in one pass; return the device's facts and its release."""
         runtime, limits = self.runtime, self.runtime.devices[self.data.key]
         require_clips(self.data, runtime.scenario.corpus)
-        values, spread, payload = np.empty(0), np.empty(0), b""
+        profile, spread, payload = None, np.empty(0), b""
         if runtime.scenario.privacy.chosen.plain:
-            values, spread = self._sensed(request)
+            profile, spread = self._sensed(request)
         elif request.measure:
             payload = released(
-                runtime, self.data.key, request, lambda: self.sensitivity(request.measure)
+                runtime, self.data.key, request, lambda: self.profile(request.measure).flat
             )
         return m.Summary(
             client=self.data.key,
             budget_bytes=limits.budget_bytes,
             bit_depths=limits.bit_depths,
             clips=len(self.data.tuning),
-            sensitivity=tuple(values.tolist()),
+            sensitivity=() if profile is None else tuple(profile.flat.tolist()),
             quantiles=tuple(spread.ravel().tolist()),
             workload=self.audio.workload() if request.workload else (),
             payload=payload,
+            depths=() if profile is None else profile.depths,
         )
 
-    def sensitivity(self, measure: str) -> np.ndarray:
-        """Return the sensitivity of each layer on the tuning clips, float64 (L,).
+    def profile(self, measure: str) -> LayerProfile:
+        """Return the layer profile of the tuning clips.
 
         It stays on the device, unless the scenario releases it.
         """
-        return self.audio.sense(lambda model, clips: sense(model, clips, measure))
+        values = self.audio.sense(lambda model, clips: sense(model, clips, measure))
+        return profile_of(values, measure)
 
-    def _sensed(self, request: m.SenseRequest) -> tuple[np.ndarray, np.ndarray]:
-        """Return sensitivities (L,) and quantiles (L, Q), each empty where not requested."""
+    def _sensed(self, request: m.SenseRequest) -> tuple[LayerProfile | None, np.ndarray]:
+        """Return the layer profile and quantiles (L, Q); None and empty where not requested."""
         measure, audio = request.measure, self.audio
         if measure and request.quantiles:
-            return audio.sense(lambda model, clips: sense_and_quantiles(model, clips, measure))
+            values, spread = audio.sense(
+                lambda model, clips: sense_and_quantiles(model, clips, measure)
+            )
+            return profile_of(values, measure), spread
         if measure:
-            return self.sensitivity(measure), np.empty(0)
-        if request.quantiles:
-            return np.empty(0), audio.sense(quantiles)
-        return np.empty(0), np.empty(0)
+            return self.profile(measure), np.empty(0)
+        return None, audio.sense(quantiles) if request.quantiles else np.empty(0)
 
     def personalize(self, delivery: m.Delivery) -> m.Receipt:
         """Calibrate each delivered model, check its size, write its file if the scenario keeps it.

@@ -34,8 +34,8 @@ def released(
             `FEDSIM_PRIVACY_DIR` names another.
         client: key of the client.
         request: holds the round and the public bounds.
-        sense: observes the clips and returns the sensitivities (L,); not called where the request
-            was answered before.
+        sense: observes the clips and returns the values of the layer profile, flat; not called
+            where the request was answered before.
 
     Raises:
         DeclinedError: if the release would cost more than is left of the budget.

@@ -61,7 +61,7 @@ def mask(message: Message, context: Context, device: Device) -> Message:
                 f"client {device.data.key!r} was sent no bounds to clip to; give both sides the"
                 f" same scenario"
             )
-        codes = encode(device.sensitivity(post.measure), bounds)
+        codes = encode(device.profile(post.measure).flat, bounds)
         return member.hide(state, wire.Envelopes(post.places, post.sealed), codes)
 
     return _take(message, context, device.read(wire.Post, message), step)

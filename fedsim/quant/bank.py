@@ -19,6 +19,7 @@ import torch
 from fedsim.base.cache import LRUCache
 from fedsim.base.files import atomic_write
 from fedsim.errors import FedsimError
+from fedsim.quant.granularities import n_scales
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
@@ -26,7 +27,6 @@ from fedsim.quant.weights import (
     SCALE_BYTES,
     PackedWeight,
     dequantize_weight,
-    n_scales,
     quantize_weight,
 )
 

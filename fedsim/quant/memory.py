@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from fedsim.quant.granularities import n_scales
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
 from fedsim.quant.proxy import BITS, GRANULARITY
-from fedsim.quant.weights import SCALE_BYTES, n_scales
+from fedsim.quant.weights import SCALE_BYTES
 
 MODES = ("full", "streamed", "proxy")
 _FLOAT_BYTES = 4

@@ -28,6 +28,7 @@ from fedsim.base.files import atomic_write
 from fedsim.errors import FedsimError, ModelFileError
 from fedsim.quant.activations import Range
 from fedsim.quant.allocation import Sizes
+from fedsim.quant.granularities import n_scales
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelheader import (
     Manifest,
@@ -38,7 +39,7 @@ from fedsim.quant.modelheader import (
     raw_bytes,
 )
 from fedsim.quant.packing import packed_bytes
-from fedsim.quant.weights import SCALE_BYTES, PackedWeight, n_scales
+from fedsim.quant.weights import SCALE_BYTES, PackedWeight
 
 SUFFIX = ".safetensors"
 

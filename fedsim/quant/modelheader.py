@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from fedsim.errors import FedsimError, ModelFileError
+from fedsim.quant.granularities import n_scales
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import MAX_BITS, packed_bytes
-from fedsim.quant.weights import n_scales
 
 FORMAT = "fedsim-model/1"
 NAME_ROOM = 256

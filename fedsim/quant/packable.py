@@ -44,7 +44,7 @@ class PackableModel(Generic[M]):
 
     @property
     def granularity(self) -> str:
-        """How many weights share a scale: a name in `quant.weights.GRANULARITIES`."""
+        """How many weights share a scale: a name in `quant.granularities.GRANULARITIES`."""
         return self.blank.granularity
 
     @property

@@ -7,15 +7,14 @@ The zero point is 0, so a weight of zero stays zero. Codes are stored with an of
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
+from fedsim.quant.granularities import GRANULARITIES
 from fedsim.quant.packing import pack, packed_bytes, unpack
-from fedsim.registry import Registry
 
 SCALE_BYTES = 4
 """Bytes of one stored scale (float32)."""
@@ -23,38 +22,6 @@ SCALE_BYTES = 4
 STEP = 1 << 20
 """Codes unpacked at a time, so that they take little memory beside a large weight. A multiple of 8,
 so that every step begins on a byte."""
-
-
-@dataclass(frozen=True)
-class Granularity:
-    """How many weights share a scale."""
-
-    largest: Callable[[torch.Tensor], torch.Tensor]
-    """f(W (N, ...)) -> max|W|, (N,) or (1,)."""
-    summary: str
-
-
-def per_tensor(weight: torch.Tensor) -> torch.Tensor:
-    """Return max|W| of the whole weight, (1,)."""
-    return weight.abs().amax().reshape(1)
-
-
-def per_channel(weight: torch.Tensor) -> torch.Tensor:
-    """Return max|W| of each output channel, (N,)."""
-    return weight.abs().reshape(weight.shape[0], -1).amax(dim=1)
-
-
-GRANULARITIES: Registry[Granularity] = Registry("granularity")
-GRANULARITIES.add(
-    "per_tensor", Granularity(per_tensor, "One scale for the whole weight, as in the paper.")
-)
-GRANULARITIES.add(
-    "per_channel",
-    Granularity(
-        per_channel,
-        "One scale per output channel: 4 bytes more for each, far better below 6 bits.",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -71,11 +38,6 @@ class PackedWeight:
     def nbytes(self) -> int:
         """Bytes of payload and scales."""
         return self.payload.nbytes + self.scales.nbytes
-
-
-def n_scales(channels: int, granularity: str) -> int:
-    """Return how many scales a layer with `channels` output channels stores."""
-    return channels if granularity == "per_channel" else 1
 
 
 def quantize_weight(weight: torch.Tensor, bits: int, granularity: str) -> PackedWeight:

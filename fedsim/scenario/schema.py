@@ -6,7 +6,7 @@ values; `load.py` and `explain.py` read YAML files and report mistakes with file
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BeforeValidator,
@@ -22,6 +22,7 @@ from pydantic import (
 from fedsim.base import yamltree
 from fedsim.engine import ENGINES
 from fedsim.errors import FedsimError
+from fedsim.quant.granularities import GRANULARITIES
 from fedsim.quant.measures import MEASURES
 from fedsim.scenario.clock import ClockSettings, FaultSettings, RetrySettings
 from fedsim.scenario.corpus import CorpusSettings
@@ -120,7 +121,7 @@ class ClientSettings(Settings):
 class QuantizationSettings(Settings):
     """How weights and activations are quantized, and how layers are ranked."""
 
-    weights: Literal["per_channel", "per_tensor"] = Field(
+    weights: Annotated[Text, OneOf(GRANULARITIES)] = Field(
         default="per_channel",
         description="one scale per channel, or one per tensor as in the paper",
     )

@@ -116,12 +116,14 @@ def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: P
 def _problem_in_summary(
     request: m.SenseRequest, answer: m.Summary, layers: int, expected: int, legal: tuple[int, ...]
 ) -> str:
-    values = answer.sensitivity
-    if len(values) != (expected if request.measure else 0):
-        return f"a sensitivity summary of {len(values)} values for a model of {layers} layers"
+    values, columns = answer.sensitivity, max(1, len(answer.depths))
+    if not set(answer.depths) <= set(legal):
+        return f"a table at the bit depths {answer.depths!r:.60}; the scenario allows {legal}"
+    if len(values) != (expected * columns if request.measure else 0):
+        return f"a layer profile of {len(values)} values for a model of {layers} layers"
     bad = next((i for i, v in enumerate(values) if not math.isfinite(v)), None)
     if bad is not None:
-        return f"{values[bad]} as the sensitivity of layer {bad}, which must be finite"
+        return f"{values[bad]} as the sensitivity of layer {bad // columns}, which must be finite"
     if len(answer.quantiles) != layers * len(QUANTILES) * request.quantiles:
         return f"{len(answer.quantiles)} quantiles for {layers} layers"
     if _is_wrong_workload(answer.workload, 2 * request.workload):

@@ -17,6 +17,7 @@ from fedsim.errors import FedsimError
 from fedsim.privacy.secure_aggregation import wire
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
+from fedsim.quant.profile import LayerProfile
 
 KINDS = typing.get_args(m.Message)
 GROUP = (wire.Keys, wire.Envelopes, wire.Masked, wire.Shares)
@@ -80,6 +81,22 @@ def test_candidates_keep_their_order():
 SUMMARY = m.Summary("ann", 1000, (2, 4), 3, (0.5, 0.25))
 SCORES = m.Scores("ann", 3, (10,), (1,), (4,), (2,), (16,), (), (0.1,), (0.5,))
 DELIVERY = m.Delivery(True, (candidate("a"), candidate("b")))
+
+
+def test_a_table_of_losses_travels():
+    """As written: a row per layer, a column per depth, at full precision."""
+    table = np.array([[0.5, 0.25, 1 / 3], [1e-9, -2.0, 3e300]])
+    profile = LayerProfile(table, "loss", (2, 4, 8))
+    sent = replace(SUMMARY, sensitivity=tuple(profile.flat.tolist()), depths=profile.depths)
+    for received in (
+        codec.from_record(m.Summary, codec.to_record(sent), "client 'ann'"),
+        codec.from_text(m.Summary, codec.to_text(sent)),
+    ):
+        got = received.profile("loss")
+        assert got.depths == (2, 4, 8)
+        assert np.array_equal(got.values, table)
+    with pytest.raises(FedsimError, match="one value per layer and depth"):
+        replace(sent, depths=(2, 4, 6, 8)).profile("loss")
 
 
 def spoiled(message, **changes) -> RecordDict:

@@ -12,10 +12,11 @@ from quant_toys import Tied, Toy, thorough
 
 from fedsim.errors import FedsimError
 from fedsim.quant.bank import BlobStore, LayerBank, WeightCache, from_blob, to_blob, verify
+from fedsim.quant.granularities import GRANULARITIES
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
 from fedsim.quant.switch import Switch
-from fedsim.quant.weights import GRANULARITIES, dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight, quantize_weight
 
 LAYER = Layer("layer", "linear", (6, 5))
 

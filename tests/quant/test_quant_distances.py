@@ -15,11 +15,12 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from fedsim.quant.distances import BINS, BITS, DistanceSpectrum, DistanceSums, OutputPairs
+from fedsim.quant.granularities import GRANULARITIES
 from fedsim.quant.layers import plain_weights
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.model import Batch
 from fedsim.quant.sensitivity import sense
-from fedsim.quant.weights import GRANULARITIES, dequantize_weight, quantize_weight, round_weight
+from fedsim.quant.weights import dequantize_weight, quantize_weight, round_weight
 
 
 def histogram(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from quant_toys import Talker, Tied, Toy, model_file
 
+from fedsim.quant.granularities import n_scales
 from fedsim.quant.layers import leftovers
 from fedsim.quant.modelfile import ModelFile, fingerprint, read, write
 from fedsim.quant.packable import PackableModel, packable
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import n_scales, quantize_weight
+from fedsim.quant.weights import quantize_weight
 
 DEPTHS = (2, 3, 8, 16)
 

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from quant_toys import thorough
 
 from fedsim.errors import FedsimError
+from fedsim.quant.granularities import GRANULARITIES, n_scales
 from fedsim.quant.packing import packed_bytes, unpack
 from fedsim.quant.weights import (
-    GRANULARITIES,
     dequantize_weight,
-    n_scales,
     quantize_weight,
     round_weight,
     signed_codes,

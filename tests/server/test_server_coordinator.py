@@ -85,8 +85,8 @@ INF = float("inf")
 LONG = "turn left at the next corner " * 100
 
 
-def summary(client="bob", budget=300, values=(1.0, 2.0)) -> m.Summary:
-    return m.Summary(client, budget, DEPTHS, 4, values)
+def summary(client="bob", budget=300, values=(1.0, 2.0), depths=()) -> m.Summary:
+    return m.Summary(client, budget, DEPTHS, 4, values, depths=depths)
 
 
 def scores(client="bob", models=2) -> m.Scores:
@@ -111,8 +111,16 @@ ENDING = [
     (m.SENSE, "sense", summary("ann"), "client 'bob' answered as 'ann'"),
     (m.SENSE, "sense", summary(LONG), "client 'bob' answered as 'turn left"),
     (m.EVALUATE, "evaluate", scores("ann"), "client 'bob' answered as 'ann'"),
-    (m.SENSE, "sense", summary(values=(1.0,)), "client 'bob' sent a sensitivity summary of 1 "),
+    (m.SENSE, "sense", summary(values=(1.0,)), "client 'bob' sent a layer profile of 1 "),
     (m.SENSE, "sense", summary(values=(1.0, INF)), "client 'bob' sent inf as the sensitivity of"),
+    (m.SENSE, "sense", summary(depths=(2, 4)), "client 'bob' sent a layer profile of 2 values"),
+    (
+        m.SENSE,
+        "sense",
+        summary(values=(1.0, 2.0, 3.0, INF), depths=(2, 4)),
+        "client 'bob' sent inf as the sensitivity of layer 1",
+    ),
+    (m.SENSE, "sense", summary(depths=(2, 64)), "client 'bob' sent a table at the bit depths (2, "),
     (m.SENSE, "plan", summary(budget=20), "client 'bob': a budget of 20 bytes"),
     (m.EVALUATE, "evaluate", scores(models=1), "client 'bob' sent scores that do not fit"),
 ]
