@@ -14,7 +14,7 @@ import toys
 
 import fedsim
 from fedsim.cli import main
-from fedsim.engine import EngineSettings
+from fedsim.engine import EngineSettings, kept_running
 from fedsim.results.ledger import Ledger
 from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
@@ -23,13 +23,11 @@ from fedsim.scenario import load_scenario
 @pytest.fixture(scope="module")
 def ray():
     """One Ray for all runs of this module: the engine uses one that is running."""
-    from fedsim.engine import ray_cluster
-
-    with ray_cluster.connected(EngineSettings(workers=3), 3, "fedsim_clients.app:app"):
+    with kept_running("ray", 3, EngineSettings(workers=3)):
         yield
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_ray_gives_the_same_results_to_the_byte(study, ray, tmp_path, workers):
     scenario = load_scenario(study.file, ["engine.kind=ray", f"engine.workers={workers}"])
     torch.set_num_threads(2)  # of whoever calls: they must not show in the last bit of a weight
@@ -50,15 +48,8 @@ def test_ray_gives_the_same_results_to_the_byte(study, ray, tmp_path, workers):
         )
 
 
-def test_flower_gives_the_same_results_to_the_byte(study, ray, tmp_path):
-    scenario = load_scenario(study.file, ["engine.kind=flower", "engine.workers=1"])
-    result = run_scenario(scenario, tmp_path / "run")
-    assert result.failures == []
-    assert result.folder.results.read_bytes() == study.result.folder.results.read_bytes()
-
-
 @pytest.mark.slow
-def test_three_engines_agree_about_twenty_clients(ray, tmp_path, model_folder):
+def test_both_engines_agree_about_twenty_clients(ray, tmp_path, model_folder):
     speakers = [f"speaker {i}" for i in range(20)]
     toys.write_corpus(tmp_path / "clips", speakers, each=2)
     file = toys.write_scenario(
@@ -69,7 +60,7 @@ def test_three_engines_agree_about_twenty_clients(ray, tmp_path, model_folder):
         methods=["fp32", {"allocation": "myqasr", "tuned_on": ["own", "other"]}],
     )
     made = set()
-    for kind in ("inprocess", "ray", "flower"):
+    for kind in ("inprocess", "ray"):
         scenario = load_scenario(file, [f"engine.kind={kind}", "engine.workers=2"])
         result = run_scenario(scenario, tmp_path / kind)
         assert len(result.rows) == 3 * 20
@@ -77,8 +68,8 @@ def test_three_engines_agree_about_twenty_clients(ray, tmp_path, model_folder):
     assert len(made) == 1
 
 
-@pytest.mark.parametrize("engine", ["ray", pytest.param("flower", marks=pytest.mark.slow)])
-def test_other_engines_tell_the_same_failures(study, ray, tmp_path, engine):
+@pytest.mark.slow
+def test_ray_reports_the_same_failures(study, ray, tmp_path):
     corpus = shutil.copytree(study.scenario.corpus.path, tmp_path / "clips")
     for path in (corpus / "bob").iterdir():
         path.write_bytes(b"no audio")
@@ -91,7 +82,7 @@ def test_other_engines_tell_the_same_failures(study, ray, tmp_path, engine):
         run_scenario(
             load_scenario(study.file, [*overrides, f"engine.kind={kind}"]), tmp_path / kind
         )
-        for kind in ("inprocess", engine)
+        for kind in ("inprocess", "ray")
     )
     assert other.failures == inprocess.failures
     assert other.rows == inprocess.rows
