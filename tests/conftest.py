@@ -7,6 +7,8 @@ import os
 # Read when transformers and Flower load: no test goes to the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
