@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,5 +126,5 @@ def _print_speakers(clients: Clients) -> None:
             f"{who.snr_db:.0f}",
             f"{who.level_db:.0f}",
         )
-    fixed = sys.stdout.isatty() or "COLUMNS" in os.environ
-    Console(width=None if fixed else 120).print(table)
+    # Wider than the table, whatever the terminal: a number that is cut off names nobody.
+    Console(width=200).print(table)
