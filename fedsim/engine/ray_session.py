@@ -16,13 +16,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import psutil
 import ray
 
 from fedsim.base.interrupts import held_back
 from fedsim.engine.ray_cluster import check_address, check_shared, free_workers, not_joined
 from fedsim.engine.settings import QUIET, EngineSettings, cores
-
-import psutil  # type: ignore[import-untyped]  # isort: skip  (Ray brings it along)
 
 # Each client needs the same memory again, which glibc would give back and fetch page by page: some
 # thirtieth of a worker's time.

@@ -88,7 +88,8 @@ def test_ctrl_c_while_ray_starts_leaves_no_process(tmp_path, seconds):
 KILLED = """
 from fedsim.engine import EngineSettings, kept_running
 with kept_running("ray", 1, EngineSettings(workers=1)):
-    import psutil  # Ray brings it along
+    import psutil
+
     for child in psutil.Process().children():
         if child.name() == "raylet":
             child.kill()
