@@ -289,9 +289,11 @@ def start(repeats: str = "5") -> None:
         study = _voices(Path(scratch), 8)
         for number in range(int(repeats)):
             helped.append(_seconds("--help"))
-            cold.append(_seconds("run", str(study), "--out", f"{scratch}/run{number}"))
+            out = Path(scratch) / f"run{number}"
+            cold.append(_seconds("run", str(study), "--engine", "auto", "--out", str(out)))
+            engine = json.loads((out / "timing.json").read_text())["engine"]
     print(
-        f"fedsim --help {statistics.median(helped):.2f} s; 8 clients from cold "
+        f"fedsim --help {statistics.median(helped):.2f} s; 8 clients from cold, engine {engine}, "
         f"{statistics.median(cold):.1f} s ({', '.join(f'{s:.1f}' for s in cold)})"
     )
 
