@@ -15,11 +15,11 @@ from fedsim.engine.settings import cores
 from fedsim.scenario.cells import forward_passes
 from fedsim.scenario.schema import AUTO, Scenario
 
-START_S = 6.0
-"""Seconds that Ray and its workers take to start beyond what one process takes."""
-PASS_S_PER_MB = 0.003
-"""Seconds of one clip's pass through a model, per MB of its checkpoint: bundled:ctc takes 15 to 25
-ms for 6 MB, Whisper base 0.3 to 0.9 s for 139 MB."""
+START_S = 8.0
+"""Seconds that Ray and its workers take to start and end beyond what one process takes."""
+PASS_S_PER_MB = 0.005
+"""Seconds of one clip's pass through a model, per MB of its checkpoint: bundled:ctc takes 29 ms for
+5.7 MB with all that a client does around it, Whisper base 0.3 to 0.9 s for 139 MB."""
 _UNKNOWN_MB = 1_000.0  # a checkpoint that is not on this machine yet: no small matter
 
 

@@ -16,8 +16,9 @@ import fedsim
 from fedsim.cli import main
 from fedsim.engine import EngineSettings, kept_running
 from fedsim.results.ledger import Ledger
+from fedsim.run.engine_choice import choose_engine
 from fedsim.run.single import run_scenario
-from fedsim.scenario import load_scenario
+from fedsim.scenario import find_scenario, load_scenario
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +96,30 @@ def test_ray_reports_the_same_failures(study, ray, tmp_path):
     assert {r.client for r in other.rows} == {"ann", "eve"}
 
 
+def test_auto_is_ray_where_several_processes_save_more_time_than_they_take_to_start():
+    def chosen(clients: int, *overrides: str) -> str:
+        settings = ["engine.workers=2", *overrides]
+        return choose_engine([(load_scenario(find_scenario("quickstart"), settings), clients)])
+
+    assert chosen(24) == "ray"
+    assert chosen(2) == "inprocess"
+    assert chosen(24, "engine.workers=1") == "inprocess"
+    assert chosen(2, "engine.address=auto") == "ray"
+    assert chosen(24, "engine.kind=inprocess") == "inprocess"
+    few = load_scenario(find_scenario("quickstart"), ["engine.workers=2"])
+    assert choose_engine([(few, 2)] * 10) == "ray"  # a matrix starts Ray once
+
+
 def fedsim_command(*words: object, cwd: Path) -> subprocess.CompletedProcess:
     """Run the command as a process of its own."""
-    source = str(Path(fedsim.__file__).parent.parent)
+    source = [str(Path(fedsim.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [sys.executable, "-m", "fedsim", *map(str, words)],
         capture_output=True,
         text=True,
         cwd=cwd,
         timeout=180,
-        env={**os.environ, "PYTHONPATH": source, "COLUMNS": "200"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, source)), "COLUMNS": "200"},
         check=False,
     )
 
