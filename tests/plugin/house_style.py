@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim.privacy.releases import Release, numbers
+from fedsim.privacy.payloads import numbers
+from fedsim.privacy.releases import Release
 from fedsim.quant.allocation import ALLOCATORS, Allocator
 from fedsim.scenario.corpus import CorpusReader
 from fedsim.speech.clips import Utterance

@@ -19,6 +19,7 @@ from torch import nn
 
 from fedsim.errors import FedsimError, ModelFileError
 from fedsim.quant.activations import Range, make_range
+from fedsim.quant.granularities import n_scales
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import (
     Manifest,
@@ -32,7 +33,7 @@ from fedsim.quant.modelfile import (
     write,
 )
 from fedsim.quant.packing import packed_bytes
-from fedsim.quant.weights import PackedWeight, dequantize_weight, n_scales, quantize_weight
+from fedsim.quant.weights import PackedWeight, dequantize_weight, quantize_weight
 
 BOTH = ("per_tensor", "per_channel")
 RANGES = (make_range(-1.5, 2.25), make_range(0.0, 0.1), None, make_range(-1e-3, 7e4))
