@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedsim.engine.settings import INTERRUPTIBLE, QUIET, EngineSettings
+from fedsim.engine.settings import INTERRUPTIBLE, QUIET, EngineSettings, environment
 from fedsim.registry import Lazy, Registry
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ def kept_running(engine_name: str, clients: int, settings: EngineSettings) -> It
 
     Starting it takes seconds, which runs with many combinations of settings pay once.
     """
-    _be_quiet()
     keep = ENGINES[engine_name].keep
-    with nullcontext() if keep is None else keep(settings, clients):
+    with _import_settings():
+        kept = nullcontext() if keep is None else keep(settings, clients)
+    with kept:
         yield
 
 
@@ -78,8 +79,8 @@ def open_grid(
     key in `clients` becomes one node, whose `node_config` holds "client" (the key), "partition-id"
     (its place) and "num-partitions". Raises `FedsimError` where the engine cannot be opened.
     """
-    _be_quiet()
-    return ENGINES[engine_name].open(app, clients, run_config, settings)
+    with _import_settings():
+        return ENGINES[engine_name].open(app, clients, run_config, settings)
 
 
 def run_server(app: str, grid: Grid, run_config: RunConfig) -> None:
@@ -89,7 +90,13 @@ def run_server(app: str, grid: Grid, run_config: RunConfig) -> None:
     run_server_app(app, grid, run_config)
 
 
-def _be_quiet() -> None:
-    """Set what Flower and Ray read when they are imported, which is only after this."""
-    for name, value in {**QUIET, **INTERRUPTIBLE}.items():
+@contextmanager
+def _import_settings() -> Iterator[None]:
+    """Set what Flower and Ray read when they are imported: an engine's module does that while open.
+
+    What they start later inherits `QUIET` alone.
+    """
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    with environment(INTERRUPTIBLE):
+        yield

@@ -21,7 +21,7 @@ import ray
 
 from fedsim.base.interrupts import held_back
 from fedsim.engine.ray_cluster import check_address, check_shared, free_workers, not_joined
-from fedsim.engine.settings import QUIET, EngineSettings, cores
+from fedsim.engine.settings import QUIET, EngineSettings, cores, environment
 
 # Each client needs the same memory again, which glibc would give back and fetch page by page: some
 # thirtieth of a worker's time.
@@ -29,13 +29,9 @@ _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
 }
-# Without the first `ray.init` returns once Ray has started spare workers, and cannot be interrupted
-# while it waits for them; the actors start theirs right after it. The second is for this process
-# alone, where `ray.init` has read it by now: see `settings.py`.
-_START: dict[str, str | None] = {
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_raylet_start_wait_time_s": None,
-}
+# Otherwise `ray.init` waits until Ray has started spare workers, and cannot be interrupted meanwhile.
+# The actors start theirs right after it.
+_NO_SPARE_WORKERS = {"RAY_prestart_worker_first_driver": "0"}
 _MARK = "FEDSIM_RAY_SESSION"
 """Environment variable: what all processes of a Ray that was started here inherit."""
 _HELPERS = ("dashboard.py", "log_monitor.py", "monitor.py")
@@ -96,7 +92,7 @@ def _started(variables: Mapping[str, str], num_cpus: int) -> Iterator[None]:
     mark = secrets.token_hex(8)
     try:
         # Inherited rather than stated for each worker: Ray starts an agent for what is stated.
-        with _environment({**variables, **_START, _MARK: mark}):
+        with environment({**variables, **_NO_SPARE_WORKERS, _MARK: mark}):
             _init(address="local", num_cpus=num_cpus, include_dashboard=False)
         _inherited.update(variables)
         _end_helpers()
@@ -144,25 +140,6 @@ def _init(**options: str | int | bool) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Let processes that start while open inherit these variables; None takes one away."""
-    before = {name: os.environ.get(name) for name in variables}
-    try:
-        _set_variables(variables)
-        yield
-    finally:
-        _set_variables(before)
-
-
-def _set_variables(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def _end_helpers() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,10 @@ QUIET = {
 }
 """Environment variables that Flower and Ray read when they are imported."""
 INTERRUPTIBLE = {"RAY_raylet_start_wait_time_s": "0"}
-"""Likewise: `ray.init` looks for its raylet all the time, rather than once a second, in which
-Ctrl-C would have to wait."""
+"""Likewise, but for this process alone: a worker of Ray that inherited it would not start.
+
+`ray.init` looks for its raylet all the time, not once a second, in which Ctrl-C would have to wait.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,21 @@ class EngineSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise FedsimError(f"{name} is {value}: give at least 1, or leave it out")
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables while open, for what is imported and which processes start then."""
+    before = {name: os.environ.get(name) for name in variables}
+    try:
+        os.environ.update(variables)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
