@@ -29,8 +29,8 @@ _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
 }
-# Otherwise `ray.init` waits until Ray has started spare workers, and cannot be interrupted meanwhile.
-# The actors start theirs right after it.
+# Otherwise `ray.init` waits until Ray has started spare workers, and cannot be interrupted
+# meanwhile. The actors start theirs right after it.
 _NO_SPARE_WORKERS = {"RAY_prestart_worker_first_driver": "0"}
 _MARK = "FEDSIM_RAY_SESSION"
 """Environment variable: what all processes of a Ray that was started here inherit."""
