@@ -21,7 +21,6 @@ from fedsim.results.ledger import Ledger
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
 from fedsim.run.engine_choice import choose_engine
-from fedsim.run.round import time_round
 from fedsim.scenario.cells import stages
 from fedsim.scenario.load import load_scenario
 from fedsim.scenario.schema import EngineChoice, Scenario
@@ -111,6 +110,9 @@ def record(
         try:
             serve(run_config)
             if scenario.fleet is not None:  # before the rows are in memory too
+                # It imports torch, which takes longer than all that must be done before Ray starts.
+                from fedsim.run.round import time_round
+
                 time_round(folder, scenario, clients)
         finally:
             result = collect(folder, scenario)
