@@ -110,6 +110,17 @@ def test_auto_is_ray_where_several_processes_save_more_time_than_they_take_to_st
     assert choose_engine([(few, 2)] * 10) == "ray"  # a matrix starts Ray once
 
 
+def test_nothing_heavy_is_imported_before_an_engine_starts(study):
+    """The workers of Ray import torch while this process does, not after it."""
+    code = (
+        "import sys, fedsim.run.matrix, fedsim.run.show; from fedsim.run.single import client_keys;"
+        f"from fedsim.scenario import load_scenario; client_keys(load_scenario({str(study.file)!r}));"
+        "print([m for m in ('torch', 'transformers', 'ray', 'flwr') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def fedsim_command(*words: object, cwd: Path) -> subprocess.CompletedProcess:
     """Run the command as a process of its own."""
     source = [str(Path(fedsim.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
