@@ -114,7 +114,8 @@ def test_nothing_heavy_is_imported_before_an_engine_starts(study):
     """The workers of Ray import torch while this process does, not after it."""
     code = (
         "import sys, fedsim.run.matrix, fedsim.run.show; from fedsim.run.single import client_keys;"
-        f"from fedsim.scenario import load_scenario; client_keys(load_scenario({str(study.file)!r}));"
+        "from fedsim.scenario import load_scenario;"
+        f"client_keys(load_scenario({str(study.file)!r}));"
         "print([m for m in ('torch', 'transformers', 'ray', 'flwr') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
