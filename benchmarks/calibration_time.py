@@ -33,7 +33,7 @@ from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import (
     SpeechModel,
     own_tokens,
-    public_clips,
+    public_signal,
     transcribe_clips,
     tuning_batches,
 )
@@ -48,7 +48,7 @@ def seconds_of(
     model: SpeechModel, scenario: Scenario, clips: list, language: str | None, calibration: str
 ) -> float:
     """Return the seconds of one calibration: one observing pass, then a range for each layer."""
-    clips = clips if CALIBRATORS[calibration].user_data else public_clips()
+    clips = clips if CALIBRATORS[calibration].user_data else public_signal()
     tokens = own_tokens(model, clips, language)  # not timed: sensing has them already
     full, granularity = switch_of(model).full_weights(), scenario.quantization.weights
     rounded = {

@@ -19,7 +19,7 @@ from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.calibration import CALIBRATORS
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.sensitivity import sense
-from fedsim.speech.models.base import public_clips, transcribe_clips, tuning_batches
+from fedsim.speech.models.base import public_signal, transcribe_clips, tuning_batches
 
 CLIPS = toys.clips([0.3, 0.5, 0.44, 0.6])
 OTHERS = toys.clips([0.4, 0.31, 0.52], seed=1)
@@ -150,7 +150,7 @@ def test_every_calibration(made, name, calibration):
     assert any(r.high > 0 for r in pm.ranges.values())
     assert all(pm.transcribe(OTHERS))
     if calibration == "none":
-        public = made(name, clips=public_clips(), calibration="minmax", language=language)
+        public = made(name, clips=public_signal(), calibration="minmax", language=language)
         assert pm.ranges == public.ranges
     else:
         assert pm.ranges != made(name, calibration="none", language=language).ranges

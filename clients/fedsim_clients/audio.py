@@ -12,10 +12,12 @@ import torch
 from fedsim.errors import AudioError, FedsimError
 from fedsim.quant.calibrators import CALIBRATORS, needs, on_user_data
 from fedsim.quant.model import Batch
+from fedsim.quant.moments import LayerMoments, Moments
 from fedsim.quant.observe import LayerObservation, LayerObservations
+from fedsim.scenario.cells import all_cells
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.clips import ClientData, Utterance, read_utterance
-from fedsim.speech.models.base import SpeechModel, own_tokens, public_clips
+from fedsim.speech.models.base import SpeechModel, own_tokens, public_signal
 from fedsim.speech.tuning import TuningPass
 from fedsim_clients.runtime import Runtime
 
@@ -58,16 +60,33 @@ class ClientAudio:
     def sense(self, sense: Callable[[SpeechModel, Iterator[Batch]], T]) -> T:
         """Return the result of `sense` on the model and the tuning clips, in one pass over them.
 
-        The layer statistics that calibration will need are collected in the same pass and cached.
+        What calibration and rounding will need is recorded in the same pass and cached.
         """
         runtime, tuning = self.runtime, self._tuning(self.data.key)
         following = {c for method in runtime.scenario.methods for c in method.calibration}
+        rounds = any(cell.rounded_by_device for cell in all_cells(runtime.scenario))
         with runtime.sensing(self.mode):
-            found, observed = tuning.sense(sense, following)
+            passed = tuning.sense(sense, following, moments=rounds)
+        observed, moments = passed.observed, passed.moments
         if observed is not None:
             rows = needs(on_user_data(following)).rows
             runtime.observations.get(self._key(rows), lambda: LayerObservations(observed))
-        return found
+        if moments is not None:
+            runtime.moments.get((self.data.key, self.mode), lambda: Moments(moments))
+        return passed.found
+
+    def moments(self) -> dict[str, LayerMoments]:
+        """Return layer name -> second moments of the tuning clips; they never leave the device."""
+        runtime = self.runtime
+
+        def record() -> Moments:
+            tuning = self._tuning(self.data.key)
+            with runtime.sensing(self.mode):
+                passed = tuning.observe((), moments=True)
+            assert passed.moments is not None
+            return Moments(passed.moments)
+
+        return runtime.moments.get((self.data.key, self.mode), record).layers
 
     def observed(self, source: str, calibrations: set[str]) -> dict[str, LayerObservation]:
         """Return layer name -> the statistics that calibrations need.
@@ -91,7 +110,7 @@ class ClientAudio:
         def observe() -> LayerObservations:
             tuning = self._tuning(source)
             with runtime.sensing(self.mode):
-                return LayerObservations(tuning.observe(calibrations))
+                return LayerObservations(tuning.observe(calibrations).observed or {})
 
         if source == PUBLIC or wanted.fisher:
             return observe().layers
@@ -106,7 +125,7 @@ class ClientAudio:
         return TuningPass(self.runtime.model, self._clips(source), tokens, self.data.language)
 
     def _clips(self, source: str) -> list[np.ndarray]:
-        return public_clips() if source == PUBLIC else self.read(self.data.tuning)
+        return public_signal() if source == PUBLIC else self.read(self.data.tuning)
 
     def _tokens(self, source: str) -> list[torch.Tensor] | None:
         """Return the pseudo-labels of a source's clips, None where the model needs none."""

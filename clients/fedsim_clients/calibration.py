@@ -5,30 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
 from fedsim.errors import FedsimError
 from fedsim.protocol import messages as m
-from fedsim.quant.activations import Range
-from fedsim.quant.bank import UnpackedLayer
-from fedsim.quant.calibration import calibrate_layer
+from fedsim.quant.activations import InputFormat, Range
+from fedsim.quant.bank import UnpackedLayer, from_blob, unpacked
+from fedsim.quant.calibration import calibrate_layer, without_range
 from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.weights import PackedWeight
 from fedsim_clients.audio import PUBLIC, ClientAudio
+from fedsim_clients.rounding import DeviceRounding
 from fedsim_clients.runtime import Runtime
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Finds the activation ranges of candidates on one client's clips."""
+    """Finds how the inputs of candidates' layers are quantized, on one client's clips."""
 
     runtime: Runtime
     audio: ClientAudio
 
-    def ranges(
+    @property
+    def _rounding(self) -> DeviceRounding:
+        return DeviceRounding(self.runtime, self.audio)
+
+    def inputs(
         self, candidates: tuple[m.Candidate, ...]
-    ) -> Iterator[tuple[m.Candidate, tuple[Range | None, ...]]]:
-        """Yield each candidate with its activation ranges: those it came with, else calibrated."""
+    ) -> Iterator[tuple[m.Candidate, tuple[InputFormat, ...]]]:
+        """Yield each candidate with the formats of its layers' inputs: static ranges are those that
+        it came with, else calibrated."""
         bare = [c for c in candidates if not c.ranges]
         public = self._calibrate(
             PUBLIC, [c for c in bare if not CALIBRATORS[c.calibration].user_data]
@@ -41,55 +50,74 @@ class Calibration:
                 yield candidate, self._given(candidate)
             else:
                 known = own if CALIBRATORS[candidate.calibration].user_data else public
-                depths = enumerate(candidate.bits)
-                yield candidate, tuple(known[candidate.calibration, i, b] for i, b in depths)
+                yield candidate, tuple(known[key] for key in _keys(candidate))
 
     def _calibrate(
         self, source: str, candidates: list[m.Candidate]
-    ) -> dict[tuple[str, int, int], Range | None]:
-        """Return (calibration, layer index, bit depth) -> range, for all that `candidates` need.
+    ) -> dict[tuple[Any, ...], InputFormat]:
+        """Return the keys of `_keys` -> format, for all that `candidates` need.
 
-        `source` says whose clips to observe. A layer's range depends on its own bit depth, not on
-        the rest of the plan, so candidates share it, and one pass over the clips serves them all.
+        `source` says whose clips to observe. A layer's range depends on its own weights, not on the
+        rest of the plan, so candidates share it, and one pass over the clips serves them all.
         """
         runtime = self.runtime
         known = runtime.remember(
             ("ranges", self.audio.mode, source, self.audio.data.language), dict
         )
         missing = {
-            (c.calibration, i, b): c
-            for c in candidates
-            for i, b in enumerate(c.bits)
-            if (c.calibration, i, b) not in known
+            key: (c, i) for c in candidates for i, key in enumerate(_keys(c)) if key not in known
         }
         if not missing:
             return known
-        observed = self.audio.observed(source, {c.calibration for c in candidates})
+        static = {c.calibration for c in candidates if CALIBRATORS[c.calibration].static}
+        observed = self.audio.observed(source, static) if static else {}
         with torch.inference_mode():
-            for (calibration, index, bits), candidate in missing.items():
+            for key, (candidate, index) in missing.items():
                 layer = runtime.model.layers[index]
-                known[calibration, index, bits] = calibrate_layer(
-                    calibration,
+                known[key] = calibrate_layer(
+                    candidate.calibration,
                     layer,
                     runtime.study.modules[layer.name],
                     observed.get(layer.name),
-                    self.unpacked(candidate, index).weight,
-                    runtime.study.activation_bits,
+                    partial(self._weight, candidate, index),
+                    candidate.input_bits[index],
                 )
         return known
 
+    def _weight(self, candidate: m.Candidate, index: int) -> torch.Tensor:
+        return self.unpacked(candidate, index).weight
+
     def unpacked(self, candidate: m.Candidate, index: int) -> UnpackedLayer:
-        """Return a candidate's layer, unpacked; every client in this process shares it."""
-        runtime = self.runtime
+        """Return a candidate's layer, unpacked; every client in this process shares those that the
+        server packed."""
+        runtime, layer = self.runtime, self.runtime.model.layers[index]
+        if candidate.rounded_here:
+            return unpacked(self._rounding.rounded(candidate)[index], layer)
         return runtime.weights.layer(
-            candidate.blob(index),
-            runtime.model.layers[index],
-            candidate.bits[index],
-            runtime.study.granularity,
+            candidate.blob(index), layer, candidate.bits[index], runtime.study.weight_format
         )
 
-    def _given(self, candidate: m.Candidate) -> tuple[Range | None, ...]:
-        """Return the ranges that a candidate came with; `FedsimError` for another number."""
+    def packed(self, candidate: m.Candidate) -> tuple[PackedWeight, ...]:
+        """Return a candidate's packed layers."""
+        if candidate.rounded_here:
+            return self._rounding.rounded(candidate)
+        runtime = self.runtime
+        pairs = zip(runtime.model.layers, candidate.bits, strict=True)
+        return tuple(
+            from_blob(
+                runtime.weights.store.get(candidate.blob(i)), layer, b, runtime.study.weight_format
+            )
+            for i, (layer, b) in enumerate(pairs)
+        )
+
+    def put(self, candidate: m.Candidate) -> bytes:
+        """Store the layers that the device rounded, for other clients to test; return their names
+        in a row."""
+        return self._rounding.put(candidate) if candidate.rounded_here else b""
+
+    def _given(self, candidate: m.Candidate) -> tuple[InputFormat, ...]:
+        """Return the formats with the ranges that a candidate came with; `FedsimError` for another
+        number of them."""
         layers = len(self.runtime.model.layers)
         if len(candidate.ranges) != 2 * layers:
             raise FedsimError(
@@ -98,9 +126,25 @@ class Calibration:
                 f"fedsim on both sides"
             )
         pairs = zip(candidate.ranges[::2], candidate.ranges[1::2], strict=True)
-        return tuple(None if math.isnan(low) else Range(low, high) for low, high in pairs)
+        calibrator = CALIBRATORS[candidate.calibration]
+        return tuple(
+            without_range(calibrator, layer, bits)
+            if math.isnan(low)
+            else InputFormat(bits, Range(low, high))
+            for layer, bits, (low, high) in zip(
+                self.runtime.model.layers, candidate.input_bits, pairs, strict=True
+            )
+        )
 
 
-def flatten(ranges: tuple[Range | None, ...]) -> list[float]:
-    """Return low and high of each range, layer by layer; NaN and NaN for None."""
+def _keys(candidate: m.Candidate) -> Iterator[tuple[Any, ...]]:
+    """Yield, layer by layer, all but the clips that the format of a layer's input depends on."""
+    how = candidate.calibration, candidate.rounding, candidate.moments
+    for i, (bits, wide) in enumerate(zip(candidate.bits, candidate.input_bits, strict=True)):
+        yield *how, i, bits, wide
+
+
+def flatten(inputs: tuple[InputFormat, ...]) -> list[float]:
+    """Return low and high of each range, layer by layer; NaN and NaN where there is none."""
+    ranges = [how.range for how in inputs]
     return [x for r in ranges for x in ((math.nan, math.nan) if r is None else (r.low, r.high))]

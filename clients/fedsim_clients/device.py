@@ -16,10 +16,15 @@ from fedsim.base.seeds import client_rng
 from fedsim.errors import FedsimError
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
-from fedsim.protocol.limits import check_size, max_members, max_message_bytes, max_models
+from fedsim.protocol.limits import (
+    check_size,
+    max_members,
+    max_message_bytes,
+    max_models,
+    max_public_bytes,
+)
 from fedsim.quant import modelfile
-from fedsim.quant.activations import Range
-from fedsim.quant.bank import from_blob
+from fedsim.quant.activations import InputFormat
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.profile import LayerProfile, profile_of
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
@@ -66,7 +71,9 @@ class Device:
             kind,
             len(runtime.model.layers),
             models=max_models(runtime.scenario),
-            packed=int(runtime.study.sizes.layer_bytes.max(axis=1).sum()),
+            packed=runtime.study.sizes.fixed_bytes
+            + int(runtime.study.sizes.layer_bytes.max(axis=1).sum()),
+            public=max_public_bytes(runtime.scenario),
             members=max_members(runtime.scenario),
         )
         check_size(kind, message.content, max_bytes, "the server")
@@ -123,12 +130,13 @@ class Device:
         Raises `FedsimError` for a model over the budget, and for ranges or layers that do not fit.
         """
         self._keep(delivery.layers)
-        sizes, flat = [], []
-        for candidate, ranges in self._calibration.ranges(delivery.candidates):
-            sizes.append(self._store(candidate, ranges))
-            if delivery.return_ranges:
-                flat += flatten(ranges)
-        return m.Receipt(self.data.key, tuple(sizes), tuple(flat))
+        sizes, flat, blobs = [], [], b""
+        for candidate, inputs in self._calibration.inputs(delivery.candidates):
+            sizes.append(self._store(candidate, inputs))
+            if delivery.return_models:
+                flat += flatten(inputs)
+                blobs += self._calibration.put(candidate)
+        return m.Receipt(self.data.key, tuple(sizes), tuple(flat), blobs)
 
     def evaluate(self, evaluation: m.Evaluation) -> m.Scores:
         """Transcribe the test clips with each candidate; return error counts, never transcripts."""
@@ -148,10 +156,11 @@ class Device:
         if evaluation.full_precision:
             results.append(test())
             sizes.append(runtime.study.switch.full_bytes())
-        for candidate, ranges in self._calibration.ranges(evaluation.candidates):
-            key = (candidate.blobs, ranges)
+        for candidate, inputs in self._calibration.inputs(evaluation.candidates):
+            rounded = candidate.rounding, candidate.moments, candidate.bits
+            key = (candidate.blobs or rounded, inputs)
             if key not in counted:
-                with self._installed(candidate, ranges):
+                with self._installed(candidate, inputs):
                     counted[key] = test()
             results.append(counted[key])
             sizes.append(runtime.study.sizes.total(candidate.bits))
@@ -193,10 +202,8 @@ class Device:
         )
 
     @contextmanager
-    def _installed(
-        self, candidate: m.Candidate, ranges: tuple[Range | None, ...]
-    ) -> Iterator[None]:
-        """Put a candidate's weights and ranges in place while open."""
+    def _installed(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> Iterator[None]:
+        """Put a candidate's weights and input formats in place while open."""
         runtime = self.runtime
         layers = runtime.model.layers
         unpacked = {
@@ -205,8 +212,7 @@ class Device:
         runtime.study.switch.install(
             {name: layer.weight for name, layer in unpacked.items()},
             runtime.study.leftovers,
-            {layer.name: r for layer, r in zip(layers, ranges, strict=True) if r is not None},
-            runtime.study.activation_bits,
+            {layer.name: how for layer, how in zip(layers, inputs, strict=True)},
             {name: layer.integers for name, layer in unpacked.items()},
         )
         try:
@@ -214,7 +220,7 @@ class Device:
         finally:
             runtime.study.switch.restore()
 
-    def _store(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
+    def _store(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> int:
         """Write the candidate's model file if the scenario keeps it; return its size in bytes.
 
         The exact size is known without a file (`modelfile.model_sizes`).
@@ -222,7 +228,7 @@ class Device:
         runtime = self.runtime
         size = runtime.study.sizes.total(candidate.bits)
         if runtime.scenario.save_models:
-            size = self._write(candidate, ranges)
+            size = self._write(candidate, inputs)
         budget = runtime.devices[self.data.key].budget_bytes
         if size > budget:
             raise FedsimError(
@@ -232,15 +238,11 @@ class Device:
             )
         return size
 
-    def _write(self, candidate: m.Candidate, ranges: tuple[Range | None, ...]) -> int:
+    def _write(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> int:
         runtime = self.runtime
-        granularity = runtime.study.granularity
-        weights = tuple(
-            from_blob(runtime.weights.store.get(candidate.blob(i)), layer, b, granularity)
-            for i, (layer, b) in enumerate(zip(runtime.model.layers, candidate.bits, strict=True))
-        )
         manifest = runtime.study.manifest(candidate.bits, self.data.language)
-        file = ModelFile(manifest, weights, ranges, runtime.study.stored)
+        weights = self._calibration.packed(candidate)
+        file = ModelFile(manifest, weights, inputs, runtime.study.stored)
         path = runtime.run_dir / "models" / model_name(self.data.key, candidate.name)
         modelfile.write(path, runtime.model.layers, file)
         return os.path.getsize(path)

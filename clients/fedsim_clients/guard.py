@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedsim.errors import FedsimError
 from fedsim.privacy.secure_aggregation import wire
 from fedsim.protocol import messages as m
+from fedsim.scenario.cells import measure_of
 from fedsim.scenario.methods import OWN
 from fedsim.scenario.schema import Scenario
 
@@ -20,7 +21,7 @@ def check_request(scenario: Scenario, client: str, request: m.Message) -> None:
 
 def _excess(scenario: Scenario, request: m.Message) -> str:
     """Return what a request asks for and the scenario does not grant, or ""."""
-    allowed, rounds = ("", scenario.quantization.sensitivity), scenario.privacy.rounds
+    allowed, rounds = ("", measure_of(scenario)), scenario.privacy.rounds
     foreign = any(set(method.tuned_on) - {OWN} for method in scenario.methods)
     match request:
         case m.SenseRequest(round=number) if not 1 <= number <= rounds:
@@ -33,6 +34,6 @@ def _excess(scenario: Scenario, request: m.Message) -> str:
             return "its workload: its scenario has no fleet"
         case m.SenseRequest(measure=measure) | wire.Post(measure=measure) if measure not in allowed:
             return f"the measure {measure!r:.40}: its scenario has {allowed[1]!r}"
-        case m.Delivery(return_ranges=True) if not foreign:
-            return "activation ranges: no method of its scenario uses another client's clips"
+        case m.Delivery(return_models=True) if not foreign:
+            return "its models: no method of its scenario uses another client's clips"
     return ""

@@ -21,6 +21,7 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.protocol.run_config import RunConfig
 from fedsim.quant.bank import BlobStore, WeightCache
 from fedsim.quant.memory import MODES
+from fedsim.quant.moments import Moments
 from fedsim.quant.observe import LayerObservations
 from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.stream import Reading, store_weights, streamed
@@ -29,6 +30,8 @@ from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.speech.clips import Clients
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.public import PublicSet
+from fedsim.speech.public_model import PublicModel
 from fedsim.study.devices import Devices
 from fedsim.study.model import StudyModel, load_study_model, sensing_peaks
 
@@ -65,6 +68,12 @@ class Runtime:
         default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED)
     )
     """Layer statistics of clients that have sensed and not calibrated."""
+    moments: LRUCache[Moments] = field(
+        default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED)
+    )
+    """(client, mode) -> second moments, of clients that have sensed and not rounded."""
+    rounded: LRUCache[Any] = field(default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED))
+    """Layers that devices rounded, of clients that have not been tested."""
     results: LRUCache[Any] = field(default_factory=lambda: LRUCache(max_values=REMEMBERED))
     """Small results that `remember` keeps."""
     _places: dict[str, str] = field(default_factory=dict)
@@ -77,6 +86,15 @@ class Runtime:
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what `make` returned for `key`; it is called again after eviction."""
         return self.results.get(key, make)
+
+    def public(self, name: str) -> PublicModel:
+        """Return what follows from the model and the public clips of this name in the bank."""
+
+        def clips() -> PublicSet:
+            return PublicSet.from_bytes(self.weights.store.get(name))
+
+        threads = self.scenario.engine.threads
+        return self.remember(("public", name), lambda: PublicModel(self.model, clips, threads))
 
     def sensing(self, mode: str) -> AbstractContextManager[Reading | None]:
         """Return a context in which the model computes as on a device that senses in `mode`.

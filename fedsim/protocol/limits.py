@@ -12,6 +12,7 @@ from fedsim.privacy.secure_aggregation import wire
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.quant.quantiles import QUANTILES
+from fedsim.scenario.cells import all_cells
 from fedsim.scenario.methods import EACH
 from fedsim.scenario.schema import Scenario
 
@@ -21,13 +22,22 @@ if TYPE_CHECKING:
 _NAMES = 4_096
 """Bytes for names of fields and clients, bit depths and single numbers."""
 _NUMBER, _KEY, _SHARE, _SEALED = 8, 32, 16, 64
+_CLIP = 30 * 16_000 * 2
+"""Bytes of the longest public clip: 30 s in 16 bits."""
 _EACH = 10_000
 """Maximum number of clients whose models one client tests: a device of a deployment does not know
 how many there are."""
 
 
 def max_message_bytes(
-    kind: type, layers: int, *, models: int = 0, packed: int = 0, clips: int = 0, members: int = 0
+    kind: type,
+    layers: int,
+    *,
+    models: int = 0,
+    packed: int = 0,
+    clips: int = 0,
+    members: int = 0,
+    public: int = 0,
 ) -> int:
     """Return the maximum bytes of a message of a type.
 
@@ -36,17 +46,18 @@ def max_message_bytes(
         layers: number of layers of the model.
         models: candidates in the message, or in the request that it answers.
         packed: maximum bytes of the packed layers of one candidate.
+        public: maximum bytes of public clips in the message.
         clips: test clips whose counts it holds.
         members: maximum number of members of a group.
     """
-    model = layers * (_NUMBER + m.HASH_BYTES + 2 * _NUMBER) + _NAMES
+    model = layers * (2 * _NUMBER + m.HASH_BYTES + 2 * _NUMBER) + _NAMES
     bounds = 2 * layers * _NUMBER
     sizes: dict[type, int] = {
         m.SenseRequest: bounds,
         m.Summary: layers * (1 + len(QUANTILES) + 1) * _NUMBER,
-        m.Delivery: models * (model + packed),
+        m.Delivery: models * (model + packed) + public,
         m.Evaluation: models * (model + packed),
-        m.Receipt: models * (1 + 2 * layers) * _NUMBER,
+        m.Receipt: models * ((1 + 2 * layers) * _NUMBER + layers * m.HASH_BYTES),
         m.Scores: models * (8 + 2 * clips) * _NUMBER,
         wire.Invitation: 0,
         wire.Keys: 2 * _KEY,
@@ -82,10 +93,16 @@ def max_models(scenario: Scenario) -> int:
     """Return the maximum number of models that are sent to a client in one message."""
     return 1 + sum(
         method.draws
-        * max(len(method.calibration), 1)
+        * max(sum(1 for _ in method.ways()), 1)
         * (_EACH if EACH in method.tuned_on else max(len(method.tuned_on), 1))
         for method in scenario.methods
     )
+
+
+def max_public_bytes(scenario: Scenario) -> int:
+    """Return the maximum bytes of the public clips that a device blends its own with."""
+    blends = any(cell.moments == "blend" for cell in all_cells(scenario))
+    return scenario.quantization.public_count * _CLIP if blends else 0
 
 
 def max_members(scenario: Scenario) -> int:

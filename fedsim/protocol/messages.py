@@ -32,7 +32,7 @@ DECLINED = 1_001
 
 HASH_BYTES = 32
 """Bytes of a SHA-256, the name of a packed layer."""
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the messages; client and server must use the same."""
 
 
@@ -96,10 +96,13 @@ class Summary:
 class Candidate:
     """A mixed-precision model: bit depth per layer, and the names of its packed layers.
 
-    `blobs` has 32 bytes per layer, the SHA-256 of its packed form. `ranges` are activation ranges,
-    low and high per layer, NaN where a layer has none; empty means that the device calibrates.
-    `name` is the label of the method and calibration; with `tuned_on` it identifies a candidate of
-    one client.
+    `blobs` has 32 bytes per layer, the SHA-256 of its packed form; it is empty where the device
+    rounds its full-precision weights itself, by `rounding`, on second moments that are `own` or a
+    `blend` with those of public clips (`moments`, else empty; `public` is the name of the clips).
+    `input_bits` are the bit depths of the layers' inputs. `ranges`
+    are activation ranges, low and high per layer, NaN where a layer has none; empty means that the
+    device calibrates. `name` is the label of the method; with `tuned_on` it identifies a candidate
+    of one client.
     """
 
     name: str
@@ -107,7 +110,16 @@ class Candidate:
     tuned_on: str
     bits: tuple[int, ...]
     blobs: bytes
+    input_bits: tuple[int, ...]
+    rounding: str = ""
+    moments: str = ""
+    public: bytes = b""
     ranges: tuple[float, ...] = ()
+
+    @property
+    def rounded_here(self) -> bool:
+        """Whether the device rounds the weights."""
+        return not self.blobs
 
     def blob(self, layer: int) -> str:
         """Return the name of a layer's packed form in a bank: its SHA-256, in hex."""
@@ -118,13 +130,14 @@ class Candidate:
 class Delivery:
     """Server to client: the models tuned on your clips.
 
-    `return_ranges` requests the activation ranges of each candidate: only in a study that tests one
-    client's model on another, and logged in the ledger as a release. `layers` are the packed layers
+    `return_models` requests the activation ranges of each candidate, and the packed layers that the
+    device rounded itself: only in a study that tests one client's model on another, and logged in
+    the ledger as a release. `layers` are the packed layers
     that were not sent to the device before, identified by their hashes; empty where devices read
     them from the server's bank.
     """
 
-    return_ranges: bool
+    return_models: bool
     candidates: tuple[Candidate, ...]
     layers: tuple[bytes, ...] = ()
 
@@ -133,12 +146,15 @@ class Delivery:
 class Receipt:
     """Client to server: exact bytes of each candidate's model file, in the order delivered.
 
-    `ranges` are those of every candidate, one after the other; empty unless requested.
+    `ranges` are those of every candidate, one after the other; empty unless requested. `blobs` are
+    likewise the names, in the bank, of the packed layers of every candidate that the device rounded
+    itself.
     """
 
     client: str
     file_bytes: tuple[int, ...]
     ranges: tuple[float, ...]
+    blobs: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""The activation quantizer: asymmetric, one range per layer input.
+"""The activation quantizer: asymmetric, over a range that is fixed or that of each vector.
 
     S = (x_max - x_min) / (2^b - 1),    q = clamp(round(x / S) - Z, 0, 2^b - 1),    x' = S (q + Z)
 
 with Z = round(x_min / S). A range always contains zero, so that zero (padding, a silent frame, the
-output of a rectifier) is represented exactly.
+output of a rectifier) is represented exactly. A *static* range is one per layer, from calibration,
+as in the paper. A *dynamic* one is that of each input vector (a token, a frame), found while the
+model runs; nothing is calibrated.
 """
 
 from __future__ import annotations
@@ -34,6 +36,40 @@ class Range:
         """Return the code of zero: -Z in the formula above."""
         top = (1 << bits) - 1
         return min(top, max(0, round(-self.low / self.scale(bits))))
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How one layer's input is quantized: to `bits` over `range`, or each vector over its own range
+    if `range` is None. With 0 bits it stays in floats."""
+
+    bits: int = 0
+    range: Range | None = None
+
+
+FLOAT = InputFormat()
+"""An input that is not quantized."""
+
+
+def quantize_input(x: torch.Tensor, how: InputFormat) -> torch.Tensor:
+    """Return a layer's input `x` (float32; for a dynamic range (..., K)) as it is computed with."""
+    if how.bits == 0:
+        return x
+    if how.range is None:
+        return quantize_vectors(x, how.bits)
+    return quantize_activation(x, how.range, how.bits)
+
+
+def quantize_vectors(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return x' for `x` (..., K) float32: each vector quantized to `bits` over its own range."""
+    top = (1 << bits) - 1
+    low, high = (end.float() for end in torch.aminmax(x, dim=-1, keepdim=True))
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    width = (high - low).clamp(min=_SMALLEST * top)
+    zero = (-low * top / width).round_()
+    steps = (x * (top / width)).round_()
+    steps = torch.minimum(torch.maximum(steps, -zero), top - zero)
+    return steps.mul_(width / top)
 
 
 def make_range(low: float, high: float) -> Range:

@@ -19,16 +19,12 @@ import torch
 from fedsim.base.cache import LRUCache
 from fedsim.base.files import atomic_write
 from fedsim.errors import FedsimError
-from fedsim.quant.granularities import n_scales
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
-from fedsim.quant.packing import packed_bytes
-from fedsim.quant.weights import (
-    SCALE_BYTES,
-    PackedWeight,
-    dequantize_weight,
-    quantize_weight,
-)
+from fedsim.quant.moments import LayerMoments
+from fedsim.quant.rounding.plan import round_plan
+from fedsim.quant.weights import PackedWeight, code_bytes, dequantize_weight, stored_weight
 
 T = TypeVar("T")
 
@@ -105,57 +101,66 @@ def _damaged(store: BlobStore, name: str) -> FedsimError:
 
 
 def to_blob(packed: PackedWeight) -> bytes:
-    """Return a packed weight as bytes: scales (float32), then payload."""
-    return packed.scales.tobytes() + packed.payload.tobytes()
+    """Return a packed weight as bytes: scales (float16), then codes and zero points."""
+    return packed.scales.tobytes() + code_bytes(packed).tobytes()
 
 
-def from_blob(data: bytes, layer: Layer, bits: int, granularity: str) -> PackedWeight:
+def from_blob(data: bytes, layer: Layer, bits: int, weight_format: WeightFormat) -> PackedWeight:
     """Return the packed weight in `data`; raises `FedsimError` if its length is not the
     layer's."""
-    scales = n_scales(layer.channels, granularity)
-    expected = scales * SCALE_BYTES + packed_bytes(layer.n_weights, bits)
+    scales = weight_format.scale_bytes(layer.shape)
+    expected = scales + weight_format.code_bytes(layer.shape, bits)
     if len(data) != expected:
         raise FedsimError(
             f"layer {layer.name!r} at {bits} bits takes {expected:,} bytes, but its blob has "
-            f"{len(data):,}; use the model and the granularity that it was packed with"
+            f"{len(data):,}; use the model and the weight format that it was packed with"
         )
-    return PackedWeight(
+    return stored_weight(
+        np.frombuffer(data, np.uint8, offset=scales),
+        np.frombuffer(data[:scales], "<f2"),
         layer.shape,
         bits,
-        np.frombuffer(data, np.uint8, offset=scales * SCALE_BYTES),
-        np.frombuffer(data, "<f4", count=scales),
+        weight_format,
     )
 
 
 class LayerBank:
-    """Packs the layers of one full-precision model on demand, each (layer, bit depth) once."""
+    """Packs the layers of one full-precision model on demand.
+
+    Each (layer, bit depth, rounding) is packed once. `moments` are the public second moments, by
+    layer name, for roundings that read them.
+    """
 
     def __init__(
         self,
         weights: Mapping[str, torch.Tensor],
         layers: tuple[Layer, ...],
-        granularity: str,
+        weight_format: WeightFormat,
         store: BlobStore,
+        moments: Mapping[str, LayerMoments] | None = None,
     ) -> None:
         self.layers = layers
-        self.granularity = granularity
+        self.weight_format = weight_format
         self.store = store
         self._weights = weights
-        self._names: dict[tuple[int, int], str] = {}
+        self._moments = moments or {}
+        self._names: dict[tuple[int, int, str], str] = {}
 
-    def name(self, index: int, bits: int) -> str:
-        """Return the content hash of layer `index` at `bits`, packing and storing it the first
-        time."""
-        key = (index, bits)
-        if key not in self._names:
-            weight = self._weights[self.layers[index].name]
-            packed = quantize_weight(weight, bits, self.granularity)
-            self._names[key] = self.store.put(to_blob(packed))
-        return self._names[key]
+    def manifest(self, plan: tuple[int, ...], rounding: str) -> tuple[str, ...]:
+        """Return the blob names of a plan, one per layer: they stand for the client's model.
 
-    def manifest(self, plan: tuple[int, ...]) -> tuple[str, ...]:
-        """Return the blob names of a plan, one per layer: they stand for the client's model."""
-        return tuple(self.name(i, bits) for i, bits in enumerate(plan))
+        Layers that are not packed yet are packed together.
+        """
+        keys = [(i, bits, rounding) for i, bits in enumerate(plan)]
+        missing = [key for key in keys if key not in self._names]
+        layers = [self.layers[i] for i, _, _ in missing]
+        depths = [bits for _, bits, _ in missing]
+        packed = round_plan(
+            self._weights, layers, depths, rounding, self.weight_format, self._moments
+        )
+        for key, weight in zip(missing, packed, strict=True):
+            self._names[key] = self.store.put(to_blob(weight))
+        return tuple(self._names[key] for key in keys)
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,11 @@ class UnpackedLayer:
         return self.weight.nbytes + (self.integers.nbytes if self.integers else 0)
 
 
+def unpacked(packed: PackedWeight, layer: Layer) -> UnpackedLayer:
+    """Return a packed layer as a process computes with it."""
+    return UnpackedLayer(dequantize_weight(packed), integers_of(layer, packed))
+
+
 class WeightCache:
     """The unpacked layers of this process, by content hash; drops the least recently used."""
 
@@ -182,15 +192,16 @@ class WeightCache:
         self.store = store
         self._recent: LRUCache[UnpackedLayer] = LRUCache(limit)
 
-    def layer(self, name: str, layer: Layer, bits: int, granularity: str) -> UnpackedLayer:
-        """Return `layer`, unpacked from the blob called `name`, of `bits` bits and `granularity`.
+    def layer(
+        self, name: str, layer: Layer, bits: int, weight_format: WeightFormat
+    ) -> UnpackedLayer:
+        """Return `layer`, unpacked from the blob called `name`, of `bits` bits.
 
         Raises `FedsimError` for a blob that is missing or damaged, or whose length is not the
         layer's.
         """
 
         def unpack() -> UnpackedLayer:
-            packed = from_blob(self.store.get(name), layer, bits, granularity)
-            return UnpackedLayer(dequantize_weight(packed), integers_of(layer, packed))
+            return unpacked(from_blob(self.store.get(name), layer, bits, weight_format), layer)
 
         return self._recent.get(name, unpack)

@@ -5,6 +5,8 @@
     hessian  the share of it with the smallest squared output error, weighted by the Fisher
              information
     none     the observed range of a public signal; no user data at all
+    dynamic  no range: each vector has its own while the model runs
+    float    no range: inputs are not quantized
 
 The quantized output is that of the delivered weights on the quantized input. The Fisher information
 is the squared gradient of the loss against the model's own transcript: with the model's soft output
@@ -20,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedsim.quant.activations import Range, make_range, quantize_activation
-from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.activations import FLOAT, InputFormat, Range, make_range, quantize_activation
+from fedsim.quant.calibrators import CALIBRATORS, Calibrator
 from fedsim.quant.layers import Layer
 from fedsim.quant.observe import ROWS, LayerObservation, as_product, outputs
 
@@ -64,24 +66,34 @@ def calibrate_layer(
     layer: Layer,
     owner: nn.Module,
     seen: LayerObservation | None,
-    quantized: torch.Tensor,
+    quantized: Callable[[], torch.Tensor],
     bits: int,
-) -> Range | None:
-    """Return the range of one layer's input; None for an embedding, which only looks rows up.
+) -> InputFormat:
+    """Return how one layer's input is quantized; `FLOAT` for an embedding, which only looks rows up.
 
     Args:
         calibration: name of a calibrator.
         layer: the layer.
         owner: its module, with the full-precision weight.
         seen: what was observed of its input; None if it has no input to quantize.
-        quantized: the weight at the plan's bit depth, dequantized, float32 of the layer's shape.
+        quantized: gives the weight at the plan's bit depth, float32 of the layer's shape.
         bits: activation bits, 4 to 16.
     """
+    calibrator = CALIBRATORS[calibration]
+    if calibrator.find is None:
+        return without_range(calibrator, layer, bits)
     if seen is None:
-        return None
+        return FLOAT
     bias = None if owner.bias is None else owner.bias.detach()  # type: ignore[operator]
-    weights = LayerWeights(owner.weight.detach(), quantized, bias)  # type: ignore[operator]
-    return CALIBRATORS[calibration].find(layer, seen, weights, bits)
+    weights = LayerWeights(owner.weight.detach(), quantized(), bias)  # type: ignore[operator]
+    return InputFormat(bits, calibrator.find(layer, seen, weights, bits))
+
+
+def without_range(calibrator: Calibrator, layer: Layer, bits: int) -> InputFormat:
+    """Return how an input without a static range is quantized: over the range of each vector where
+    the calibrator says so and the layer is linear, else not at all."""
+    dynamic = not calibrator.static and calibrator.bits and layer.kind == "linear"
+    return InputFormat(bits) if dynamic else FLOAT
 
 
 def shrink(seen: LayerObservation, share: int) -> Range:

@@ -19,23 +19,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.linear import OneDnnLinear
 from fedsim.quant.measures import TINY
 from fedsim.quant.model import frame_axis
 from fedsim.quant.on_demand import weight_of
+from fedsim.quant.rounding.independent import round_weight
 from fedsim.quant.sample import Sample, spread
-from fedsim.quant.weights import round_weight
 
 BITS = 4
 """Bit depth to which a layer's weight is rounded: a probe, the same for every budget."""
-GRANULARITY = "per_channel"
+FORMAT = WeightFormat("per_channel")
 BINS = 64
 """Number of bins of the histograms that `OutputPairs.divergence` compares."""
 
 
 def rounded_weight(module: nn.Module) -> torch.Tensor:
     """Return the weight of `module`, rounded as for Y_q."""
-    return round_weight(weight_of(module), BITS, GRANULARITY)
+    return round_weight(weight_of(module), BITS, FORMAT)
 
 
 def rounded_output(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:

@@ -1,53 +1,82 @@
-"""How many weights share a scale. Imports no torch, so that scenarios are checked without it."""
+"""Which weights share a scale, and whether they share a zero point too.
+
+A weight (N, ...) is seen as a matrix (N, K): N output channels, K inputs of each. Imports no torch,
+so that scenarios are checked without it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from fedsim.quant.packing import packed_bytes
 from fedsim.registry import Registry
 
-if TYPE_CHECKING:
-    import torch
+SCALE_BYTES = 2
+"""Bytes of one stored scale (float16)."""
 
 
 @dataclass(frozen=True)
 class Granularity:
-    """How many weights share a scale."""
+    """Which weights of a matrix (N, K) share a scale."""
 
-    largest: Callable[[torch.Tensor], torch.Tensor]
-    """f(W (N, ...)) -> max|W| of the weights that share a scale, (S,): S is 1 or N."""
-    n_scales: Callable[[int], int]
-    """f(N) -> S: how many scales a layer with N output channels stores."""
     summary: str
+    per_channel: bool = True
+    """Whether each of the N output channels has scales of its own."""
+    group: int | None = None
+    """Inputs that share a scale; None for all K. The last group of a channel may be shorter."""
 
-
-def max_of_tensor(weight: torch.Tensor) -> torch.Tensor:
-    """Return max|W| of the whole weight, (1,)."""
-    return weight.abs().amax().reshape(1)
-
-
-def max_of_channels(weight: torch.Tensor) -> torch.Tensor:
-    """Return max|W| of each output channel, (N,)."""
-    return weight.abs().reshape(weight.shape[0], -1).amax(dim=1)
+    def grid(self, n: int, k: int) -> tuple[int, int]:
+        """Return (rows, columns) of the scales of a matrix (n, k)."""
+        return n if self.per_channel else 1, 1 if self.group is None else -(-k // self.group)
 
 
 GRANULARITIES: Registry[Granularity] = Registry("granularity")
 GRANULARITIES.add(
-    "per_tensor",
-    Granularity(max_of_tensor, lambda channels: 1, "One scale per weight, as in the paper."),
+    "per_tensor", Granularity("One scale per weight, as in the paper.", per_channel=False)
 )
 GRANULARITIES.add(
     "per_channel",
-    Granularity(
-        max_of_channels,
-        lambda channels: channels,
-        "One scale per output channel: 4 bytes more for each, far better below 6 bits.",
-    ),
+    Granularity("One scale per output channel: 2 bytes more for each, far better below 6 bits."),
 )
+GROUPS = (32, 64, 128)
+for _size in GROUPS:
+    GRANULARITIES.add(
+        f"group_{_size}",
+        Granularity(f"One scale per {_size} inputs of each output channel.", group=_size),
+    )
 
 
-def n_scales(channels: int, granularity: str) -> int:
-    """Return how many scales a layer with `channels` output channels stores."""
-    return GRANULARITIES[granularity].n_scales(channels)
+@dataclass(frozen=True)
+class WeightFormat:
+    """How the codes of a weight are turned back into numbers.
+
+    W' = S (q - Z), one S for the weights that share a scale, q in 0..2^b - 1. Z is 2^(b-1), or with
+    `zero_points` a stored integer beside each scale, as wide as the codes.
+    """
+
+    granularity: str = "per_channel"
+    """A name in `GRANULARITIES`."""
+    zero_points: bool = False
+
+    def grid(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Return (rows, columns) of the scales of a weight of this shape."""
+        return GRANULARITIES[self.granularity].grid(shape[0], math.prod(shape[1:]))
+
+    def n_scales(self, shape: Sequence[int]) -> int:
+        """Return how many scales a weight of this shape has."""
+        rows, columns = self.grid(shape)
+        return rows * columns
+
+    def zero_bytes(self, shape: Sequence[int], bits: int) -> int:
+        """Return the bytes of the packed zero points of a weight of this shape at `bits` bits."""
+        return packed_bytes(self.n_scales(shape), bits) if self.zero_points else 0
+
+    def code_bytes(self, shape: Sequence[int], bits: int) -> int:
+        """Return the bytes of codes and zero points, which depend on the bit depth."""
+        return packed_bytes(math.prod(shape), bits) + self.zero_bytes(shape, bits)
+
+    def scale_bytes(self, shape: Sequence[int]) -> int:
+        """Return the bytes of the scales, which are the same at every bit depth."""
+        return SCALE_BYTES * self.n_scales(shape)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from fedsim.quant.activations import Range, activation_codes
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.linear import OneDnnLinear
 from fedsim.quant.weights import PackedWeight, signed_codes
@@ -28,7 +29,7 @@ BITS = 8
 """The widest codes, of weights and of activations."""
 MIN_WEIGHTS = 1 << 15
 """For a layer with fewer weights, calling the kernel costs more than its products."""
-_MAX_INPUTS = (2**31 - 1) // (255 * 127)
+_MAX_INPUTS = (2**31 - 1) // (255 * 128)
 """With up to this many inputs, no sum can overflow int32."""
 
 
@@ -52,11 +53,13 @@ def integers_of(
 ) -> IntegerWeight | None:
     """Return a layer's weight for integer arithmetic, or None if floats are to be used.
 
-    Floats are used for layers that are not linear, codes of more than 8 bits, layers of fewer than
-    `min_weights` weights or of so many inputs that int32 could overflow, and on processors without
-    VNNI.
+    Floats are used for layers that are not linear, codes of more than 8 bits, codes with zero points
+    or several scales per channel, layers of fewer than `min_weights` weights or of so many inputs
+    that int32 could overflow, and on processors without VNNI.
     """
     if layer.kind != "linear" or packed.bits > BITS or not bytes_are_fast():
+        return None
+    if packed.zeros is not None or packed.scales.shape[1] > 1:
         return None
     if layer.n_weights < min_weights or packed.shape[1] > _MAX_INPUTS:
         return None
@@ -68,7 +71,7 @@ def as_integers(packed: PackedWeight) -> IntegerWeight:
     n = packed.shape[0]
     codes = torch.from_numpy(signed_codes(packed, np.int8))
     laid_out = torch.ops.onednn.qlinear_prepack(codes, None)
-    scales = torch.from_numpy(packed.scales.copy()).expand(n).contiguous()
+    scales = torch.from_numpy(packed.scales[:, 0].astype(np.float32)).expand(n).contiguous()
     return IntegerWeight(laid_out, scales, torch.zeros(n, dtype=torch.int32))
 
 
@@ -123,7 +126,8 @@ def bytes_are_fast() -> bool:
     if os.environ.get("ONEDNN_CACHE_CONTEXT_UNSAFE") == "1":
         return False
     # The largest products there are: without VNNI pairs of them are added up in 16 bits.
-    largest = PackedWeight((16, 64), 8, np.full(1024, 255, np.uint8), np.ones(1, np.float32))
+    codes, one = np.zeros(1024, np.uint8), np.ones((1, 1), np.float16)
+    largest = PackedWeight((16, 64), 8, WeightFormat("per_tensor"), codes, one)
     try:
         if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):
             return False
@@ -132,4 +136,4 @@ def bytes_are_fast() -> bool:
             sums = [product(torch.full((rows, 64), 254.0)) for rows in (1, 64)]
     except Exception:
         return False
-    return all(bool((out == 64 * 254 * 127).all()) for out in sums)
+    return all(bool((out == -64 * 254 * 128).all()) for out in sums)

@@ -11,11 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fedsim.quant.granularities import n_scales
 from fedsim.quant.layers import Layer
-from fedsim.quant.packing import packed_bytes
-from fedsim.quant.proxy import BITS, GRANULARITY
-from fedsim.quant.weights import SCALE_BYTES
+from fedsim.quant.proxy import BITS, FORMAT
 
 MODES = ("full", "streamed", "proxy")
 _FLOAT_BYTES = 4
@@ -37,8 +34,7 @@ def choose_mode(peaks: Mapping[str, int], memory_bytes: int | None, little: str)
 def proxy_bytes(layers: Sequence[Layer]) -> int:
     """Return the bytes of a proxy's packed layers."""
     return sum(
-        packed_bytes(layer.n_weights, BITS) + SCALE_BYTES * n_scales(layer.channels, GRANULARITY)
-        for layer in layers
+        FORMAT.code_bytes(layer.shape, BITS) + FORMAT.scale_bytes(layer.shape) for layer in layers
     )
 
 

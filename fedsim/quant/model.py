@@ -49,6 +49,10 @@ class Quantizable(Protocol):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Run the network once; return its logits."""
 
+    def answers(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits (P, V) at the positions that make up the output: frames of a CTC model,
+        tokens of a seq2seq model's own transcript, clips of a classifier."""
+
     def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Return the loss of `logits` against the model's own transcript, summed over clips
         (scalar)."""

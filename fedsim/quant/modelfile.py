@@ -3,8 +3,9 @@
     8 bytes        length of the header (little endian)
     header         JSON: tensor names, dtypes, shapes, offsets; the manifest under `__metadata__`;
                    padded with spaces to a length that depends on the model alone
-    tensors        widest type first: activation ranges (F32), weight scales (F32), leftovers;
-                   then the packed codes of each layer (U8)
+    tensors        widest type first: activation ranges (F32), weight scales (F16), leftovers, the bit
+                   depth of each layer's input (U8); then the packed codes of each layer, and its
+                   packed zero points if it has any (U8)
 
 Because the header's length is fixed, the size of a file is a constant plus the packed bytes of each
 layer: a plan's size is known to the byte before anything is packed, and `getsize(file) <= budget`.
@@ -26,9 +27,8 @@ import torch
 
 from fedsim.base.files import atomic_write
 from fedsim.errors import FedsimError, ModelFileError
-from fedsim.quant.activations import Range
+from fedsim.quant.activations import InputFormat, Range
 from fedsim.quant.allocation import Sizes
-from fedsim.quant.granularities import n_scales
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelheader import (
     Manifest,
@@ -38,19 +38,18 @@ from fedsim.quant.modelheader import (
     parse,
     raw_bytes,
 )
-from fedsim.quant.packing import packed_bytes
-from fedsim.quant.weights import SCALE_BYTES, PackedWeight
+from fedsim.quant.weights import PackedWeight, code_bytes, stored_weight
 
 SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The contents of a model file. `ranges` has one per layer; None where a layer has no input."""
+    """The contents of a model file. `inputs` say how each layer's input is quantized."""
 
     manifest: Manifest
     weights: tuple[PackedWeight, ...]
-    ranges: tuple[Range | None, ...]
+    inputs: tuple[InputFormat, ...]
     leftovers: dict[str, torch.Tensor]
 
 
@@ -89,14 +88,16 @@ def model_sizes(
         manifest: with any bit depths; its other fields decide the length of the header.
         depths: legal bit depths, ascending.
     """
+    weight_format = manifest.weight_format
     table = np.array(
-        [[packed_bytes(layer.n_weights, depth) for depth in depths] for layer in layers], np.int64
+        [[weight_format.code_bytes(layer.shape, depth) for depth in depths] for layer in layers],
+        np.int64,
     )
-    scales = sum(n_scales(layer.channels, manifest.granularity) for layer in layers) * SCALE_BYTES
-    ranges = len(layers) * 2 * 4
+    scales = sum(weight_format.scale_bytes(layer.shape) for layer in layers)
+    inputs = len(layers) * (2 * 4 + 1)
     rest = sum(t.nbytes for t in leftovers.values())
     header = 8 + header_length(layers, leftovers, manifest)
-    return Sizes(tuple(depths), table, header + ranges + scales + rest)
+    return Sizes(tuple(depths), table, header + inputs + scales + rest)
 
 
 def write(path: str | os.PathLike[str], layers: Sequence[Layer], model: ModelFile) -> int:
@@ -135,16 +136,18 @@ def read(path: str | os.PathLike[str], layers: Sequence[Layer]) -> ModelFile:
         )
     scales, at = tensors["fedsim.scales"], 0
     weights = []
-    for index, layer in enumerate(layers):
-        count = n_scales(layer.channels, manifest.granularity)
-        payload = tensors[f"{layer.name}.codes"]
+    for layer, bits in zip(layers, manifest.bits, strict=True):
+        count = manifest.weight_format.n_scales(layer.shape)
+        codes = tensors[f"{layer.name}.codes"]
         weights.append(
-            PackedWeight(layer.shape, manifest.bits[index], payload, scales[at : at + count])
+            stored_weight(codes, scales[at : at + count], layer.shape, bits, manifest.weight_format)
         )
         at += count
-    ranges = [
-        None if np.isnan(low) else Range(float(low), float(high))
-        for low, high in tensors["fedsim.ranges"]
+    inputs = [
+        InputFormat(int(bits), None if np.isnan(low) else Range(float(low), float(high)))
+        for bits, (low, high) in zip(
+            tensors["fedsim.input_bits"], tensors["fedsim.ranges"], strict=True
+        )
     ]
     codes = {f"{layer.name}.codes" for layer in layers}
     rest = {
@@ -152,7 +155,7 @@ def read(path: str | os.PathLike[str], layers: Sequence[Layer]) -> ModelFile:
         for name, array in tensors.items()
         if name not in codes and not name.startswith("fedsim.")
     }
-    return ModelFile(manifest, tuple(weights), tuple(ranges), rest)
+    return ModelFile(manifest, tuple(weights), tuple(inputs), rest)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -173,13 +176,15 @@ def _read(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
 def _tensors(layers: Sequence[Layer], model: ModelFile) -> dict[str, np.ndarray]:
     """Return every tensor of the file, in the order in which they are written."""
     nothing = (np.nan, np.nan)
-    pairs = [nothing if r is None else (r.low, r.high) for r in model.ranges]
+    ranges = [i.range for i in model.inputs]
+    pairs = [nothing if r is None else (r.low, r.high) for r in ranges]
     return in_order(
         np.asarray(pairs, "<f4").reshape(len(layers), 2),
-        np.concatenate([w.scales for w in model.weights]).astype("<f4"),
+        np.concatenate([w.scales.reshape(-1) for w in model.weights]).astype("<f2"),
+        np.asarray([i.bits for i in model.inputs], np.uint8),
         model.leftovers,
         {
-            f"{layer.name}.codes": weight.payload
+            f"{layer.name}.codes": code_bytes(weight)
             for layer, weight in zip(layers, model.weights, strict=True)
         },
     )

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from fedsim.errors import FedsimError, ModelFileError
-from fedsim.quant.granularities import n_scales
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
-from fedsim.quant.packing import MAX_BITS, packed_bytes
+from fedsim.quant.packing import MAX_BITS
 
-FORMAT = "fedsim-model/1"
+FORMAT = "fedsim-model/2"
 NAME_ROOM = 256
 """Characters that the header always has room for: the model's id or folder, and the language of its
 user."""
@@ -54,14 +54,20 @@ class Manifest:
     model: str
     fingerprint: str
     granularity: str
-    activation_bits: int
+    zero_points: bool
     bits: tuple[int, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        """How codes of weights become numbers."""
+        return WeightFormat(self.granularity, self.zero_points)
 
 
 def in_order(
     ranges: np.ndarray,
     scales: np.ndarray,
+    input_bits: np.ndarray,
     leftovers: Mapping[str, torch.Tensor],
     codes: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
@@ -70,7 +76,7 @@ def in_order(
     The widest type comes first, so that every tensor is aligned. Codes come last: only their sizes
     depend on the plan, so nothing else moves.
     """
-    fixed = {"fedsim.ranges": ranges, "fedsim.scales": scales}
+    fixed = {"fedsim.ranges": ranges, "fedsim.scales": scales, "fedsim.input_bits": input_bits}
     fixed |= {name: tensor.numpy() for name, tensor in leftovers.items()}
     wide = sorted(fixed, key=lambda name: -fixed[name].dtype.itemsize)
     return {name: fixed[name] for name in wide} | dict(codes)
@@ -91,12 +97,16 @@ def header_length(
     name = manifest.model.ljust(max(NAME_ROOM, len(manifest.model) + _LANGUAGE_ROOM))
     reserve = {"model": name, "bits": (MAX_BITS,) * len(layers), "settings": settings}
     widest = Manifest(**(asdict(manifest) | reserve))
-    n = sum(n_scales(layer.channels, manifest.granularity) for layer in layers)
+    weight_format = manifest.weight_format
     tensors = in_order(
         np.zeros((len(layers), 2), "<f4"),
-        np.zeros(n, "<f4"),
+        np.zeros(sum(weight_format.n_scales(layer.shape) for layer in layers), "<f2"),
+        np.zeros(len(layers), "u1"),
         leftovers,
-        {f"{layer.name}.codes": blank(packed_bytes(layer.n_weights, MAX_BITS)) for layer in layers},
+        {
+            f"{layer.name}.codes": blank(weight_format.code_bytes(layer.shape, MAX_BITS))
+            for layer in layers
+        },
     )
     length = len(_text(tensors, widest, _NO_DIGEST))
     return -(-length // 8) * 8

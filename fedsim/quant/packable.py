@@ -11,6 +11,7 @@ import torch
 
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.model import Quantizable
 from fedsim.quant.modelheader import LANGUAGE, Manifest
 from fedsim.quant.switch import Switch, switch_of
@@ -43,14 +44,9 @@ class PackableModel(Generic[M]):
         return {layer.name: found[layer.name] for layer in self.model.layers}
 
     @property
-    def granularity(self) -> str:
-        """How many weights share a scale: a name in `quant.granularities.GRANULARITIES`."""
-        return self.blank.granularity
-
-    @property
-    def activation_bits(self) -> int:
-        """Bit depth of activations."""
-        return self.blank.activation_bits
+    def weight_format(self) -> WeightFormat:
+        """How codes of weights become numbers."""
+        return self.blank.weight_format
 
     def manifest(self, bits: tuple[int, ...], language: str | None = None) -> Manifest:
         """Return the manifest of a file with these bit depths, for clips in `language`."""
@@ -62,8 +58,7 @@ def packable(
     model: M,
     name: str,
     *,
-    granularity: str,
-    activation_bits: int,
+    weight_format: WeightFormat,
     depths: Sequence[int],
     settings: Mapping[str, Any],
 ) -> PackableModel[M]:
@@ -72,8 +67,7 @@ def packable(
     Args:
         model: in full precision.
         name: the id or folder that it was loaded from.
-        granularity: how many weights share a scale.
-        activation_bits: bit depth of activations.
+        weight_format: how codes of weights become numbers.
         depths: legal bit depths of weights, ascending.
         settings: whatever else a loader of its files needs.
     """
@@ -82,8 +76,8 @@ def packable(
     blank = Manifest(
         name,
         modelfile.fingerprint(model.layers),
-        granularity,
-        activation_bits,
+        weight_format.granularity,
+        weight_format.zero_points,
         (),
         dict(settings),
     )

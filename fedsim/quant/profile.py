@@ -23,6 +23,7 @@ class LayerProfile:
     """Name of what was measured."""
     depths: tuple[int, ...] = ()
     """Bit depths of a table's columns, ascending; empty for a vector."""
+    pairs: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         columns = (len(self.depths),) if self.depths else ()

@@ -12,20 +12,22 @@ from contextlib import contextmanager
 
 import torch
 
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Quantizable
 from fedsim.quant.on_demand import on_demand
-from fedsim.quant.weights import PackedWeight, dequantize_weight, quantize_weight
+from fedsim.quant.rounding.independent import quantize_weight
+from fedsim.quant.weights import PackedWeight, dequantize_weight
 
 BITS = 8
-GRANULARITY = "per_channel"
+FORMAT = WeightFormat("per_channel")
 
 
 def pack_proxy(
     weights: Mapping[str, torch.Tensor], layers: Sequence[Layer]
 ) -> dict[str, PackedWeight]:
     """Return layer name -> its weight packed at `BITS` bits with one scale per channel."""
-    return {layer.name: quantize_weight(weights[layer.name], BITS, GRANULARITY) for layer in layers}
+    return {layer.name: quantize_weight(weights[layer.name], BITS, FORMAT) for layer in layers}
 
 
 @contextmanager

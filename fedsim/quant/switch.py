@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from fedsim.quant.activations import Range, quantize_activation
+from fedsim.quant.activations import InputFormat, quantize_input
 from fedsim.quant.integers import IntegerWeight, computable, integer_linear
 from fedsim.quant.layers import leftovers
 from fedsim.quant.model import Quantizable
@@ -49,15 +49,15 @@ class Switch:
         self,
         weights: Mapping[str, torch.Tensor],
         leftovers: Mapping[str, torch.Tensor],
-        ranges: Mapping[str, Range] | None,
-        activation_bits: int,
+        inputs: Mapping[str, InputFormat],
         integers: Mapping[str, IntegerWeight | None] | None = None,
     ) -> None:
-        """Put `weights` (by layer name), `leftovers` (by state name) and `ranges` in place.
+        """Put `weights` (by layer name), `leftovers` (by state name) and `inputs` in place.
 
-        With `ranges` None, activations stay in full precision. A linear layer that has an entry in
-        `integers` (the same weight as codes) is computed in integers if its input is quantized to
-        at most 8 bits: no gradient passes through it, and its entry in `weights` is not read.
+        Inputs of layers that are missing in `inputs` stay in full precision. A linear layer that
+        has an entry in `integers` (the same weight as codes) is computed in integers if its input
+        is quantized over a static range to at most 8 bits: no gradient passes through it, and its
+        entry in `weights` is not read.
         """
         self._unhook()
         for name, tensor in leftovers.items():
@@ -65,16 +65,17 @@ class Switch:
         for layer in self._layers:
             # Tied modules hold the same parameter, so one assignment serves the aliases too.
             self._holders[f"{layer.name}.weight"].data = weights[layer.name]
-        for name, rng in (ranges or {}).items():
+        for name, how in inputs.items():
+            if how.bits == 0:
+                continue
             module, codes = self._modules[name], (integers or {}).get(name)
-            if codes is not None and computable(module, rng, activation_bits):
+            if codes is not None and how.range and computable(module, how.range, how.bits):
                 bias = self._holders.get(f"{name}.bias")
                 # Only this module's: another that shares the weight may be an embedding.
-                module.forward = integer_linear(codes, bias, rng, activation_bits)
+                module.forward = integer_linear(codes, bias, how.range, how.bits)
                 self._integer.append(module)
             else:
-                hook = _quantize_input(rng, activation_bits)
-                self._hooks.append(module.register_forward_pre_hook(hook))
+                self._hooks.append(module.register_forward_pre_hook(_quantize_input(how)))
 
     def restore(self) -> None:
         """Put the full-precision model back."""
@@ -101,8 +102,8 @@ def switch_of(model: Quantizable) -> Switch:
     return _SWITCHES[model.module]
 
 
-def _quantize_input(rng: Range, bits: int):  # type: ignore[no-untyped-def]
+def _quantize_input(how: InputFormat):  # type: ignore[no-untyped-def]
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (quantize_activation(args[0], rng, bits), *args[1:])
+        return (quantize_input(args[0], how), *args[1:])
 
     return hook

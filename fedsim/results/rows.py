@@ -26,6 +26,10 @@ class Row:
     """A label such as `fp32`, `uniform/cosine`, `myqasr/minmax`."""
     allocation: str
     calibration: str
+    rounding: str
+    """How weights got their codes; `-` for full precision."""
+    moments: str
+    """Whose second moments the rounding read: public, own or blend; `-` if none."""
     tuned_on: str
     """The key of the client whose clips the model was tuned on; `-` if nobody's."""
     budget_bytes: int

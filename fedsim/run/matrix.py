@@ -26,6 +26,7 @@ from fedsim.run.single import RunResult, collect, run_scenario
 from fedsim.scenario.cells import cells_of, sources
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.methods import FULL_PRECISION, NOBODY, MethodSettings
+from fedsim.scenario.quantization import QuantizationSettings
 from fedsim.scenario.schema import Scenario
 from fedsim.study.clients import client_keys
 from fedsim.study.devices import Devices
@@ -120,16 +121,22 @@ def _run_cell(
 
 
 def _single_methods(scenario: Scenario) -> list[MethodSettings]:
-    """Return the methods split up, so that each has one calibration and one source."""
+    """Return the methods split up, so that each has one way to quantize and one source."""
+
+    def one(word: str) -> tuple[str, ...]:
+        return () if word == NOBODY else (word,)
+
     return [
         method.model_copy(
             update={
-                "calibration": () if calibration == NOBODY else (calibration,),
-                "tuned_on": () if source == NOBODY else (source,),
+                "calibration": one(calibration),
+                "rounding": one(rounding),
+                "moments": one(moments),
+                "tuned_on": one(source),
             }
         )
         for method in scenario.methods
-        for _, calibration, source, _ in method.cells()
+        for _, calibration, rounding, moments, source, _, _ in method.cells()
     ]
 
 
@@ -162,7 +169,7 @@ def _copy(methods: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> N
         sensed = {s.client: s for s in ledger.sensed()}
         for known in methods:
             with Ledger(known.ledger) as source:
-                copied = _rows_of(known.method, source.rows())
+                copied = _rows_of(known.method, scenario.quantization, source.rows())
                 rows |= copied
                 plans |= {k: plan for plan in source.plans() if (k := _place(plan)) in copied}
                 sensed = {s.client: s for s in source.sensed()} | sensed
@@ -193,11 +200,13 @@ def _copy_statement(ledger: Path, folder: RunFolder) -> None:
         write_text(folder.privacy, statement.read_text(encoding="utf-8"))
 
 
-def _rows_of(method: MethodSettings, rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:
+def _rows_of(
+    method: MethodSettings, quantization: QuantizationSettings, rows: Sequence[Row]
+) -> dict[tuple[str, str, str], Row]:
     """Return a method's rows by client, method and `tuned_on`."""
     if method.allocation == FULL_PRECISION:
         return {_place(row): row for row in rows if row.method == FULL_PRECISION}
-    labels = {cell.label for cell in cells_of(method)}
+    labels = {cell.label for cell in cells_of(method, quantization)}
     clients = sorted({row.client for row in rows})
     return {
         _place(row): row

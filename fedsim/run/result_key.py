@@ -79,7 +79,9 @@ def _places(scenario: Scenario) -> tuple[str | None, ...]:
     """Return the files and folders on which a scenario's results depend."""
     corpus, people = scenario.corpus, scenario.corpus.population
     sentences = people.sentences if people else None
-    return scenario.model.id, corpus.path, corpus.speakers, sentences
+    public = scenario.quantization.public_clips
+    of_public = (public.path, public.speakers) if public else ()
+    return scenario.model.id, corpus.path, corpus.speakers, sentences, *of_public
 
 
 def _files(place: Path) -> Iterator[Path]:

@@ -8,42 +8,83 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsim.errors import FedsimError, nearest
-from fedsim.scenario.methods import EACH, FULL_PRECISION, OTHER, OWN, MethodSettings
+from fedsim.scenario.methods import EACH, FULL_PRECISION, NOBODY, OTHER, OWN, MethodSettings
+from fedsim.scenario.quantization import QuantizationSettings
 from fedsim.scenario.schema import Scenario
+
+LOSSES = "loss"  # fedsim.quant.losses.MEASURE, which needs torch
+"""The measure that a device is asked for where it makes a table of losses of its own clips."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to make a model, on anybody's clips. `draw` is the number of a random shuffle."""
+    """One way to make a model, on anybody's clips.
+
+    `draw` is the number of a random shuffle, `moments` whose second moments the rounding reads:
+    public, own, blend, or `-` if it reads none.
+    """
 
     allocation: str
     calibration: str
     order: str
     draw: int
     label: str
+    rounding: str
+    moments: str
+    losses: str = NOBODY
+    """Whose clips show what each bit depth costs: public, own, or `-` if no table is read."""
+
+    @property
+    def rounded_by_device(self) -> bool:
+        """Whether the device rounds the weights, on second moments that never leave it."""
+        return self.moments in ("own", "blend")
 
 
-def cells_of(method: MethodSettings) -> list[Cell]:
-    """Return the cells of a method: one for each calibration and random draw."""
+def cells_of(method: MethodSettings, quantization: QuantizationSettings) -> list[Cell]:
+    """Return the cells of a method: one for each way to quantize, and each random draw.
+
+    A label names the rounding, and whose moments it reads, where they are not those of the section
+    `quantization`.
+    """
     cells = []
-    for calibration in method.calibration:
+    for calibration, rounding, moments in method.ways():
         for draw in range(method.draws):
             name = method.allocation if method.order == "descending" else f"{method.allocation}-asc"
             name += f"-{draw + 1}" if method.draws > 1 else ""
             label = f"{name}/{calibration}"
-            cells.append(Cell(method.allocation, calibration, method.order, draw, label))
+            if rounding != quantization.rounding:
+                label += f"/{rounding}"
+            if moments not in (NOBODY, quantization.moments):
+                label += f"/{moments}"
+            losses = method.losses or NOBODY
+            if losses not in (NOBODY, quantization.losses):
+                label += f"/{losses}-losses"
+            made = method.allocation, calibration, method.order, draw, label, rounding
+            cells.append(Cell(*made, moments, losses))
     return cells
 
 
 def all_cells(scenario: Scenario) -> list[Cell]:
     """Return every cell of the scenario once, in the order of its methods."""
     quantized = [method for method in scenario.methods if method.allocation != FULL_PRECISION]
-    return list(dict.fromkeys(cell for method in quantized for cell in cells_of(method)))
+    return list(
+        dict.fromkeys(
+            cell for method in quantized for cell in cells_of(method, scenario.quantization)
+        )
+    )
+
+
+def measure_of(scenario: Scenario) -> str:
+    """Return the measure that devices are asked for; "" if no method reads their profiles."""
+    reading = [method for method in scenario.methods if method.reads_profile]
+    if not reading:
+        return ""
+    return LOSSES if reading[0].reads_table else scenario.quantization.sensitivity
 
 
 def needs_profiles(scenario: Scenario) -> bool:
     """Return whether any method reads the devices' layer profiles."""
-    return any(method.reads_profile for method in scenario.methods)
+    return measure_of(scenario) != ""
 
 
 def needs_others(scenario: Scenario) -> bool:
@@ -108,6 +149,8 @@ def forward_passes(scenario: Scenario, clients: int) -> float:
             continue
         others = {*method.tuned_on} - {OWN}
         foreign = clients - 1 if EACH in others else len(others)
-        models += len(cells_of(method)) * (foreign + (OWN in method.tuned_on))
+        models += len(cells_of(method, scenario.quantization)) * (
+            foreign + (OWN in method.tuned_on)
+        )
     corpus = scenario.corpus
     return clients * (corpus.tuning_clips + corpus.test_clips * models)

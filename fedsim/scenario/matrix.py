@@ -47,6 +47,7 @@ def expand(scenario: Scenario) -> tuple[MatrixCell, ...]:
             f"{cells:,}, more than {MAX_CELLS:,}: remove some values"
         )
     plain = scenario.model_dump(exclude={"matrix"})
+    plain["methods"] = [method.model_dump(exclude_unset=True) for method in scenario.methods]
     return tuple(
         _cell(plain, dict(zip(matrix, values, strict=True))) for values in product(*matrix.values())
     )

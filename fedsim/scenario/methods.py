@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,6 +11,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from fedsim.errors import nearest
 from fedsim.quant.allocation import ALLOCATORS, Allocator
 from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.rounding import ROUNDINGS
+from fedsim.scenario.quantization import ROUNDING, Losses, Moments, QuantizationSettings
 from fedsim.scenario.settings import OneOf, Settings, Text, Words, as_tuple, one_or_more, problem
 
 FULL_PRECISION = "fp32"
@@ -22,10 +25,16 @@ is the key of a client."""
 ALLOCATION = OneOf(ALLOCATORS, {FULL_PRECISION: FULL_PRECISION_SUMMARY})
 CALIBRATION = OneOf(CALIBRATORS)
 _Calibration = Annotated[Text, CALIBRATION]
+_Rounding = Annotated[Text, ROUNDING]
+NOT_RESOLVED: tuple[str, ...] = ()
+"""In place of what a method takes from the section `quantization`; `resolved` fills it in."""
 
 
 class MethodSettings(Settings):
-    """One way to make a client's model, for each item of its lists. `fp32` has empty lists."""
+    """One way to make a client's model, for each item of its lists. `fp32` has empty lists.
+
+    Lists that are not given are those of the section `quantization`.
+    """
 
     allocation: Annotated[Text, ALLOCATION] = Field(
         description="how layers get their bit depths; fp32 is the full-precision model"
@@ -34,12 +43,33 @@ class MethodSettings(Settings):
         tuple[_Calibration, ...],
         BeforeValidator(one_or_more, json_schema_input_type=_Calibration | list[_Calibration]),
     ] = Field(
-        default=("cosine",), description="how activation ranges are set on the client's clips"
+        default=NOT_RESOLVED,
+        description="how inputs of layers are quantized; not given, cosine, or what"
+        " quantization.activations says",
+    )
+    rounding: Annotated[
+        tuple[_Rounding, ...],
+        BeforeValidator(one_or_more, json_schema_input_type=_Rounding | list[_Rounding]),
+    ] = Field(
+        default=NOT_RESOLVED,
+        description="how weights get their codes; not given, as quantization.rounding says",
+    )
+    moments: Annotated[
+        tuple[Moments, ...],
+        BeforeValidator(one_or_more, json_schema_input_type=Moments | list[Moments]),
+    ] = Field(
+        default=NOT_RESOLVED,
+        description="whose clips compensated rounding fits; not given, as quantization.moments says",
     )
     tuned_on: Words = Field(
         default=("own",),
         description="whose clips plan and ranges come from: own, other (the next client in key"
         " order), each (every other client) or the key of a client",
+    )
+    losses: Losses | None = Field(
+        default=None,
+        description="knapsack: whose clips show what each bit depth costs; not given, as"
+        " quantization.losses says",
     )
     order: Literal["descending", "ascending"] = Field(
         default="descending", description="which layers lose bits first, by sensitivity"
@@ -50,16 +80,16 @@ class MethodSettings(Settings):
     @classmethod
     def _empty_full_precision(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("allocation") == FULL_PRECISION:
-            return {"calibration": (), "tuned_on": (), **value}
+            return {"tuned_on": (), **value}
         return value
 
     @model_validator(mode="after")
     def _check(self) -> MethodSettings:
-        for key in ("calibration", "tuned_on"):
+        for key in ("calibration", "rounding", "moments", "tuned_on"):
             words = getattr(self, key)
             if self.allocation == FULL_PRECISION and words:
                 raise problem(f"fp32 is not tuned and takes no {key}: remove it", key)
-            if self.allocation != FULL_PRECISION and not words:
+            if self.allocation != FULL_PRECISION and not words and key == "tuned_on":
                 raise problem("the list is empty: name at least one, or remove the key", key)
             for i, word in enumerate(words):
                 if word in words[:i]:
@@ -68,8 +98,10 @@ class MethodSettings(Settings):
         if self.draws != 1 and (entry is None or not entry.is_random):
             text = f"{self.allocation} is not random, so every draw would be equal: remove it"
             raise problem(text, "draws")
-        if self.order != "descending" and not self.reads_profile:
+        if self.order != "descending" and (self.reads == "nothing" or self.reads_table):
             raise problem(f"{self.allocation} does not order the layers: remove it", "order")
+        if self.losses is not None and not self.reads_table:
+            raise problem(f"{self.allocation} reads no table of losses: remove it", "losses")
         return self
 
     @property
@@ -83,15 +115,48 @@ class MethodSettings(Settings):
         return "nothing" if self.allocator is None else self.allocator.reads
 
     @property
-    def reads_profile(self) -> bool:
-        """Whether it reads the devices' layer profiles."""
-        return self.reads != "nothing"
+    def reads_table(self) -> bool:
+        """Whether it reads what each layer's bit depth costs, rather than one value per layer."""
+        return self.reads in ("table", "pairs")
 
-    def cells(self) -> Iterator[tuple[str, str, str, str]]:
-        """Yield each (allocation, calibration, tuned_on, order) that this method computes."""
-        for calibration in self.calibration or (NOBODY,):
+    @property
+    def reads_profile(self) -> bool:
+        """Whether it reads the devices' layer profiles; a table may be that of public clips."""
+        return self.losses == "own" if self.reads_table else self.reads != "nothing"
+
+    def resolved(self, quantization: QuantizationSettings) -> MethodSettings:
+        """Return the method with the lists that it does not give filled in."""
+        if self.allocation == FULL_PRECISION:
+            return self
+        rounding = self.rounding or (quantization.rounding,)
+        fits = any(ROUNDINGS[name].reads_moments for name in rounding)
+        if self.moments and not fits:
+            names = ", ".join(rounding)
+            raise problem(f"rounding {names} reads no moments: remove it", "moments")
+        resolved = self.model_copy(
+            update={
+                "calibration": self.calibration or (quantization.default_calibration,),
+                "rounding": rounding,
+                "moments": (self.moments or (quantization.moments,)) if fits else (),
+                "losses": (self.losses or quantization.losses) if self.reads_table else None,
+            }
+        )
+        # What was given stays known: a matrix may change what the rest follows.
+        resolved.model_fields_set.intersection_update(self.model_fields_set)
+        return resolved
+
+    def ways(self) -> Iterator[tuple[str, str, str]]:
+        """Yield each (calibration, rounding, whose moments or `NOBODY`) of a resolved method."""
+        for rounding, calibration in product(self.rounding, self.calibration):
+            whose = self.moments if ROUNDINGS[rounding].reads_moments else (NOBODY,)
+            yield from ((calibration, rounding, moments) for moments in whose)
+
+    def cells(self) -> Iterator[tuple[str, ...]]:
+        """Yield each (allocation, calibration, rounding, moments, tuned_on, order, losses) that a
+        resolved method computes."""
+        for way in self.ways() if self.rounding else ((NOBODY,) * 3,):
             for source in self.tuned_on or (NOBODY,):
-                yield self.allocation, calibration, source, self.order
+                yield self.allocation, *way, source, self.order, self.losses or NOBODY
 
 
 def _bare_word(value: Any) -> Any:
@@ -130,7 +195,8 @@ def wrong_sources(
 
 def cell_words(cell: tuple[str, ...]) -> str:
     """Return one item of `MethodSettings.cells` in words."""
-    allocation, calibration, source, order = cell
+    allocation, calibration, rounding, moments, source, order, _ = cell
     if allocation == FULL_PRECISION:
         return allocation
-    return f"{allocation}/{calibration} tuned on {source}, {order}"
+    whose = "" if moments == NOBODY else f" with {moments} moments"
+    return f"{allocation}/{calibration}, {rounding}{whose}, tuned on {source}, {order}"

@@ -15,6 +15,7 @@ from pydantic import (
     StringConstraints,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -22,14 +23,13 @@ from pydantic import (
 from fedsim.base import yamltree
 from fedsim.engine import ENGINES
 from fedsim.errors import FedsimError
-from fedsim.quant.granularities import GRANULARITIES
-from fedsim.quant.measures import MEASURES
 from fedsim.scenario.clock import ClockSettings, FaultSettings, RetrySettings
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.explain import sentences
 from fedsim.scenario.fleet import FleetChoice
 from fedsim.scenario.methods import FULL_PRECISION, Methods, cell_words, wrong_sources
 from fedsim.scenario.privacy import PrivacySettings, unfit_methods
+from fedsim.scenario.quantization import QuantizationSettings
 from fedsim.scenario.settings import (
     BitDepth,
     OneOf,
@@ -118,19 +118,6 @@ class ClientSettings(Settings):
         return self
 
 
-class QuantizationSettings(Settings):
-    """How weights and activations are quantized, and how layers are ranked."""
-
-    weights: Annotated[Text, OneOf(GRANULARITIES)] = Field(
-        default="per_channel",
-        description="one scale per channel, or one per tensor as in the paper",
-    )
-    activation_bits: int = Field(default=8, ge=4, le=16, description="bit depth of activations")
-    sensitivity: Annotated[Text, OneOf(MEASURES)] = Field(
-        default="median", description="statistic that ranks the layers"
-    )
-
-
 AUTO = "auto"
 ENGINE = OneOf(ENGINES, {AUTO: "In this process where that ends sooner than Ray starts, else Ray."})
 
@@ -208,6 +195,14 @@ class Scenario(Settings):
         description="dotted key -> values: the scenario is run for every combination of values",
     )
 
+    @field_validator("methods")
+    @classmethod
+    def _resolve_methods(cls, methods: Methods, info: ValidationInfo) -> Methods:
+        quantization = info.data.get("quantization")
+        if quantization is None:  # it has a mistake, which is reported
+            return methods
+        return tuple(method.resolved(quantization) for method in methods)
+
     @field_validator("matrix")
     @classmethod
     def _check_matrix(cls, matrix: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
@@ -229,6 +224,15 @@ class Scenario(Settings):
         ):
             text = "a fleet needs a method that makes a quantized model: add one"
             raise problem(text, "methods")
+        reading = [i for i, method in enumerate(self.methods) if method.reads_profile]
+        tables = [i for i in reading if self.methods[i].reads_table]
+        if tables and len(tables) < len(reading):
+            other = self.methods[next(i for i in reading if i not in tables)].allocation
+            text = (
+                f"losses: own makes each device send a table, and {other} reads one value per layer:"
+                f" run them separately, or use losses: public"
+            )
+            raise problem(text, "methods", tables[0])
         seen: dict[tuple[str, ...], int] = {}
         for i, method in enumerate(self.methods):
             for cell in method.cells():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedsim.speech.models.base import SpeechModel, public_clips
+from fedsim.speech.models.base import SpeechModel, public_signal
 
 
 def activation_bytes(model: SpeechModel, seconds: float) -> int:
@@ -23,7 +23,7 @@ def activation_bytes(model: SpeechModel, seconds: float) -> int:
     hooks = [modules[layer.name].register_forward_hook(record) for layer in model.layers]
     try:
         with torch.inference_mode():
-            for batch, _ in model.batches(public_clips(seconds, n=1)):
+            for batch, _ in model.batches(public_signal(seconds, n=1)):
                 if model.needs_tokens:
                     batch = model.with_tokens(batch, model.own_tokens(batch))
                 model.forward(batch)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedsim.speech.models.base import SpeechModel, public_clips
+from fedsim.speech.models.base import SpeechModel, public_signal
 
 _SECONDS = (0.5, 1.0)  # not padded: whole tenths (`speech/models/wav2vec2.py`)
 _TOKENS = (4, 8)
@@ -56,7 +56,7 @@ def _probe(model: SpeechModel, seconds: float, tokens: int) -> np.ndarray:
     ]
     try:
         with torch.inference_mode():
-            for batch, _ in model.batches(public_clips(seconds, n=1)):
+            for batch, _ in model.batches(public_signal(seconds, n=1)):
                 if model.needs_tokens:
                     start = model.own_tokens(batch)[0][:1]
                     counted[:] = 0  # transcribing does not count: the tokens stand in for it

@@ -1,4 +1,4 @@
-"""Passes of a full-precision model over a client's tuning clips, for sensing and calibration."""
+"""Passes of a full-precision model over clips: a client's tuning clips, or public ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from fedsim.quant.calibrators import needs
+from fedsim.quant.calibrators import needs, on_user_data
 from fedsim.quant.model import Batch
-from fedsim.quant.observe import LayerObservation, observe
-from fedsim.quant.onepass import sense_and_observe
+from fedsim.quant.observe import observe
+from fedsim.quant.onepass import Passed, forward_only, one_pass
 from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
 
 T = TypeVar("T")
@@ -37,17 +37,27 @@ class TuningPass:
         self,
         sense: Callable[[SpeechModel, Iterator[Batch]], T],
         calibrations: Iterable[str],
-    ) -> tuple[T, dict[str, LayerObservation] | None]:
-        """Return the result of `sense` on one pass, and what these calibrations need from it.
+        *,
+        moments: bool = False,
+    ) -> Passed[T]:
+        """Return the result of `sense` on one pass, and what later steps need from it.
 
-        See `fedsim.quant.onepass.sense_and_observe`.
+        See `fedsim.quant.onepass.one_pass`.
         """
-        return sense_and_observe(self.model, self.batches(), sense, calibrations)
+        wanted = needs(on_user_data(calibrations))
+        return one_pass(self.model, self.batches(), sense, wanted, moments=moments)
 
-    def observe(self, calibrations: Iterable[str]) -> dict[str, LayerObservation]:
-        """Return the observations that these calibrations need, by a separate pass."""
+    def observe(self, calibrations: Iterable[str], *, moments: bool = False) -> Passed[None]:
+        """Return the observations that these calibrations need, by a separate pass; with `moments`
+        also second moments, by the same one if no calibration needs gradients."""
         wanted = needs(calibrations)
-        return observe(self.model, self.batches(), rows=wanted.rows, fisher=wanted.fisher)
+        if not wanted.fisher:
+            return one_pass(self.model, self.batches(), forward_only, wanted, moments=moments)
+        seen = observe(self.model, self.batches(), rows=wanted.rows, fisher=True)
+        if not moments:
+            return Passed(None, seen)
+        apart = one_pass(self.model, self.batches(), forward_only, moments=True)
+        return Passed(None, seen, apart.moments)
 
 
 def tuning_pass(

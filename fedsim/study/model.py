@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 from fedsim.quant.memory import peak_bytes, proxy_bytes
 from fedsim.quant.packable import PackableModel, packable
-from fedsim.quant.proxy import BITS, GRANULARITY
+from fedsim.quant.proxy import BITS, FORMAT
+from fedsim.scenario.cells import all_cells
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.activations import activation_bytes
 from fedsim.speech.macs import count_macs
@@ -38,8 +39,7 @@ def study_model(scenario: Scenario, model: SpeechModel) -> StudyModel:
     return packable(
         model,
         model.id,
-        granularity=scenario.quantization.weights,
-        activation_bits=scenario.quantization.activation_bits,
+        weight_format=scenario.quantization.weight_format,
         depths=scenario.clients.bit_depths,
         settings=model.settings,
     )
@@ -68,7 +68,9 @@ def model_cost(scenario: Scenario, study: StudyModel) -> ModelCost:
         rest_bytes=sizes.fixed_bytes,
         full_bytes=study.switch.full_bytes(),
         proxy_bytes=proxy_bytes(layers) + sum(t.nbytes for t in study.stored.values()),
-        proxy_is_model=BITS in sizes.depths and study.granularity == GRANULARITY,
+        proxy_is_model=BITS in sizes.depths
+        and study.weight_format == FORMAT
+        and all(cell.rounding == "nearest" for cell in all_cells(scenario)),
         peaks=sensing_peaks(scenario, study),
         clip_macs=macs.clip,
         second_macs=macs.second,

@@ -11,6 +11,7 @@ from fedsim.privacy.bounds import Bounds
 from fedsim.privacy.release_params import ReleaseParams
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.profile import profile_of
+from fedsim.scenario.cells import LOSSES, measure_of
 from fedsim.scenario.privacy import released_allocation
 from fedsim.scenario.schema import Scenario
 from fedsim.study.devices import Limits
@@ -41,6 +42,7 @@ def release_params(
         )
     return ReleaseParams(
         layers=layers,
+        per_layer=len(scenario.clients.bit_depths) if measure_of(scenario) == LOSSES else 1,
         bounds=bounds,
         bits=privacy.bits,
         mechanism=privacy.mechanism,
@@ -65,10 +67,11 @@ def device_planner(
     """
     allocation, order = released_allocation(scenario.methods)
     legal = sizes.restricted(limits.bit_depths)
-    measure = scenario.quantization.sensitivity
+    measure = measure_of(scenario)
+    depths = scenario.clients.bit_depths if measure == LOSSES else ()
 
     def plan(values: np.ndarray) -> tuple[int, ...]:
-        profile = profile_of(values, measure)
+        profile = profile_of(values, measure, depths)
         return allocate(allocation, profile, legal, limits.budget_bytes, order=order)
 
     return plan

@@ -21,12 +21,12 @@ from fedsim.errors import DeclinedError, FedsimError
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.results.records import Planned, Release, Workload
-from fedsim.scenario.cells import all_cells, is_grouped, needs_others, needs_profiles
+from fedsim.scenario.cells import all_cells, is_grouped, measure_of, needs_others
 from fedsim.scenario.methods import FULL_PRECISION
 from fedsim.scenario.schema import Scenario
 from fedsim_server.aggregation import Aggregation
 from fedsim_server.messaging import PAUSE_S, WINDOW, Outgoing, stream
-from fedsim_server.planner import Planner
+from fedsim_server.planner import Planner, Returned
 from fedsim_server.replies import NoAnswer, Refused, Untrusted, read_reply
 from fedsim_server.roster import Roster
 from fedsim_server.rows import result_rows, tested_plans
@@ -45,8 +45,8 @@ class Coordinator:
     reader: SummaryReader
     sent_layers: SentLayers | None = None
     """Adds layers to messages, where devices cannot read the server's bank; else None."""
-    ranges: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
-    """Client -> cell label -> activation ranges, where others test the client's models."""
+    returned: dict[str, dict[str, Returned]] = field(default_factory=dict)
+    """Client -> cell label -> what it returned of its model, where others test it."""
     window: int = WINDOW
     """The maximum number of messages in flight."""
     pause_s: float = PAUSE_S
@@ -77,7 +77,7 @@ class Coordinator:
             fresh = [n for n in nodes if roster.names.get(n) not in roster.summaries]
             self._stage("sense", len(fresh), self._sense_requests(fresh))
             # A client can test another's model only once that one is calibrated.
-            waiting = [c for c in roster.active() if c not in self.ranges]
+            waiting = [c for c in roster.active() if c not in self.returned]
             self._stage("personalize", len(waiting), self._each(waiting, self._delivery))
             waiting = roster.active()
             self._stage("evaluate", len(waiting), self._each(waiting, self._evaluation))
@@ -108,7 +108,7 @@ class Coordinator:
         for text in roster.ledger.kept("personalize"):
             receipt = codec.from_text(m.Receipt, text)
             if receipt.client in roster.summaries:
-                self._keep_ranges(receipt)
+                self._keep_models(receipt)
 
     def _stage(self, name: str, clients: int, first: Iterable[Outgoing]) -> None:
         """Send messages and handle their replies until none is in flight."""
@@ -181,7 +181,7 @@ class Coordinator:
             return []
         if self._shared:
             self._keep(sent, answer)
-            self._keep_ranges(answer)
+            self._keep_models(answer)
             return []
         assert isinstance(sent.message, m.Delivery)  # a client tests what it was sent
         return [self._evaluation_of(client, sent.message.candidates)]
@@ -207,8 +207,7 @@ class Coordinator:
         progress.current().advance()
 
     def _sense_requests(self, nodes: Iterable[int]) -> Iterator[Outgoing]:
-        measure = self.scenario.quantization.sensitivity if needs_profiles(self.scenario) else ""
-        request = replace(self.reader.request(measure), workload=self._timed)
+        request = replace(self.reader.request(measure_of(self.scenario)), workload=self._timed)
         return (Outgoing(node, m.SENSE, request) for node in nodes)
 
     def _each(self, clients: Iterable[str], make: Callable[[str], Outgoing]) -> Iterator[Outgoing]:
@@ -231,7 +230,7 @@ class Coordinator:
     def _evaluation(self, client: str) -> Outgoing:
         roster = self.roster
         candidates, lost = self.planner.tested(
-            roster.summaries[client], roster.summaries, self.ranges, sorted(roster.names.values())
+            roster.summaries[client], roster.summaries, self.returned, sorted(roster.names.values())
         )
         if lost:
             roster.ledger.fail_client(client, "plan", lost)
@@ -248,12 +247,14 @@ class Coordinator:
         sent = self.sent_layers
         return () if sent is None else sent.layers_to_send(node, candidates)
 
-    def _keep_ranges(self, receipt: m.Receipt) -> None:
-        width = 2 * len(self.planner.bank.layers)
-        self.ranges[receipt.client] = {
-            cell.label: receipt.ranges[i * width : (i + 1) * width]
-            for i, cell in enumerate(all_cells(self.scenario))
-        }
+    def _keep_models(self, receipt: m.Receipt) -> None:
+        layers, cells = len(self.planner.bank.layers), all_cells(self.scenario)
+        blobs, size, models = receipt.blobs, layers * m.HASH_BYTES, {}
+        for i, cell in enumerate(cells):
+            ranges = receipt.ranges[2 * layers * i : 2 * layers * (i + 1)]
+            models[cell.label] = Returned(ranges, blobs[:size] if cell.rounded_by_device else b"")
+            blobs = blobs[size:] if cell.rounded_by_device else blobs
+        self.returned[receipt.client] = models
 
     def _log_releases(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> None:
         client, stage, roster = answer.client, m.STAGES[sent.kind], self.roster

@@ -12,9 +12,20 @@ from fedsim.protocol import messages as m
 from fedsim.quant.allocation import ALLOCATORS, Sizes, allocate
 from fedsim.quant.bank import LayerBank
 from fedsim.quant.calibrators import CALIBRATORS
-from fedsim.scenario.cells import Cell, all_cells, cells_of, sources
+from fedsim.quant.profile import LayerProfile
+from fedsim.scenario.cells import Cell, all_cells, cells_of, measure_of, sources
 from fedsim.scenario.methods import FULL_PRECISION, NOBODY
 from fedsim.scenario.schema import Scenario
+from fedsim.speech.public_model import PublicModel
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What a client returned of one of its models, for others to test it: activation ranges, and
+    the names of the layers that it rounded itself."""
+
+    ranges: tuple[float, ...]
+    blobs: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -25,17 +36,22 @@ class Planner:
     sizes: Sizes
     """Bytes of each layer at every bit depth that the scenario allows."""
     bank: LayerBank
+    public: PublicModel
+    """What is known of the model before any user's audio."""
+    clips: bytes = b""
+    """Name of the public clips in the bank, where devices blend second moments; else empty."""
     _restricted: dict[tuple[int, ...], Sizes] = field(default_factory=dict)
 
     def candidate(self, cell: Cell, client: m.Summary, source: m.Summary) -> m.Candidate:
         """Return the model of `cell` for `client`'s budget, tuned on `source`'s summary.
 
+        It has no layers if a device rounds them.
+
         Raises:
             BudgetError: if the budget is infeasible; names the client.
             FedsimError: if the summary does not fit the model; names the source.
         """
-        settings = self.scenario.quantization
-        reads = ALLOCATORS[cell.allocation].reads != "nothing"
+        reads = ALLOCATORS[cell.allocation].reads != "nothing" and cell.losses != "public"
         rng = client_rng(self.scenario.seed, source.client, f"shuffled-{cell.draw}")
         try:
             if reads and self.scenario.privacy.chosen.gives == "plan":
@@ -43,7 +59,7 @@ class Planner:
             else:
                 bits = allocate(
                     cell.allocation,
-                    source.profile(settings.sensitivity),
+                    self._profile(cell, source),
                     self._sizes_at(client.bit_depths),
                     client.budget_bytes,
                     order=cell.order,
@@ -53,14 +69,28 @@ class Planner:
             raise BudgetError(f"client {client.client!r}: {error}") from error
         except FedsimError as error:
             raise FedsimError(f"client {source.client!r}: {error}") from error
-        nobody = not reads and not CALIBRATORS[cell.calibration].user_data
-        names = self.bank.manifest(bits)
+        user_data = CALIBRATORS[cell.calibration].user_data or cell.rounded_by_device
+        names = () if cell.rounded_by_device else self.bank.manifest(bits, cell.rounding)
+        activation_bits = self.scenario.quantization.activation_bits
         return m.Candidate(
             name=cell.label,
             calibration=cell.calibration,
-            tuned_on=NOBODY if nobody else source.client,
+            tuned_on=source.client if reads or user_data else NOBODY,
             bits=bits,
             blobs=bytes.fromhex("".join(names)),
+            input_bits=self.public.input_bits(activation_bits, cell.calibration),
+            rounding=cell.rounding,
+            moments=cell.moments if cell.rounded_by_device else "",
+            public=self.clips if cell.moments == "blend" else b"",
+        )
+
+    def _profile(self, cell: Cell, source: m.Summary) -> LayerProfile | None:
+        """Return what the allocator reads: of the public clips, or from the source's summary."""
+        if cell.losses != "public":
+            return source.profile(measure_of(self.scenario))
+        pairs = ALLOCATORS[cell.allocation].reads == "pairs"
+        return self.public.losses(
+            cell.rounding, self.bank.weight_format, self.sizes.depths, pairs=pairs
         )
 
     def _plan_of_device(self, depths: tuple[float, ...], budget: int) -> tuple[int, ...]:
@@ -88,7 +118,7 @@ class Planner:
         self,
         client: m.Summary,
         summaries: Mapping[str, m.Summary],
-        ranges: Mapping[str, Mapping[str, tuple[float, ...]]],
+        returned: Mapping[str, Mapping[str, Returned]],
         clients: list[str],
     ) -> tuple[tuple[m.Candidate, ...], str]:
         """Return the models that a client tests, and a sentence on missing ones or "".
@@ -96,7 +126,7 @@ class Planner:
         Args:
             client: summary of the client that tests.
             summaries: client -> its summary.
-            ranges: client -> cell label -> the activation ranges that the client returned.
+            returned: client -> cell label -> what the client returned of its model.
             clients: keys of all clients, sorted.
         """
         candidates: dict[tuple[str, str], m.Candidate] = {}
@@ -105,15 +135,18 @@ class Planner:
             if method.allocation == FULL_PRECISION:
                 continue
             for cell, source in product(
-                cells_of(method), sources(method.tuned_on, client.client, clients)
+                cells_of(method, self.scenario.quantization),
+                sources(method.tuned_on, client.client, clients),
             ):
                 foreign = source != client.client
-                if foreign and cell.label not in ranges.get(source, {}):
+                if foreign and cell.label not in returned.get(source, {}):
                     lost[source] = None
                     continue
                 candidate = self.candidate(cell, client, summaries[source])
                 if foreign and candidate.tuned_on != NOBODY:
-                    candidate = replace(candidate, ranges=ranges[source][cell.label])
+                    known = returned[source][cell.label]
+                    blobs = known.blobs if candidate.rounded_here else candidate.blobs
+                    candidate = replace(candidate, ranges=known.ranges, blobs=blobs)
                 candidates.setdefault((candidate.name, candidate.tuned_on), candidate)
         if not lost:
             return tuple(candidates.values()), ""

@@ -106,8 +106,12 @@ def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: P
         models = len(sent.message.candidates)
         if len(answer.file_bytes) != models:
             return f"{len(answer.file_bytes)} sizes for {models} models"
-        if len(answer.ranges) != 2 * layers * models * sent.message.return_ranges:
+        if len(answer.ranges) != 2 * layers * models * sent.message.return_models:
             return f"{len(answer.ranges)} range ends for {models} models of {layers} layers"
+        rounded = sum(candidate.rounded_here for candidate in sent.message.candidates)
+        names = layers * rounded * sent.message.return_models
+        if len(answer.blobs) != names * m.HASH_BYTES:
+            return f"{len(answer.blobs)} bytes of names for {names} layers"
         return ""
     assert isinstance(sent.message, m.Evaluation)
     return _problem_in_scores(sent.message, answer)

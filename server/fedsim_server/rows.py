@@ -19,7 +19,7 @@ FULL_BITS = 32.0
 def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Planner) -> list[Row]:
     """Return one row per model that a client tested."""
     n_weights = [layer.n_weights for layer in planner.bank.layers]
-    allocations = {cell.label: cell.allocation for cell in all_cells(planner.scenario)}
+    cells = {cell.label: cell for cell in all_cells(planner.scenario)}
     full: list[m.Candidate | None] = [None] if sent.full_precision else []
     rows = []
     for index, tested in enumerate([*full, *sent.candidates]):
@@ -28,6 +28,8 @@ def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Plan
                 "method": FULL_PRECISION,
                 "allocation": FULL_PRECISION,
                 "calibration": NOBODY,
+                "rounding": NOBODY,
+                "moments": NOBODY,
                 "tuned_on": NOBODY,
                 "mean_bits": FULL_BITS,
                 "plan_sha256": "",
@@ -35,8 +37,10 @@ def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Plan
             if tested is None
             else {
                 "method": tested.name,
-                "allocation": allocations[tested.name],
+                "allocation": cells[tested.name].allocation,
                 "calibration": tested.calibration,
+                "rounding": cells[tested.name].rounding,
+                "moments": cells[tested.name].moments,
                 "tuned_on": tested.tuned_on,
                 "mean_bits": mean_bits(tested.bits, n_weights),
                 "plan_sha256": hashlib.sha256(bytes(tested.bits)).hexdigest(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fedsim.protocol import messages as m
@@ -18,13 +18,16 @@ class SentLayers:
     _sent: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Node -> names of the layers that were sent to it."""
 
-    def layers_to_send(self, node: int, candidates: Iterable[m.Candidate]) -> tuple[bytes, ...]:
-        """Return the packed layers of `candidates` that the device does not have yet, in order."""
+    def layers_to_send(self, node: int, candidates: Sequence[m.Candidate]) -> tuple[bytes, ...]:
+        """Return what the device does not have yet: packed layers of `candidates`, in order, and the
+        public clips that it blends its own with."""
         names = dict.fromkeys(
             candidate.blob(layer)
             for candidate in candidates
+            if not candidate.rounded_here
             for layer in range(len(candidate.bits))
         )
+        names |= {candidate.public.hex(): None for candidate in candidates if candidate.public}
         new = [name for name in names if name not in self._sent[node]]
         self._sent[node].update(new)
         return tuple(self.store.get(name) for name in new)

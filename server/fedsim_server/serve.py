@@ -10,13 +10,15 @@ from flwr.serverapp import Grid
 from fedsim.base.files import write_text
 from fedsim.protocol.run_config import RunConfig
 from fedsim.quant.bank import BlobStore, LayerBank
+from fedsim.quant.rounding import ROUNDINGS
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
-from fedsim.scenario.cells import needs_others
+from fedsim.scenario.cells import all_cells, needs_others
 from fedsim.scenario.schema import scenario_from_json
 from fedsim.study.model import load_study_model, model_cost
 from fedsim.study.privacy_statement import privacy_statement, write_statement
 from fedsim.study.public_bounds import scenario_bounds
+from fedsim.study.public_model import public_model
 from fedsim_server.coordinator import Coordinator
 from fedsim_server.faulty import FaultyGrid
 from fedsim_server.planner import Planner
@@ -48,7 +50,11 @@ def serve(
     if scenario.fleet is not None:
         model_cost(scenario, study).write(folder.cost)
     bounds = scenario_bounds(scenario, study.model)
-    bank = LayerBank(study.switch.full_weights(), layers, study.granularity, store)
+    public = public_model(scenario, study.model)
+    reads = any(ROUNDINGS[cell.rounding].reads_moments for cell in all_cells(scenario))
+    moments = public.moments if reads else {}
+    weights = study.switch.full_weights()
+    bank = LayerBank(weights, layers, study.weight_format, store, moments)
     clients = len(names) or len(list(grid.get_node_ids()))
     statement = privacy_statement(scenario.privacy, len(layers), clients, bounds)
     write_statement(folder.privacy, statement)
@@ -57,6 +63,8 @@ def serve(
         roster = Roster(ledger, dict(names), needs_others(scenario), reader.epsilon)
         if scenario.faults:
             grid = FaultyGrid(grid, names, scenario, roster.log_event)
-        planner = Planner(scenario, study.sizes, bank)
+        blends = any(cell.moments == "blend" for cell in all_cells(scenario))
+        clips = bytes.fromhex(store.put(public.clips.to_bytes())) if blends else b""
+        planner = Planner(scenario, study.sizes, bank, public, clips)
         sent = SentLayers(store) if by_value else None
         Coordinator(grid, scenario, planner, roster, reader, sent).run()

@@ -13,6 +13,7 @@ from fedsim.privacy.releases import Release, restore
 from fedsim.protocol import messages as m
 from fedsim.results.records import Payload
 from fedsim.results.rows import Sensed
+from fedsim.scenario.cells import LOSSES, measure_of
 from fedsim.scenario.schema import Scenario
 from fedsim.study.release_params import release_params
 from fedsim_server.replies import Refused
@@ -96,11 +97,17 @@ class SummaryReader:
             return answer
         if self.release.gives == "public":
             restored = self.release.read(b"", self.params)
-            return replace(answer, sensitivity=_floats(restored))
+            return replace(answer, sensitivity=_floats(restored), depths=self._columns)
         if client not in self.payloads:
             return answer
         restored = restore(self.kind, self.payloads[client], self.params)
-        return replace(answer, sensitivity=_floats(restored), payload=b"")
+        depths = () if self.release.gives == "plan" else self._columns
+        return replace(answer, sensitivity=_floats(restored), payload=b"", depths=depths)
+
+    @property
+    def _columns(self) -> tuple[int, ...]:
+        """Bit depths of the columns of a table of losses; empty for one value per layer."""
+        return self.scenario.clients.bit_depths if measure_of(self.scenario) == LOSSES else ()
 
     def recorded(self, client: str, summary: m.Summary) -> tuple[Sensed, list[Payload]]:
         """Remove and return what the ledger keeps of the releases of a client that finished."""

@@ -19,7 +19,7 @@ from fedsim.quant import modelfile
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
 from fedsim.speech.clips import read_utterance
-from fedsim.speech.models.base import public_clips, transcribe_clips, tuning_batches
+from fedsim.speech.models.base import public_signal, transcribe_clips, tuning_batches
 from fedsim.speech.scoring import count_errors, interval
 
 
@@ -111,7 +111,7 @@ def test_ranges_are_returned_on_request_alone(device, runtime, candidates):
     by_name = dict(zip([c.name for c in candidates], table, strict=True))
     model = runtime.model
     seen = observe(model, tuning_batches(model, clips_of(device.data.tuning), None), rows=False)
-    public = observe(model, tuning_batches(model, public_clips(), None), rows=False)
+    public = observe(model, tuning_batches(model, public_signal(), None), rows=False)
     for found, source in ((by_name["myqasr/minmax"], seen), (by_name["myqasr/none"], public)):
         for row, layer in zip(found, model.layers, strict=True):
             low, high = source[layer.name].low, source[layer.name].high

@@ -12,7 +12,7 @@ from fedsim.protocol import messages as m
 from fedsim.quant.bank import WeightCache
 from fedsim.scenario import MethodSettings
 from fedsim.speech.clips import read_utterance
-from fedsim.speech.models.base import public_clips, tuning_batches
+from fedsim.speech.models.base import public_signal, tuning_batches
 
 
 def fresh(runtime):
@@ -53,7 +53,7 @@ def test_calibrating_hears_the_clips_once(device, candidates, passes):
     """All candidates of a client share one pass, and evaluation repeats none of it."""
     model, evaluation = device.runtime.model, m.Evaluation(False, candidates)
     tuning = [read_utterance(u) for u in device.data.tuning]
-    batches = sum(len(list(tuning_batches(model, c, None))) for c in (tuning, public_clips()))
+    batches = sum(len(list(tuning_batches(model, c, None))) for c in (tuning, public_signal()))
     with passes(model) as calibrating:
         device.personalize(m.Delivery(False, candidates))
     assert len(calibrating) == batches

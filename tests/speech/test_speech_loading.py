@@ -380,10 +380,10 @@ def test_a_network_in_memory_that_cannot_be_run(speech):
 
 def test_public_clips_are_public():
     """The signal that stands in for speech: seeded, at -23 dBFS, with the spectrum of speech."""
-    from fedsim.speech.models.base import public_clips
+    from fedsim.speech.models.base import public_signal
 
-    clips = public_clips()
-    again = public_clips()
+    clips = public_signal()
+    again = public_signal()
     assert [c.shape for c in clips] == [(32_000,)] * 4
     for clip, same in zip(clips, again, strict=True):
         assert clip.dtype == np.float32

@@ -49,6 +49,10 @@ class SpeechModel(Protocol):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Run the network once; return its logits (a seq2seq model needs a batch with tokens)."""
 
+    def answers(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits (P, V) at the positions that make up the output: frames of a CTC model,
+        tokens of a seq2seq model's own transcript, clips of a classifier."""
+
     def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Return the loss of `logits` against the model's own transcript, summed over clips."""
 
@@ -118,7 +122,7 @@ def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterato
         yield group
 
 
-def public_clips(seconds: float = 2.0, n: int = 4) -> list[np.ndarray]:
+def public_signal(seconds: float = 2.0, n: int = 4) -> list[np.ndarray]:
     """Return a public signal that stands in for speech where no user data may be used.
 
     `n` clips of noise with the long-term spectrum of speech (flat to 500 Hz, then falling by 9 dB

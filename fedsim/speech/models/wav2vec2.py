@@ -101,6 +101,12 @@ class Wav2Vec2:
         """Return logits: (B, T, V) of a CTC model, (B, classes) of a classifier."""
         return self.module(**batch.inputs).logits
 
+    def answers(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits (P, V) of all frames that are speech, or of all clips."""
+        if self.task == "classify":
+            return logits
+        return torch.cat([clip[:n] for clip, n in zip(logits, self._speech(batch), strict=True)])
+
     def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
         """Return an empty list: a forward pass takes audio only."""
         return []

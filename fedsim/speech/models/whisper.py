@@ -123,6 +123,11 @@ class Whisper:
             raise ValueError("a Whisper batch needs tokens before a forward pass")
         return self.module(**batch.inputs, use_cache=False).logits
 
+    def answers(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits (P, V) of all tokens after the prompt."""
+        assert batch.targets is not None
+        return logits[batch.targets != -100]
+
     def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy against the produced tokens, summed over tokens and clips."""
         assert batch.targets is not None

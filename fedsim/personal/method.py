@@ -1,0 +1,188 @@
+"""The method as a library call: one model, one user's clips, one budget, no federation.
+
+pm = personalize("openai/whisper-base", clips, budget_mb=45, language="it")
+pm.save("user.safetensors")
+load_personalized("user.safetensors").transcribe(clips)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fedsim.base.units import MB
+from fedsim.errors import FedsimError
+from fedsim.personal.checks import check_options, check_share, check_words, checked_clips
+from fedsim.personal.model import PersonalizedModel
+from fedsim.quant.allocation import ALLOCATORS, allocate
+from fedsim.quant.calibration import calibrate_layer
+from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.granularities import GRANULARITIES, WeightFormat
+from fedsim.quant.measures import MEASURES
+from fedsim.quant.modelfile import ModelFile
+from fedsim.quant.moments import LayerMoments, mixed
+from fedsim.quant.onepass import Passed, forward_only
+from fedsim.quant.packable import packable
+from fedsim.quant.packing import MAX_BITS, MIN_BITS
+from fedsim.quant.profile import profile_of
+from fedsim.quant.rounding import ROUNDINGS
+from fedsim.quant.rounding.plan import round_plan
+from fedsim.quant.sensitivity import sense
+from fedsim.quant.weights import dequantize_weight
+from fedsim.speech.models import load_model
+from fedsim.speech.models.base import SpeechModel, public_signal
+from fedsim.speech.public import PUBLIC_COUNT, PublicClip, PublicSet, voice_set
+from fedsim.speech.public_model import PublicModel, own_losses
+from fedsim.speech.tuning import tuning_pass
+
+
+def personalize(
+    model: str | os.PathLike[str] | SpeechModel,
+    clips: Sequence[np.ndarray],
+    *,
+    budget_mb: float,
+    allocation: str = "knapsack",
+    rounding: str = "compensated",
+    moments: str = "blend",
+    own_weight: float = 0.5,
+    losses: str = "public",
+    calibration: str = "cosine",
+    sensitivity: str = "median",
+    order: str = "descending",
+    weights: str = "per_channel",
+    zero_points: bool = False,
+    activation_bits: int | Literal["auto"] = 8,
+    bit_depths: Sequence[int] = tuple(range(MIN_BITS, MAX_BITS + 1)),
+    language: str | None = None,
+    public_clips: Sequence[np.ndarray] | None = None,
+    window_s: float | None = None,
+    keep: Sequence[str] = (),
+    seed: int = 0,
+) -> PersonalizedModel:
+    """Compress a speech model for one user and one memory budget.
+
+    The defaults lose least. Those of the paper (myQASR, Algorithm 1) are `allocation="myqasr",
+    rounding="nearest", weights="per_tensor"`.
+
+    Args:
+        model: hub id or folder of a pretrained model, or one from `load_model`.
+        clips: the user's clips, 1-D float32 arrays at 16 kHz, 10 to 100 of them; no transcript is
+            needed.
+        budget_mb: maximum size of the model file with everything in it, in MB (2^20 bytes).
+        allocation: how layers get bits: knapsack, knapsack_pairs, myqasr, uniform, shuffled,
+            reversed, linear.
+        rounding: how weights get their codes: compensated, scaled, nearest (the paper).
+        moments: whose clips compensated rounding fits: blend, own, public.
+        own_weight: weight of the user's own clips in a blend, above 0 and below 1.
+        losses: whose clips show what each bit depth costs, for knapsack: public, own.
+        calibration: how inputs of layers are quantized: cosine, minmax, hessian, none (one static
+            range each), dynamic, float.
+        sensitivity: what ranks the layers for the allocators that read one value per layer: median,
+            mean, max, abs-max, std, var, normality, l1, l2, frobenius, spectral, kl.
+        order: which layers lose bits first, descending (largest sensitivity) or ascending.
+        weights: what shares a scale: per_channel, per_tensor (the paper), group_32, group_64,
+            group_128.
+        zero_points: whether weights have zero points beside their scales.
+        activation_bits: bit depth of activations, 4 to 16, or "auto": 8, and 16 for the inputs that
+            lose most at 8.
+        bit_depths: bit depths that the device's runtime supports, each in 2..16.
+        language: language of the clips for a multilingual model; None lets the model detect it.
+        public_clips: clips of nobody in particular, as `clips`; None for 128 synthetic voices in
+            the same language, which need the extra fedsim-speech[voices]. They are read by moments
+            blend and public, by losses public and by activation_bits auto.
+        window_s: seconds of audio that Whisper's encoder takes (default 30); for a model from
+            `load_model`, give this and `keep` to `load_model`.
+        keep: names or patterns of layers that stay in half precision.
+        seed: seeds the `shuffled` allocation.
+
+    Raises:
+        BudgetError: the budget is below the smallest feasible file, whose size the text names.
+        AudioError: a clip is empty, not finite, not 1-D or too short.
+        FedsimError: an unknown name, a model that cannot be loaded, or an option out of range.
+    """
+    checked = checked_clips(clips)
+    depths = check_options(budget_mb, activation_bits, bit_depths)
+    for family, choice in (
+        (GRANULARITIES, weights),
+        (ALLOCATORS, allocation),
+        (CALIBRATORS, calibration),
+        (MEASURES, sensitivity),
+        (ROUNDINGS, rounding),
+    ):
+        family[choice]  # raises for an unknown name before any work is done
+    check_words(
+        {"moments": (moments, ("public", "own", "blend")), "losses": (losses, ("public", "own"))}
+    )
+    check_share("own_weight", own_weight)
+    if isinstance(model, str | os.PathLike):
+        speech = load_model(model, window_s=window_s, keep=keep)
+    elif window_s is not None or keep:
+        raise FedsimError(
+            "window_s and keep are options of load_model for a loaded model: give them there"
+        )
+    else:
+        speech = model
+    ready = packable(
+        speech,
+        speech.id,
+        weight_format=WeightFormat(weights, zero_points),
+        depths=depths,
+        settings=speech.settings,
+    )
+    public = PublicModel(
+        speech, lambda: _public_set(public_clips, language), torch.get_num_threads()
+    )
+    reads = ALLOCATORS[allocation].reads
+    senses = reads in ("order", "vector")
+    fits = ROUNDINGS[rounding].reads_moments
+    tuning = tuning_pass(speech, checked, language)
+    passed: Passed = tuning.sense(
+        (lambda network, batches: sense(network, batches, sensitivity)) if senses else forward_only,
+        [calibration],
+        moments=fits and moments != "public",
+    )
+    profile = None
+    if senses:
+        profile = profile_of(passed.found, sensitivity)
+    elif reads != "nothing" and losses == "own":
+        profile = own_losses(tuning, rounding, ready.weight_format, depths)
+    elif reads != "nothing":
+        pairs = reads == "pairs"
+        profile = public.losses(rounding, ready.weight_format, depths, pairs=pairs)
+    budget, rng = int(budget_mb * MB), np.random.default_rng(seed)
+    bits = allocate(allocation, profile, ready.sizes, budget, order=order, rng=rng)
+    used: Mapping[str, LayerMoments] = {}
+    if fits:
+        used = mixed(moments, lambda: passed.moments or {}, lambda: public.moments, own_weight)
+    full, layers = ready.switch.full_weights(), speech.layers
+    packed = round_plan(full, layers, bits, rounding, ready.weight_format, used)
+    observed = passed.observed
+    if not CALIBRATORS[calibration].user_data:
+        observed = tuning_pass(speech, public_signal(), language).observe([calibration]).observed
+    elif observed is None:
+        observed = tuning.observe([calibration]).observed
+    input_bits = public.input_bits(activation_bits, calibration)
+    with torch.inference_mode():
+        inputs = tuple(
+            calibrate_layer(
+                calibration,
+                layer,
+                ready.modules[layer.name],
+                (observed or {}).get(layer.name),
+                lambda weight=weight: dequantize_weight(weight),
+                width,
+            )
+            for layer, weight, width in zip(layers, packed, input_bits, strict=True)
+        )
+    file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored)
+    return PersonalizedModel(speech, file, ready.sizes.total(bits), language)
+
+
+def _public_set(clips: Sequence[np.ndarray] | None, language: str | None) -> PublicSet:
+    if clips is None:
+        return voice_set((language or "en",), PUBLIC_COUNT)
+    return PublicSet(tuple(PublicClip(clip, language) for clip in checked_clips(clips)))

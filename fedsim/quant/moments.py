@@ -1,0 +1,240 @@
+"""Second moments of what layers receive: the mean of x x^T over the inputs x of each layer.
+
+They say which errors of a weight change the layer's output, and how later weights can make them
+good (`quant/rounding/compensated.py`). They are recorded during a forward pass, in float32; frames
+that the model attends to count, silence included, and padding of a batch does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedsim.errors import FedsimError
+from fedsim.quant.layers import Layer
+from fedsim.quant.model import Batch, Quantizable, frame_axis
+
+MIN_ROWS = 32
+"""A layer that received fewer inputs than this has no moments: they would fit noise."""
+CHUNK_BYTES = 16 << 20
+"""Bytes of unfolded inputs of a convolution that exist at a time."""
+_PARTS = 4
+"""A product x^T x is symmetric: of this many blocks of columns, only the lower triangle is
+computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMoments:
+    """`mean` float32 (G, K, K): the mean of x x^T of each group; `rows` the inputs it rests on."""
+
+    mean: np.ndarray
+    rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Layer name -> second moments, and the bytes that they take."""
+
+    layers: dict[str, LayerMoments]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all matrices; layers that share one count once."""
+        return sum({id(one.mean): one.mean.nbytes for one in self.layers.values()}.values())
+
+
+def blend(
+    own: Mapping[str, LayerMoments], public: Mapping[str, LayerMoments], weight: float
+) -> dict[str, LayerMoments]:
+    """Return `weight` times own moments plus (1 - `weight`) times public ones, layer by layer.
+
+    Where only one of the two has a layer, that one is taken.
+    """
+    blended = dict(public) | dict(own)
+    for name in own.keys() & public.keys():
+        mean = np.float32(weight) * own[name].mean + np.float32(1 - weight) * public[name].mean
+        blended[name] = LayerMoments(mean, own[name].rows + public[name].rows)
+    return blended
+
+
+def mixed(
+    whose: str,
+    own: Callable[[], Mapping[str, LayerMoments]],
+    public: Callable[[], Mapping[str, LayerMoments]],
+    own_weight: float,
+) -> Mapping[str, LayerMoments]:
+    """Return the moments that rounding reads: `whose` is public, own, or blend (see `blend`).
+
+    `own` and `public` are called only if needed.
+    """
+    if whose == "public":
+        return public()
+    return own() if whose == "own" else blend(own(), public(), own_weight)
+
+
+def usable(moments: Mapping[str, LayerMoments], layer: Layer) -> np.ndarray | None:
+    """Return the moments of a layer, float32 (G, K, K); None if it saw too little to have any."""
+    found = moments.get(layer.name)
+    return None if found is None or found.rows < MIN_ROWS else found.mean
+
+
+def second_moments(model: Quantizable, batches: Iterable[Batch]) -> dict[str, LayerMoments]:
+    """Return layer name -> second moments, from one forward pass over `batches`.
+
+    Embeddings, which look rows up, have none. Raises `FedsimError` for inputs that are not finite.
+    """
+    with torch.inference_mode(), recording(model) as recorder:
+        for batch in recorder.passing(batches):
+            model.forward(batch)
+    return recorder.moments()
+
+
+@contextmanager
+def recording(model: Quantizable) -> Iterator[MomentRecorder]:
+    """Record while the caller runs the model on the `passing` batches."""
+    recorder = MomentRecorder(model)
+    try:
+        yield recorder
+    finally:
+        recorder.close()
+
+
+class MomentRecorder:
+    """Records a forward pass; `moments` returns the result once the pass is over.
+
+    Layers that receive the very same tensor (query, key and value of an attention) share one sum.
+    """
+
+    def __init__(self, model: Quantizable) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._rows: dict[str, int] = {}
+        self._twins: dict[str, str] = {}
+        self._batch: Batch | None = None
+        self._last: tuple[torch.Tensor, object, str] | None = None
+        modules = dict(model.module.named_modules())
+        self._handles = [
+            modules[layer.name].register_forward_pre_hook(self._hook(layer))
+            for layer in model.layers
+            if layer.kind != "embedding"
+        ]
+
+    def close(self) -> None:
+        """Remove every hook."""
+        for handle in self._handles:
+            handle.remove()
+
+    def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches; run the model on each before asking for the next."""
+        for batch in batches:
+            self._batch, self._last = batch, None
+            yield batch
+        self._last = None
+
+    def moments(self) -> dict[str, LayerMoments]:
+        """Return layer name -> moments; `FedsimError` for inputs that are not finite."""
+        found = {}
+        for name in [*self._sums, *self._twins]:
+            source = self._twins.get(name, name)
+            rows = self._rows[source]
+            if source in found:
+                found[name] = found[source]
+                continue
+            total = _mirrored(self._sums[source])
+            if not bool(torch.isfinite(total).all()):
+                raise FedsimError(
+                    f"layer {name!r} has inputs that are not finite, or too large to be squared: "
+                    f"the model overflows on the clips; check the clips' level and the checkpoint"
+                )
+            found[name] = LayerMoments((total / max(rows, 1)).numpy(), rows)
+        return found
+
+    def _hook(self, layer: Layer):  # type: ignore[no-untyped-def]
+        return lambda module, args: self._see(layer, module, args[0].detach())
+
+    def _see(self, layer: Layer, module: nn.Module, x: torch.Tensor) -> None:
+        assert self._batch is not None
+        counts = self._batch.frames_in.get(layer.name)
+        if isinstance(module, nn.Linear):
+            if self._is_twin(layer.name, x, counts):
+                return
+            self._last = x, counts, layer.name
+            self._add(layer.name, _linear_rows(x, counts)[None])
+            return
+        assert isinstance(module, nn.Conv1d)
+        for rows in unfolded(module, x, counts, frame_axis(layer.kind)):
+            self._add(layer.name, rows)
+
+    def _is_twin(self, name: str, x: torch.Tensor, counts: object) -> bool:
+        """Return whether the layer called before this one received the same rows."""
+        if name in self._twins:
+            return True
+        if self._last is None or name in self._sums:
+            return False
+        last, last_counts, source = self._last
+        same = last is x or (last.data_ptr() == x.data_ptr() and last.shape == x.shape)
+        # Within one module (an attention): elsewhere the tensor may have been written into since.
+        if same and last_counts is counts and _parent(source) == _parent(name):
+            self._twins[name] = source
+        return name in self._twins
+
+    def _add(self, name: str, rows: torch.Tensor) -> None:
+        """Add x^T x of `rows` (G, n, K); only blocks on and below the diagonal are computed."""
+        groups, n, k = rows.shape
+        total = self._sums.get(name)
+        if total is None:
+            total = self._sums[name] = torch.zeros(groups, k, k)
+            self._rows[name] = 0
+        self._rows[name] += n
+        width = -(-k // _PARTS)
+        for g in range(groups):
+            for start in range(0, k, width):
+                stop = min(k, start + width)
+                total[g, start:stop, :stop].addmm_(rows[g, :, start:stop].T, rows[g, :, :stop])
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _mirrored(total: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric matrices (G, K, K) of which the lower triangles are given."""
+    lower = total.tril()
+    return lower + lower.transpose(1, 2) - torch.diag_embed(total.diagonal(dim1=1, dim2=2))
+
+
+def _linear_rows(x: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+    """Return the input rows (n, K) that count."""
+    if counts is None or x.ndim != 3 or int(counts.min()) == x.shape[1]:
+        return x.reshape(-1, x.shape[-1])
+    return torch.cat([clip[:n] for clip, n in zip(x, counts.tolist(), strict=True)])
+
+
+def unfolded(
+    module: nn.Conv1d, x: torch.Tensor, counts: torch.Tensor | None, axis: int
+) -> Iterator[torch.Tensor]:
+    """Yield the rows (G, n, K) that a convolution multiplies with, some frames at a time.
+
+    `x` is (B, C, T), of which the first `counts[b]` frames of clip b count. K is ordered as the
+    weight is: inputs of a group, then places of the kernel. Frames beyond the clip are zeros, with
+    which the layer pads.
+    """
+    (k,), (s,), (d,) = module.kernel_size, module.stride, module.dilation
+    if isinstance(module.padding, str):
+        total = d * (k - 1) if module.padding == "same" else 0
+        before, after = total // 2, total - total // 2
+    else:
+        before = after = module.padding[0]
+    groups, per_group = module.groups, x.shape[1] // module.groups
+    frames = [x.shape[axis]] * len(x) if counts is None else counts.tolist()
+    step = max(1, CHUNK_BYTES // (4 * x.shape[1] * k))
+    for clip, n in zip(x, frames, strict=True):
+        padded = torch.nn.functional.pad(clip[:, :n], (before, after))
+        windows = padded.unfold(1, d * (k - 1) + 1, s)[:, :, ::d]  # (C, frames, k)
+        for start in range(0, windows.shape[1], step):
+            part = windows[:, start : start + step].reshape(groups, per_group, -1, k)
+            yield part.transpose(1, 2).reshape(groups, part.shape[2], per_group * k)

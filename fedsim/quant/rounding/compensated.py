@@ -1,0 +1,251 @@
+"""Error-compensated rounding: GPTQ (Frantar et al. 2023) in the form of a triangular search.
+
+With H the second moments of a layer's inputs, rounding a row w of its weight to w' adds
+(w - w') H (w - w')^T to the squared error of the output. Let H = R R^T, R upper triangular: that is
+|(w - w') R|^2, whose entry j holds the errors e_i = w_i - w'_i of columns i <= j only. So columns
+are rounded from left to right, each to the code nearest to
+
+    t_j = w_j + (sum_{i<j} e_i R_ij) / R_jj,
+
+which would make entry j zero. The codes are those of GPTQ, which updates the columns not yet
+rounded by the Cholesky factor of the inverse of H instead: here nothing is inverted.
+
+Layers of one shape go together, column by column; the errors of earlier blocks of columns are
+brought in by one matrix product per layer. Everything is float64, so that the order of the sums
+does not show in the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from fedsim.quant.granularities import WeightFormat
+from fedsim.quant.rounding.independent import scaled
+from fedsim.quant.rounding.scales import BlockScales, least_squares, require_finite, whole_range
+from fedsim.quant.rounding.task import RoundingTask
+from fedsim.quant.weights import PackedWeight, column_groups, pack_weight
+
+DAMPING = 0.05
+"""Added to the diagonal of H, times its mean, so that H is never singular. GPTQ takes 0.01; at 2 bits,
+0.05 loses less on clips that the moments have not seen (docs/results/smaller.md)."""
+BLOCK = 32
+"""Columns whose errors are carried along one by one."""
+BATCH_BYTES = 64 << 20
+"""Bytes of float64 weights and moments that are worked on together, at most (one layer, or the
+`ROWS` of it, may take more)."""
+ROWS = 4096
+"""Rows of one weight that are worked on together, at most: rows do not depend on each other."""
+
+
+def compensated(tasks: Sequence[RoundingTask], weight_format: WeightFormat) -> list[PackedWeight]:
+    """Round with compensation; a task without moments is rounded as by `scaled`.
+
+    Per tensor and per channel the scales are those of least squared error of the weights; those of
+    a group are set when its first column is reached, from weights that make good the errors so far.
+
+    Raises `FedsimError` for a weight that is NaN or infinite, or needs too large a scale.
+    """
+    found: dict[int, PackedWeight] = {}
+    for members in _batches(tasks):
+        for index, packed in zip(
+            members, _compensated([tasks[i] for i in members], weight_format), strict=True
+        ):
+            found[index] = packed
+    bare = [i for i in range(len(tasks)) if i not in found]
+    for index, packed in zip(bare, scaled([tasks[i] for i in bare], weight_format), strict=True):
+        found[index] = packed
+    return [found[i] for i in range(len(tasks))]
+
+
+def _batches(tasks: Sequence[RoundingTask]) -> Iterator[list[int]]:
+    """Yield indices of tasks with moments and equal shapes, as many as memory allows."""
+    by_shape: dict[tuple, list[int]] = {}
+    for index, task in enumerate(tasks):
+        if task.moments is not None:
+            by_shape.setdefault((task.shape, task.moments.shape), []).append(index)
+    for (shape, moments), members in by_shape.items():
+        n_bytes = 8 * (3 * min(shape[0], ROWS) * moments[0] * moments[1] + np.prod(moments))
+        size = max(1, BATCH_BYTES // int(n_bytes))
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
+
+
+def _compensated(tasks: Sequence[RoundingTask], weight_format: WeightFormat) -> list[PackedWeight]:
+    """Round tasks of one shape, all with moments."""
+    matrices = [task.matrix() for task in tasks]
+    for matrix in matrices:
+        require_finite(matrix)
+    n, k = matrices[0].shape
+    groups = len(tasks[0].moments)  # type: ignore[arg-type]
+    factors = np.stack(
+        [triangular(h) for task in tasks for h in task.moments]  # type: ignore[union-attr]
+    )
+    bits = [task.bits for task in tasks for _ in range(groups)]
+    grid = weight_format.grid((n, k))
+    fixed = (
+        [
+            _scales(matrix, task.bits, weight_format)
+            for matrix, task in zip(matrices, tasks, strict=True)
+        ]
+        if grid[1] == 1
+        else None
+    )
+    codes = np.empty((len(tasks), n, k), np.uint16)
+    scales, zeros = np.empty((len(tasks), *grid)), np.empty((len(tasks), *grid))
+    per_group = n // groups
+    for start in range(0, per_group, ROWS):
+        rows = slice(start, min(per_group, start + ROWS))
+        # (tasks x groups, rows, K): a group of a convolution is a layer of its own here.
+        part = np.concatenate([m.reshape(groups, per_group, k)[:, rows] for m in matrices])
+        known = None
+        if fixed is not None:
+            known = [
+                BlockScales(*(_of_rows(v, groups, g, rows, n) for v in (s.scale, s.zero)))
+                for s in fixed
+                for g in range(groups)
+            ]
+        found = search(part, factors, bits, weight_format, known)
+        for i in range(len(tasks)):
+            for g in range(groups):
+                at = slice(g * per_group + rows.start, g * per_group + rows.stop)
+                q, s, z = (x[i * groups + g] for x in found)
+                codes[i, at] = q
+                if fixed is None:
+                    scales[i, at], zeros[i, at] = s, z
+    if fixed is not None:
+        for i, s in enumerate(fixed):
+            scales[i, :, 0], zeros[i, :, 0] = s.scale, s.zero
+    return [
+        pack_weight(
+            task.shape,
+            task.bits,
+            weight_format,
+            codes[i],
+            scales[i],
+            zeros[i] if weight_format.zero_points else None,
+        )
+        for i, task in enumerate(tasks)
+    ]
+
+
+def _of_rows(values: np.ndarray, groups: int, group: int, rows: slice, n: int) -> np.ndarray:
+    """Return the values (per_group rows,) of some rows of a group; one for all is repeated."""
+    return np.broadcast_to(values, (n,)).reshape(groups, -1)[group, rows]
+
+
+def _scales(matrix: np.ndarray, bits: int, weight_format: WeightFormat) -> BlockScales:
+    """Return the scales of whole rows, or of the whole matrix."""
+    blocks = matrix if weight_format.grid(matrix.shape)[0] > 1 else matrix.reshape(1, -1)
+    return least_squares(blocks, bits, zero_points=weight_format.zero_points)
+
+
+def triangular(moments: np.ndarray) -> np.ndarray:
+    """Return R, upper triangular float64 (K, K), with R R^T = H + damping; H float (K, K)."""
+    h = moments.astype(np.float64)
+    diagonal = np.einsum("kk->k", h)
+    mean = float(diagonal.mean())
+    diagonal += DAMPING * mean if mean > 0 else 1.0  # a view: this writes into h
+    lower = torch.linalg.cholesky(torch.from_numpy(h).flip(0, 1))
+    return np.ascontiguousarray(lower.flip(0, 1).numpy())
+
+
+def search(
+    weights: np.ndarray,
+    factors: np.ndarray,
+    bits: Sequence[int],
+    weight_format: WeightFormat,
+    known: Sequence[BlockScales] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Round B weights column by column.
+
+    Args:
+        weights: (B, N, K).
+        factors: R of each, float64 (B, K, K).
+        bits: bit depth of each.
+        weight_format: what shares a scale.
+        known: scales of the rows of each, where one serves all K columns; None for groups.
+
+    Returns:
+        Codes (B, N, K) as floats, scales and zero points float64 (B, N, columns of scales).
+    """
+    b, n, k = weights.shape
+    # Columns first: a column of all weights is one contiguous piece of memory.
+    w = np.ascontiguousarray(weights.transpose(2, 0, 1), dtype=np.float64)
+    r = np.ascontiguousarray(factors.transpose(1, 2, 0))  # (K, K, B)
+    diagonal = r[np.arange(k), np.arange(k)]  # (K, B)
+    errors = np.empty_like(w)
+    codes = np.empty(w.shape)
+    top = np.array([(1 << d) - 1.0 for d in bits])[:, None]
+    group_slices = list(column_groups(k, weight_format))
+    scales = np.empty((b, n, len(group_slices)))
+    zeros = np.empty_like(scales)
+    for g, columns in enumerate(group_slices):
+        for start in range(columns.start, columns.stop, BLOCK):
+            block = slice(start, min(columns.stop, start + BLOCK))
+            first = start == columns.start
+            span = columns if first and known is None else block
+            carried = _carried(errors, factors, start, span)
+            if first:
+                if known is None:
+                    found = _group_scales(w[span], carried, factors, span, bits, weight_format)
+                else:
+                    found = list(known)
+                scale = np.stack([s.scale for s in found])
+                zero = np.stack([s.zero for s in found])
+                scales[:, :, g], zeros[:, :, g] = scale, zero
+            carried = carried[: block.stop - block.start]
+            for j in range(block.start, block.stop):
+                target = carried[j - start] / diagonal[j][:, None]
+                target += w[j]
+                np.divide(target, scale, out=target)
+                np.rint(target, out=target)
+                target += zero
+                np.maximum(target, 0.0, out=target)
+                np.minimum(target, top, out=target)
+                codes[j] = target
+                target -= zero
+                target *= scale
+                np.subtract(w[j], target, out=errors[j])
+                rest = slice(j + 1, block.stop)
+                carried[j + 1 - start :] += r[j, rest][:, :, None] * errors[j]
+    return codes.transpose(1, 2, 0), scales, zeros
+
+
+def _carried(errors: np.ndarray, factors: np.ndarray, done: int, columns: slice) -> np.ndarray:
+    """Return sum_{i < done} e_i R_ij for the columns j, float64 (columns, B, N)."""
+    width, (_, b, n) = columns.stop - columns.start, errors.shape
+    carried = np.zeros((width, b, n))
+    if done:
+        for i in range(b):  # one product per layer, so that none depends on its neighbours
+            r = torch.from_numpy(factors[i, :done, columns])
+            carried[:, i] = (r.T @ torch.from_numpy(errors[:done, i])).numpy()
+    return carried
+
+
+def _group_scales(
+    weights: np.ndarray,
+    carried: np.ndarray,
+    factors: np.ndarray,
+    columns: slice,
+    bits: Sequence[int],
+    weight_format: WeightFormat,
+) -> list[BlockScales]:
+    """Return the scales of a group from weights that make good the errors of earlier columns.
+
+    These are w + c R_gg^-1: with errors -c R_gg^-1 in the group, its entries of e R are zero.
+    """
+    found = []
+    for i, depth in enumerate(bits):
+        own = torch.from_numpy(factors[i, columns, columns])
+        change = torch.linalg.solve_triangular(
+            own.T, torch.from_numpy(np.ascontiguousarray(carried[:, i])), upper=False
+        )
+        blocks = (weights[:, i] + change.numpy()).T
+        if weight_format.zero_points:
+            found.append(whole_range(blocks, depth))
+        else:
+            found.append(least_squares(blocks, depth, zero_points=False))
+    return found

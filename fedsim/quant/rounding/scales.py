@@ -1,0 +1,128 @@
+"""Scales and zero points of weights that share them, from the weights alone.
+
+A *block* is the weights that share a scale: a row of a matrix (M, g). Its codes are q in
+0..2^b - 1 and its numbers S (q - Z). Everything is numpy on one thread, row by row, so that the
+result depends neither on the number of threads nor on what else is rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.errors import FedsimError
+
+_MAX_SCALE = float(np.finfo(np.float16).max)
+_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Shares of the range that a search tries; the fewer bits, the more of the range is cut."""
+_REFINEMENTS = 2
+
+
+@dataclass(frozen=True)
+class BlockScales:
+    """Scales S, float64 (M,), each representable in float16, and zero points Z, float64 (M,)."""
+
+    scale: np.ndarray
+    zero: np.ndarray
+
+    def codes(self, blocks: np.ndarray, low: np.ndarray | float, high: float) -> np.ndarray:
+        """Return the nearest codes of `blocks` (M, g) within `low`..`high`, as floats."""
+        q = np.divide(blocks, self.scale[:, None].astype(blocks.dtype))
+        np.rint(q, out=q)
+        q += self.zero[:, None].astype(blocks.dtype)
+        return np.clip(q, low, high, out=q)
+
+
+def require_finite(weight: np.ndarray) -> None:
+    """Raise `FedsimError` if a weight is NaN or infinite."""
+    if not np.isfinite(weight).all():
+        raise FedsimError(
+            "a weight is NaN or infinite: the model's checkpoint is damaged; download or export it "
+            "again"
+        )
+
+
+def half_up(values: np.ndarray) -> np.ndarray:
+    """Return positive `values` rounded up to float16, as float64; 1 for a value of 0.
+
+    Raises `FedsimError` for values that float16 cannot hold.
+    """
+    if values.size and values.max() > _MAX_SCALE:
+        raise FedsimError(
+            f"a weight needs a scale of {values.max():.3g}, and a model file stores scales up to "
+            f"{_MAX_SCALE:.0f}; add the layer to model.keep, or allow more bits"
+        )
+    half = values.astype(np.float16)
+    half = np.where(half < values, np.nextafter(half, np.float16(np.inf)), half)
+    return np.where(values > 0, half, np.float16(1)).astype(np.float64)
+
+
+def largest_magnitude(blocks: np.ndarray, bits: int) -> BlockScales:
+    """Return S = max|W| / (2^(b-1) - 1) and Z = 2^(b-1), as in the paper."""
+    top = np.abs(blocks).max(axis=1).astype(np.float64)
+    scale = half_up(top / ((1 << (bits - 1)) - 1))
+    return BlockScales(scale, np.full(len(blocks), float(1 << (bits - 1))))
+
+
+def whole_range(blocks: np.ndarray, bits: int, share: float = 1.0) -> BlockScales:
+    """Return S = (max W - min W) / (2^b - 1), both ends times `share`, and Z the code of 0."""
+    low = np.minimum(blocks.min(axis=1), 0.0).astype(np.float64) * share
+    high = np.maximum(blocks.max(axis=1), 0.0).astype(np.float64) * share
+    top = (1 << bits) - 1
+    scale = half_up((high - low) / top)
+    return BlockScales(scale, np.clip(np.rint(-low / scale), 0, top))
+
+
+def signed_full(blocks: np.ndarray, bits: int, share: float = 1.0) -> BlockScales:
+    """Return the scale with which the largest weight, times `share`, has the code 0: S (0 - Z).
+
+    Symmetric codes reach from -2^(b-1) to 2^(b-1) - 1: one more on the negative side. S is negative
+    where the largest magnitude is a positive weight, so that this code is used.
+    """
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)[:, 0]
+    middle = 1 << (bits - 1)
+    scale = half_up(np.abs(largest).astype(np.float64) * share / middle)
+    return BlockScales(np.where(largest > 0, -scale, scale), np.full(len(blocks), float(middle)))
+
+
+def least_squares(blocks: np.ndarray, bits: int, *, zero_points: bool) -> BlockScales:
+    """Return scales of least squared error sum (W - W')^2 within each block.
+
+    A search over shares of the range, then S = <W, q - Z> / <q - Z, q - Z>, the best scale of the
+    codes found, as long as it lowers the error.
+    """
+    start = whole_range if zero_points else signed_full
+    top = float((1 << bits) - 1)
+    shares = _SHARES if bits <= 4 else _SHARES[:4] if bits <= 6 else _SHARES[:1]
+    best, least = start(blocks, bits), np.full(len(blocks), np.inf)
+    tried = [lambda share=share: start(blocks, bits, share) for share in shares]
+    tried += [lambda: _refit(blocks, best, top)] * _REFINEMENTS
+    for attempt in tried:
+        scales = attempt()
+        error = _squared_error(blocks, scales, top)
+        better = error < least
+        least = np.where(better, error, least)
+        best = BlockScales(
+            np.where(better, scales.scale, best.scale), np.where(better, scales.zero, best.zero)
+        )
+    return best
+
+
+def _refit(blocks: np.ndarray, scales: BlockScales, top: float) -> BlockScales:
+    q = scales.codes(blocks, 0.0, top)
+    q -= scales.zero[:, None].astype(blocks.dtype)
+    size = np.einsum("mg,mg->m", q, q)
+    fitted = np.einsum("mg,mg->m", q, blocks) / np.where(size > 0, size, 1.0)
+    half = fitted.astype(np.float16).astype(np.float64)
+    # A scale of 0 or of infinity stands for nothing: the old one stays.
+    usable = (half != 0) & np.isfinite(half)
+    return BlockScales(np.where(usable, half, scales.scale), scales.zero)
+
+
+def _squared_error(blocks: np.ndarray, scales: BlockScales, top: float) -> np.ndarray:
+    back = scales.codes(blocks, 0.0, top)
+    back -= scales.zero[:, None].astype(blocks.dtype)
+    back *= scales.scale[:, None].astype(blocks.dtype)
+    back -= blocks
+    return np.einsum("mg,mg->m", back, back)

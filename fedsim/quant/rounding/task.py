@@ -1,0 +1,33 @@
+"""A weight that is to be rounded, and what is known of its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class RoundingTask:
+    """One layer at one bit depth.
+
+    `weight` is the full-precision weight, (N, ...). `moments` are float32 (G, K, K): for each of G
+    groups of a grouped convolution (else G = 1) the mean of x x^T over the inputs x (K,) of the
+    layer; None where they are not known, or stand for too few inputs.
+    """
+
+    weight: torch.Tensor
+    bits: int
+    moments: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return tuple(self.weight.shape)
+
+    def matrix(self) -> np.ndarray:
+        """Return the weight as float32 (N, K), contiguous."""
+        return np.ascontiguousarray(
+            self.weight.detach().float().numpy().reshape(self.weight.shape[0], -1)
+        )

@@ -1,0 +1,257 @@
+"""What the server learns of a model from public clips: known before any user's audio.
+
+Second moments of each layer's inputs, what each bit depth costs, and which inputs need 16 bits. All
+of it depends on the model and the public clips alone. It is computed once and kept in the cache
+folder, under a hash of everything that it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from fedsim.base.files import atomic_write
+from fedsim.base.paths import cache_dir
+from fedsim.quant.calibration import calibrate_layer
+from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.granularities import WeightFormat
+from fedsim.quant.losses import MEASURE, input_losses, weight_losses, wide_inputs
+from fedsim.quant.model import Batch
+from fedsim.quant.moments import LayerMoments, second_moments
+from fedsim.quant.observe import observe
+from fedsim.quant.profile import LayerProfile
+from fedsim.quant.rounding import ROUNDINGS
+from fedsim.quant.rounding.plan import round_plan
+from fedsim.quant.switch import switch_of
+from fedsim.quant.weights import dequantize_weight
+from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.public import PublicSet
+from fedsim.speech.tuning import TuningPass, tuning_pass
+
+FORMAT = 1
+"""Version of what is kept: raised when the same clips give other numbers."""
+LOSS_CLIPS = 8
+"""Clips on which losses are measured, or `CLIPS_PER_LANGUAGE` per language if that is more."""
+CLIPS_PER_LANGUAGE = 4
+WIDE, NARROW = 16, 8
+
+AUTO = "auto"
+"""In place of a bit depth of activations: 8, or 16 where 8 loses too much."""
+
+
+@dataclass(frozen=True, eq=False)
+class PublicModel:
+    """A model, the public clips, and what follows from both; every property is computed once."""
+
+    model: SpeechModel
+    read: Callable[[], PublicSet]
+    """Returns the clips; called once, and only if something is to follow from them."""
+    threads: int
+    """torch threads, which change last digits."""
+
+    @cached_property
+    def clips(self) -> PublicSet:
+        """The public clips."""
+        return self.read()
+
+    @cached_property
+    def moments(self) -> dict[str, LayerMoments]:
+        """Layer name -> second moments of its inputs on all public clips."""
+        kept = _kept(self._key("moments"), lambda: _pack_moments(self._moments()))
+        return _unpack_moments(kept)
+
+    def losses(
+        self,
+        rounding: str,
+        weight_format: WeightFormat,
+        depths: tuple[int, ...],
+        *,
+        pairs: bool = False,
+    ) -> LayerProfile:
+        """Return what each layer costs at each bit depth, rounded like this: a table (L, D).
+
+        With `pairs` it has cross terms; see `fedsim.quant.losses.weight_losses`.
+        """
+        facts = rounding, weight_format.granularity, weight_format.zero_points, depths, pairs
+
+        def measure() -> dict[str, np.ndarray]:
+            profile = self._losses(rounding, weight_format, depths, pairs=pairs)
+            found = {"values": profile.values}
+            return found if profile.pairs is None else found | {"pairs": profile.pairs}
+
+        kept = _kept(self._key("losses", *facts), measure)
+        return LayerProfile(kept["values"], MEASURE, depths, kept.get("pairs"))
+
+    @cached_property
+    def wide(self) -> tuple[bool, ...]:
+        """Which layers' inputs need 16 bits over a static range, layer by layer."""
+        kept = _kept(self._key("inputs"), lambda: {"losses": self._input_losses()})
+        return tuple(wide_inputs(kept["losses"]).tolist())
+
+    def input_bits(
+        self, activation_bits: int | Literal["auto"], calibration: str
+    ) -> tuple[int, ...]:
+        """Return the bit depth of each layer's input; how it is quantized is the calibrator's business.
+
+        Args:
+            activation_bits: one depth for all, or "auto": 8, and over static ranges 16 for the
+                inputs that lose most at 8 (`fedsim.quant.losses.wide_inputs`).
+            calibration: name of the calibrator.
+        """
+        layers = len(self.model.layers)
+        if activation_bits != AUTO:
+            return (activation_bits,) * layers
+        if not CALIBRATORS[calibration].static:
+            return (NARROW,) * layers
+        return tuple(WIDE if wide else NARROW for wide in self.wide)
+
+    def _moments(self) -> dict[str, LayerMoments]:
+        return second_moments(self.model, self._batches(range(len(self.clips.clips))))
+
+    def _losses(
+        self, rounding: str, weight_format: WeightFormat, depths: tuple[int, ...], *, pairs: bool
+    ) -> LayerProfile:
+        moments = self.moments if ROUNDINGS[rounding].reads_moments else {}
+        batches = self._batches(self._few)
+        return losses_on(self.model, batches, rounding, weight_format, depths, moments, pairs=pairs)
+
+    def _input_losses(self) -> np.ndarray:
+        layers, modules = self.model.layers, dict(self.model.module.named_modules())
+        seen = observe(self.model, self._batches(self._few), rows=False)
+        full = switch_of(self.model).full_weights()
+        inputs = [
+            calibrate_layer(
+                "minmax",
+                layer,
+                modules[layer.name],
+                seen.get(layer.name),
+                lambda layer=layer: full[layer.name],
+                NARROW,
+            )
+            for layer in layers
+        ]
+        return input_losses(self.model, self._batches(self._few), inputs)
+
+    @property
+    def _few(self) -> list[int]:
+        """Clips for losses: the first of each language, dealt round."""
+        by_language: dict[str | None, list[int]] = {}
+        for i, clip in enumerate(self.clips.clips):
+            by_language.setdefault(clip.language, []).append(i)
+        each = max(CLIPS_PER_LANGUAGE, -(-LOSS_CLIPS // len(by_language)))
+        return sorted(chain.from_iterable(places[:each] for places in by_language.values()))
+
+    def _batches(self, places: Any) -> Iterator[Batch]:
+        """Yield batches of some clips for a forward pass, language by language."""
+        chosen = [self.clips.clips[i] for i in places]
+        for language in sorted({clip.language for clip in chosen}, key=str):
+            clips = [clip.samples for clip in chosen if clip.language == language]
+            yield from tuning_pass(self.model, clips, language).batches()
+
+    def _key(self, *facts: Any) -> str:
+        """Return the name of a result: what it is, and a hash of what it depends on."""
+        text = json.dumps(
+            [
+                FORMAT,
+                *facts,
+                self._content,
+                self.clips.key,
+                dict(self.model.settings),
+                self.threads,
+                torch.__version__,
+                torch.backends.cpu.get_cpu_capability(),
+            ],
+            default=str,
+        )
+        return f"{facts[0]}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+    @cached_property
+    def _content(self) -> str:
+        """A hash of every weight of the model in full precision."""
+        switch, digest = switch_of(self.model), hashlib.sha256()
+        for name, tensor in sorted((switch.full_weights() | switch.full_leftovers()).items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def losses_on(
+    model: SpeechModel,
+    batches: Iterable[Batch],
+    rounding: str,
+    weight_format: WeightFormat,
+    depths: tuple[int, ...],
+    moments: Mapping[str, LayerMoments],
+    *,
+    pairs: bool = False,
+) -> LayerProfile:
+    """Return what each layer costs at each bit depth on some clips: a table (L, D).
+
+    Arguments as of `fedsim.quant.losses.weight_losses` and `fedsim.quant.rounding.plan.round_plan`.
+    """
+    layers, full = model.layers, switch_of(model).full_weights()
+    rounded: dict[int, list[torch.Tensor]] = {}
+
+    def weight(index: int, depth: int) -> torch.Tensor:
+        if depth not in rounded:
+            bits = (depth,) * len(layers)
+            packed = round_plan(full, layers, bits, rounding, weight_format, moments)
+            rounded[depth] = [dequantize_weight(one) for one in packed]
+        return rounded[depth][index]
+
+    return weight_losses(model, batches, depths, weight, pairs=pairs)
+
+
+def own_losses(
+    tuning: TuningPass, rounding: str, weight_format: WeightFormat, depths: tuple[int, ...]
+) -> LayerProfile:
+    """Return what each layer costs at each bit depth on a user's own clips: a table (L, D).
+
+    It is measured with the rounding's `probe`, which needs no second moments.
+    """
+    probe = ROUNDINGS[rounding].probe
+    return losses_on(tuning.model, tuning.batches(), probe, weight_format, depths, {})
+
+
+def _kept(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the arrays kept under `name` in the cache folder, made and kept the first time."""
+    path = cache_dir() / "public" / f"{name}.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):  # there is none, or it is damaged
+        arrays = {key: np.ascontiguousarray(array) for key, array in make().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(save(arrays))
+    except OSError:
+        return arrays  # a cache that cannot be written costs time, not the result
+    return arrays
+
+
+def _pack_moments(moments: dict[str, LayerMoments]) -> dict[str, np.ndarray]:
+    """Return moments as arrays by name; layers that share one array share its name."""
+    arrays: dict[str, np.ndarray] = {}
+    owners: dict[int, str] = {}
+    rows: dict[str, list] = {}
+    for name, one in moments.items():
+        owner = owners.setdefault(id(one.mean), name)
+        arrays[owner] = one.mean
+        rows[name] = [owner, one.rows]
+    arrays["fedsim.rows"] = np.frombuffer(json.dumps(rows).encode(), np.uint8)
+    return arrays
+
+
+def _unpack_moments(arrays: dict[str, np.ndarray]) -> dict[str, LayerMoments]:
+    rows = json.loads(arrays["fedsim.rows"].tobytes())
+    return {name: LayerMoments(arrays[owner], n) for name, (owner, n) in rows.items()}

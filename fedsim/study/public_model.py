@@ -1,0 +1,42 @@
+"""What is publicly known of a scenario's model before any user's audio."""
+
+from __future__ import annotations
+
+from fedsim.scenario.schema import Scenario
+from fedsim.speech.corpus import open_clients
+from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.public import PublicSet, corpus_set, voice_set
+from fedsim.speech.public_model import PublicModel
+
+_LOOKED_UP = 100
+
+
+def public_model(scenario: Scenario, model: SpeechModel) -> PublicModel:
+    """Return the model and its public clips; nothing is computed yet."""
+    return PublicModel(model, lambda: public_set(scenario), scenario.engine.threads)
+
+
+def public_set(scenario: Scenario) -> PublicSet:
+    """Return the clips of `quantization.public_clips`, or synthetic voices in all languages of the
+    scenario.
+
+    Raises `FedsimError` if the synthesizer is missing, or the public corpus cannot be read.
+    """
+    settings = scenario.quantization
+    if settings.public_clips is not None:
+        return corpus_set(settings.public_clips, settings.public_count)
+    return voice_set(languages_of(scenario), settings.public_count)
+
+
+def languages_of(scenario: Scenario) -> tuple[str, ...]:
+    """Return the languages that a scenario's clients speak, sorted; English where none is given.
+
+    Those of a population are in the scenario; for recordings the clients' are looked up, of up to
+    `_LOOKED_UP` clients.
+    """
+    people = scenario.corpus.population
+    if people is not None:
+        return tuple(sorted(people.languages))
+    clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
+    spoken = {clients[key].language for key in sorted(clients)[:_LOOKED_UP]}
+    return tuple(sorted(language for language in spoken if language)) or ("en",)
