@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -133,9 +134,8 @@ def personalize(
         depths=depths,
         settings=speech.settings,
     )
-    public = PublicModel(
-        speech, lambda: _public_set(public_clips, language), torch.get_num_threads()
-    )
+    threads = torch.get_num_threads()
+    public = PublicModel(speech, lambda: _public_set(public_clips, language), threads)
     reads = ALLOCATORS[allocation].reads
     senses = reads in ("order", "vector")
     fits = ROUNDINGS[rounding].reads_moments
@@ -173,7 +173,7 @@ def personalize(
                 layer,
                 ready.modules[layer.name],
                 (observed or {}).get(layer.name),
-                lambda weight=weight: dequantize_weight(weight),
+                partial(dequantize_weight, weight),
                 width,
             )
             for layer, weight, width in zip(layers, packed, input_bits, strict=True)

@@ -69,7 +69,7 @@ def calibrate_layer(
     quantized: Callable[[], torch.Tensor],
     bits: int,
 ) -> InputFormat:
-    """Return how one layer's input is quantized; `FLOAT` for an embedding, which only looks rows up.
+    """Return how one layer's input is quantized; `FLOAT` for an embedding, which looks rows up.
 
     Args:
         calibration: name of a calibrator.

@@ -53,9 +53,9 @@ def integers_of(
 ) -> IntegerWeight | None:
     """Return a layer's weight for integer arithmetic, or None if floats are to be used.
 
-    Floats are used for layers that are not linear, codes of more than 8 bits, codes with zero points
-    or several scales per channel, layers of fewer than `min_weights` weights or of so many inputs
-    that int32 could overflow, and on processors without VNNI.
+    Floats are used for layers that are not linear, codes of more than 8 bits, codes with zero
+    points or several scales per channel, layers of fewer than `min_weights` weights or of so many
+    inputs that int32 could overflow, and on processors without VNNI.
     """
     if layer.kind != "linear" or packed.bits > BITS or not bytes_are_fast():
         return None

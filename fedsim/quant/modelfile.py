@@ -3,9 +3,9 @@
     8 bytes        length of the header (little endian)
     header         JSON: tensor names, dtypes, shapes, offsets; the manifest under `__metadata__`;
                    padded with spaces to a length that depends on the model alone
-    tensors        widest type first: activation ranges (F32), weight scales (F16), leftovers, the bit
-                   depth of each layer's input (U8); then the packed codes of each layer, and its
-                   packed zero points if it has any (U8)
+    tensors        widest type first: activation ranges (F32), weight scales (F16), leftovers, the
+                   bit depth of each layer's input (U8); then the packed codes of each layer, and
+                   its packed zero points if it has any (U8)
 
 Because the header's length is fixed, the size of a file is a constant plus the packed bytes of each
 layer: a plan's size is known to the byte before anything is packed, and `getsize(file) <= budget`.
@@ -149,11 +149,11 @@ def read(path: str | os.PathLike[str], layers: Sequence[Layer]) -> ModelFile:
             tensors["fedsim.input_bits"], tensors["fedsim.ranges"], strict=True
         )
     ]
-    codes = {f"{layer.name}.codes" for layer in layers}
+    names = {f"{layer.name}.codes" for layer in layers}
     rest = {
         name: torch.from_numpy(np.array(array))
         for name, array in tensors.items()
-        if name not in codes and not name.startswith("fedsim.")
+        if name not in names and not name.startswith("fedsim.")
     }
     return ModelFile(manifest, tuple(weights), tuple(inputs), rest)
 

@@ -137,7 +137,7 @@ class MomentRecorder:
 
     def moments(self) -> dict[str, LayerMoments]:
         """Return layer name -> moments; `FedsimError` for inputs that are not finite."""
-        found = {}
+        found: dict[str, LayerMoments] = {}
         for name in [*self._sums, *self._twins]:
             source = self._twins.get(name, name)
             rows = self._rows[source]

@@ -24,9 +24,8 @@ class Passed(Generic[T]):
     """What one pass gave.
 
     `found` is what `sense` returned. `observed` is layer name -> observation, as
-    `quant.observe.observe` returns it; None if no ranges are wanted, or with gradients, which take a
-    pass of their own. `moments` is layer name -> second moments; None
-    unless wanted.
+    `quant.observe.observe` returns it; None if no ranges are wanted, or with gradients, which take
+    a pass of their own. `moments` is layer name -> second moments; None unless wanted.
     """
 
     found: T

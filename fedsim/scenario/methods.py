@@ -26,7 +26,7 @@ ALLOCATION = OneOf(ALLOCATORS, {FULL_PRECISION: FULL_PRECISION_SUMMARY})
 CALIBRATION = OneOf(CALIBRATORS)
 _Calibration = Annotated[Text, CALIBRATION]
 _Rounding = Annotated[Text, ROUNDING]
-NOT_RESOLVED: tuple[str, ...] = ()
+NOT_RESOLVED: tuple[()] = ()
 """In place of what a method takes from the section `quantization`; `resolved` fills it in."""
 
 
@@ -59,7 +59,8 @@ class MethodSettings(Settings):
         BeforeValidator(one_or_more, json_schema_input_type=Moments | list[Moments]),
     ] = Field(
         default=NOT_RESOLVED,
-        description="whose clips compensated rounding fits; not given, as quantization.moments says",
+        description="whose clips compensated rounding fits; not given, as"
+        " quantization.moments says",
     )
     tuned_on: Words = Field(
         default=("own",),

@@ -65,27 +65,28 @@ class QuantizationSettings(Settings):
 
     weights: WeightGranularity = Field(
         default="per_channel",
-        description="what shares a scale: per_tensor (the paper), per_channel, or group: 32, 64, 128",
+        description="what shares a scale: per_tensor (the paper), per_channel, or {group: N} with"
+        " 32, 64 or 128 inputs",
     )
     zero_points: bool = Field(
         default=False, description="whether weights have zero points beside their scales"
     )
     rounding: Annotated[Text, ROUNDING] = Field(
         default="compensated",
-        description="how weights get their codes; nearest is the paper's. A method may name another",
+        description="how weights get their codes; nearest is the paper's; a method may name another",
     )
     moments: Moments = Field(
         default="public",
         description="whose clips compensated rounding fits: public ones, the client's own (the"
-        " device rounds), or a blend of both. A method may name another",
+        " device rounds), or a blend of both; a method may name another",
     )
     own_weight: float = Field(
         default=0.5, gt=0, lt=1, description="moments blend: weight of the client's own"
     )
     public_clips: CorpusSettings | None = Field(
         default=None,
-        description="corpus whose tuning clips stand for the public; null is synthetic voices in all"
-        " languages of the scenario, in noise, rooms and telephone bands",
+        description="corpus whose tuning clips stand for the public; null is synthetic voices in"
+        " all languages of the scenario, in noise, rooms and telephone bands",
     )
     public_count: int = Field(
         default=128, ge=8, le=100_000, description="maximum number of public clips"

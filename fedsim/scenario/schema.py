@@ -229,8 +229,8 @@ class Scenario(Settings):
         if tables and len(tables) < len(reading):
             other = self.methods[next(i for i in reading if i not in tables)].allocation
             text = (
-                f"losses: own makes each device send a table, and {other} reads one value per layer:"
-                f" run them separately, or use losses: public"
+                f"losses: own makes each device send a table, and {other} reads one value per"
+                f" layer: run them separately, or use losses: public"
             )
             raise problem(text, "methods", tables[0])
         seen: dict[tuple[str, ...], int] = {}

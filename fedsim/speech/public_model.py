@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -101,7 +101,7 @@ class PublicModel:
     def input_bits(
         self, activation_bits: int | Literal["auto"], calibration: str
     ) -> tuple[int, ...]:
-        """Return the bit depth of each layer's input; how it is quantized is the calibrator's business.
+        """Return the bit depth of each layer's input; the calibrator says how it is quantized.
 
         Args:
             activation_bits: one depth for all, or "auto": 8, and over static ranges 16 for the
@@ -109,7 +109,7 @@ class PublicModel:
             calibration: name of the calibrator.
         """
         layers = len(self.model.layers)
-        if activation_bits != AUTO:
+        if not isinstance(activation_bits, str):
             return (activation_bits,) * layers
         if not CALIBRATORS[calibration].static:
             return (NARROW,) * layers
@@ -135,7 +135,7 @@ class PublicModel:
                 layer,
                 modules[layer.name],
                 seen.get(layer.name),
-                lambda layer=layer: full[layer.name],
+                partial(full.__getitem__, layer.name),
                 NARROW,
             )
             for layer in layers

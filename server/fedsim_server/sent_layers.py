@@ -19,8 +19,8 @@ class SentLayers:
     """Node -> names of the layers that were sent to it."""
 
     def layers_to_send(self, node: int, candidates: Sequence[m.Candidate]) -> tuple[bytes, ...]:
-        """Return what the device does not have yet: packed layers of `candidates`, in order, and the
-        public clips that it blends its own with."""
+        """Return what the device does not have yet: packed layers of `candidates`, in order, and
+        the public clips that it blends its own with."""
         names = dict.fromkeys(
             candidate.blob(layer)
             for candidate in candidates

@@ -29,8 +29,8 @@ from fedsim.quant.rounding.task import RoundingTask
 from fedsim.quant.weights import PackedWeight, column_groups, pack_weight
 
 DAMPING = 0.05
-"""Added to the diagonal of H, times its mean, so that H is never singular. GPTQ takes 0.01; at 2 bits,
-0.05 loses less on clips that the moments have not seen (docs/results/smaller.md)."""
+"""Added to the diagonal of H, times its mean, so that H is never singular. GPTQ takes 0.01; at 2
+bits 0.05 loses less on clips that the moments have not seen (docs/results/smaller.md)."""
 BLOCK = 32
 """Columns whose errors are carried along one by one."""
 BATCH_BYTES = 64 << 20
@@ -50,13 +50,10 @@ def compensated(tasks: Sequence[RoundingTask], weight_format: WeightFormat) -> l
     """
     found: dict[int, PackedWeight] = {}
     for members in _batches(tasks):
-        for index, packed in zip(
-            members, _compensated([tasks[i] for i in members], weight_format), strict=True
-        ):
-            found[index] = packed
+        packed = _compensated([tasks[i] for i in members], weight_format)
+        found |= dict(zip(members, packed, strict=True))
     bare = [i for i in range(len(tasks)) if i not in found]
-    for index, packed in zip(bare, scaled([tasks[i] for i in bare], weight_format), strict=True):
-        found[index] = packed
+    found |= dict(zip(bare, scaled([tasks[i] for i in bare], weight_format), strict=True))
     return [found[i] for i in range(len(tasks))]
 
 

@@ -96,10 +96,9 @@ def least_squares(blocks: np.ndarray, bits: int, *, zero_points: bool) -> BlockS
     top = float((1 << bits) - 1)
     shares = _SHARES if bits <= 4 else _SHARES[:4] if bits <= 6 else _SHARES[:1]
     best, least = start(blocks, bits), np.full(len(blocks), np.inf)
-    tried = [lambda share=share: start(blocks, bits, share) for share in shares]
-    tried += [lambda: _refit(blocks, best, top)] * _REFINEMENTS
-    for attempt in tried:
-        scales = attempt()
+    for share in (*shares, *(None,) * _REFINEMENTS):
+        refit = share is None
+        scales = _refit(blocks, best, top) if refit else start(blocks, bits, share)
         error = _squared_error(blocks, scales, top)
         better = error < least
         least = np.where(better, error, least)
