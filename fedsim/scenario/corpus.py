@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from fedsim.errors import nearest
 from fedsim.registry import Lazy, Registry
+from fedsim.scenario.place import Places, PlaceSettings
 from fedsim.scenario.settings import (
     OneOf,
     Settings,
@@ -120,6 +121,11 @@ class PopulationSettings(Settings):
     sentences: Text | None = Field(
         default=None, description="text file of sentences to say instead, one per line"
     )
+    place: Places = Field(
+        default=PlaceSettings(),
+        description="where devices stand: quiet, telephone, far or noisy, or a mapping with kind,"
+        " snr_db and noise; a list is dealt round pairs of speakers",
+    )
 
     @field_validator("languages", "genders", "topics")
     @classmethod
@@ -133,6 +139,16 @@ class PopulationSettings(Settings):
         if self.sentences is not None and len(self.languages) > 1:
             raise problem("a sentence list has one language: name only that one", "languages")
         return self
+
+    def place_of(self, number: int) -> PlaceSettings:
+        """Return where speaker `number` stands: of several places, each pair stands in the next.
+
+        A pair is a woman and a man, so no gender has a place for itself, and nobody's place
+        depends on who else there is.
+        """
+        if isinstance(self.place, PlaceSettings):
+            return self.place
+        return self.place[number // 2 % len(self.place)]
 
 
 class CorpusSettings(Settings):

@@ -29,6 +29,7 @@ from fedsim.scenario.settings import (
     BitDepth,
     GivenKeys,
     as_tuple,
+    ascending,
     problem,
     refuse_repeats,
 )
@@ -45,15 +46,7 @@ Weights = Annotated[
     tuple[Annotated[float, Field(ge=0), AsWritten()], ...], BeforeValidator(as_tuple)
 ]
 
-
-def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
-    low, high = ends
-    if low > high:
-        raise problem(f"[{low:g}, {high:g}] runs down: write the lower number first")
-    return ends
-
-
-Range = Annotated[tuple[Number, Number], BeforeValidator(as_tuple), AfterValidator(_ascending)]
+Range = Annotated[tuple[Number, Number], BeforeValidator(as_tuple), AfterValidator(ascending)]
 """[low, high], both included."""
 Depths = Annotated[
     tuple[BitDepth, ...],

@@ -74,6 +74,14 @@ def problem(text: str, *at: str | int) -> PydanticCustomError:
     return PydanticCustomError("scenario", "{text}", {"text": text, "at": at})
 
 
+def ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    """Return the ends of a range; raise `PydanticCustomError` if the first is the larger."""
+    low, high = ends
+    if low > high:
+        raise problem(f"[{low:g}, {high:g}] runs down: write the lower number first")
+    return ends
+
+
 def refuse_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the values; raise `PydanticCustomError` at the first one that is listed twice."""
     for i, value in enumerate(values):
@@ -138,13 +146,15 @@ def named_choices(
 ) -> Iterator[tuple[str, OneOf]]:
     """Yield (dotted key, choices) for every setting of a section that names a registry entry.
 
-    Sections inside it are searched too; `keys` lead to it.
+    Sections inside it are searched too, once where a setting is one or a list; `keys` lead to it.
     """
     for name, field_info in section.model_fields.items():
+        inner: list[type[BaseModel]] = []
         for part in (*field_info.metadata, *_parts(field_info.annotation)):
             if isinstance(part, OneOf):
                 yield ".".join((*keys, name)), part
-            elif isinstance(part, type) and issubclass(part, BaseModel):
+            elif isinstance(part, type) and issubclass(part, BaseModel) and part not in inner:
+                inner.append(part)
                 yield from named_choices(part, (*keys, name))
 
 

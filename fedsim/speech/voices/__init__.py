@@ -13,6 +13,7 @@ import numpy as np
 
 from fedsim.errors import AudioError
 from fedsim.speech.voices.acoustics import record
+from fedsim.speech.voices.places import QUIET, Scene
 from fedsim.speech.voices.speaker import Speaker
 from fedsim.speech.voices.synthesizer import synthesize
 
@@ -28,6 +29,8 @@ class Take:
     number: int = 0
     seconds: float = 0.0
     """Minimum length of the clip."""
+    scene: Scene = QUIET
+    """Where the speaker's device stands."""
 
     def render(self) -> np.ndarray:
         """Return the clip; see `render`."""
@@ -51,4 +54,4 @@ def render(take: Take) -> np.ndarray:
     )
     if not len(speech.samples) or int(np.abs(speech.samples).max()) < 1000:
         raise AudioError(f"{who.key} cannot say {take.text!r}: the synthesizer stays silent")
-    return record(speech.samples, who, rng, take.seconds)
+    return record(speech.samples, who, rng, take.seconds, take.scene)

@@ -13,6 +13,7 @@ from fedsim.errors import FedsimError
 from fedsim.scenario.corpus import CorpusSettings, PopulationSettings
 from fedsim.speech.clips import ClientData, Clients, Utterance
 from fedsim.speech.voices import Take
+from fedsim.speech.voices.places import scene_of
 from fedsim.speech.voices.sentences import (
     WORD_SECONDS,
     WORDS,
@@ -114,14 +115,16 @@ def _utterances(
         for language, count in _counts(speakers)
     }
     first_take = _TEST_TAKES if role == "test" else 0
-    seconds = WORD_SECONDS if _population(corpus).topics == ("words",) else 0.0
+    people = _population(corpus)
+    seconds = WORD_SECONDS if people.topics == ("words",) else 0.0
     found = []
     for i, who in enumerate(speakers):
         text = next(texts[who.language])
+        scene = scene_of(people.place_of(who.number), who)
         found.append(
             Utterance(
                 key=f"{who.key}/{role}-{i:04d}",
-                source=Take(who, text, first_take + i, seconds),
+                source=Take(who, text, first_take + i, seconds, scene),
                 text=text if role == "test" else None,
                 speaker=who.key,
                 gender=who.gender,

@@ -18,6 +18,8 @@ FIRST_TRAINING_SPEAKER = 1_000_000
 """Speakers from this number on were used in training; those of scenarios are below it."""
 FIRST_PUBLIC_SPEAKER = 900_000
 """Speakers from this number on are public: the bounds of releases are computed from them."""
+FIRST_BROAD_SPEAKER = 950_000
+"""Public speakers from this number on say the broad public set, and no bounds come from them."""
 
 ACCENTS = {
     "ca": ("ca", "ca-ba", "ca-nw", "ca-va"),
@@ -32,7 +34,9 @@ ACCENTS = {
         "en-gb-scotland",
         "en-029",
     ),
+    "es": ("es", "es-419"),
     "fr": ("fr", "fr-be", "fr-ch"),
+    "it": ("it",),
     "ja": ("ja",),
     "ko": ("ko",),
     "nl": ("nl",),
@@ -51,6 +55,8 @@ base transcribes, without robots, whispers and children."""
 UNHEARD_VARIANTS = frozenset({"f5", "Andrea", "m4", "Diogo", "rob"})
 """Variants that no training speaker has, so that some speakers of a scenario have a new voice."""
 _PEOPLE, _PAIRS = 1, 2  # streams of random numbers
+PLACE_STREAM, NOISE_STREAM = 3, 4
+"""Streams of what surrounds a speaker, so that a place changes nothing else of anybody."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,11 @@ class Speaker:
         return f"{self.language}-{self.number:06d}"
 
 
+def own_rng(stream: int, language: str, number: int) -> np.random.Generator:
+    """Return a speaker's generator for one purpose, always in the same state."""
+    return np.random.default_rng([stream, int.from_bytes(language.encode(), "little"), number])
+
+
 @lru_cache(maxsize=4096)
 def speaker(language: str, number: int) -> Speaker:
     """Return speaker `number` of a language.
@@ -106,10 +117,8 @@ def speaker(language: str, number: int) -> Speaker:
         raise FedsimError(
             f"speaker {number} of {language!r}: numbers begin at 0; give one from 0 on"
         )
-    tag = int.from_bytes(language.encode(), "little")
-    first = np.random.default_rng([_PAIRS, tag, number // 2]).integers(2)
-    gender = GENDERS[(first + number) % 2]
-    rng = np.random.default_rng([_PEOPLE, tag, number])
+    gender = GENDERS[(own_rng(_PAIRS, language, number // 2).integers(2) + number) % 2]
+    rng = own_rng(_PEOPLE, language, number)
     is_new = number < FIRST_TRAINING_SPEAKER
     variants = [v for v in VARIANTS[gender] if is_new or v not in UNHEARD_VARIANTS]
     return Speaker(
