@@ -30,8 +30,8 @@ from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.speech.clips import Clients
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import SpeechModel
-from fedsim.speech.public import PublicSet
 from fedsim.speech.public_model import PublicModel
+from fedsim.speech.public_set import PublicSet, read_public_set
 from fedsim.study.devices import Devices
 from fedsim.study.model import StudyModel, load_study_model, sensing_peaks
 
@@ -91,7 +91,7 @@ class Runtime:
         """Return what follows from the model and the public clips of this name in the bank."""
 
         def clips() -> PublicSet:
-            return PublicSet.from_bytes(self.weights.store.get(name))
+            return read_public_set(self.weights.store.get(name))
 
         threads = self.scenario.engine.threads
         return self.remember(("public", name), lambda: PublicModel(self.model, clips, threads))

@@ -36,8 +36,9 @@ from fedsim.quant.sensitivity import sense
 from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, public_signal
-from fedsim.speech.public import PUBLIC_COUNT, PublicClip, PublicSet, voice_set
+from fedsim.speech.public import public_request, public_set
 from fedsim.speech.public_model import PublicModel, own_losses
+from fedsim.speech.public_set import PublicClip, PublicSet, public_set_of
 from fedsim.speech.tuning import tuning_pass
 
 
@@ -184,5 +185,5 @@ def personalize(
 
 def _public_set(clips: Sequence[np.ndarray] | None, language: str | None) -> PublicSet:
     if clips is None:
-        return voice_set((language or "en",), PUBLIC_COUNT)
-    return PublicSet(tuple(PublicClip(clip, language) for clip in checked_clips(clips)))
+        return public_set(public_request((language or "en",)))
+    return public_set_of(PublicClip(clip, language) for clip in checked_clips(clips))

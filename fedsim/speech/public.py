@@ -5,8 +5,7 @@ Either reserved synthetic voices in many places, or the clips of any corpus.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -16,6 +15,7 @@ from fedsim.errors import FedsimError
 from fedsim.scenario.corpus import READERS, TOPICS, CorpusSettings
 from fedsim.scenario.place import DEFAULT_NOISES, PlaceSettings
 from fedsim.speech.clips import ClientData, Utterance, read_utterance
+from fedsim.speech.public_set import PublicClip, PublicSet, public_set_of
 from fedsim.speech.voices import Take
 from fedsim.speech.voices.places import scene_of
 from fedsim.speech.voices.sentences import WORD_SECONDS, WORDS, draw_sentences
@@ -43,14 +43,6 @@ class PublicRequest:
     n_clips: int
     corpus: str | None = None
     """Settings of the corpus that the clips come from instead, as JSON."""
-
-
-@dataclass(frozen=True, eq=False)
-class PublicClip:
-    """One clip, float32 (samples,) at 16 kHz, and the language spoken in it if it is known."""
-
-    clip: np.ndarray
-    language: str | None
 
 
 def public_request(
@@ -81,7 +73,7 @@ def public_request(
     return PublicRequest(tuple(dict.fromkeys(languages)), tuple(topics), n_clips)
 
 
-def public_set(request: PublicRequest) -> list[PublicClip]:
+def public_set(request: PublicRequest) -> PublicSet:
     """Return the clips of a request, the same in every process.
 
     Synthetic ones: each of another speaker, with women and men in turn, accents dealt round, and
@@ -97,19 +89,10 @@ def public_set(request: PublicRequest) -> list[PublicClip]:
         AudioError: if a clip of the corpus cannot be read.
     """
     if request.corpus is not None:
-        return _of_corpus(CorpusSettings.model_validate_json(request.corpus), request.n_clips)
-    return [PublicClip(take.render(), take.speaker.language) for take in _takes(request)]
-
-
-def content_key(clips: Iterable[PublicClip]) -> str:
-    """Return the SHA-256 of all samples and languages, in order, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for public in clips:
-        samples = np.ascontiguousarray(public.clip, "<f4")
-        language = b"-" if public.language is None else b"+" + public.language.encode()
-        for part in (language, samples.tobytes()):
-            digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
+        corpus = CorpusSettings.model_validate_json(request.corpus)
+        return public_set_of(_of_corpus(corpus, request.n_clips))
+    takes = _takes(request)
+    return public_set_of(PublicClip(take.render(), take.speaker.language) for take in takes)
 
 
 def _takes(request: PublicRequest) -> Iterator[Take]:

@@ -35,7 +35,7 @@ from fedsim.quant.rounding.plan import round_plan
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models.base import SpeechModel
-from fedsim.speech.public import PublicSet
+from fedsim.speech.public_set import PublicSet
 from fedsim.speech.tuning import TuningPass, tuning_pass
 
 FORMAT = 1
@@ -155,7 +155,7 @@ class PublicModel:
         """Yield batches of some clips for a forward pass, language by language."""
         chosen = [self.clips.clips[i] for i in places]
         for language in sorted({clip.language for clip in chosen}, key=str):
-            clips = [clip.samples for clip in chosen if clip.language == language]
+            clips = [clip.clip for clip in chosen if clip.language == language]
             yield from tuning_pass(self.model, clips, language).batches()
 
     def _key(self, *facts: Any) -> str:

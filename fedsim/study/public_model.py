@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from fedsim.scenario.corpus import TOPICS
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import SpeechModel
-from fedsim.speech.public import PublicSet, corpus_set, voice_set
+from fedsim.speech.public import public_request, public_set
 from fedsim.speech.public_model import PublicModel
+from fedsim.speech.public_set import PublicSet
 
 _LOOKED_UP = 100
 
 
 def public_model(scenario: Scenario, model: SpeechModel) -> PublicModel:
     """Return the model and its public clips; nothing is computed yet."""
-    return PublicModel(model, lambda: public_set(scenario), scenario.engine.threads)
+    return PublicModel(model, lambda: public_clips(scenario), scenario.engine.threads)
 
 
-def public_set(scenario: Scenario) -> PublicSet:
+def public_clips(scenario: Scenario) -> PublicSet:
     """Return the clips of `quantization.public_clips`, or synthetic voices in all languages of the
     scenario.
 
     Raises `FedsimError` if the synthesizer is missing, or the public corpus cannot be read.
     """
-    settings = scenario.quantization
-    if settings.public_clips is not None:
-        return corpus_set(settings.public_clips, settings.public_count)
-    return voice_set(languages_of(scenario), settings.public_count)
+    settings, people = scenario.quantization, scenario.corpus.population
+    corpus = settings.public_clips
+    request = public_request(
+        () if corpus else languages_of(scenario),
+        TOPICS if people is None else people.topics,
+        n_clips=settings.public_count,
+        corpus=corpus,
+    )
+    return public_set(request)
 
 
 def languages_of(scenario: Scenario) -> tuple[str, ...]:
