@@ -14,10 +14,12 @@ from fedsim.quant.calibrators import CALIBRATORS, needs, on_user_data
 from fedsim.quant.model import Batch
 from fedsim.quant.moments import LayerMoments, Moments
 from fedsim.quant.observe import LayerObservation, LayerObservations
-from fedsim.scenario.cells import all_cells
+from fedsim.quant.profile import LayerProfile
+from fedsim.scenario.cells import all_cells, table_rounding
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.clips import ClientData, Utterance, read_utterance
 from fedsim.speech.models.base import SpeechModel, own_tokens, public_signal
+from fedsim.speech.public_model import own_losses
 from fedsim.speech.tuning import TuningPass
 from fedsim_clients.runtime import Runtime
 
@@ -74,6 +76,25 @@ class ClientAudio:
         if moments is not None:
             runtime.moments.get((self.data.key, self.mode), lambda: Moments(moments))
         return passed.found
+
+    def losses(self) -> LayerProfile:
+        """Return what each layer's bit depth costs on the tuning clips: a table (L, D).
+
+        Raises `FedsimError` where the device does not hold the whole model.
+        """
+        runtime, scenario = self.runtime, self.runtime.scenario
+        if self.mode != "full":
+            raise FedsimError(
+                f"client {self.data.key!r}: losses: own needs the whole model in memory, but the"
+                f" device senses in mode {self.mode!r}; use losses: public, or give the device more"
+                f" memory"
+            )
+        return own_losses(
+            self._tuning(self.data.key),
+            table_rounding(scenario),
+            runtime.study.weight_format,
+            runtime.study.sizes.depths,
+        )
 
     def moments(self) -> dict[str, LayerMoments]:
         """Return layer name -> second moments of the tuning clips; they never leave the device."""

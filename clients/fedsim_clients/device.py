@@ -28,6 +28,7 @@ from fedsim.quant.activations import InputFormat
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.profile import LayerProfile, profile_of
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
+from fedsim.scenario.cells import LOSSES
 from fedsim.speech.clips import ClientData, require_clips
 from fedsim.speech.models.base import transcribe_clips
 from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, total
@@ -109,12 +110,16 @@ class Device:
 
         It stays on the device, unless the scenario releases it.
         """
+        if measure == LOSSES:
+            return self.audio.losses()
         values = self.audio.sense(lambda model, clips: sense(model, clips, measure))
         return profile_of(values, measure)
 
     def _sensed(self, request: m.SenseRequest) -> tuple[LayerProfile | None, np.ndarray]:
         """Return the layer profile and quantiles (L, Q); None and empty where not requested."""
         measure, audio = request.measure, self.audio
+        if measure == LOSSES and request.quantiles:
+            return self.profile(measure), audio.sense(quantiles)
         if measure and request.quantiles:
             values, spread = audio.sense(
                 lambda model, clips: sense_and_quantiles(model, clips, measure)

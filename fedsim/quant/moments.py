@@ -133,7 +133,7 @@ class MomentRecorder:
         for batch in batches:
             self._batch, self._last = batch, None
             yield batch
-        self._last = None
+            self._batch = self._last = None
 
     def moments(self) -> dict[str, LayerMoments]:
         """Return layer name -> moments; `FedsimError` for inputs that are not finite."""
@@ -157,7 +157,8 @@ class MomentRecorder:
         return lambda module, args: self._see(layer, module, args[0].detach())
 
     def _see(self, layer: Layer, module: nn.Module, x: torch.Tensor) -> None:
-        assert self._batch is not None
+        if self._batch is None:  # the caller runs the model for something else
+            return
         counts = self._batch.frames_in.get(layer.name)
         if isinstance(module, nn.Linear):
             if self._is_twin(layer.name, x, counts):

@@ -19,6 +19,7 @@ from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.study.cost import ModelCost
 
 MODEL, PROXY, REST = "full-precision model", "8-bit proxy", "rest"
+PUBLIC = "public clips"
 """Names of blobs that are not packed layers; packed layers are called `layer:bits`."""
 GROUPED = ("join", "share", "mask", "unmask")
 """Stages of secure aggregation: their bytes are counted with those of the stage `sense`."""
@@ -45,7 +46,8 @@ def blob_bytes(cost: ModelCost) -> dict[str, int]:
         for bits, sizes in cost.layer_bytes.items()
         for i, size in enumerate(sizes)
     }
-    return {MODEL: cost.full_bytes, PROXY: cost.proxy_bytes, REST: cost.rest_bytes, **layers}
+    whole = {MODEL: cost.full_bytes, PROXY: cost.proxy_bytes, PUBLIC: cost.public_bytes}
+    return whole | {REST: cost.rest_bytes} | layers
 
 
 @cache
@@ -78,17 +80,22 @@ class DeviceWorkload:
         return self._stage("sense", tries, self._whole, self._macs(passes), self._read(1, True))
 
     def personalize(self, tries: tuple[Attempt, ...]) -> StageWork:
-        """Download the layers of its plan, pass the clips if not yet done, try ranges."""
+        """Download the layers of its plan or round them, pass the clips if not yet done, try
+        ranges."""
         if not self.bits:
             return self._stage("personalize", tries, (), {}, 0.0)
-        blobs = (REST, *(_blob(i, b) for i, b in enumerate(self.bits)))
         calibrator = CALIBRATORS[self.calibration]
-        if not calibrator.user_data:
-            return self._stage("personalize", tries, blobs, {}, 0.0)
         macs, read = dict[int, float](), 0.0
+        blobs: tuple[str, ...] = (REST, *(_blob(i, b) for i, b in enumerate(self.bits)))
+        if self.cost.moments:
+            blobs = (MODEL, *((PUBLIC,) if self.cost.public_clips else ()))
+            macs[FULL] = self._rounding()
+        if not calibrator.user_data:
+            return self._stage("personalize", tries, blobs, macs, read)
         if calibrator.fisher or not self.observes:
             labels = self._labels and not self.observes
-            macs = self._macs((_GRADIENT if calibrator.fisher else 1) + labels)
+            for bits, n in self._macs((_GRADIENT if calibrator.fisher else 1) + labels).items():
+                macs[bits] = macs.get(bits, 0.0) + n
             read = self._read(1, labels)
             blobs = (*self._whole, *blobs)
         if calibrator.search_macs is not None:
@@ -116,6 +123,20 @@ class DeviceWorkload:
         if self.cost.proxy_is_model:
             return (REST, *(_blob(i, _PROXY_BITS) for i in range(len(self.cost.layers))))
         return (PROXY,)
+
+    def _rounding(self) -> float:
+        """Return the MACs of rounding the model on the device: second moments of its own clips, in
+        the pass that senses if there is one, those of public clips for a blend, and the codes."""
+        cost, audio = self.cost, self.audio
+        macs = cost.rounding_macs() + cost.moment_macs(audio.clips, audio.seconds, audio.tokens)
+        if not self.observes and not CALIBRATORS[self.calibration].user_data:
+            macs += (1 + self._labels) * float(self._pass().sum())
+        if cost.public_clips:
+            share = cost.public_seconds / audio.seconds if audio.seconds else 0.0
+            public = cost.public_clips, cost.public_seconds, audio.tokens * share
+            passes = (1 + self._labels) * float(cost.macs(*public).sum())
+            macs += passes + cost.moment_macs(*public)
+        return macs
 
     @property
     def _labels(self) -> bool:

@@ -82,6 +82,11 @@ def measure_of(scenario: Scenario) -> str:
     return LOSSES if reading[0].reads_table else scenario.quantization.sensitivity
 
 
+def table_rounding(scenario: Scenario) -> str:
+    """Return the rounding of the method for which devices make a table of losses."""
+    return next(method.rounding[0] for method in scenario.methods if method.losses == "own")
+
+
 def needs_profiles(scenario: Scenario) -> bool:
     """Return whether any method reads the devices' layer profiles."""
     return measure_of(scenario) != ""

@@ -73,12 +73,12 @@ class QuantizationSettings(Settings):
     )
     rounding: Annotated[Text, ROUNDING] = Field(
         default="compensated",
-        description="how weights get their codes; nearest is the paper's. A method may name its own",
+        description="how weights get their codes; nearest is the paper's; methods may differ",
     )
     moments: Moments = Field(
         default="public",
         description="whose clips compensated rounding fits: public ones, the client's own (the"
-        " device rounds), or a blend of both. A method may name its own",
+        " device rounds), or a blend of both; methods may differ",
     )
     own_weight: float = Field(
         default=0.5, gt=0, lt=1, description="moments blend: weight of the client's own"

@@ -40,6 +40,26 @@ class ModelCost:
     """MACs of each layer per token of the decoder, (L,)."""
     batch: int
     """Clips in one pass: a streamed model is read once for all of them."""
+    moments: str = ""
+    """Whose second moments devices round with, `own` or `blend`; empty if the server rounds."""
+    public_bytes: int = 0
+    public_clips: int = 0
+    public_seconds: float = 0.0
+    """Public clips that a device blends its own with."""
+
+    def moment_macs(self, clips: float, seconds: float, tokens: float) -> float:
+        """Return the MACs of recording second moments in a pass: K^2 / 2 for each input of K
+        numbers, of which a layer gets one per output position."""
+        positions = self.macs(clips, seconds, tokens) / [layer.n_weights for layer in self.layers]
+        inputs = np.array([layer.n_weights / layer.channels for layer in self.layers])
+        return float((positions * inputs**2 / 2).sum())
+
+    def rounding_macs(self) -> float:
+        """Return the MACs of compensated rounding: N K^2 / 2 per weight (N, K), and K^3 / 6 for the
+        triangular factor of its moments."""
+        n = np.array([layer.channels for layer in self.layers], float)
+        k = np.array([layer.n_weights / layer.channels for layer in self.layers])
+        return float((n * k**2 / 2 + k**3 / 6).sum())
 
     def macs(self, clips: float, seconds: float, tokens: float) -> np.ndarray:
         """Return the MACs of each layer in a pass over this much audio, float64 (L,)."""

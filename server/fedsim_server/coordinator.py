@@ -264,8 +264,17 @@ class Coordinator:
             log.workloads.append(Workload(client, stage, answer.clips, *answer.workload))
         if isinstance(answer, m.Receipt) and isinstance(sent.message, m.Delivery):
             # A model's layers count as the bytes of its file, though workers read them from disk.
-            sizes = zip(sent.message.candidates, answer.file_bytes, strict=True)
-            log.releases += [Release(client, stage, "down", f"model {c.name}", n) for c, n in sizes]
+            candidates = sent.message.candidates
+            down = {
+                f"model {candidate.name}": size
+                for candidate, size in zip(candidates, answer.file_bytes, strict=True)
+                if not candidate.rounded_here
+            }
+            if any(candidate.rounded_here for candidate in candidates):
+                down |= self.planner.downloads
+            log.releases += [
+                Release(client, stage, "down", name, size) for name, size in down.items()
+            ]
 
     def _finish(self, sent: Outgoing, scores: m.Scores) -> None:
         assert isinstance(sent.message, m.Evaluation)

@@ -40,6 +40,8 @@ class Planner:
     """What is known of the model before any user's audio."""
     clips: bytes = b""
     """Name of the public clips in the bank, where devices blend second moments; else empty."""
+    downloads: Mapping[str, int] = field(default_factory=dict)
+    """What a device that rounds its own model has to fetch, once -> bytes."""
     _restricted: dict[tuple[int, ...], Sizes] = field(default_factory=dict)
 
     def candidate(self, cell: Cell, client: m.Summary, source: m.Summary) -> m.Candidate:

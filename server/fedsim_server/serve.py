@@ -47,10 +47,10 @@ def serve(
         {"name": layer.name, "kind": layer.kind, "weights": layer.n_weights} for layer in layers
     ]
     write_text(folder.layers, json.dumps(facts) + "\n")
-    if scenario.fleet is not None:
-        model_cost(scenario, study).write(folder.cost)
     bounds = scenario_bounds(scenario, study.model)
     public = public_model(scenario, study.model)
+    if scenario.fleet is not None:
+        model_cost(scenario, study, public).write(folder.cost)
     reads = any(ROUNDINGS[cell.rounding].reads_moments for cell in all_cells(scenario))
     moments = public.moments if reads else {}
     weights = study.switch.full_weights()
@@ -65,6 +65,9 @@ def serve(
             grid = FaultyGrid(grid, names, scenario, roster.log_event)
         blends = any(cell.moments == "blend" for cell in all_cells(scenario))
         clips = bytes.fromhex(store.put(public.clips.to_bytes())) if blends else b""
-        planner = Planner(scenario, study.sizes, bank, public, clips)
+        downloads = {"full-precision model": study.switch.full_bytes()}
+        if blends:
+            downloads["public clips"] = len(public.clips.to_bytes())
+        planner = Planner(scenario, study.sizes, bank, public, clips, downloads)
         sent = SentLayers(store) if by_value else None
         Coordinator(grid, scenario, planner, roster, reader, sent).run()

@@ -1,0 +1,114 @@
+"""A forward pass that begins in the middle: what runs before a layer is kept and handed back.
+
+For evaluating one change of one layer after another, each of which leaves everything before it as
+it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedsim.quant.layers import Layer
+from fedsim.quant.model import Batch, Quantizable
+
+
+@dataclass
+class Trace:
+    """The full-precision pass over one batch: when modules ran, and what those returned that a
+    later layer can be spared."""
+
+    logits: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    blocks: dict[str, str] = field(default_factory=dict)
+    """Module of a layer (aliases too) -> the block that it is part of."""
+    starts: dict[str, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+
+def traced(model: Quantizable, batch: Batch) -> Trace:
+    """Run the network on a batch in full precision; return its trace."""
+    modules = dict(model.module.named_modules())
+    names = [name for layer in model.layers for name in (layer.name, *layer.aliases)]
+    trace = Trace(blocks={name: _block(name, modules) for name in names}, modules=modules)
+    kept = _worth_keeping(trace.blocks.values(), modules)
+    clock = iter(range(1 << 62))
+    repeated: set[str] = set()
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple) -> None:
+            if name in trace.starts:
+                repeated.add(name)
+            trace.starts.setdefault(name, next(clock))
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            trace.ends[name] = next(clock)
+            if name in kept:
+                trace.outputs[name] = copy.deepcopy(output)  # the network may write into its own
+
+        return hook
+
+    watched = {*kept, *trace.blocks.values()}
+    handles = [modules[name].register_forward_pre_hook(before(name)) for name in watched]
+    handles += [modules[name].register_forward_hook(after(name)) for name in watched]
+    try:
+        trace.logits = model.answers(batch, model.forward(batch))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in repeated:  # which of its outputs would have to be handed back?
+        trace.outputs.pop(name, None)
+    return trace
+
+
+def _block(name: str, modules: dict[str, nn.Module]) -> str:
+    """Return the outermost element of a module list that contains a module, else its own name."""
+    parts = name.split(".")
+    for i in range(1, len(parts)):
+        if isinstance(modules[".".join(parts[:i])], nn.ModuleList):
+            return ".".join(parts[: i + 1])
+    return name
+
+
+def _worth_keeping(blocks: Iterable[str], modules: dict[str, nn.Module]) -> set[str]:
+    """Return the blocks, and the neighbours of everything that contains one: together they are the
+    whole network."""
+    around = {
+        ".".join(parts[:i])
+        for parts in (block.split(".") for block in blocks)
+        for i in range(len(parts))
+    }
+    children = {
+        f"{name}.{child}".lstrip(".")
+        for name in around
+        for child, module in modules[name].named_children()
+    }
+    return {name for name in children if not isinstance(modules[name], nn.ModuleList)} - {""}
+
+
+@contextmanager
+def resumed(trace: Trace, layer: Layer) -> Iterator[None]:
+    """Hand back the outputs of everything that ends before the layer's block, while open."""
+    names = (layer.name, *layer.aliases)
+    start = min(trace.starts.get(trace.blocks[name], 1 << 62) for name in names)
+    done = {n for n in trace.outputs if trace.ends.get(n, start) < start}
+    # A module inside another that is done is never called.
+    outer = [n for n in done if not any(n.startswith(f"{other}.") for other in done)]
+    for name in outer:
+        output = trace.outputs[name]
+        trace.modules[name].forward = lambda *args, output=output, **kwargs: copy.deepcopy(output)
+    try:
+        yield
+    finally:
+        for name in outer:
+            vars(trace.modules[name]).pop("forward", None)
