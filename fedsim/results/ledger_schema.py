@@ -11,7 +11,7 @@ import numpy as np
 from fedsim.results.records import Event, Log, Release
 from fedsim.results.rows import COLUMNS
 
-VERSION = 6
+VERSION = 7
 ASKED_GROUP = "cohort"
 """The stage under which `kept` marks the clients whose group was asked for its sum."""
 _SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL"}
