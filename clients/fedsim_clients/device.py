@@ -30,8 +30,8 @@ from fedsim.quant.profile import LayerProfile, profile_of
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.scenario.cells import LOSSES
 from fedsim.speech.clips import ClientData, require_clips
-from fedsim.speech.models.base import transcribe_clips
-from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, total
+from fedsim.speech.models.base import recognize_clips
+from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, mark_looped, total
 from fedsim_clients.audio import ClientAudio, seconds
 from fedsim_clients.calibration import Calibration, flatten
 from fedsim_clients.guard import check_request
@@ -154,9 +154,11 @@ class Device:
         sizes: list[int] = []
 
         def test() -> list[Errors]:
-            hypotheses = transcribe_clips(runtime.model, clips, self.data.language)
+            hypotheses = recognize_clips(runtime.model, clips, self.data.language)
             count = count_correct if runtime.model.task == "classify" else count_errors
-            return [count([r], [h]) for r, h in zip(references, hypotheses, strict=True)]
+            pairs = zip(references, hypotheses, strict=True)
+            counts = [(count([text], [h.text]), h.looped) for text, h in pairs]
+            return [mark_looped(errors) if looped else errors for errors, looped in counts]
 
         if evaluation.full_precision:
             results.append(test())
@@ -190,6 +192,7 @@ class Device:
         ]
         sums = [total(clips) for clips in results]
         words, classes = ([], sums) if classifier else (sums, [])
+        loops = sums if self.runtime.model.needs_tokens else []
         each = [clip for clips in results for clip in clips] if clip_counts else []
         return m.Scores(
             client=key,
@@ -202,6 +205,9 @@ class Device:
             correct=tuple(s.correct for s in classes),
             low=tuple(low for low, _ in ends),
             high=tuple(high for _, high in ends),
+            looped=tuple(s.looped for s in loops),
+            looped_errors=tuple(s.looped_errors for s in loops),
+            looped_words=tuple(s.looped_words for s in loops),
             clip_wrong=tuple(1 - e.correct if classifier else e.errors for e in each),
             clip_of=tuple(1 if classifier else e.words for e in each),
         )

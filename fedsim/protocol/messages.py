@@ -180,9 +180,11 @@ class Scores:
 
     One value per candidate, in the order of the request, full precision first. A recognizer fills
     `errors`, `words`, `char_errors` and `chars`, a classifier fills `correct`; the others are
-    empty. `file_bytes` are the bytes of the model file (full precision: its float32 weights). `low`
-    and `high` bound a 95 % interval of the word error rate or accuracy, which the device computes
-    itself.
+    empty. A model that decodes token by token also fills `looped`, the number of clips whose
+    transcript was cut because the model repeated itself, and with their part of `errors` and
+    `words` `looped_errors` and `looped_words`. `file_bytes` are the bytes of the model file (full
+    precision: its float32 weights). `low` and `high` bound a 95 % interval of the word error rate
+    or accuracy, which the device computes itself.
 
     No count of a single clip leaves the device unless requested: `clip_wrong` and `clip_of` are
     then the word errors and words of each clip (of a classifier 0 or 1, and 1), candidate by
@@ -199,6 +201,9 @@ class Scores:
     correct: tuple[int, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    looped: tuple[int, ...] = ()
+    looped_errors: tuple[int, ...] = ()
+    looped_words: tuple[int, ...] = ()
     clip_wrong: tuple[int, ...] = ()
     clip_of: tuple[int, ...] = ()
     workload: tuple[float, ...] = ()

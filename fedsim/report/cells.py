@@ -6,8 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fedsim.results.labels import plain_value
-from fedsim.results.lines import number, span
+from fedsim.results.lines import (
+    LOOP_HEADINGS,
+    count_loops,
+    has_loops,
+    number,
+    rate_without_loops,
+    span,
+)
 from fedsim.results.rates import Rate
+from fedsim.results.rows import Row
 from fedsim.results.runs import Part
 
 INTERVAL = "95 % interval"
@@ -64,6 +72,16 @@ def rate_columns(rates: Sequence[Rate]) -> tuple[list[str], list[list[Cell]]]:
                 interval = rate.interval().strip() if own else ""
                 row.append(Cell(interval or "-", rate.low if own else None))
     return heads, cells
+
+
+def loop_columns(groups: Sequence[Sequence[Row]]) -> tuple[list[str], list[list[Cell]]]:
+    """Return headings and cells of what looped, for each group of rows; none if nothing did."""
+    if not any(map(has_loops, groups)):
+        return [], [[] for _ in groups]
+    counts = [count_loops(rows) for rows in groups]
+    cells = [Cell("-") if count is None else count_cell(count) for count in counts]
+    rates = [number_cell(rate_without_loops(rows)) for rows in groups]
+    return list(LOOP_HEADINGS), [list(pair) for pair in zip(cells, rates, strict=True)]
 
 
 def settings_cells(part: Part, keys: Sequence[str]) -> list[Cell]:

@@ -10,6 +10,7 @@ from fedsim.report.cells import (
     Cell,
     HtmlTable,
     count_cell,
+    loop_columns,
     number_cell,
     rate_columns,
     setting_keys,
@@ -36,9 +37,10 @@ def results_table(lines: Sequence[PartLine]) -> HtmlTable:
     keys = setting_keys(line.part for line in lines)
     digits = _digits(lines)
     rate_heads, rates = rate_columns([line.rate for line in lines])
+    loop_heads, loops = loop_columns([line.rows for line in lines])
     heads = [*map(heading, keys), "method", "tuned on", "model MB", "mean bits"]
     return table_of(
-        [*heads, *rate_heads, "clients"],
+        [*heads, *rate_heads, *loop_heads, "clients"],
         [
             [
                 *settings_cells(line.part, keys),
@@ -47,9 +49,10 @@ def results_table(lines: Sequence[PartLine]) -> HtmlTable:
                 Cell(span(line.megabytes, digits), max(line.megabytes)),
                 Cell(span(line.mean_bits, 2), max(line.mean_bits)),
                 *rate,
+                *loop,
                 _clients_cell(line),
             ]
-            for line, rate in zip(lines, rates, strict=True)
+            for line, rate, loop in zip(lines, rates, loops, strict=True)
         ],
     )
 
@@ -62,9 +65,10 @@ def clients_table(lines: Sequence[PartLine], max_rows: int = MAX_ROWS) -> HtmlTa
     total = len(rows)
     rows = sorted(rows, key=lambda pair: (pair[1].client, pair[0].label))[:max_rows]
     rate_heads, rates = rate_columns([measure(part, [row]) for part, row in rows])
+    loop_heads, loops = loop_columns([[row] for _, row in rows])
     heads = [*map(heading, keys), "client", "budget MB", "method", "tuned on", "model MB"]
     return table_of(
-        [*heads, "mean bits", *rate_heads, "errors", "of"],
+        [*heads, "mean bits", *rate_heads, *loop_heads, "errors", "of"],
         [
             [
                 *settings_cells(part, keys),
@@ -75,9 +79,10 @@ def clients_table(lines: Sequence[PartLine], max_rows: int = MAX_ROWS) -> HtmlTa
                 number_cell(row.file_bytes / MB, digits),
                 number_cell(row.mean_bits, 2),
                 *rate,
+                *loop,
                 *_counts(row),
             ]
-            for (part, row), rate in zip(rows, rates, strict=True)
+            for (part, row), rate, loop in zip(rows, rates, loops, strict=True)
         ],
         total,
     )

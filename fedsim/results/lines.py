@@ -17,6 +17,9 @@ from fedsim.scenario.methods import FULL_PRECISION, NOBODY, OTHER, OWN
 Kind = Literal["WER", "accuracy"]
 """What is measured: word error rate, or the share of clips that are recognized correctly."""
 
+LOOP_HEADINGS = ("looped", "WER % without")
+"""Headings of `count_loops` and `rate_without_loops`."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -125,6 +128,34 @@ def corpus_rate(rows: Iterable[Row], kind: Kind) -> float | None:
         count = sum(row.correct or 0 for row in counted)
         total = sum(row.clips for row in counted)
     return 100 * count / total if total else None
+
+
+def has_loops(rows: Iterable[Row]) -> bool:
+    """Return whether any clip's transcript was cut because the model repeated itself.
+
+    Only then do tables have the columns of `LOOP_HEADINGS`.
+    """
+    return any(row.looped for row in rows)
+
+
+def count_loops(rows: Iterable[Row]) -> int | None:
+    """Return how many transcripts were cut because the model repeated itself.
+
+    A clip on which several models are tested counts once for each. None if no model can loop.
+    """
+    counts = [row.looped for row in rows if row.looped is not None]
+    return sum(counts) if counts else None
+
+
+def rate_without_loops(rows: Iterable[Row]) -> float | None:
+    """Return the WER of all rows together without the clips that looped, in percent.
+
+    That of models that cannot loop is their WER. None if no word is left.
+    """
+    counted = [row for row in rows if row.words is not None]
+    errors = sum((row.errors or 0) - (row.looped_errors or 0) for row in counted)
+    words = sum((row.words or 0) - (row.looped_words or 0) for row in counted)
+    return 100 * errors / words if words else None
 
 
 def number(value: float | None, digits: int = 1) -> str:

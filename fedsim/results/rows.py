@@ -53,6 +53,15 @@ class Row:
     """Lower end of a 95 % bootstrap interval over test clips, of `wer` or else `accuracy`."""
     high: float | None = None
     """Upper end of that interval."""
+    looped: int | None = None
+    """Test clips whose transcript was cut because the model repeated itself; None for a model that
+    cannot."""
+    looped_errors: int | None = None
+    """The part of `errors` in these clips."""
+    looped_words: int | None = None
+    """The part of `words` in these clips."""
+    wer_without_loops: float | None = None
+    """Word error rate of the other clips."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,15 @@ from fedsim.base.units import MB
 from fedsim.results.endings import endings, sentences
 from fedsim.results.labels import plain_value
 from fedsim.results.lines import (
+    LOOP_HEADINGS,
     Kind,
     Line,
     corpus_rate,
+    count_loops,
+    has_loops,
     kinds_of,
     number,
+    rate_without_loops,
     source_of,
     span,
     table_lines,
@@ -84,7 +88,7 @@ def print_matrix(
             clients = len({row.client for row in rows})
             for i, line in enumerate(table_lines(rows)):
                 values = [plain_value(settings[key]) if i == 0 else "" for key in keys]
-                table.add_row(*values, *_cells(line, kinds_of(all_rows), clients))
+                table.add_row(*values, *_cells(line, all_rows, clients))
         console.print(table)
         console.print(_legend(all_rows))
     else:
@@ -111,23 +115,26 @@ def _summary(lines: Sequence[Line], rows: Sequence[Row]) -> Table:
         table.add_column(heading, justify="right")
     clients = len({row.client for row in rows})
     for line in lines:
-        table.add_row(*_cells(line, kinds_of(rows), clients))
+        table.add_row(*_cells(line, rows, clients))
     return table
 
 
 def _headings(rows: Sequence[Row]) -> list[str]:
-    return ["model MB", "mean bits", *(f"{kind} %" for kind in kinds_of(rows)), "clients"]
+    rates = [f"{kind} %" for kind in kinds_of(rows)]
+    return ["model MB", "mean bits", *rates, *LOOP_HEADINGS * has_loops(rows), "clients"]
 
 
-def _cells(line: Line, kinds: Sequence[Kind], clients: int) -> tuple[Text | str, ...]:
-    """Return one line of the table."""
+def _cells(line: Line, all_rows: Sequence[Row], clients: int) -> tuple[Text | str, ...]:
+    """Return one line of the table with these rows."""
     done = line.clients
+    loops = (number(count_loops(line.rows), 0), number(rate_without_loops(line.rows)))
     return (
         Text(line.method),
         line.source,
         span(line.megabytes, digits=1, dash="-"),
         span(line.mean_bits, digits=2, dash="-"),
-        *(_rate(line.rows, kind) for kind in kinds),
+        *(_rate(line.rows, kind) for kind in kinds_of(all_rows)),
+        *loops * has_loops(all_rows),
         str(done) if done == clients else f"{done} of {clients}",
     )
 
@@ -208,6 +215,11 @@ def _legend(rows: Sequence[Row]) -> Text:
     kinds = kinds_of(rows)
     if "WER" in kinds:
         legend.append("WER: word errors over words of all clients together; lower is better")
+    if has_loops(rows):
+        legend.append(
+            "looped: transcripts that were cut because the model repeated itself; WER % without: of"
+            " the other clips"
+        )
     if "accuracy" in kinds:
         legend.append(
             "accuracy: correct clips over clips of all clients together; higher is better"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -23,6 +23,12 @@ class Errors:
     char_errors: int = 0
     chars: int = 0
     correct: int = 0
+    looped: int = 0
+    """Clips whose hypothesis was cut because it repeated itself (`fedsim.speech.repetition`)."""
+    looped_errors: int = 0
+    """Word errors of these clips, which `errors` counts too."""
+    looped_words: int = 0
+    """Words of these clips, which `words` counts too."""
 
 
 def normalize(text: str) -> str:
@@ -62,6 +68,13 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors
         words=sum(len(r.split()) for r, _ in pairs),
         char_errors=char_errors,
         chars=sum(len(r) for r, _ in pairs),
+    )
+
+
+def mark_looped(errors: Errors) -> Errors:
+    """Return the counts of clips that all looped."""
+    return replace(
+        errors, looped=errors.clips, looped_errors=errors.errors, looped_words=errors.words
     )
 
 

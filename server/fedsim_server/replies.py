@@ -150,6 +150,9 @@ def _problem_in_scores(request: m.Evaluation, answer: m.Scores) -> str:
     for values in (answer.file_bytes, answer.low, answer.high, *sums):
         if len(values) != models:
             return f"scores that do not fit the request, {len(values)} values for {models} models"
+    loops = (answer.looped, answer.looped_errors, answer.looped_words)
+    if len({len(values) for values in loops}) > 1 or len(answer.looped) not in (0, models):
+        return f"scores that do not fit the request, {len(answer.looped)} counts of loops"
     clips = models * answer.clips * request.clip_counts
     if len(answer.clip_wrong) != clips or len(answer.clip_of) != clips:
         return "scores that do not fit the request, with counts of some clips missing"

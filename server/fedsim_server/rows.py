@@ -78,9 +78,14 @@ def tested_plans(sent: m.Evaluation, scores: m.Scores, rows: list[Row]) -> list[
 
 def _counts(scores: m.Scores, index: int) -> dict[str, Any]:
     """Return the counts and rates of one model; those of the other task are None."""
-    names = ("errors", "words", "char_errors", "chars", "correct")
+    names = (
+        *("errors", "words", "char_errors", "chars", "correct"),
+        *("looped", "looped_errors", "looped_words"),
+    )
     counts = {n: getattr(scores, n)[index] if getattr(scores, n) else None for n in names}
+    errors, words = (_rest(counts[n], counts[f"looped_{n}"]) for n in ("errors", "words"))
     return counts | {
+        "wer_without_loops": _rate(errors, words),
         "low": _finite(scores.low[index]),
         "high": _finite(scores.high[index]),
         "wer": _rate(counts["errors"], counts["words"]),
@@ -91,6 +96,10 @@ def _counts(scores: m.Scores, index: int) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _rest(count: int | None, part: int | None) -> int | None:
+    return None if count is None or part is None else count - part
 
 
 def _rate(count: int | None, total: int | None) -> float | None:

@@ -203,6 +203,8 @@ def test_nothing_private_is_in_the_bytes(scenario, recorded, private, tmp_path, 
             # Two models were tested: sums over all clips, and nothing of a single one.
             assert {numbers[k] for k in ("errors", "words", "low", "high", "file_bytes")} == {2}
             assert numbers["clip_wrong"] == numbers["clip_of"] == numbers["workload"] == 0
+            loops = {numbers[k] for k in ("looped", "looped_errors", "looped_words")}
+            assert loops == {2 if model == "whisper" else 0}
         elif isinstance(answer, m.Receipt):
             assert (numbers["file_bytes"], numbers["ranges"]) == (1, 0)
         assert len(reply) <= max_message_bytes(REPLIES[kind], layers, models=2, members=9)

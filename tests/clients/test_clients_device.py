@@ -157,6 +157,7 @@ def test_evaluating(device, runtime, candidates):
     assert (scores.errors[0], scores.words[0]) == (counted.errors, counted.words)
     assert (scores.char_errors[0], scores.chars[0]) == (counted.char_errors, counted.chars)
     assert scores.correct == ()
+    assert (scores.looped, scores.looped_errors, scores.looped_words) == ((), (), ())
     sizes = tuple(runtime.study.sizes.total(c.bits) for c in candidates)
     assert scores.file_bytes == (runtime.study.switch.full_bytes(), *sizes)
     for name in ("errors", "words", "char_errors", "chars", "low", "high"):
@@ -165,6 +166,28 @@ def test_evaluating(device, runtime, candidates):
     assert backwards.errors == scores.errors[:0:-1]
     assert backwards.char_errors == scores.char_errors[:0:-1]
     assert device.evaluate(m.Evaluation(False, ())).errors == ()
+
+
+def test_a_model_that_repeats_itself(open_study, model_folder):
+    """Every clip loops if only one word is left to say; the counts are those of that word."""
+    with open_study(f"model.id={model_folder('whisper')}", "clients.budget_mb=0.2") as runtime:
+        model, device = runtime.model, Device(runtime, runtime.clients["ann"])
+        rules = model.module.generation_config
+        plain = device.evaluate(m.Evaluation(True, ()))
+        known = rules.suppress_tokens
+        (word,) = model.tokenizer.convert_tokens_to_ids(["a"])
+        rules.suppress_tokens = [i for i in range(model.module.config.vocab_size) if i != word]
+        try:
+            scores = device.evaluate(m.Evaluation(True, ()))
+        finally:
+            rules.suppress_tokens = known
+    texts = [u.text for u in device.data.test]
+    counted = count_errors(texts, ["a"] * len(texts))
+    assert scores.errors == scores.looped_errors == (counted.errors,)
+    assert scores.words == scores.looped_words == (counted.words,)
+    assert scores.looped == (3,)
+    assert plain.looped[0] < 3
+    assert plain.looped_words[0] < plain.words[0]
 
 
 def test_intervals_hold_the_rate_and_are_paired(device, candidates):

@@ -17,7 +17,7 @@ LAYERS = 40
 LARGE = (
     m.Summary("a", 1, (2,), 3, tuple(np.ones(LAYERS)), tuple(np.ones(LAYERS * 33))),
     m.Receipt("a", (1, 2), tuple(np.ones(2 * LAYERS * 2))),
-    m.Scores("a", 3, *[(1, 2)] * 5, (), (0.1, 0.2), (0.1, 0.2), (1,) * 6, (1,) * 6),
+    m.Scores("a", 3, *[(1, 2)] * 5, (), *[(0.1, 0.2)] * 2, *[(1, 2)] * 3, *[(1,) * 6] * 2),
     wire.Keys(1, bytes(32), bytes(32)),
     wire.Envelopes((1,) * 8, (bytes(60),) * 8),
     wire.Masked(bytes(4 * LAYERS)),

@@ -79,7 +79,7 @@ def test_candidates_keep_their_order():
 
 
 SUMMARY = m.Summary("ann", 1000, (2, 4), 3, (0.5, 0.25))
-SCORES = m.Scores("ann", 3, (10,), (1,), (4,), (2,), (16,), (), (0.1,), (0.5,))
+SCORES = m.Scores("ann", 3, (10,), (1,), (4,), (2,), (16,), (), (0.1,), (0.5,), (1,), (1,), (2,))
 DELIVERY = m.Delivery(True, (candidate("a"), candidate("b")))
 
 

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from report_toys import clips_study, model, scenario, words_study, write_matrix, write_run
@@ -69,6 +70,29 @@ def test_the_tables(tmp_path):
         ["bob", "40.0", "38.5–39.5", "4", "finished"],
     ]
     assert releases[1] == ["sensitivity", "sense", "2", "32", "64", "no noise"]
+
+
+def test_loops_have_columns(tmp_path):
+    """Only where something looped: of 80 words of bob's own model 20 in two clips that looped."""
+    study = words_study()
+    looping = [
+        (replace(row, looped=0, looped_errors=0, looped_words=0), plan) for row, plan in study
+    ]
+    row, plan = looping[6]
+    looping[6] = (replace(row, looped=2, looped_errors=4, looped_words=20), plan)
+    page = page_of(write_run(tmp_path / "run", looping))
+    results, _, clients, *_ = tables_in(page)
+    assert results[0][4:] == ["WER %", "95 % interval", "looped", "WER % without", "clients"]
+    assert [r[6:8] for r in results[1:]] == [
+        ["0", "3.8"],
+        ["0", "60.0"],
+        ["2", "20.0"],
+        ["0", "20.0"],
+    ]
+    (own,) = [r for r in clients if r[0] == "bob" and r[2:4] == ["myqasr/cosine", "own"]]
+    assert own[-4:] == ["2", "20.0", "8", "40"]
+    plain = tables_in(page_of(write_run(tmp_path / "plain", study)))
+    assert "looped" not in plain[0][0] + plain[2][0]
 
 
 def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):

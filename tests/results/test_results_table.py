@@ -87,6 +87,43 @@ def test_accuracy_counts_clips():
     assert "WER" not in text
 
 
+LOOPING = [
+    replace(r, looped=n, looped_errors=e, looped_words=w)
+    for r, (n, e, w) in zip(
+        ROWS,
+        [(0, 0, 0), (1, 4, 10), (0, 0, 0), (0, 0, 0), (2, 50, 100), (1, 105, 300)],
+        strict=True,
+    )
+]
+
+
+def test_loops_have_columns_and_a_line_in_the_legend():
+    text = printed(LOOPING, width=120)
+    # own: 70 errors of 400 words, without 54 of 110: 16 of 290; other: 15 of 100 are left of 120.
+    assert cells(text, ["fp32", "-"])[0][4:] == ["24.5", "0", "24.5", "2"]
+    assert cells(text, ["myqasr/cosine", "own"])[0][4:] == ["17.5", "3", "5.5", "2"]
+    assert cells(text, ["myqasr/cosine", "other"])[0][4:] == ["30.0", "1", "15.0", "2"]
+    assert "WER %  looped  WER % without  clients" in text
+    assert "looped: transcripts that were cut because the model repeated itself" in text
+    assert "looped" in printed(LOOPING)
+    assert max(map(len, printed(LOOPING).splitlines())) <= 80
+
+
+def test_no_column_where_nothing_looped():
+    quiet = [replace(r, looped=0, looped_errors=0, looped_words=0) for r in ROWS]
+    assert printed(quiet) == printed(ROWS)
+    assert "loop" not in printed(ROWS)
+
+
+def test_models_that_cannot_loop_beside_one_that_does():
+    rows = [
+        row("en", "fp32", "-", 8, 100),
+        row("en", "uniform/none", "-", 8, 8, looped=4, looped_errors=8, looped_words=8),
+    ]
+    assert cells(printed(rows), ["fp32", "-"])[0][4:] == ["8.0", "-", "8.0", "1"]
+    assert cells(printed(rows), ["uniform/none"])[0][4:] == ["100.0", "4", "-", "1"]
+
+
 def test_no_words_at_all_is_no_rate():
     assert cells(printed([row("a", "fp32", "-", 0, 0)]), ["fp32"])[0][4] == "-"
 

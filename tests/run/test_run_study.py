@@ -265,6 +265,8 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
             ("evaluate", "clips"): 8,
             **{("evaluate", name): 8 * tested for name in counts},
             ("evaluate", "correct"): 0,
+            # only of a model that decodes token by token
+            **{("evaluate", name): 0 for name in ("looped", "looped_errors", "looped_words")},
             # only where a scenario says study: true
             ("sense", "quantiles"): 0,
             ("evaluate", "clip_wrong"): 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -123,6 +124,19 @@ ENDING = [
     (m.SENSE, "sense", summary(depths=(2, 64)), "client 'bob' sent a table at the bit depths (2, "),
     (m.SENSE, "plan", summary(budget=20), "client 'bob': a budget of 20 bytes"),
     (m.EVALUATE, "evaluate", scores(models=1), "client 'bob' sent scores that do not fit"),
+    *(
+        (
+            m.EVALUATE,
+            "evaluate",
+            replace(scores(), **loops),
+            "client 'bob' sent scores that do not fit",
+        )
+        for loops in (
+            {"looped": (1, 1)},
+            {"looped": (1,), "looped_errors": (1,), "looped_words": (1,)},
+            {"looped": (1, 1), "looped_errors": (1, 1), "looped_words": (1,)},
+        )
+    ),
 ]
 
 
@@ -181,6 +195,9 @@ def test_releases(run):
             "client": 3,
             "clips": 8,
             "correct": 0,
+            "looped": 0,
+            "looped_errors": 0,
+            "looped_words": 0,
             "clip_wrong": 0,
             "clip_of": 0,
             "workload": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -51,6 +52,22 @@ def test_rows_of_a_classifier():
     assert (row.errors, row.words, row.wer, row.char_errors, row.chars, row.cer) == (None,) * 6
     (none,) = rows_of(m.Scores("ann", 4, (100,), (), (), (), (), (0,), (0.0,), (0.0,)))
     assert (none.correct, none.accuracy) == (0, 0.0)
+
+
+def test_rows_of_a_model_that_loops():
+    words = ((6,), (20,), (9,), (80,))
+    without = m.Scores("ann", 4, (100,), *words, (), (0.1,), (0.5,), (0,), (0,), (0,))
+    (row,) = rows_of(without)
+    assert (row.looped, row.looped_errors, row.looped_words) == (0, 0, 0)
+    assert row.wer == row.wer_without_loops == 0.3
+    (row,) = rows_of(replace(without, looped=(1,), looped_errors=(5,), looped_words=(10,)))
+    assert (row.errors, row.words, row.wer) == (6, 20, 0.3)
+    assert (row.looped, row.looped_errors, row.looped_words) == (1, 5, 10)
+    assert row.wer_without_loops == 0.1  # 1 of 10 words
+    (all_loop,) = rows_of(replace(without, looped=(4,), looped_errors=(6,), looped_words=(20,)))
+    assert (all_loop.wer, all_loop.wer_without_loops) == (0.3, None)
+    (never,) = rows_of(replace(without, looped=(), looped_errors=(), looped_words=()))
+    assert (never.looped, never.wer, never.wer_without_loops) == (None, 0.3, None)
 
 
 def test_a_rate_over_nothing_is_none():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 
 import jiwer
 import numpy as np
@@ -11,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
-from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, normalize, total
+from fedsim.speech.scoring import (
+    Errors,
+    count_correct,
+    count_errors,
+    interval,
+    mark_looped,
+    normalize,
+    total,
+)
 
 
 def distance(a, b) -> int:
@@ -132,6 +141,17 @@ def test_total():
     parts = [Errors(1, 2, 3, 4, 5), Errors(1, 1, 1, 1, 1), Errors(2, correct=1)]
     assert total(parts) == Errors(4, 3, 4, 5, 6, 1)
     assert total([]) == Errors(0)
+
+
+def test_clips_that_looped_are_counted_apart_and_among_the_others():
+    said, heard = ["left", "turn right now"], ["left left left", "turn right now"]
+    plain = [count_errors([r], [h]) for r, h in zip(said, heard, strict=True)]
+    first = mark_looped(plain[0])
+    assert first == replace(plain[0], looped=1, looped_errors=2, looped_words=1)
+    counted = total([first, plain[1]])
+    assert (counted.clips, counted.errors, counted.words) == (2, 2, 4)
+    assert (counted.looped, counted.looped_errors, counted.looped_words) == (1, 2, 1)
+    assert replace(counted, looped=0, looped_errors=0, looped_words=0) == total(plain)
 
 
 def test_interval_of_equal_clips_is_a_point():

@@ -15,7 +15,7 @@ from fedsim.quant.measures import MEASURES
 from fedsim.quant.model import Batch
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
-from fedsim.speech.models.base import own_tokens, transcribe_clips, tuning_batches
+from fedsim.speech.models.base import Hypothesis, own_tokens, transcribe_clips, tuning_batches
 
 CTC = ["ctc-group", "ctc-layer", "conformer"]
 CLASSIFIERS = ["classifier", "classifier-layer"]
@@ -169,7 +169,7 @@ def test_greedy_transcripts(speech, name):
         ids = model.forward(batch)[0].argmax(-1).tolist()
         letters = "".join(toys.LETTERS[i] for i in collapse(ids)).replace("|", " ").strip()
         assert letters
-        assert model.transcribe(batch) == [letters]
+        assert [h.text for h in model.transcribe(batch)] == [letters]
         assert transcribe_clips(model, [CLIPS[places[0]]]) == [letters]
 
 
@@ -198,7 +198,7 @@ def test_greedy_paths(speech):
         network = replace(model, module=Scripted(model.module, [path]))
         clip = toys.clip((320 * 7 + 100) / 16_000)  # seven frames
         ((batch, _),) = network.batches([clip])
-        (heard,) = network.transcribe(batch)
+        heard = network.transcribe(batch)[0].text
         assert heard.split() == text.split()
         assert network._collapse(torch.tensor(path), 7).tolist() == collapse(path)
 
@@ -210,7 +210,7 @@ def test_labels_after_the_end_of_a_clip_are_not_heard(speech):
     clips = [toys.clip((320 * n + 100) / 16_000) for n in (3, 7)]
     ((batch, places),) = network.batches(clips)
     assert places == [0, 1]
-    assert network.transcribe(batch) == ["ab", "a"]
+    assert network.transcribe(batch) == [Hypothesis("ab"), Hypothesis("a")]
 
 
 def ctc_loss(logits, labels, blank=0) -> float:
@@ -278,7 +278,7 @@ def test_classes(speech, name):
         logits = model.forward(batch)
         assert logits.shape == (len(places), len(toys.CLASSES))
         best = logits.argmax(-1)
-        assert model.transcribe(batch) == [toys.CLASSES[i] for i in best]
+        assert model.transcribe(batch) == [Hypothesis(toys.CLASSES[i]) for i in best]
         by_hand = sum(
             float(torch.logsumexp(row, 0) - row.max()) for row in logits
         )  # cross-entropy against the likeliest class

@@ -16,7 +16,7 @@ from fedsim import load_model
 from fedsim.errors import AudioError, FedsimError
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
-from fedsim.speech.models.base import own_tokens, transcribe_clips, tuning_batches
+from fedsim.speech.models.base import own_tokens, recognize_clips, transcribe_clips, tuning_batches
 
 LENGTHS = [0.31, 0.5, 1.0, 0.1, 0.5004, 2.2, 0.2, 3.0]
 CLIPS = toys.clips(LENGTHS)
@@ -74,14 +74,14 @@ def test_batches_equal_single_clips(speech, name, language):
 @pytest.mark.parametrize("language", ["it", "en", None])
 @pytest.mark.parametrize("name", BOTH)
 def test_greedy_decoding_is_that_of_transformers(speech, name, language, end):
-    """Token by token, up to the bound that we set; also where hypotheses end before it."""
+    """Token by token, up to the bound that we set; also where hypotheses end or loop before it."""
     model = speech(name)
     prompt = PROMPT[name]
     tokens = own_tokens(model, CLIPS, language)
     changes = {}
     if end == "likely":  # a token that turns up in the middle of some hypotheses ends them
         found = [row[prompt + 3 :].tolist() for row in tokens]
-        counts = np.bincount(np.concatenate([np.unique(row) for row in found]))
+        counts = np.bincount([token for row in found for token in set(row)])
         likely = int(np.argmin(np.abs(counts - len(CLIPS) / 2)))
         changes = {"eos_token_id": likely}
     with rules(model, **changes):
@@ -121,12 +121,53 @@ def test_greedy_decoding_is_that_of_transformers(speech, name, language, end):
 
 @pytest.mark.parametrize("name", BOTH)
 def test_a_hypothesis_is_bounded(speech, name):
-    """The toys never end by themselves: each hypothesis has exactly as many tokens as it may."""
+    """The toys never end by themselves: a hypothesis that does not loop is as long as it may be."""
     model = speech(name)
     with rules(model, eos_token_id=3, suppress_tokens=[3]):
         rows = own_tokens(model, CLIPS, "it")
-    assert [len(row) - PROMPT[name] for row in rows] == [bound(c, name) for c in CLIPS]
+        looped = [hypothesis.looped for hypothesis in recognize_clips(model, CLIPS, "it")]
     assert [bound(c, name) for c in CLIPS] == [12, 14, 20, 10, 15, 35, 11, 44]
+    assert sum(looped) < len(CLIPS) / 2
+    for clip, row, loops in zip(CLIPS, rows, looped, strict=True):
+        length = len(row) - PROMPT[name]
+        assert (length < bound(clip, name)) if loops else (length == bound(clip, name))
+
+
+def all_but(model, letters):
+    """Every token except those of some letters."""
+    said = {model.tokenizer.convert_tokens_to_ids(letter) for letter in letters}
+    return [token for token in range(model.module.config.vocab_size) if token not in said]
+
+
+@pytest.mark.parametrize("words", [1, 2, 3])
+@pytest.mark.parametrize("name", BOTH)
+def test_a_model_that_knows_few_words_loops(speech, name, words):
+    """Hypotheses keep one copy of what they repeat, whatever else is in the batch."""
+    model, prompt = speech(name), PROMPT[name]
+    with rules(model, suppress_tokens=all_but(model, "abc"[:words])):
+        heard = recognize_clips(model, CLIPS, "it")
+        rows = own_tokens(model, CLIPS, "it")
+        assert heard == recognize_clips(single(model), CLIPS, "it")
+        assert [h.text for h in heard] == transcribe_clips(model, CLIPS, "it")
+    assert any(h.looped for h in heard)
+    for clip, hypothesis, row in zip(CLIPS, heard, rows, strict=True):
+        assert hypothesis.text == model.tokenizer.decode(row[prompt:])
+        if words == 1:
+            assert hypothesis.looped
+            assert hypothesis.text == "a"
+        if not hypothesis.looped:
+            assert len(row) - prompt == bound(clip, name)
+
+
+def test_a_looping_clip_changes_none_beside_it(speech):
+    """In one batch some clips loop and some do not; each is as it is alone."""
+    model = speech("whisper")
+    clips = toys.clips([2.0] * 12, seed=5)
+    with rules(model, suppress_tokens=all_but(model, "abcdefgh")):
+        together = recognize_clips(replace(model, batch_size=12), clips, "it")
+        alone = [recognize_clips(model, [clip], "it")[0] for clip in clips]
+    assert together == alone
+    assert 0 < sum(h.looped for h in together) < len(clips)
 
 
 def test_a_hypothesis_fits_into_the_decoder(speech, model_folder, tmp_path):

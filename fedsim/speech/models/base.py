@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,15 @@ from torch import nn
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a model recognized in a clip: a transcript, or the name of a class."""
+
+    text: str
+    looped: bool = False
+    """Whether decoding was stopped because it repeated itself (`fedsim.speech.repetition`)."""
 
 
 class SpeechModel(Protocol):
@@ -30,7 +39,7 @@ class SpeechModel(Protocol):
     settings: Mapping[str, Any]
     """`window_s` and `keep` with which it was loaded: a model file keeps them, for its loader."""
     needs_tokens: bool
-    """Whether a forward pass needs tokens beside the audio (seq2seq)."""
+    """Whether a forward pass needs tokens beside the audio (seq2seq); only such a model loops."""
 
     def batches(
         self, clips: Sequence[np.ndarray], language: str | None = None
@@ -56,20 +65,27 @@ class SpeechModel(Protocol):
     def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Return the loss of `logits` against the model's own transcript, summed over clips."""
 
-    def transcribe(self, batch: Batch) -> list[str]:
-        """Return one hypothesis per clip: a transcript, or the name of a class."""
+    def transcribe(self, batch: Batch) -> list[Hypothesis]:
+        """Return one hypothesis per clip."""
+
+
+def recognize_clips(
+    model: SpeechModel, clips: Sequence[np.ndarray], language: str | None = None
+) -> list[Hypothesis]:
+    """Return one hypothesis per clip, in the order of `clips`."""
+    hypotheses: list[Hypothesis | None] = [None] * len(clips)
+    with torch.inference_mode():
+        for batch, places in model.batches(clips, language):
+            for place, hypothesis in zip(places, model.transcribe(batch), strict=True):
+                hypotheses[place] = hypothesis
+    return hypotheses  # type: ignore[return-value]
 
 
 def transcribe_clips(
     model: SpeechModel, clips: Sequence[np.ndarray], language: str | None = None
 ) -> list[str]:
-    """Return one hypothesis per clip, in the order of `clips`."""
-    hypotheses = [""] * len(clips)
-    with torch.inference_mode():
-        for batch, places in model.batches(clips, language):
-            for place, text in zip(places, model.transcribe(batch), strict=True):
-                hypotheses[place] = text
-    return hypotheses
+    """Return the text of one hypothesis per clip, in the order of `clips`."""
+    return [hypothesis.text for hypothesis in recognize_clips(model, clips, language)]
 
 
 def own_tokens(

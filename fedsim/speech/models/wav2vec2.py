@@ -21,7 +21,7 @@ from fedsim.errors import FedsimError
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.models.base import by_length
+from fedsim.speech.models.base import Hypothesis, by_length
 
 GRAIN = SAMPLE_RATE // 10
 """Padded batches are a multiple of this many samples long. So only few lengths occur: torch
@@ -134,14 +134,14 @@ class Wav2Vec2:
             zero_infinity=True,
         )
 
-    def transcribe(self, batch: Batch) -> list[str]:
+    def transcribe(self, batch: Batch) -> list[Hypothesis]:
         """Return the greedy transcript, or the name of the most likely class, of each clip."""
         best = self.forward(batch).argmax(-1)
         config: Any = self.module.config
         if self.task == "classify":
-            return [str(config.id2label[int(i)]) for i in best]
+            return [Hypothesis(str(config.id2label[int(i)])) for i in best]
         rows = [ids[:n].tolist() for ids, n in zip(best, self._speech(batch), strict=True)]
-        return [text.strip() for text in self.tokenizer.batch_decode(rows)]
+        return [Hypothesis(text.strip()) for text in self.tokenizer.batch_decode(rows)]
 
     def _speech(self, batch: Batch) -> list[int]:
         """Return the frames of each clip that are speech, after the last convolution."""

@@ -21,7 +21,8 @@ from fedsim.errors import AudioError, FedsimError, nearest
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.models.base import by_length
+from fedsim.speech.models.base import Hypothesis, by_length
+from fedsim.speech.repetition import stop
 
 FIRST = "model.encoder.conv1"
 """The first layer, whose frames are those of the mel spectrogram."""
@@ -29,8 +30,7 @@ FIRST = "model.encoder.conv1"
 FRAMES_PER_SECOND = 100  # mel frames; the encoder's second convolution halves them
 POSITIONS_PER_SECOND = FRAMES_PER_SECOND // 2
 TOKENS_PER_SECOND, EXTRA_TOKENS = 12, 8
-"""A hypothesis is cut at 12 tokens per second of audio plus 8, more than the fastest speech needs:
-a quantized Whisper sometimes repeats itself without end."""
+"""A hypothesis is cut at 12 tokens per second of audio plus 8: the fastest speech needs fewer."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ class Whisper:
         return Batch({"input_features": features}, speech=speech, language=language)
 
     def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
-        """Return the prompt and greedy transcript of each clip, cut at its maximum length."""
-        return self._generate(batch)
+        """Return the prompt and greedy transcript of each clip, cut at its maximum length or where
+        it loops."""
+        return [ids for ids, _ in self._generate(batch)]
 
     def with_tokens(self, batch: Batch, tokens: Sequence[torch.Tensor]) -> Batch:
         """Return the batch with `tokens` as the decoder's input and, one step later, its
@@ -135,14 +136,20 @@ class Whisper:
             logits.transpose(1, 2), batch.targets, ignore_index=-100, reduction="sum"
         )
 
-    def transcribe(self, batch: Batch) -> list[str]:
+    def transcribe(self, batch: Batch) -> list[Hypothesis]:
         """Return the greedy transcript of each clip."""
-        rows = [ids.tolist() for ids in self._generate(batch)]
-        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        rows, looped = zip(*self._generate(batch), strict=True)
+        texts = self.tokenizer.batch_decode(
+            [ids.tolist() for ids in rows], skip_special_tokens=True
+        )
+        return [Hypothesis(t.strip(), is_loop) for t, is_loop in zip(texts, looped, strict=True)]
 
-    def _generate(self, batch: Batch) -> list[torch.Tensor]:
-        """Decode greedily; return prompt, tokens and end of each clip, cut at its maximum."""
+    def _generate(self, batch: Batch) -> list[tuple[torch.Tensor, bool]]:
+        """Decode greedily; return prompt, tokens and end of each clip, and whether it looped.
+
+        A hypothesis is cut at its maximum length or, without an end, where it loops
+        (`fedsim.speech.repetition`).
+        """
         module: Any = self.module
         rules: Any = module.generation_config
         encoded = module.model.encoder(batch.inputs["input_features"])
@@ -152,7 +159,7 @@ class Whisper:
         bounds = EXTRA_TOKENS + torch.ceil(TOKENS_PER_SECOND * seconds).long()
         bounds.clamp_(max=module.config.max_target_positions - prompt)
         end = int(rules.eos_token_id)
-        lengths = torch.zeros_like(bounds)  # tokens of each clip up to its end, 0 while it runs
+        stops: list[tuple[int, bool] | None] = [None] * len(ids)  # None: the clip still runs
         cache, step = None, ids
         for n in range(1, int(bounds.max()) + 1):
             out = module(
@@ -167,11 +174,12 @@ class Whisper:
                 logits[:, list(rules.begin_suppress_tokens or ())] = -torch.inf
             step = logits.argmax(-1, keepdim=True)
             ids = torch.cat([ids, step], dim=1)
-            stops = (lengths == 0) & ((step[:, 0] == end) | (bounds == n))
-            lengths[stops] = n
-            if bool((lengths > 0).all()):
+            produced = zip(ids[:, prompt:].tolist(), bounds.tolist(), strict=True)
+            stops = [s or stop(row, end, b) for s, (row, b) in zip(stops, produced, strict=True)]
+            if all(stops):
                 break
-        return [row[: prompt + int(n)] for row, n in zip(ids, lengths, strict=True)]
+        done = [s for s in stops if s is not None]
+        return [(row[: prompt + n], looped) for row, (n, looped) in zip(ids, done, strict=True)]
 
     def _prompt(self, batch: Batch, encoded: Any) -> torch.Tensor:
         """Return start of transcript, language, task, no timestamps (B, 4); without language and
