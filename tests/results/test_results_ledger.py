@@ -14,6 +14,7 @@ import pytest
 
 from fedsim.errors import FedsimError
 from fedsim.results.ledger import Ledger
+from fedsim.results.ledger_schema import VERSION
 from fedsim.results.records import Event, Failure, Log, Release
 from fedsim.results.rows import Row
 from fedsim.results.sqlite import connect, explained, transaction
@@ -228,6 +229,18 @@ def test_a_locked_ledger(tmp_path):
         holder.close()
         ledger.finish_client("en", [ROW])  # and it goes on
         assert ledger.rows() == [ROW]
+
+
+def test_a_ledger_of_another_version_is_refused_in_a_sentence(ledger):
+    ledger.finish_client("en", [ROW])
+    with closing(sqlite3.connect(ledger.path)) as db:
+        db.execute(f"PRAGMA user_version = {VERSION - 1}")
+    with pytest.raises(FedsimError) as caught:
+        Ledger(ledger.path)
+    assert str(caught.value) == (
+        f"{ledger.path}: this is not a ledger of this version of fedsim (its format is"
+        f" {VERSION - 1}, not {VERSION}): start a run in another folder"
+    )
 
 
 def add_clients(db, path, n=1):
