@@ -7,6 +7,7 @@ several times faster on short clips, but it changes the model: check its word er
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -160,15 +161,15 @@ class Whisper:
         bounds.clamp_(max=module.config.max_target_positions - prompt)
         end = int(rules.eos_token_id)
         stops: list[tuple[int, bool] | None] = [None] * len(ids)  # None: the clip still runs
-        cache, step = None, ids
+        memory, step = _memory(module), ids
         for n in range(1, int(bounds.max()) + 1):
             out = module(
                 encoder_outputs=encoded,
                 decoder_input_ids=step,
-                past_key_values=cache,
                 use_cache=True,
+                **memory,
             )
-            cache, logits = out.past_key_values, out.logits[:, -1].clone()
+            logits = out.logits[:, -1].clone()
             logits[:, list(rules.suppress_tokens or ())] = -torch.inf
             if n == 1:
                 logits[:, list(rules.begin_suppress_tokens or ())] = -torch.inf
@@ -261,6 +262,16 @@ def shorten(module: nn.Module, window_s: float) -> None:
     encoder.embed_positions = table
     encoder.max_source_positions = positions
     config.max_source_positions = positions
+
+
+def _memory(module: nn.Module) -> dict[str, Any]:
+    """Return the argument that holds keys and values of the tokens so far, which the decoder
+    updates: transformers calls it `cache` from 5.24 on, `past_key_values` before."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    names = inspect.signature(type(module).forward).parameters
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    return {"cache" if "cache" in names else "past_key_values": cache}
 
 
 def _reads_encoder(name: str) -> bool:
