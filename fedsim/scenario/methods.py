@@ -68,7 +68,7 @@ class MethodSettings(Settings):
         if self.draws != 1 and (entry is None or not entry.is_random):
             text = f"{self.allocation} is not random, so every draw would be equal: remove it"
             raise problem(text, "draws")
-        if self.order != "descending" and not self.reads_profile:
+        if self.order != "descending" and (entry is None or not entry.orders_layers):
             raise problem(f"{self.allocation} does not order the layers: remove it", "order")
         return self
 
@@ -79,7 +79,7 @@ class MethodSettings(Settings):
 
     @property
     def reads(self) -> str:
-        """What it reads of a device's layer profile: nothing, order, vector or table."""
+        """What it reads of a device's layer profile: nothing, order, vector, table or pairs."""
         return "nothing" if self.allocator is None else self.allocator.reads
 
     @property
