@@ -129,7 +129,8 @@ def personalize(
         clips: the user's clips, 1-D float32 arrays at 16 kHz, 10 to 100 of them; no transcript is
             needed.
         budget_mb: maximum size of the model file with everything in it, in MB (2^20 bytes).
-        allocation: how layers get bits: myqasr, uniform, shuffled, reversed, linear.
+        allocation: how layers get bits: myqasr, uniform, shuffled, reversed, linear; or by a table
+            of losses, knapsack, knapsack_pairs.
         calibration: how activation ranges are set: cosine, minmax, hessian, none.
         sensitivity: what ranks the layers: median, mean, max, abs-max, std, var, normality, l1,
             l2, frobenius, spectral, kl.

@@ -8,7 +8,8 @@ never worse than the exact one without cross terms (`knapsack`), and never a wor
 budget.
 
 Both hold by construction. The candidates do not depend on the budget: all plans that are best for
-some budget without cross terms (`Problem.front`), and what local search makes of them. The plan for a budget is the best candidate that fits.
+some budget without cross terms (`Problem.front`), and what local search makes of them. The plan for
+a budget is the best candidate that fits.
 """
 
 from __future__ import annotations
