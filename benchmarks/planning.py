@@ -3,7 +3,10 @@
     python -m benchmarks.planning [CLIENTS]
 
 Prints the milliseconds per client for reading its summary, choosing bit depths and naming the
-layers of its model, and the ratio of Algorithm 1's closed form to the loop given in the paper.
+layers of its model, and the ratio of Algorithm 1's closed form to the loop given in the paper. Then
+the same for plans by tables of losses, for bundled:ctc at 2 to 8 bits (41 x 7) and for layers as
+large as those of Whisper base at 2 to 16 (99 x 15): each client with a table of its own, and all
+clients with one public table; without and with cross terms. The tables are drawn.
 """
 
 from __future__ import annotations
@@ -20,11 +23,14 @@ from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.bank import BlobStore, LayerBank
-from fedsim.quant.profile import profile_of
+from fedsim.quant.packing import packed_bytes
+from fedsim.quant.profile import LayerProfile, profile_of
 from fedsim.scenario.schema import Scenario
 from fedsim.study.model import load_study_model
 
 LOOPED = 200
+OWN_TABLES = 200
+WHISPER = (80 * 512 * 3, 512 * 512 * 3, *[512 * 512] * 72, *[512 * 2048] * 24, 51_865 * 512)
 
 
 def main() -> None:
@@ -76,6 +82,40 @@ def main() -> None:
         f"{clients:,} summaries to plans: {took:.2f} s, {1000 * took / clients:.3f} ms per client; "
         f"Algorithm 1 in closed form {1e6 * closed:.0f} us, as a loop {1e6 * looped:.0f} us, "
         f"ratio {closed / looped:.3f}"
+    )
+    whisper = np.array([[packed_bytes(n, depth) for depth in range(2, 17)] for n in WHISPER])
+    _by_tables(sizes.restricted(range(2, 9)), clients)
+    _by_tables(Sizes(tuple(range(2, 17)), whisper, 0), clients)
+
+
+def _by_tables(sizes: Sizes, clients: int) -> None:
+    """Time plans by tables of losses: few large ones, falling by a factor per bit, with noise."""
+    rng, (layers, depths) = np.random.default_rng(0), sizes.layer_bytes.shape
+    noise = rng.normal(0, 0.3, (OWN_TABLES, layers, depths))
+    tables = np.exp(rng.normal(-6, 1.5, (layers, 1)) - 1.3 * np.arange(depths) + noise)
+    moves = rng.normal(size=(layers, 1, 64)) + rng.normal(size=(layers, depths, 64))
+    moves *= (np.sqrt(2 * tables[0]) / np.linalg.norm(moves, axis=-1))[..., None]
+    moves = moves.reshape(-1, 64)
+    own = [LayerProfile(table, "loss", sizes.depths) for table in tables]
+    public = LayerProfile(tables[0], "loss", sizes.depths, moves @ moves.T / 2)
+    ends = (sizes.total([depth] * layers) for depth in sizes.depths[:: depths - 1])
+    budgets = rng.integers(*ends, clients).tolist()
+    timed = []
+    for allocation, profiles, of in (
+        ("knapsack", own, budgets[:OWN_TABLES]),
+        ("knapsack", [public] * clients, budgets),
+        ("knapsack_pairs", [public], budgets[:1]),
+        ("knapsack_pairs", [public] * clients, budgets),
+    ):
+        began = time.perf_counter()
+        for profile, budget in zip(profiles, of, strict=False):
+            allocate(allocation, profile, sizes, budget)
+        timed.append(time.perf_counter() - began)
+    alone, shared, prepared, pairs = timed
+    print(
+        f"{layers} x {depths}: knapsack {1000 * alone / OWN_TABLES:.2f} ms per client with a table "
+        f"of its own; {clients:,} clients of one table {shared:.2f} s; knapsack_pairs "
+        f"{prepared:.1f} s per table, then {clients:,} clients {pairs:.2f} s"
     )
 
 

@@ -8,43 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from fedsim.base.units import MB
-from fedsim.errors import BudgetError, FedsimError
+from fedsim.errors import FedsimError
 from fedsim.quant.profile import LayerProfile
-from fedsim.registry import Registry
+from fedsim.quant.sizes import Sizes, smallest, too_small
+from fedsim.registry import Lazy, Registry
 
+Plan = Callable[[Any, Sizes, int, np.random.Generator], tuple[int, ...]]
+"""f(values, sizes, budget in bytes, generator) -> bit depth of each layer (L,).
 
-@dataclass(frozen=True)
-class Sizes:
-    """What each choice of bit depths costs, in exact bytes of the delivered file.
-
-    `depths` are the legal bit depths, ascending (D,); `layer_bytes` is int64 (L, D): the bytes of
-    layer l at depth d; `fixed_bytes` is the rest of every file (leftovers, scales, header).
-    """
-
-    depths: tuple[int, ...]
-    layer_bytes: np.ndarray
-    fixed_bytes: int
-
-    def total(self, bits: Sequence[int]) -> int:
-        """Return the bytes of the file whose layer l has `bits[l]` bits, each a legal depth."""
-        column = [self.depths.index(depth) for depth in bits]
-        return self.fixed_bytes + int(self.layer_bytes[np.arange(len(column)), column].sum())
-
-    def restricted(self, depths: Sequence[int]) -> Sizes:
-        """Return the table with only these of its depths, ascending."""
-        columns = [self.depths.index(depth) for depth in depths]
-        return Sizes(tuple(depths), self.layer_bytes[:, columns], self.fixed_bytes)
-
-
-Plan = Callable[[np.ndarray, Sizes, int, np.random.Generator], tuple[int, ...]]
-"""f(values (L,) or (L, D), sizes, budget in bytes, generator) -> bit depth of each layer (L,).
-
-Raises `BudgetError` when not even the smallest depths fit."""
+The values are an array (L,), or (L, D) for an allocator that reads a table, at the legal depths;
+for one that reads pairs the whole `LayerProfile`, which it may know from another client. Raises
+`BudgetError` when not even the smallest depths fit."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +33,19 @@ class Allocator:
     summary: str
     meaning: str
     """What it does in a few plain words, for readers of a report."""
-    reads: Literal["nothing", "order", "vector", "table"] = "vector"
-    """What it needs of a device's `LayerProfile`: nothing; only the order of the layers; one value
-    per layer; or one value per layer and bit depth."""
+    reads: Literal["nothing", "order", "vector", "table", "pairs"] = "vector"
+    """What it needs of a `LayerProfile`: nothing; only the order of the layers; one value per
+    layer; one per layer and bit depth; or that and the cross terms of every two of them."""
     role: Literal["method", "baseline", "control"] = "method"
     """Its part in comparisons: a method; one depth for all layers; or a method with another order
     of the layers."""
     is_random: bool = False
     """Whether it draws random numbers, so that repeated draws differ."""
+
+    @property
+    def orders_layers(self) -> bool:
+        """Whether layers lose bits by their place in an order, which can be reversed."""
+        return self.reads in ("order", "vector")
 
 
 PAPER = "myqasr"
@@ -100,7 +83,7 @@ def uniform(
     totals = sizes.fixed_bytes + sizes.layer_bytes.sum(axis=0)
     fits = np.flatnonzero(totals <= budget)
     if not len(fits):
-        raise _too_small(sizes, budget)
+        raise too_small(sizes, budget)
     return (int(sizes.depths[fits[-1]]),) * len(sensitivity)
 
 
@@ -122,7 +105,7 @@ def linear(
         return depths[np.searchsorted(depths, wanted + 1e-9, side="right") - 1]
 
     if sizes.total(at(floor).tolist()) > budget:
-        raise _too_small(sizes, budget)
+        raise too_small(sizes, budget)
     # Layer l reaches depth d at c = floor + (d - floor) / (1 - t_l): the size changes there only.
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = floor + (depths[None, :] - floor) / (1.0 - t[:, None])
@@ -187,6 +170,26 @@ ALLOCATORS.add(
         meaning="bits in proportion to how each layer responds to the user's clips",
     ),
 )
+ALLOCATORS.add(
+    "knapsack",
+    Allocator(
+        Lazy("fedsim.quant.knapsack:knapsack"),
+        summary="The least total loss that fits, by a table of the network's loss with each layer"
+        " at each bit depth; exact.",
+        meaning="bits go where the model's output suffers least from having fewer elsewhere",
+        reads="table",
+    ),
+)
+ALLOCATORS.add(
+    "knapsack_pairs",
+    Allocator(
+        Lazy("fedsim.quant.knapsack_pairs:knapsack_pairs"),
+        summary="knapsack with cross terms: what the errors of two layers add to or take from each"
+        " other; by local search.",
+        meaning="as knapsack, counting how the errors of two layers add up or cancel",
+        reads="pairs",
+    ),
+)
 
 
 def allocate(
@@ -212,22 +215,33 @@ def allocate(
 
     Raises:
         BudgetError: if the smallest feasible file is larger than the budget.
-        FedsimError: for an unknown name, or a profile that is not what the allocator reads.
+        FedsimError: for an unknown name, a profile that is not what the allocator reads, or
+            another order than "descending" where it does not order the layers.
     """
     chosen, layers = ALLOCATORS[allocation], len(sizes.layer_bytes)
+    rng = rng or np.random.default_rng(0)
     if order not in ("descending", "ascending"):
         raise FedsimError(f"order is {order!r}: use 'descending' or 'ascending'")
-    if chosen.reads == "nothing" or profile is None:
-        if chosen.reads != "nothing":
-            raise FedsimError(
-                f"allocation {allocation!r} needs a layer profile and was given none; sense first"
-            )
-        values = np.zeros(layers)
-    else:
-        _check_profile(allocation, chosen, profile, layers)
-        values = profile.at(sizes.depths).values
-        values = values if order == "descending" else -values
-    return chosen.plan(values, sizes, budget, rng or np.random.default_rng(0))
+    if chosen.reads == "nothing":
+        return chosen.plan(np.zeros(layers), sizes, budget, rng)
+    if profile is None:
+        raise FedsimError(
+            f"allocation {allocation!r} needs a layer profile and was given none; sense first"
+        )
+    _check_profile(allocation, chosen, profile, layers)
+    if not chosen.orders_layers and order != "descending":
+        raise FedsimError(f"{allocation} does not order the layers: remove order {order!r}")
+    if chosen.reads == "pairs":
+        return chosen.plan(profile, sizes, budget, rng)
+    values = profile.at(sizes.depths).values
+    return chosen.plan(values if order == "descending" else -values, sizes, budget, rng)
+
+
+_SHAPES = {
+    "vector": "one value per layer",
+    "table": "one value per layer and bit depth",
+    "pairs": "one value per layer and bit depth with the cross terms of every two",
+}
 
 
 def _check_profile(allocation: str, chosen: Allocator, profile: LayerProfile, layers: int) -> None:
@@ -236,19 +250,13 @@ def _check_profile(allocation: str, chosen: Allocator, profile: LayerProfile, la
             f"the layer profile has {profile.layers} layers and the model {layers}; sense with the "
             f"model that is planned"
         )
-    if profile.is_table != (chosen.reads == "table"):
-        table, vector = "one value per layer and bit depth", "one value per layer"
-        wanted, given = (table, vector) if chosen.reads == "table" else (vector, table)
+    wanted = chosen.reads if chosen.reads in ("table", "pairs") else "vector"
+    given = "vector" if not profile.is_table else "table" if profile.pairs is None else "pairs"
+    if wanted != given and (wanted, given) != ("table", "pairs"):
         raise FedsimError(
-            f"allocation {allocation!r} reads {wanted}, but measure {profile.measure!r} gives "
-            f"{given}; choose another measure or allocation"
+            f"allocation {allocation!r} reads {_SHAPES[wanted]}, but measure {profile.measure!r} "
+            f"gives {_SHAPES[given]}; choose another measure or allocation"
         )
-
-
-def smallest(sizes: Sizes) -> int:
-    """Return the bytes of the smallest feasible model file: every layer at the smallest legal
-    depth."""
-    return sizes.fixed_bytes + int(sizes.layer_bytes[:, 0].sum())
 
 
 def mean_bits(bits: Sequence[int], n_weights: Sequence[int]) -> float:
@@ -266,7 +274,7 @@ def _sweep(order: np.ndarray, sizes: Sizes, budget: int) -> tuple[int, ...]:
     saved = -np.diff(sizes.layer_bytes[order][:, ::-1], axis=1)  # (L, D-1), from the top depth down
     after = sizes.fixed_bytes + int(sizes.layer_bytes[:, -1].sum()) - np.cumsum(saved.T.reshape(-1))
     if smallest(sizes) > budget:
-        raise _too_small(sizes, budget)
+        raise too_small(sizes, budget)
     steps = 0
     if sizes.fixed_bytes + int(sizes.layer_bytes[:, -1].sum()) > budget:
         steps = int(np.flatnonzero(after <= budget)[0]) + 1
@@ -274,12 +282,3 @@ def _sweep(order: np.ndarray, sizes: Sizes, budget: int) -> tuple[int, ...]:
     taken = np.full(n_layers, sweeps)
     taken[order[:rest]] += 1
     return tuple(sizes.depths[n_depths - 1 - int(t)] for t in taken)
-
-
-def _too_small(sizes: Sizes, budget: int) -> BudgetError:
-    min_bytes = smallest(sizes)
-    return BudgetError(
-        f"a budget of {budget:,} bytes ({budget / MB:.2f} MB) is below the smallest feasible model "
-        f"file of {min_bytes:,} bytes ({np.ceil(min_bytes / MB * 100) / 100:.2f} MB: "
-        f"{sizes.depths[0]} bits in every layer); raise the budget or allow smaller bit depths"
-    )

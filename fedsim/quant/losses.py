@@ -53,9 +53,9 @@ def weight_losses(
     """Return the loss of each layer's weight at each bit depth: a table (L, D), in nats.
 
     One full-precision pass, and one pass per layer and measured depth from that layer on. With
-    `pairs` the profile also has cross terms (L D, L D): the products u_i . u_j of the changes of
-    the output, u = sqrt(p) (dz - E_p dz) for logits z and probabilities p in full precision, of
-    which KL is |u|^2 / 2 to second order.
+    `pairs` the profile also has cross terms (L D, L D): half the products u_i . u_j of the changes
+    of the output, u = sqrt(p) (dz - E_p dz) for logits z and probabilities p in full precision, of
+    which KL is |u|^2 / 2 to second order. Each u is scaled so that |u|^2 / 2 is the loss measured.
 
     Args:
         model: in full precision.
@@ -77,7 +77,8 @@ def weight_losses(
     values = _extended(table, measured, depths)
     if changes is None:
         return LayerProfile(values, MEASURE, tuple(depths))
-    return LayerProfile(values, MEASURE, tuple(depths), _cross_terms(changes, measured, depths))
+    products = _cross_terms(changes, values, measured, depths)
+    return LayerProfile(values, MEASURE, tuple(depths), products)
 
 
 def input_losses(
@@ -156,17 +157,18 @@ def _extended(table: np.ndarray, measured: Sequence[int], depths: Sequence[int])
     return np.stack(columns, axis=1)
 
 
-def _cross_terms(changes: np.ndarray, measured: Sequence[int], depths: Sequence[int]) -> np.ndarray:
-    """Return u_i . u_j of all pairs of layers and depths, float64 (L D, L D)."""
+def _cross_terms(
+    changes: np.ndarray, losses: np.ndarray, measured: Sequence[int], depths: Sequence[int]
+) -> np.ndarray:
+    """Return u_i . u_j / 2 of all pairs of layers and depths, float64 (L D, L D)."""
     kept = changes.reshape(-1, len(measured), changes.shape[1])
     columns = [
-        kept[:, measured.index(depth)]
-        if depth in measured
-        else kept[:, -1] * np.float32(0.5 ** (depth - measured[-1]))
-        for depth in depths
+        kept[:, measured.index(depth)] if depth in measured else kept[:, -1] for depth in depths
     ]
-    u = np.stack(columns, axis=1).reshape(len(kept) * len(depths), -1).astype(np.float64)
-    return u @ u.T
+    u = np.stack(columns, axis=1).reshape(losses.size, -1).astype(np.float64)
+    length = np.linalg.norm(u, axis=1)
+    u *= (np.sqrt(2 * losses.reshape(-1)) / np.where(length > 0, length, 1.0))[:, None]
+    return u @ u.T / 2
 
 
 def divergence(full: torch.Tensor, other: torch.Tensor) -> float:

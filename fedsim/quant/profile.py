@@ -12,7 +12,7 @@ from fedsim.errors import FedsimError
 
 @dataclass(frozen=True, eq=False)
 class LayerProfile:
-    """A vector (L,) of sensitivities, or a table (L, D) of losses at D bit depths.
+    """A vector (L,) of sensitivities, or a table (L, D) of losses at D bit depths and its pairs.
 
     Raises `FedsimError` for values of another shape and for values that are not finite.
     """
@@ -24,6 +24,9 @@ class LayerProfile:
     depths: tuple[int, ...] = ()
     """Bit depths of a table's columns, ascending; empty for a vector."""
     pairs: np.ndarray | None = None
+    """float64 (L*D, L*D): what two entries of a table, in the order of `flat`, cost beyond the sum
+    of both: half the product u_i . u_j of the perturbations of the network's output. Read for two
+    different layers only; see `form`. None where it was not measured, and for a vector."""
 
     def __post_init__(self) -> None:
         columns = (len(self.depths),) if self.depths else ()
@@ -38,6 +41,23 @@ class LayerProfile:
             raise FedsimError(
                 f"layer profile {self.measure!r}: the value of layer {at[0]} is "
                 f"{self.values[tuple(at)]}; give finite values"
+            )
+        if self.pairs is not None:
+            self._check_pairs(self.pairs)
+
+    def _check_pairs(self, pairs: np.ndarray) -> None:
+        entries = self.values.size
+        if not self.depths or pairs.shape != (entries, entries):
+            raise FedsimError(
+                f"layer profile {self.measure!r}: pairs of shape {pairs.shape} do not fit values "
+                f"of shape {self.values.shape}; give a table, and a row and a column for each of "
+                f"its entries"
+            )
+        if not np.isfinite(pairs).all():
+            first, second = np.argwhere(~np.isfinite(pairs))[0] // len(self.depths)
+            raise FedsimError(
+                f"layer profile {self.measure!r}: the pair of layers {first} and {second} is not "
+                f"finite; give finite values"
             )
 
     @property
@@ -69,10 +89,34 @@ class LayerProfile:
                 f"for {', '.join(map(str, self.depths))}; measure at the legal depths"
             )
         columns = [self.depths.index(depth) for depth in depths]
-        return LayerProfile(self.values[:, columns], self.measure, tuple(depths))
+        pairs = self.pairs
+        if pairs is not None:
+            rows = (np.arange(self.layers)[:, None] * len(self.depths) + columns).reshape(-1)
+            pairs = pairs[np.ix_(rows, rows)]
+        return LayerProfile(self.values[:, columns], self.measure, tuple(depths), pairs)
+
+    def form(self) -> np.ndarray:
+        """Return F, float64 (L*D, L*D): a plan costs x' F x, x its one-hot choice of entries.
+
+        The diagonal is the table, which was measured, and not the second-order |u_i|^2 / 2 that
+        `pairs` has there; elsewhere F is `pairs`. Both agree where `pairs` was scaled to the table:
+        u_i times sqrt(2 loss_i) / |u_i|.
+
+        Raises `FedsimError` for a profile without pairs.
+        """
+        if self.pairs is None:
+            raise FedsimError(
+                f"layer profile {self.measure!r} has no pairs; measure them with the table"
+            )
+        form = np.array(self.pairs, np.float64)
+        np.fill_diagonal(form, self.flat)
+        return form
 
     def with_values(self, flat: np.ndarray) -> LayerProfile:
-        """Return a profile of this shape and measure with other values, in the order of `flat`."""
+        """Return a profile of this shape and measure with other values, in the order of `flat`.
+
+        It has no `pairs`: values that were changed to be released go without what was not.
+        """
         values = np.asarray(flat, np.float64).reshape(self.values.shape)
         return LayerProfile(values, self.measure, self.depths)
 

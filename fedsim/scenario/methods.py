@@ -99,7 +99,7 @@ class MethodSettings(Settings):
         if self.draws != 1 and (entry is None or not entry.is_random):
             text = f"{self.allocation} is not random, so every draw would be equal: remove it"
             raise problem(text, "draws")
-        if self.order != "descending" and (self.reads == "nothing" or self.reads_table):
+        if self.order != "descending" and (entry is None or not entry.orders_layers):
             raise problem(f"{self.allocation} does not order the layers: remove it", "order")
         if self.losses is not None and not self.reads_table:
             raise problem(f"{self.allocation} reads no table of losses: remove it", "losses")
@@ -112,7 +112,7 @@ class MethodSettings(Settings):
 
     @property
     def reads(self) -> str:
-        """What it reads of a device's layer profile: nothing, order, vector or table."""
+        """What it reads of a device's layer profile: nothing, order, vector, table or pairs."""
         return "nothing" if self.allocator is None else self.allocator.reads
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any, Literal
@@ -58,6 +58,7 @@ class PublicModel:
     """Returns the clips; called once, and only if something is to follow from them."""
     threads: int
     """torch threads, which change last digits."""
+    _profiles: dict[tuple, LayerProfile] = field(default_factory=dict)
 
     @cached_property
     def clips(self) -> PublicSet:
@@ -89,8 +90,11 @@ class PublicModel:
             found = {"values": profile.values}
             return found if profile.pairs is None else found | {"pairs": profile.pairs}
 
-        kept = _kept(self._key("losses", *facts), measure)
-        return LayerProfile(kept["values"], MEASURE, depths, kept.get("pairs"))
+        if facts not in self._profiles:  # one object for all clients: allocators share their work
+            kept = _kept(self._key("losses", *facts), measure)
+            profile = LayerProfile(kept["values"], MEASURE, depths, kept.get("pairs"))
+            self._profiles[facts] = profile
+        return self._profiles[facts]
 
     @cached_property
     def wide(self) -> tuple[bool, ...]:

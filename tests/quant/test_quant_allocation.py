@@ -240,20 +240,22 @@ def test_unknown_names_come_with_the_nearest():
     sizes = sizes_of([8], (4, 8))
     with pytest.raises(FedsimError, match="did you mean 'myqasr'"):
         allocate("myqsar", [1.0], sizes, 10_000)
-    with pytest.raises(FedsimError, match="known: linear, myqasr, reversed, shuffled, uniform"):
+    with pytest.raises(FedsimError, match="known: knapsack, knapsack_pairs, linear, myqasr, rev"):
         allocate("zzz", [1.0], sizes, 10_000)
     with pytest.raises(FedsimError, match=r"'up': use 'descending' or 'ascending'"):
         allocate("myqasr", [1.0], sizes, 10_000, order="up")
 
 
 def test_what_every_allocator_reads_and_is():
-    entries = {name: ALLOCATORS[name] for name in NAMES}
+    entries = {name: ALLOCATORS[name] for name in (*NAMES, "knapsack", "knapsack_pairs")}
     assert {n: (e.reads, e.role, e.is_random) for n, e in entries.items()} == {
         "myqasr": ("order", "method", False),
         "reversed": ("order", "control", False),
         "shuffled": ("nothing", "control", True),
         "uniform": ("nothing", "baseline", False),
         "linear": ("vector", "method", False),
+        "knapsack": ("table", "method", False),
+        "knapsack_pairs": ("pairs", "method", False),
     }
     described = ALLOCATORS.describe()
     assert set(described) >= set(NAMES)
@@ -306,8 +308,8 @@ def test_an_allocator_that_reads_a_table():
             8,
             4,
         )
-        # The other end first: what loses most is best.
-        assert allocation.allocate("least_loss", table, sizes, 16, order="ascending") == (2, 2)
+        with pytest.raises(FedsimError, match="does not order the layers: remove order"):
+            allocation.allocate("least_loss", table, sizes, 16, order="ascending")
         with pytest.raises(FedsimError, match=r"'median' gives one value per layer; choose"):
             allocation.allocate("least_loss", vector, sizes, 10)
         with pytest.raises(FedsimError, match="measure at the legal depths"):

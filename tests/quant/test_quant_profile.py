@@ -80,3 +80,37 @@ def test_a_depth_that_the_table_does_not_have():
     table = profile_of([1, 2, 3, 4], "loss", (4, 8))
     with pytest.raises(FedsimError, match="column for 5 bits, only for 4, 8; measure at"):
         table.at((4, 5, 8))
+
+
+def test_pairs_follow_the_columns_of_the_table():
+    pairs = np.arange(36.0).reshape(6, 6)
+    profile = LayerProfile(np.array([[1.0, 2, 3], [4, 5, 6]]), "loss", (2, 4, 8), pairs)
+    some = profile.at((2, 8))
+    # Entries 0 and 2 of layer 0, 3 and 5 of layer 1.
+    assert some.values.tolist() == [[1, 3], [4, 6]]
+    assert some.pairs.tolist() == [[pairs[i, j] for j in (0, 2, 3, 5)] for i in (0, 2, 3, 5)]
+    form = some.form()
+    assert np.diag(form).tolist() == [1, 3, 4, 6]  # the table, not the pairs
+    assert form[0, 3] == pairs[0, 5]
+    assert some.pairs[0, 0] == 0  # untouched
+    assert profile.with_values(np.ones(6)).pairs is None
+
+
+def test_pairs_that_do_not_fit():
+    table, vector = np.ones((2, 2)), np.ones(2)
+    for values, depths, shape in (
+        (table, (4, 8), (2, 2)),
+        (table, (4, 8), (4, 3)),
+        (table, (4, 8), (4,)),
+        (vector, (), (2, 2)),
+    ):
+        with pytest.raises(
+            FedsimError, match=r"'m': pairs of shape .* a row and a column for each"
+        ):
+            LayerProfile(values, "m", depths, np.zeros(shape))
+    pairs = np.zeros((4, 4))
+    pairs[1, 2] = np.nan
+    with pytest.raises(FedsimError, match="the pair of layers 0 and 1 is not finite; give finite"):
+        LayerProfile(table, "m", (4, 8), pairs)
+    with pytest.raises(FedsimError, match="'m' has no pairs; measure them with the table"):
+        LayerProfile(table, "m", (4, 8)).form()
