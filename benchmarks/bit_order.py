@@ -18,11 +18,13 @@ import torch
 from benchmarks.fixtures import prompts, whisper_base
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes, allocate, mean_bits
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.packing import MAX_BITS, MIN_BITS, packed_bytes
 from fedsim.quant.profile import profile_of
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models.base import SpeechModel, own_tokens, transcribe_clips, tuning_batches
 from fedsim.speech.scoring import count_errors, interval, total
 
@@ -44,7 +46,9 @@ def test(
     switch = switch_of(model)
     full = switch.full_weights()
     weights = {
-        layer.name: dequantize_weight(quantize_weight(full[layer.name], b, granularity))
+        layer.name: dequantize_weight(
+            quantize_weight(full[layer.name], b, WeightFormat(granularity))
+        )
         for layer, b in zip(model.layers, plan, strict=True)
     }
     leftovers = modelfile.load_leftovers(modelfile.store_leftovers(switch.full_leftovers()))

@@ -22,9 +22,11 @@ import torch
 from fedsim.base.files import write_text
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS, needs
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.observe import observe
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight
 from fedsim.results.folder import RunFolder
 from fedsim.results.runs import read_runs
 from fedsim.scenario.schema import Scenario
@@ -52,7 +54,9 @@ def seconds_of(
     tokens = own_tokens(model, clips, language)  # not timed: sensing has them already
     full, granularity = switch_of(model).full_weights(), scenario.quantization.weights
     rounded = {
-        layer.name: dequantize_weight(quantize_weight(full[layer.name], BITS, granularity))
+        layer.name: dequantize_weight(
+            quantize_weight(full[layer.name], BITS, WeightFormat(granularity))
+        )
         for layer in model.layers
     }
     modules = dict(model.module.named_modules())

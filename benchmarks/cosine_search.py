@@ -21,9 +21,11 @@ from fedsim.quant.calibration import (
     cosine_score,
     shrink,
 )
+from fedsim.quant.granularities import PER_CHANNEL
 from fedsim.quant.observe import observe
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models.base import tuning_batches
 
 
@@ -35,7 +37,7 @@ def main() -> None:
     full = switch_of(model).full_weights()
     owners = dict(model.module.named_modules())
     quantized = {
-        layer.name: dequantize_weight(quantize_weight(full[layer.name], 4 + i % 2, "per_channel"))
+        layer.name: dequantize_weight(quantize_weight(full[layer.name], 4 + i % 2, PER_CHANNEL))
         for i, layer in enumerate(model.layers)
     }
     start = time.perf_counter()

@@ -16,10 +16,12 @@ import torch
 
 from benchmarks.plan_stability import clips_of
 from fedsim.quant.activations import make_range
+from fedsim.quant.granularities import PER_CHANNEL
 from fedsim.quant.integers import bytes_are_fast, integers_of
 from fedsim.quant.observe import observe
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import tuning_batches
 
@@ -37,7 +39,7 @@ def main() -> None:
     ranges = {n: make_range(s.low, s.high) for n, s in observe(full, batches, rows=False).items()}
     weights = switch_of(full).full_weights()
     packed = {
-        layer: quantize_weight(weights[layer.name], BITS, "per_channel") for layer in full.layers
+        layer: quantize_weight(weights[layer.name], BITS, PER_CHANNEL) for layer in full.layers
     }
     codes = {layer.name: integers_of(layer, p) for layer, p in packed.items()}
     for model in (floats, integers):

@@ -15,10 +15,11 @@ import torch
 
 from fedsim.base.units import MB
 from fedsim.quant import modelfile
+from fedsim.quant.granularities import PER_TENSOR
 from fedsim.quant.modelfile import Manifest, ModelFile
 from fedsim.quant.packing import packed_bytes
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import quantize_weight
 from fedsim.speech.models import wrap_model
 
 PAPER_MB = {5: 58.0, 6: 68.7, 7: 79.3, 8: 90.0}
@@ -57,7 +58,7 @@ def main() -> None:
     )
     bits = min(PAPER_MB)
     full = switch.full_weights()
-    weights = tuple(quantize_weight(full[x.name], bits, "per_tensor") for x in model.layers)
+    weights = tuple(quantize_weight(full[x.name], bits, PER_TENSOR) for x in model.layers)
     plan = (bits,) * len(model.layers)
     manifest = Manifest(blank.model, blank.fingerprint, "per_tensor", 8, plan)
     file = ModelFile(manifest, weights, (None,) * len(model.layers), stored)

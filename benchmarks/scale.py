@@ -122,9 +122,11 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
     from torch import nn
 
     from fedsim.quant.activations import Range
+    from fedsim.quant.granularities import PER_CHANNEL
     from fedsim.quant.integers import integers_of
+    from fedsim.quant.rounding.independent import quantize_weight
     from fedsim.quant.switch import switch_of
-    from fedsim.quant.weights import dequantize_weight, quantize_weight
+    from fedsim.quant.weights import dequantize_weight
     from fedsim.scenario import load_scenario
     from fedsim.speech.clips import read_utterance
     from fedsim.speech.corpus import open_clients
@@ -142,7 +144,7 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
     switch = switch_of(delivered)
     full = switch.full_weights()
     packed = {
-        layer: quantize_weight(full[layer.name], 4, "per_channel") for layer in delivered.layers
+        layer: quantize_weight(full[layer.name], 4, PER_CHANNEL) for layer in delivered.layers
     }
     weights = {layer.name: dequantize_weight(p) for layer, p in packed.items()}
     integers = {layer.name: integers_of(layer, p) for layer, p in packed.items()}

@@ -80,3 +80,6 @@ class WeightFormat:
     def scale_bytes(self, shape: Sequence[int]) -> int:
         """Return the bytes of the scales, which are the same at every bit depth."""
         return SCALE_BYTES * self.n_scales(shape)
+
+
+PER_TENSOR, PER_CHANNEL = WeightFormat("per_tensor"), WeightFormat("per_channel")

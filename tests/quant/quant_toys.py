@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
 
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import find_layers
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import Manifest, ModelFile, fingerprint, store_leftovers
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import Switch
-from fedsim.quant.weights import quantize_weight
 from fedsim.registry import Registry
 
 thorough = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -167,7 +168,7 @@ def model_file(
     """Return the contents of a model file of `toy` with a plan of `bits`."""
     switch = Switch(toy)
     weights = tuple(
-        quantize_weight(w, b, granularity)
+        quantize_weight(w, b, WeightFormat(granularity))
         for w, b in zip(switch.full_weights().values(), bits, strict=True)
     )
     manifest = Manifest("toy", fingerprint(toy.layers), granularity, 8, tuple(bits), settings or {})

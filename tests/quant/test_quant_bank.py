@@ -12,11 +12,12 @@ from quant_toys import Tied, Toy, thorough
 
 from fedsim.errors import FedsimError
 from fedsim.quant.bank import BlobStore, LayerBank, WeightCache, from_blob, to_blob, verify
-from fedsim.quant.granularities import GRANULARITIES
+from fedsim.quant.granularities import GRANULARITIES, PER_CHANNEL, PER_TENSOR, WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import Switch
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight
 
 LAYER = Layer("layer", "linear", (6, 5))
 
@@ -56,7 +57,7 @@ def test_many_writers_at_once(store):
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "grow", "empty"])
 def test_a_damaged_blob_is_an_error(store, harm):
-    data = to_blob(quantize_weight(weight(), 5, "per_channel"))
+    data = to_blob(quantize_weight(weight(), 5, PER_CHANNEL))
     name = store.put(data)
     spoilt = {
         "flip": bytes([data[0] ^ 1]) + data[1:],
@@ -104,7 +105,7 @@ def test_a_store_that_cannot_be_written_is_an_error(tmp_path):
 @thorough
 @given(st.integers(2, 16), st.sampled_from(GRANULARITIES.names()), st.integers(0, 99))
 def test_blob_round_trip(bits, granularity, seed):
-    packed = quantize_weight(weight(seed), bits, granularity)
+    packed = quantize_weight(weight(seed), bits, WeightFormat(granularity))
     data = to_blob(packed)
     assert len(data) == packed.nbytes == 4 * len(packed.scales) + packed_bytes(30, bits)
     assert np.frombuffer(data[: 4 * len(packed.scales)], "<f4").tolist() == packed.scales.tolist()
@@ -141,7 +142,7 @@ def test_bank_packs_each_layer_and_depth_once(store):
     assert weights.asked == ["head", "mid", "mid"]
     for index, (layer, bits) in enumerate(zip(toy.layers, (4, 8), strict=True)):
         full = toy.module.get_submodule(layer.name).weight
-        assert store.get(first[index]) == to_blob(quantize_weight(full, bits, "per_channel"))
+        assert store.get(first[index]) == to_blob(quantize_weight(full, bits, PER_CHANNEL))
     again = LayerBank(Switch(Toy(Tied())).full_weights(), toy.layers, "per_channel", store)
     assert again.manifest((4, 8)) == first  # equal models share blobs
     other = LayerBank(Switch(toy).full_weights(), toy.layers, "per_tensor", store)
@@ -149,7 +150,7 @@ def test_bank_packs_each_layer_and_depth_once(store):
 
 
 def blobs(store: BlobStore, n: int) -> list[str]:
-    return [store.put(to_blob(quantize_weight(weight(i), 8, "per_tensor"))) for i in range(n)]
+    return [store.put(to_blob(quantize_weight(weight(i), 8, PER_TENSOR))) for i in range(n)]
 
 
 def test_cache_gives_the_same_tensor_to_everyone(store):
@@ -158,7 +159,7 @@ def test_cache_gives_the_same_tensor_to_everyone(store):
     first = cache.layer(name, LAYER, 8, "per_tensor")
     (store.folder / name).unlink()  # not read twice
     assert cache.layer(name, LAYER, 8, "per_tensor") is first
-    assert torch.equal(first.weight, dequantize_weight(quantize_weight(weight(0), 8, "per_tensor")))
+    assert torch.equal(first.weight, dequantize_weight(quantize_weight(weight(0), 8, PER_TENSOR)))
 
 
 def test_cache_keeps_its_limit_and_drops_the_least_recently_used(store):
@@ -176,6 +177,4 @@ def test_cache_keeps_its_limit_and_drops_the_least_recently_used(store):
     with pytest.raises(FedsimError, match="cannot be read"):
         cache.layer(names[1], LAYER, 8, "per_tensor")
     # A tensor that was dropped lives on in the model that uses it.
-    assert torch.equal(
-        kept[1].weight, dequantize_weight(quantize_weight(weight(1), 8, "per_tensor"))
-    )
+    assert torch.equal(kept[1].weight, dequantize_weight(quantize_weight(weight(1), 8, PER_TENSOR)))

@@ -27,10 +27,12 @@ from fedsim.quant.calibration import (
     shrink,
 )
 from fedsim.quant.calibrators import CALIBRATORS, Calibrator, Needs, needs, on_user_data
+from fedsim.quant.granularities import PER_CHANNEL
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.quant.observe import LayerObservation, observe
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.rounding.independent import quantize_weight
+from fedsim.quant.weights import dequantize_weight
 
 SHARES = range(1, 101)
 
@@ -69,7 +71,7 @@ class Case:
         self.layer = Layer("layer", "linear", (n, k))
         full = torch.from_numpy(rng.standard_normal((n, k)).astype(np.float32) / k**0.5)
         bias = torch.from_numpy(0.1 * rng.standard_normal(n).astype(np.float32))
-        quantized = dequantize_weight(quantize_weight(full, weight_bits, "per_channel"))
+        quantized = dequantize_weight(quantize_weight(full, weight_bits, PER_CHANNEL))
         self.weights = LayerWeights(full, quantized, bias)
         self.seen = LayerObservation(float(self.rows.min()), float(self.rows.max()), self.rows)
         self.target = F.linear(self.rows[:, 0].double(), full.double(), bias.double())
@@ -209,7 +211,7 @@ def test_score_of_a_convolution_is_that_of_its_outputs(groups):
     x = torch.randn(2, 8, 41)
     with torch.no_grad():
         seen = observe(toy, [Batch({"x": x})])["layer"]
-        quantized = dequantize_weight(quantize_weight(module.weight, 4, "per_channel"))
+        quantized = dequantize_weight(quantize_weight(module.weight, 4, PER_CHANNEL))
         weights = LayerWeights(module.weight, quantized, module.bias)
         score = cosine_score(toy.layers[0], seen, weights, 6)
         target = module(x)
@@ -274,7 +276,7 @@ def test_every_range_is_a_share_of_the_observed_one(name):
     seen = observe(toy, batches, rows=wanted.rows, fisher=wanted.fisher)
     for layer, bits in product(toy.layers, (4, 8, 16)):
         module = toy.module.get_submodule(layer.name)
-        quantized = dequantize_weight(quantize_weight(module.weight, 4, "per_channel"))
+        quantized = dequantize_weight(quantize_weight(module.weight, 4, PER_CHANNEL))
         chosen = calibrate_layer(name, layer, module, seen[layer.name], quantized, bits)
         assert 1 <= share_of(seen[layer.name], chosen) <= CANDIDATES
         assert chosen.low <= 0.0 <= chosen.high

@@ -15,12 +15,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from fedsim.quant.distances import BINS, BITS, DistanceSpectrum, DistanceSums, OutputPairs
-from fedsim.quant.granularities import GRANULARITIES
+from fedsim.quant.granularities import GRANULARITIES, PER_CHANNEL, WeightFormat
 from fedsim.quant.layers import plain_weights
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.model import Batch
+from fedsim.quant.rounding.independent import quantize_weight, round_weight
 from fedsim.quant.sensitivity import sense
-from fedsim.quant.weights import dequantize_weight, quantize_weight, round_weight
+from fedsim.quant.weights import dequantize_weight
 
 
 def histogram(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -48,7 +49,7 @@ TOLERANCE = 2e-5
 
 
 def rounded(weight: torch.Tensor) -> torch.Tensor:
-    return dequantize_weight(quantize_weight(weight, 4, "per_channel"))
+    return dequantize_weight(quantize_weight(weight, 4, PER_CHANNEL))
 
 
 @torch.no_grad()
@@ -111,8 +112,10 @@ def test_a_rounded_weight_is_one_that_was_packed_and_unpacked(shape, bits, granu
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     weight[1] = 0
     before = weight.clone()
-    packed = quantize_weight(weight, bits, granularity)
-    assert torch.equal(round_weight(weight, bits, granularity), dequantize_weight(packed))
+    packed = quantize_weight(weight, bits, WeightFormat(granularity))
+    assert torch.equal(
+        round_weight(weight, bits, WeightFormat(granularity)), dequantize_weight(packed)
+    )
     assert torch.equal(weight, before)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from fedsim.quant.activations import Range, quantize_activation
 from fedsim.quant.bank import BlobStore, LayerBank, WeightCache
+from fedsim.quant.granularities import PER_CHANNEL, WeightFormat
 from fedsim.quant.integers import (
     MIN_WEIGHTS,
     as_integers,
@@ -25,8 +26,9 @@ from fedsim.quant.integers import (
 )
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import unpack
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import Switch, switch_of
-from fedsim.quant.weights import PackedWeight, dequantize_weight, quantize_weight
+from fedsim.quant.weights import PackedWeight, dequantize_weight
 
 pytestmark = pytest.mark.skipif(
     not bytes_are_fast(), reason="this processor multiplies bytes no faster than floats"
@@ -65,7 +67,9 @@ def test_it_is_the_exact_sum_and_one_product(
     rows, n, k, bits, activation_bits, granularity, ends, biased, seed
 ):
     generator = torch.Generator().manual_seed(seed)
-    packed = quantize_weight(torch.randn(n, k, generator=generator), bits, granularity)
+    packed = quantize_weight(
+        torch.randn(n, k, generator=generator), bits, WeightFormat(granularity)
+    )
     x = 4 * torch.randn(*rows, k, generator=generator)  # some of it outside the range
     bias = torch.randn(n, generator=generator) if biased else None
     rng = Range(*ends)
@@ -88,7 +92,7 @@ def test_the_largest_sums_do_not_saturate():
 
 
 def test_a_clip_is_answered_alike_alone_and_in_a_batch():
-    packed = quantize_weight(torch.randn(192, 256), 5, "per_channel")
+    packed = quantize_weight(torch.randn(192, 256), 5, PER_CHANNEL)
     forward = integer_linear(as_integers(packed), torch.randn(192), Range(-2.0, 3.0), 8)
     x = torch.randn(4, 123, 256)
     with torch.inference_mode():
@@ -122,7 +126,7 @@ CASES = [
 
 
 def served(layer: Layer, bits: int, **options: int) -> bool:
-    packed = quantize_weight(torch.randn(layer.shape), bits, "per_channel")
+    packed = quantize_weight(torch.randn(layer.shape), bits, PER_CHANNEL)
     return integers_of(layer, packed, **options) is not None
 
 
@@ -169,7 +173,7 @@ def installed(
     switch = switch_of(toy)
     full = switch.full_weights()
     packed = {
-        layer.name: quantize_weight(full[layer.name], bits, "per_channel") for layer in toy.layers
+        layer.name: quantize_weight(full[layer.name], bits, PER_CHANNEL) for layer in toy.layers
     }
     codes = {
         layer.name: integers_of(layer, packed[layer.name], min_weights=min_weights)

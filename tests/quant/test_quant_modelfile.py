@@ -19,7 +19,7 @@ from torch import nn
 
 from fedsim.errors import FedsimError, ModelFileError
 from fedsim.quant.activations import Range, make_range
-from fedsim.quant.granularities import n_scales
+from fedsim.quant.granularities import WeightFormat, n_scales
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import (
     Manifest,
@@ -33,7 +33,8 @@ from fedsim.quant.modelfile import (
     write,
 )
 from fedsim.quant.packing import packed_bytes
-from fedsim.quant.weights import PackedWeight, dequantize_weight, quantize_weight
+from fedsim.quant.rounding.independent import quantize_weight
+from fedsim.quant.weights import PackedWeight, dequantize_weight
 
 BOTH = ("per_tensor", "per_channel")
 RANGES = (make_range(-1.5, 2.25), make_range(0.0, 0.1), None, make_range(-1e-3, 7e4))
@@ -76,7 +77,7 @@ def test_round_trip(tmp_path, bits, granularity):
     assert read_manifest(path) == model.manifest
     for layer, packed in zip(toy.layers, back.weights, strict=True):
         full = toy.module.get_submodule(layer.name).weight
-        expected = dequantize_weight(quantize_weight(full, packed.bits, granularity))
+        expected = dequantize_weight(quantize_weight(full, packed.bits, WeightFormat(granularity)))
         assert torch.equal(dequantize_weight(packed), expected)
     rest = load_leftovers(back.leftovers)
     assert torch.equal(rest["mid.bias"], toy.module.mid.bias.detach().half().float())

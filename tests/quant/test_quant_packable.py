@@ -9,12 +9,12 @@ import pytest
 import torch
 from quant_toys import Talker, Tied, Toy, model_file
 
-from fedsim.quant.granularities import n_scales
+from fedsim.quant.granularities import PER_CHANNEL, n_scales
 from fedsim.quant.layers import leftovers
 from fedsim.quant.modelfile import ModelFile, fingerprint, read, write
 from fedsim.quant.packable import PackableModel, packable
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import quantize_weight
 
 DEPTHS = (2, 3, 8, 16)
 
@@ -100,6 +100,6 @@ def test_modules_and_switch_are_the_models_own():
     # Made while another client's model is in place: full precision all the same.
     again = packed(toy=toy)
     assert torch.equal(again.stored["mid.bias"], model.stored["mid.bias"])
-    packed_head = quantize_weight(again.switch.full_weights()["head"], 8, "per_channel")
-    expected = quantize_weight(full["head"], 8, "per_channel")
+    packed_head = quantize_weight(again.switch.full_weights()["head"], 8, PER_CHANNEL)
+    expected = quantize_weight(full["head"], 8, PER_CHANNEL)
     assert packed_head.payload.tobytes() == expected.payload.tobytes()

@@ -7,10 +7,11 @@ import pytest
 import toys
 from scipy.stats import spearmanr
 
+from fedsim.quant.granularities import PER_CHANNEL
 from fedsim.quant.proxy import pack_proxy, proxied
+from fedsim.quant.rounding.independent import round_weight
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import round_weight
 from fedsim.speech.models.base import own_tokens, transcribe_clips, tuning_batches
 
 CLIPS = toys.clips([0.3, 0.5, 0.4, 0.45])
@@ -34,7 +35,7 @@ def test_sensitivities(speech, name, language, measure):
     again, _ = look()
     np.testing.assert_array_equal(again, full)
 
-    rounded = {n: round_weight(w, 8, "per_channel") for n, w in switch.full_weights().items()}
+    rounded = {n: round_weight(w, 8, PER_CHANNEL) for n, w in switch.full_weights().items()}
     switch.install(rounded, switch.full_leftovers(), None, 8)
     try:
         expected, said = look()

@@ -16,11 +16,12 @@ from fedsim import load_personalized
 from fedsim.personal import PersonalizedModel
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import allocate, mean_bits
+from fedsim.quant.granularities import PER_CHANNEL
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.profile import profile_of
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import quantize_weight
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
 from fedsim.scenario import load_scenario
@@ -201,7 +202,7 @@ def test_a_model_tuned_on_another_client(study, rows, clients, model, sizes, med
         bits = allocate("myqasr", medians[source], sizes, row.budget_bytes)
         full = switch_of(model).full_weights()
         weights = tuple(
-            quantize_weight(full[layer.name], b, "per_channel")
+            quantize_weight(full[layer.name], b, PER_CHANNEL)
             for layer, b in zip(model.layers, bits, strict=True)
         )
         file = ModelFile(replace(found.manifest, bits=bits), weights, found.ranges, found.leftovers)
