@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from fedsim.base.interrupts import stoppable
 from fedsim.base.version import __version__
-from fedsim.cli import audit, estimate, listing, report, run, validate, voices
+from fedsim.cli import audit, estimate, init, listing, report, run, validate, voices
 from fedsim.errors import FedsimError
 
 _DESCRIPTION = """\
@@ -22,6 +22,7 @@ the model that fits its own memory budget, made from a few of its unlabelled cli
 
 _EPILOG = """\
 examples:
+  fedsim init my.yaml                          write a scenario to start from
   fedsim list                                  show the scenarios, and the names they may use
   fedsim validate prompts_languages            check a scenario and list its clients
   fedsim run prompts_languages --workers 2     run it and print its table
@@ -78,6 +79,6 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (run, estimate, report, audit, validate, listing, voices):
+    for command in (run, estimate, report, audit, init, validate, listing, voices):
         command.add(verbs)
     return parser
