@@ -215,9 +215,14 @@ def _linear_rows(x: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
 
 
 def unfolded(
-    module: nn.Conv1d, x: torch.Tensor, counts: torch.Tensor | None, axis: int
+    module: nn.Conv1d,
+    x: torch.Tensor,
+    counts: torch.Tensor | None,
+    axis: int,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Iterator[torch.Tensor]:
-    """Yield the rows (G, n, K) that a convolution multiplies with, some frames at a time.
+    """Yield the rows (G, n, K) that a convolution multiplies with, `chunk_bytes` of them at a time.
 
     `x` is (B, C, T), of which the first `counts[b]` frames of clip b count. K is ordered as the
     weight is: inputs of a group, then places of the kernel. Frames beyond the clip are zeros, with
@@ -231,7 +236,7 @@ def unfolded(
         before = after = module.padding[0]
     groups, per_group = module.groups, x.shape[1] // module.groups
     frames = [x.shape[axis]] * len(x) if counts is None else counts.tolist()
-    step = max(1, CHUNK_BYTES // (4 * x.shape[1] * k))
+    step = max(1, chunk_bytes // (4 * x.shape[1] * k))
     for clip, n in zip(x, frames, strict=True):
         padded = torch.nn.functional.pad(clip[:, :n], (before, after))
         windows = padded.unfold(1, d * (k - 1) + 1, s)[:, :, ::d]  # (C, frames, k)
