@@ -260,7 +260,8 @@ def test_a_weight_that_is_not_finite(name, bad):
 @pytest.mark.parametrize("how", every_format(), ids=str)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_compensation_lowers_the_error_of_the_output(bits, how):
-    """On the inputs of the moments, at a realistic size: without exception."""
+    """On the inputs of the moments, at a realistic size: without exception (280 of 280, 2 to 16
+    bits). It is greedy, so that it may lose where there are few weights: see below."""
     for seed in range(4):
         x = inputs(500, 96, seed)
         task = RoundingTask(weights(64, 96, seed=seed), bits, moments_of(x))
@@ -271,6 +272,19 @@ def test_compensation_lowers_the_error_of_the_output(bits, how):
         by_hand = [((x @ (w - numbers(p)).T) ** 2).sum(1).mean() for p in (plain, better)]
         assert by_hand[1] < by_hand[0]
         assert by_hand[1] == pytest.approx(output_error(task, better), rel=1e-4)
+
+
+def test_where_compensation_does_not_pay():
+    """Up to four rows of up to eight columns: about one in 25 has the larger error."""
+    rng = np.random.default_rng(0)
+    tasks = []
+    for seed in range(300):
+        n, k = int(rng.integers(1, 5)), int(rng.integers(1, 9))
+        tasks.append(RoundingTask(weights(n, k, seed=seed), 3, moments_of(inputs(50, k, seed))))
+    how = WeightFormat("per_channel")
+    found = zip(tasks, scaled(tasks, how), compensated(tasks, how), strict=True)
+    worse = [output_error(task, b) > output_error(task, a) for task, a, b in found]
+    assert 0 < np.mean(worse) < 0.1
 
 
 def test_a_plan_rounds_each_layer_at_its_depth():
