@@ -176,7 +176,8 @@ class MomentRecorder:
         if self._last is None or name in self._sums:
             return False
         last, last_counts, source = self._last
-        same = last is x or (last.data_ptr() == x.data_ptr() and last.shape == x.shape)
+        place = (x.data_ptr(), x.shape, x.stride())
+        same = last is x or (last.data_ptr(), last.shape, last.stride()) == place
         # Within one module (an attention): elsewhere the tensor may have been written into since.
         if same and last_counts is counts and _parent(source) == _parent(name):
             self._twins[name] = source

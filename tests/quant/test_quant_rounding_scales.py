@@ -185,7 +185,7 @@ def test_weights_too_large_for_their_scale():
             assert numbers(packed)[2, 3] == pytest.approx(3e5, rel=0.01)
     just = torch.tensor([[65504.0 * 127, -1.0]])
     assert numbers(nearest([RoundingTask(just, 8)], WeightFormat())[0])[0, 0] == 65504.0 * 127
-    with pytest.raises(FedsimError, match="needs a scale of 6.56e"):
+    with pytest.raises(FedsimError, match=r"needs a scale of 6\.56e"):
         nearest([RoundingTask(just * 1.001, 8)], WeightFormat())
 
 
