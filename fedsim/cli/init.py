@@ -11,7 +11,7 @@ from fedsim.errors import FedsimError
 
 _DESCRIPTION = """\
 Write a scenario to start from: a small study on synthetic voices, with every setting of how models
-are quantized written out at its default. Change the model, the corpus and the budgets, and run it."""
+are quantized written out at its default. Change model, corpus and budgets, and run it."""
 _TEMPLATE = """\
 # fedsim run {file}
 name: {name}
@@ -21,7 +21,7 @@ seed: 1
 model:
   id: bundled:ctc             # a hub id, a folder in the transformers layout, or bundled:ctc
 corpus:
-  kind: voices                # or folder (with path: an AudioFolder), or hub (with path: a data set)
+  kind: voices                # or folder or hub, with path: an AudioFolder, a data set
   group_by: speaker           # what makes one client: speaker, gender or language
   population: {{speakers: 8}}
   tuning_clips: 16            # unlabelled

@@ -177,7 +177,8 @@ class MomentRecorder:
         if self._last is None or name in self._sums:
             return False
         last, last_counts, source = self._last
-        same = last is x or (last.data_ptr() == x.data_ptr() and last.shape == x.shape)
+        place = (x.data_ptr(), x.shape, x.stride())
+        same = last is x or (last.data_ptr(), last.shape, last.stride()) == place
         # Within one module (an attention): elsewhere the tensor may have been written into since.
         if same and last_counts is counts and _parent(source) == _parent(name):
             self._twins[name] = source
@@ -216,9 +217,14 @@ def _linear_rows(x: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
 
 
 def unfolded(
-    module: nn.Conv1d, x: torch.Tensor, counts: torch.Tensor | None, axis: int
+    module: nn.Conv1d,
+    x: torch.Tensor,
+    counts: torch.Tensor | None,
+    axis: int,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Iterator[torch.Tensor]:
-    """Yield the rows (G, n, K) that a convolution multiplies with, some frames at a time.
+    """Yield the rows (G, n, K) that a convolution multiplies with, `chunk_bytes` of them at a time.
 
     `x` is (B, C, T), of which the first `counts[b]` frames of clip b count. K is ordered as the
     weight is: inputs of a group, then places of the kernel. Frames beyond the clip are zeros, with
@@ -232,7 +238,7 @@ def unfolded(
         before = after = module.padding[0]
     groups, per_group = module.groups, x.shape[1] // module.groups
     frames = [x.shape[axis]] * len(x) if counts is None else counts.tolist()
-    step = max(1, CHUNK_BYTES // (4 * x.shape[1] * k))
+    step = max(1, chunk_bytes // (4 * x.shape[1] * k))
     for clip, n in zip(x, frames, strict=True):
         padded = torch.nn.functional.pad(clip[:, :n], (before, after))
         windows = padded.unfold(1, d * (k - 1) + 1, s)[:, :, ::d]  # (C, frames, k)

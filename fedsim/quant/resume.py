@@ -7,7 +7,7 @@ it was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,13 +40,20 @@ def traced(model: Quantizable, batch: Batch) -> Trace:
     trace = Trace(blocks={name: _block(name, modules) for name in names}, modules=modules)
     kept = _worth_keeping(trace.blocks.values(), modules)
     clock = iter(range(1 << 62))
-    repeated: set[str] = set()
+    given: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    unkept: set[str] = set()
 
     def before(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple) -> None:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if name in trace.starts:
-                repeated.add(name)
+                unkept.add(name)  # which of its outputs would have to be handed back?
             trace.starts.setdefault(name, next(clock))
+            if name in kept:
+                given[name] = [
+                    (value, value.clone())
+                    for value in (*args, *kwargs.values())
+                    if isinstance(value, torch.Tensor)
+                ]
 
         return hook
 
@@ -54,21 +61,35 @@ def traced(model: Quantizable, batch: Batch) -> Trace:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
             trace.ends[name] = next(clock)
             if name in kept:
+                if _writes(given.pop(name), output):
+                    unkept.add(name)  # what else it does cannot be handed back
                 trace.outputs[name] = copy.deepcopy(output)  # the network may write into its own
 
         return hook
 
     watched = {*kept, *trace.blocks.values()}
-    handles = [modules[name].register_forward_pre_hook(before(name)) for name in watched]
+    handles = [
+        modules[name].register_forward_pre_hook(before(name), with_kwargs=True) for name in watched
+    ]
     handles += [modules[name].register_forward_hook(after(name)) for name in watched]
     try:
         trace.logits = model.answers(batch, model.forward(batch))
     finally:
         for handle in handles:
             handle.remove()
-    for name in repeated:  # which of its outputs would have to be handed back?
+    for name in unkept:
         trace.outputs.pop(name, None)
     return trace
+
+
+def _writes(given: Sequence[tuple[torch.Tensor, torch.Tensor]], output: Any) -> bool:
+    """Return whether a module changed a tensor that it was given (now, and as it was), or returned
+    one of them, into which the network may write afterwards."""
+    return any(
+        not torch.equal(now, was)
+        or (isinstance(output, torch.Tensor) and output.data_ptr() == now.data_ptr())
+        for now, was in given
+    )
 
 
 def _block(name: str, modules: dict[str, nn.Module]) -> str:
@@ -104,11 +125,15 @@ def resumed(trace: Trace, layer: Layer) -> Iterator[None]:
     done = {n for n in trace.outputs if trace.ends.get(n, start) < start}
     # A module inside another that is done is never called.
     outer = [n for n in done if not any(n.startswith(f"{other}.") for other in done)]
-    for name in outer:
+    places = [vars(trace.modules[name]) for name in outer]
+    own = [place.get("forward") for place in places]  # a user may have wrapped a module
+    for name, place in zip(outer, places, strict=True):
         output = trace.outputs[name]
-        trace.modules[name].forward = lambda *args, output=output, **kwargs: copy.deepcopy(output)
+        place["forward"] = lambda *args, output=output, **kwargs: copy.deepcopy(output)
     try:
         yield
     finally:
-        for name in outer:
-            vars(trace.modules[name]).pop("forward", None)
+        for place, forward in zip(places, own, strict=True):
+            del place["forward"]
+            if forward is not None:
+                place["forward"] = forward

@@ -62,8 +62,11 @@ def read_public_set(data: bytes) -> PublicSet:
         ends = np.cumsum(arrays["lengths"])[:-1]
         parts = np.split(arrays["samples"], ends)
         pairs = zip(parts, languages, strict=True)
-        return PublicSet(tuple(PublicClip(_samples(codes), spoken) for codes, spoken in pairs))
-    except (SafetensorError, ValueError, KeyError) as error:
+        public = PublicSet(tuple(PublicClip(_samples(codes), spoken) for codes, spoken in pairs))
+        if public.to_bytes() != data:  # lengths that do not add up, samples of another type
+            raise ValueError("not what a set is written as")
+        return public
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise FedsimError(
             "the public clips that the server sent are damaged; run the same version of fedsim on"
             " both sides"

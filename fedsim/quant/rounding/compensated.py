@@ -40,38 +40,48 @@ ROWS = 4096
 """Rows of one weight that are worked on together, at most: rows do not depend on each other."""
 
 
-def compensated(tasks: Sequence[RoundingTask], weight_format: WeightFormat) -> list[PackedWeight]:
+def compensated(
+    tasks: Sequence[RoundingTask],
+    weight_format: WeightFormat,
+    *,
+    rows: int = ROWS,
+    batch_bytes: int = BATCH_BYTES,
+) -> list[PackedWeight]:
     """Round with compensation; a task without moments is rounded as by `scaled`.
 
-    Per tensor and per channel the scales are those of least squared error of the weights; those of
-    a group are set when its first column is reached, from weights that make good the errors so far.
+    Where one scale serves all columns (per tensor, per channel, a group as wide as the matrix) it
+    is that of least squared error of the weights. Those of several groups are set when the group's
+    first column is reached, from weights that make good the errors so far.
+    `rows` and `batch_bytes` bound the memory, and change nothing else.
 
     Raises `FedsimError` for a weight that is NaN or infinite, or needs too large a scale.
     """
     found: dict[int, PackedWeight] = {}
-    for members in _batches(tasks):
-        packed = _compensated([tasks[i] for i in members], weight_format)
+    for members in _batches(tasks, rows, batch_bytes):
+        packed = _compensated([tasks[i] for i in members], weight_format, rows)
         found |= dict(zip(members, packed, strict=True))
     bare = [i for i in range(len(tasks)) if i not in found]
     found |= dict(zip(bare, scaled([tasks[i] for i in bare], weight_format), strict=True))
     return [found[i] for i in range(len(tasks))]
 
 
-def _batches(tasks: Sequence[RoundingTask]) -> Iterator[list[int]]:
+def _batches(tasks: Sequence[RoundingTask], rows: int, batch_bytes: int) -> Iterator[list[int]]:
     """Yield indices of tasks with moments and equal shapes, as many as memory allows."""
     by_shape: dict[tuple, list[int]] = {}
     for index, task in enumerate(tasks):
         if task.moments is not None:
             by_shape.setdefault((task.shape, task.moments.shape), []).append(index)
     for (shape, moments), members in by_shape.items():
-        n_bytes = 8 * (3 * min(shape[0], ROWS) * moments[0] * moments[1] + np.prod(moments))
-        size = max(1, BATCH_BYTES // int(n_bytes))
+        n_bytes = 8 * (3 * min(shape[0], rows) * moments[0] * moments[1] + np.prod(moments))
+        size = max(1, batch_bytes // int(n_bytes))
         for start in range(0, len(members), size):
             yield members[start : start + size]
 
 
-def _compensated(tasks: Sequence[RoundingTask], weight_format: WeightFormat) -> list[PackedWeight]:
-    """Round tasks of one shape, all with moments."""
+def _compensated(
+    tasks: Sequence[RoundingTask], weight_format: WeightFormat, step: int
+) -> list[PackedWeight]:
+    """Round tasks of one shape, all with moments, `step` rows at a time."""
     matrices = [task.matrix() for task in tasks]
     for matrix in matrices:
         require_finite(matrix)
@@ -93,8 +103,8 @@ def _compensated(tasks: Sequence[RoundingTask], weight_format: WeightFormat) -> 
     codes = np.empty((len(tasks), n, k), np.uint16)
     scales, zeros = np.empty((len(tasks), *grid)), np.empty((len(tasks), *grid))
     per_group = n // groups
-    for start in range(0, per_group, ROWS):
-        rows = slice(start, min(per_group, start + ROWS))
+    for start in range(0, per_group, step):
+        rows = slice(start, min(per_group, start + step))
         # (tasks x groups, rows, K): a group of a convolution is a layer of its own here.
         part = np.concatenate([m.reshape(groups, per_group, k)[:, rows] for m in matrices])
         known = None

@@ -54,7 +54,8 @@ def half_up(values: np.ndarray) -> np.ndarray:
             f"{_MAX_SCALE:.0f}; add the layer to model.keep, or allow more bits"
         )
     half = values.astype(np.float16)
-    half = np.where(half < values, np.nextafter(half, np.float16(np.inf)), half)
+    with np.errstate(over="ignore"):  # of the largest number, which stays as it is
+        half = np.where(half < values, np.nextafter(half, np.float16(np.inf)), half)
     return np.where(values > 0, half, np.float16(1)).astype(np.float64)
 
 
