@@ -240,7 +240,9 @@ def unfolded(
     frames = [x.shape[axis]] * len(x) if counts is None else counts.tolist()
     step = max(1, chunk_bytes // (4 * x.shape[1] * k))
     for clip, n in zip(x, frames, strict=True):
-        padded = torch.nn.functional.pad(clip[:, :n], (before, after))
+        padded = torch.nn.functional.pad(clip[:, : max(n, 0)], (before, after))
+        if padded.shape[1] <= d * (k - 1):  # too short for one window, beside longer clips
+            continue
         windows = padded.unfold(1, d * (k - 1) + 1, s)[:, :, ::d]  # (C, frames, k)
         for start in range(0, windows.shape[1], step):
             part = windows[:, start : start + step].reshape(groups, per_group, -1, k)

@@ -44,6 +44,7 @@ LOSS_CLIPS = 8
 """Clips on which losses are measured, or `CLIPS_PER_LANGUAGE` per language if that is more."""
 CLIPS_PER_LANGUAGE = 4
 WIDE, NARROW = 16, 8
+_DIGEST = "fedsim.digest"
 
 AUTO = "auto"
 """In place of a bit depth of activations: 8, or 16 where 8 loses too much."""
@@ -156,15 +157,11 @@ class PublicModel:
         return sorted(chain.from_iterable(places[:each] for places in by_language.values()))
 
     def _batches(self, places: Any) -> Iterator[Batch]:
-        """Return batches of some clips for a forward pass, language by language.
-
-        A model that needs tokens labels the clips first, before anybody observes the pass.
-        """
+        """Return batches of some clips for a forward pass, language by language."""
         chosen = [self.clips.clips[i] for i in places]
+        # A model that needs tokens transcribes here and now, before anybody records a pass.
         passes = [
-            tuning_pass(
-                self.model, [clip.clip for clip in chosen if clip.language == language], language
-            )
+            tuning_pass(self.model, [c.clip for c in chosen if c.language == language], language)
             for language in sorted({clip.language for clip in chosen}, key=str)
         ]
         return chain.from_iterable(one.batches() for one in passes)
@@ -178,6 +175,7 @@ class PublicModel:
                 self._content,
                 self.clips.key,
                 dict(self.model.settings),
+                self.model.batch_size,  # like threads, it changes last digits
                 self.threads,
                 torch.__version__,
                 torch.backends.cpu.get_cpu_capability(),
@@ -238,16 +236,29 @@ def _kept(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.
     """Return the arrays kept under `name` in the cache folder, made and kept the first time."""
     path = cache_dir() / "public" / f"{name}.safetensors"
     try:
-        return load_file(path)
+        kept = load_file(path)
+        digest = kept.pop(_DIGEST, np.empty(0, np.uint8))
+        if digest.tobytes() == _digest(kept):
+            return kept
     except (OSError, SafetensorError):  # there is none, or it is damaged
-        arrays = {key: np.ascontiguousarray(array) for key, array in make().items()}
+        pass
+    arrays = {key: np.ascontiguousarray(array) for key, array in make().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
-            file.write(save(arrays))
+            file.write(save(arrays | {_DIGEST: np.frombuffer(_digest(arrays), np.uint8)}))
     except OSError:
         return arrays  # a cache that cannot be written costs time, not the result
     return arrays
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return a hash of all arrays, so that a single altered bit of a kept file is found."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        digest.update(array.data)
+    return digest.digest()
 
 
 def _pack_moments(moments: dict[str, LayerMoments]) -> dict[str, np.ndarray]:

@@ -116,6 +116,14 @@ def test_a_convolution(options, lengths):
     np.testing.assert_allclose(by_hand, first, atol=1e-4)
 
 
+def test_a_clip_too_short_for_one_window():
+    """Beside longer ones, with which it shares a batch, it adds nothing."""
+    net = Net(Conv(kernel_size=5))
+    x = noise(4, 6, 40)
+    found = second_moments(net, [batch(x, conv=torch.tensor([40, 4, 0, -1]))])
+    assert_moments(found["conv"], windows(net.module.conv, x[0].numpy()))
+
+
 @pytest.mark.parametrize("options", CONVOLUTIONS, ids=str)
 def test_unfolding_in_pieces_of_any_size(options):
     conv = Conv(**options).conv

@@ -36,6 +36,8 @@ class SpeechModel(Protocol):
     """"transcribe" (scored by WER and CER) or "classify" (scored by accuracy)."""
     module: nn.Module
     layers: tuple[Layer, ...]
+    batch_size: int
+    """Clips in one forward pass, at most."""
     settings: Mapping[str, Any]
     """`window_s` and `keep` with which it was loaded: a model file keeps them, for its loader."""
     needs_tokens: bool
