@@ -73,7 +73,8 @@ class QuantizationSettings(Settings):
     )
     rounding: Annotated[Text, ROUNDING] = Field(
         default="compensated",
-        description="how weights get their codes; nearest is the paper's. A method may name its own",
+        description="how weights get their codes; nearest is the paper's. A method may name"
+        " its own",
     )
     moments: Moments = Field(
         default="public",

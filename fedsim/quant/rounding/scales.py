@@ -54,7 +54,9 @@ def half_up(values: np.ndarray) -> np.ndarray:
             f"{_MAX_SCALE:.0f}; add the layer to model.keep, or allow more bits"
         )
     half = values.astype(np.float16)
-    half = np.where(half < values, np.nextafter(half, np.float16(np.inf)), half)
+    with np.errstate(over="ignore"):  # the one above the largest, which is not taken
+        above = np.nextafter(half, np.float16(np.inf))
+    half = np.where(half < values, above, half)
     return np.where(values > 0, half, np.float16(1)).astype(np.float64)
 
 
