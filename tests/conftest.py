@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from fedsim.speech.models.base import SpeechModel
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory) -> Iterator[Path]:
+    """A cache of the tests' own, empty at first: the user's is neither read nor written.
+
+    Public statistics of a toy are kept in it from one test to the next.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("FEDSIM_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Callable[[str], Path]:
     """Name of a toy in `toys.MODELS` -> a folder with that model, written once."""

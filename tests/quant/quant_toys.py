@@ -12,13 +12,22 @@ import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
 
-from fedsim.quant.granularities import WeightFormat
+from fedsim.quant.activations import FLOAT, InputFormat
+from fedsim.quant.granularities import GRANULARITIES, WeightFormat
 from fedsim.quant.layers import find_layers
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import Manifest, ModelFile, fingerprint, store_leftovers
 from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import Switch
 from fedsim.registry import Registry
+
+PER_CHANNEL, PER_TENSOR = WeightFormat("per_channel"), WeightFormat("per_tensor")
+BOTH = (PER_TENSOR, PER_CHANNEL)
+"""The formats of the paper and of its variant with a scale per channel."""
+FORMATS = tuple(WeightFormat(name, zeros) for name in GRANULARITIES for zeros in (False, True))
+"""Every format that there is."""
+HALVES = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+"""Every positive finite float16, ascending."""
 
 thorough = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 """Hypothesis: the same examples in every run."""
@@ -45,6 +54,13 @@ class Toy:
     def forward(self, batch: Batch) -> torch.Tensor:
         self.forwards += 1
         return self.module(**batch.inputs)
+
+    def answers(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Logits of the frames that are speech."""
+        frames = batch.frames_out.get("head")
+        if frames is None:
+            return logits.flatten(0, -2)
+        return logits[torch.arange(logits.shape[1])[None] < frames[:, None]]
 
     def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy against the likeliest class of each frame that is speech."""
@@ -161,23 +177,36 @@ def outputs_of(module: nn.Module, run: Callable[[], object]) -> dict[str, list[t
 def model_file(
     toy: Toy,
     bits: Sequence[int],
-    granularity: str = "per_channel",
-    ranges: Sequence | None = None,
+    weight_format: WeightFormat = PER_CHANNEL,
+    inputs: Sequence[InputFormat] | None = None,
     settings: dict | None = None,
 ) -> ModelFile:
     """Return the contents of a model file of `toy` with a plan of `bits`."""
     switch = Switch(toy)
     weights = tuple(
-        quantize_weight(w, b, WeightFormat(granularity))
+        quantize_weight(w, b, weight_format)
         for w, b in zip(switch.full_weights().values(), bits, strict=True)
     )
-    manifest = Manifest("toy", fingerprint(toy.layers), granularity, 8, tuple(bits), settings or {})
+    manifest = Manifest(
+        "toy",
+        fingerprint(toy.layers),
+        weight_format.granularity,
+        weight_format.zero_points,
+        tuple(bits),
+        settings or {},
+    )
     return ModelFile(
         manifest,
         weights,
-        tuple(ranges or [None] * len(bits)),
+        tuple(inputs or [FLOAT] * len(bits)),
         store_leftovers(switch.full_leftovers()),
     )
+
+
+def half_up(x: np.ndarray | float) -> np.ndarray:
+    """Return the smallest float16 that is not below each positive x, 1 for 0: a stored scale."""
+    x = np.asarray(x, np.float64)
+    return np.where(x > 0, HALVES[np.searchsorted(HALVES, x)], 1.0)
 
 
 def rounded(x: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:

@@ -135,9 +135,9 @@ def test_personalize(speech, measure):
     model = speech("ctc-group")
     audio = toys.clips([0.3, 0.5, 0.44, 0.6])
     before = state_of(model.module)
+    paper = {"allocation": "myqasr", "rounding": "nearest", "calibration": "minmax"}
     pm, again = (
-        personalize(model, audio, budget_mb=0.0334, calibration="minmax", sensitivity=measure)
-        for _ in range(2)
+        personalize(model, audio, budget_mb=0.0334, sensitivity=measure, **paper) for _ in range(2)
     )
     assert pm.bits == again.bits
     values = sense(model, tuning_batches(model, audio, None), measure)

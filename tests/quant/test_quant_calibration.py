@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from quant_toys import Talker, Toy, clips, registered, rounded, talk, thorough
+from quant_toys import PER_CHANNEL, Talker, Toy, clips, registered, rounded, talk, thorough
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.errors import FedsimError
-from fedsim.quant.activations import Range, make_range
+from fedsim.quant.activations import FLOAT, InputFormat, Range, make_range
 from fedsim.quant.calibration import (
     CANDIDATES,
     TRIES,
@@ -27,7 +27,6 @@ from fedsim.quant.calibration import (
     shrink,
 )
 from fedsim.quant.calibrators import CALIBRATORS, Calibrator, Needs, needs, on_user_data
-from fedsim.quant.granularities import PER_CHANNEL
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.quant.observe import LayerObservation, observe
@@ -102,9 +101,7 @@ def test_cosine_is_as_good_as_an_exhaustive_search(kind):
         score = cosine_score(case.layer, case.seen, case.weights, bits)
         for share in (100, 63, 20, 5):
             assert score(shrink(case.seen, share)) == pytest.approx(every[share - 1], abs=2e-5)
-        chosen = calibrate_layer(
-            "cosine", case.layer, owner(case), case.seen, case.weights.quantized, bits
-        )
+        chosen = calibrated("cosine", case, case.seen)
         mine = every[share_of(case.seen, chosen) - 1]
         assert max(every) - mine <= 1e-4
         assert mine >= every[99] - 1e-6  # no worse than min-max
@@ -124,6 +121,14 @@ def owner(case: Case) -> nn.Module:
     module = nn.Linear(k, n)
     module.weight.data, module.bias.data = case.weights.full, case.weights.bias
     return module
+
+
+def calibrated(calibration: str, case: Case, seen: LayerObservation) -> Range:
+    """Return the static range that a calibration finds for the layer of a case."""
+    weight = case.weights.quantized
+    how = calibrate_layer(calibration, case.layer, owner(case), seen, lambda: weight, case.bits)
+    assert how.bits == case.bits
+    return how.range
 
 
 @thorough
@@ -236,7 +241,7 @@ def test_hessian_is_as_good_as_an_exhaustive_search(kind, bits):
     score = fisher_score(case.layer, seen, case.weights, bits)
     for share in (100, 40, 10):
         assert -score(shrink(seen, share)) == pytest.approx(loss(share), rel=2e-3)
-    chosen = calibrate_layer("hessian", case.layer, owner(case), seen, case.weights.quantized, bits)
+    chosen = calibrated("hessian", case, seen)
     every = [loss(s) for s in SHARES]
     mine = every[share_of(seen, chosen) - 1]
     assert mine <= min(every) * 1.05
@@ -261,14 +266,15 @@ def test_hessian_follows_the_fisher():
 def test_minmax_and_none_are_the_observed_range(name):
     case = Case("student", 8, seed=0)
     bare = LayerObservation(case.seen.low, case.seen.high)
-    chosen = calibrate_layer(name, case.layer, owner(case), bare, case.weights.quantized, 8)
-    assert chosen == Range(float(case.rows.min()), float(case.rows.max()))
+    assert calibrated(name, case, bare) == Range(float(case.rows.min()), float(case.rows.max()))
     positive = LayerObservation(0.5, 3.0)
-    chosen = calibrate_layer(name, case.layer, owner(case), positive, case.weights.quantized, 8)
-    assert chosen == Range(0.0, 3.0)
+    assert calibrated(name, case, positive) == Range(0.0, 3.0)
 
 
-@pytest.mark.parametrize("name", CALIBRATORS.names())
+STATIC = [name for name in CALIBRATORS if CALIBRATORS[name].static]
+
+
+@pytest.mark.parametrize("name", STATIC)
 def test_every_range_is_a_share_of_the_observed_one(name):
     toy = Toy(Talker())
     batches = [talk(clips([61, 90, 47])), talk(clips([80, 80], seed=1))]
@@ -277,39 +283,62 @@ def test_every_range_is_a_share_of_the_observed_one(name):
     for layer, bits in product(toy.layers, (4, 8, 16)):
         module = toy.module.get_submodule(layer.name)
         quantized = dequantize_weight(quantize_weight(module.weight, 4, PER_CHANNEL))
-        chosen = calibrate_layer(name, layer, module, seen[layer.name], quantized, bits)
+        how = calibrate_layer(name, layer, module, seen[layer.name], lambda q=quantized: q, bits)
+        chosen = how.range
+        assert how.bits == bits
         assert 1 <= share_of(seen[layer.name], chosen) <= CANDIDATES
         assert chosen.low <= 0.0 <= chosen.high
         assert not isinstance(chosen.low, torch.Tensor)
 
 
-@pytest.mark.parametrize("name", CALIBRATORS.names())
+def never() -> torch.Tensor:
+    raise AssertionError("a weight was unpacked that nothing reads")
+
+
+@pytest.mark.parametrize("name", ["dynamic", "float"])
+def test_without_a_static_range(name):
+    """Neither clips nor the weight are looked at; convolutions and embeddings stay in floats."""
+    vectors = InputFormat(6) if name == "dynamic" else FLOAT
+    for kind, expected in (("linear", vectors), ("conv1d", FLOAT), ("embedding", FLOAT)):
+        layer = Layer("layer", kind, (3, 4, 1) if kind == "conv1d" else (3, 4))
+        assert calibrate_layer(name, layer, nn.Linear(4, 3), None, never, 6) == expected
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_an_embedding_has_no_input_to_quantize(name):
+    layer = Layer("layer", "embedding", (3, 4))
+    assert calibrate_layer(name, layer, nn.Embedding(3, 4), None, never, 8) == FLOAT
+
+
+@pytest.mark.parametrize("name", STATIC)
 def test_an_input_of_zeros(name):
     layer = Layer("layer", "linear", (3, 4))
     rows = torch.zeros(9, 1, 4)
     seen = LayerObservation(0.0, 0.0, rows, torch.zeros(9, 3))
     for bias in (True, False):
         module = nn.Linear(4, 3, bias=bias)
-        assert calibrate_layer(name, layer, module, seen, module.weight.detach(), 8) == Range(0, 0)
+        found = calibrate_layer(name, layer, module, seen, module.weight.detach, 8)
+        assert found == InputFormat(8, Range(0, 0))
 
 
 def test_needs():
-    assert needs([]) == Needs(rows=False, fisher=False)
-    assert needs(["none", "minmax"]) == Needs(rows=False, fisher=False)
-    assert needs(["minmax", "cosine"]) == Needs(rows=True, fisher=False)
-    assert needs(["cosine", "hessian"]) == Needs(rows=True, fisher=True)
-    assert needs(iter(["hessian"])) == Needs(rows=True, fisher=True)
+    assert needs([]) == needs(["dynamic", "float"]) == Needs()
+    assert needs(["none", "minmax"]) == Needs(ranges=True)
+    assert needs(["minmax", "cosine"]) == Needs(ranges=True, rows=True)
+    assert needs(["dynamic", "cosine"]) == Needs(ranges=True, rows=True)
+    assert needs(["cosine", "hessian"]) == Needs(ranges=True, rows=True, fisher=True)
+    assert needs(iter(["hessian"])) == Needs(ranges=True, rows=True, fisher=True)
     with pytest.raises(FedsimError, match="did you mean 'cosine'"):
         needs(["minmax", "cosin"])
 
 
 def test_which_calibrations_look_at_the_users_clips():
     assert on_user_data(CALIBRATORS) == {"cosine", "hessian", "minmax"}
-    assert on_user_data(["none"]) == set()
+    assert on_user_data(["none", "dynamic", "float"]) == set()
 
 
 def test_every_calibrator_says_what_it_is():
-    assert CALIBRATORS.names() == ["cosine", "hessian", "minmax", "none"]
+    assert CALIBRATORS.names() == ["cosine", "dynamic", "float", "hessian", "minmax", "none"]
     assert all(text.endswith(".") for text in CALIBRATORS.describe().values())  # whole sentences
 
 
@@ -320,9 +349,7 @@ def test_a_calibrator_of_ones_own():
     entry = Calibrator(half, summary="Half.", meaning="half the range", rows=False)
     case = Case("normal", 8, seed=0)
     with registered(CALIBRATORS, "half", entry):
-        assert needs(["half"]) == Needs()
-        chosen = calibrate_layer(
-            "half", case.layer, owner(case), case.seen, case.weights.quantized, 8
-        )
-        assert calibrate_layer("half", case.layer, owner(case), None, chosen, 8) is None
+        assert needs(["half"]) == Needs(ranges=True)
+        chosen = calibrated("half", case, case.seen)
+        assert calibrate_layer("half", case.layer, owner(case), None, never, 8) == FLOAT
     assert share_of(case.seen, chosen) == 50

@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from quant_toys import Tied, Toy, thorough
+from quant_toys import BOTH, FORMATS, PER_CHANNEL, PER_TENSOR, Tied, Toy, thorough
 from torch import nn
 
-from fedsim.quant.activations import Range, quantize_activation
+from fedsim.quant.activations import InputFormat, Range, quantize_activation
 from fedsim.quant.bank import BlobStore, LayerBank, WeightCache
-from fedsim.quant.granularities import PER_CHANNEL, WeightFormat
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.integers import (
     MIN_WEIGHTS,
     as_integers,
@@ -47,7 +47,7 @@ def by_definition(
     q -= 1 << (packed.bits - 1)
     steps = quantize_activation(x, rng, bits).double().numpy() / np.float32(rng.scale(bits))
     sums = np.rint(steps).astype(np.int64) @ q.T
-    y = sums * float(np.float32(rng.scale(bits))) * packed.scales.astype(float)
+    y = sums * float(np.float32(rng.scale(bits))) * packed.scales[:, 0].astype(float)
     return y if bias is None else y + bias.double().numpy()
 
 
@@ -58,18 +58,16 @@ def by_definition(
     k=st.integers(1, 300),
     bits=st.integers(2, 8),
     activation_bits=st.integers(4, 8),
-    granularity=st.sampled_from(["per_tensor", "per_channel"]),
+    weight_format=st.sampled_from(BOTH),
     ends=st.tuples(st.floats(-9, -0.01) | st.just(0.0), st.floats(0.01, 9) | st.just(0.0)),
     biased=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_it_is_the_exact_sum_and_one_product(
-    rows, n, k, bits, activation_bits, granularity, ends, biased, seed
+    rows, n, k, bits, activation_bits, weight_format, ends, biased, seed
 ):
     generator = torch.Generator().manual_seed(seed)
-    packed = quantize_weight(
-        torch.randn(n, k, generator=generator), bits, WeightFormat(granularity)
-    )
+    packed = quantize_weight(torch.randn(n, k, generator=generator), bits, weight_format)
     x = 4 * torch.randn(*rows, k, generator=generator)  # some of it outside the range
     bias = torch.randn(n, generator=generator) if biased else None
     rng = Range(*ends)
@@ -84,7 +82,8 @@ def test_it_is_the_exact_sum_and_one_product(
 
 def test_the_largest_sums_do_not_saturate():
     """Pairs of the largest products leave 16 bits, where older processors add them up."""
-    packed = PackedWeight((24, 4096), 8, np.full(24 * 4096, 255, np.uint8), np.ones(1, np.float32))
+    codes, one = np.full(24 * 4096, 255, np.uint8), np.ones((1, 1), np.float16)
+    packed = PackedWeight((24, 4096), 8, PER_TENSOR, codes, one)
     product = integer_linear(as_integers(packed), None, Range(-1.0, 254.0), 8)
     with torch.inference_mode():
         for rows in (1, 3, 200):
@@ -125,8 +124,10 @@ CASES = [
 ]
 
 
-def served(layer: Layer, bits: int, **options: int) -> bool:
-    packed = quantize_weight(torch.randn(layer.shape), bits, PER_CHANNEL)
+def served(
+    layer: Layer, bits: int, weight_format: WeightFormat = PER_CHANNEL, **options: int
+) -> bool:
+    packed = quantize_weight(torch.randn(layer.shape), bits, weight_format)
     return integers_of(layer, packed, **options) is not None
 
 
@@ -136,6 +137,14 @@ def test_which_layers_they_serve():
     assert not served(small, 8)
     assert served(small, 8, min_weights=16)
     assert not served(small, 8, min_weights=17)
+
+
+def test_which_formats_they_serve():
+    """One scale for each channel at most, and no zero points, which the kernel has no room for."""
+    layer = Layer("a", "linear", (256, 256))
+    assert {how for how in FORMATS if served(layer, 8, how)} == {PER_TENSOR, PER_CHANNEL}
+    one_group = Layer("a", "linear", (1024, 32))
+    assert served(one_group, 8, WeightFormat("group_32"))
 
 
 def test_they_serve_no_layer_where_bytes_are_slow(slow_bytes):
@@ -182,8 +191,7 @@ def installed(
     switch.install(
         {name: dequantize_weight(p) for name, p in packed.items()},
         switch.full_leftovers(),
-        dict.fromkeys(packed, rng),
-        activation_bits,
+        dict.fromkeys(packed, InputFormat(activation_bits, rng)),
         codes if integers else None,
     )
     return switch
@@ -243,15 +251,16 @@ def test_a_head_in_integers_beside_its_tied_table():
 def test_a_process_reads_and_unpacks_a_layer_once(tmp_path):
     toy = Toy(Wide())
     store = BlobStore(tmp_path / "bank")
-    bank = LayerBank(Switch(toy).full_weights(), toy.layers, "per_channel", store)
+    bank = LayerBank(Switch(toy).full_weights(), toy.layers, PER_CHANNEL, store)
     cache = WeightCache(store)
-    place = (bank.name(0, 4), toy.layers[0], 4, "per_channel")
+    four, nine = (bank.manifest((bits, bits), "nearest")[0] for bits in (4, 9))
+    place = (four, toy.layers[0], 4, PER_CHANNEL)
     layer = cache.layer(*place)
     (store.folder / place[0]).unlink()  # so it is not read again
     assert cache.layer(*place) is layer
     assert layer.integers is not None
     assert layer.nbytes > layer.weight.nbytes + toy.layers[0].n_weights
-    assert cache.layer(bank.name(0, 9), toy.layers[0], 9, "per_channel").integers is None
+    assert cache.layer(nine, toy.layers[0], 9, PER_CHANNEL).integers is None
 
 
 def test_no_model_meets_the_slow_reference_of_onednn():

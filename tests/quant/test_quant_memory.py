@@ -15,7 +15,7 @@ def test_by_hand():
     """A table of 12 x 4 that is the head too, a map of 4 x 4 with 4 biases."""
     toy = Toy(Tied())
     biases, head, mid = 16, 4 * 48, 4 * 16
-    packed = (48 + 4 * 12) + (16 + 4 * 4)
+    packed = (48 + 2 * 12) + (16 + 2 * 4)
     assert peak_bytes(toy.layers, Switch(toy).full_leftovers()) == {
         "full": biases + head + mid,
         "streamed": biases + head,

@@ -12,14 +12,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from quant_toys import Talker, Tied, Toy, model_file, thorough
+from quant_toys import FORMATS, Talker, Tied, Toy, model_file, thorough
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from torch import nn
 
 from fedsim.errors import FedsimError, ModelFileError
-from fedsim.quant.activations import Range, make_range
-from fedsim.quant.granularities import WeightFormat, n_scales
+from fedsim.quant.activations import FLOAT, InputFormat, Range, make_range
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import (
     Manifest,
@@ -32,19 +31,25 @@ from fedsim.quant.modelfile import (
     store_leftovers,
     write,
 )
-from fedsim.quant.packing import packed_bytes
+from fedsim.quant.packing import pack, packed_bytes
 from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.weights import PackedWeight, dequantize_weight
 
-BOTH = ("per_tensor", "per_channel")
-RANGES = (make_range(-1.5, 2.25), make_range(0.0, 0.1), None, make_range(-1e-3, 7e4))
+INPUTS = (
+    InputFormat(8, make_range(-1.5, 2.25)),
+    InputFormat(16, make_range(0.0, 0.1)),
+    FLOAT,
+    InputFormat(7),
+)
+"""Static ranges at two depths, an input in floats, and one whose vectors have ranges of their
+own."""
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> tuple[Toy, ModelFile, bytes]:
     """A toy, the contents of its file, and the file's bytes."""
     toy = Toy(Talker())
-    model = model_file(toy, (3, 8, 16, 5), ranges=RANGES, settings={"language": "it"})
+    model = model_file(toy, (3, 8, 16, 5), inputs=INPUTS, settings={"language": "it"})
     path = tmp_path_factory.mktemp("written") / "toy.safetensors"
     write(path, toy.layers, model)
     return toy, model, path.read_bytes()
@@ -52,23 +57,25 @@ def written(tmp_path_factory) -> tuple[Toy, ModelFile, bytes]:
 
 def same(a: ModelFile, b: ModelFile) -> None:
     assert a.manifest == b.manifest
-    assert a.ranges == b.ranges
+    assert a.inputs == b.inputs
     assert a.leftovers.keys() == b.leftovers.keys()
     for name, tensor in a.leftovers.items():
         assert tensor.dtype == b.leftovers[name].dtype
         assert tensor.shape == b.leftovers[name].shape
         assert torch.equal(tensor, b.leftovers[name])
     for one, two in zip(a.weights, b.weights, strict=True):
-        assert (one.shape, one.bits) == (two.shape, two.bits)
+        assert (one.shape, one.bits, one.format) == (two.shape, two.bits, two.format)
+        assert (one.zeros is None) == (two.zeros is None) == (not one.format.zero_points)
+        assert one.zeros is None or np.array_equal(one.zeros, two.zeros)
         assert one.payload.tobytes() == two.payload.tobytes()
         assert one.scales.tobytes() == two.scales.tobytes()
 
 
 @settings(thorough, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.tuples(*[st.integers(2, 16)] * 4), st.sampled_from(BOTH))
-def test_round_trip(tmp_path, bits, granularity):
+@given(st.tuples(*[st.integers(2, 16)] * 4), st.sampled_from(FORMATS))
+def test_round_trip(tmp_path, bits, weight_format):
     toy = Toy(Talker())
-    model = model_file(toy, bits, granularity, RANGES, {"a": [1, None, "ü"]})
+    model = model_file(toy, bits, weight_format, INPUTS, {"a": [1, None, "ü"]})
     path = tmp_path / "a.safetensors"
     nbytes = write(path, toy.layers, model)
     assert nbytes == os.path.getsize(path)
@@ -77,7 +84,7 @@ def test_round_trip(tmp_path, bits, granularity):
     assert read_manifest(path) == model.manifest
     for layer, packed in zip(toy.layers, back.weights, strict=True):
         full = toy.module.get_submodule(layer.name).weight
-        expected = dequantize_weight(quantize_weight(full, packed.bits, WeightFormat(granularity)))
+        expected = dequantize_weight(quantize_weight(full, packed.bits, weight_format))
         assert torch.equal(dequantize_weight(packed), expected)
     rest = load_leftovers(back.leftovers)
     assert torch.equal(rest["mid.bias"], toy.module.mid.bias.detach().half().float())
@@ -141,7 +148,7 @@ class Odd(nn.Module):
 
 def test_every_type_of_leftover(tmp_path):
     toy = Toy(Odd())
-    model = model_file(toy, (4, 5), ranges=(make_range(-1, 1), None))
+    model = model_file(toy, (4, 5), inputs=(InputFormat(8, make_range(-1, 1)), FLOAT))
     path = tmp_path / "odd.safetensors"
     nbytes = write(path, toy.layers, model)
     same(read(path, toy.layers), model)
@@ -168,10 +175,10 @@ def test_a_type_that_no_file_holds(tmp_path):
         write(tmp_path / "a", toy.layers, strange)
 
 
-@pytest.mark.parametrize("granularity", BOTH)
-def test_another_reader_finds_everything(granularity, tmp_path):
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_another_reader_finds_everything(weight_format, tmp_path):
     toy = Toy(Talker())
-    model = model_file(toy, (3, 8, 16, 5), granularity, RANGES)
+    model = model_file(toy, (3, 8, 16, 5), weight_format, INPUTS)
     path = tmp_path / "a.safetensors"
     write(path, toy.layers, model)
     with safe_open(path, framework="pt") as file:
@@ -180,23 +187,31 @@ def test_another_reader_finds_everything(granularity, tmp_path):
         codes = {layer.name: file.get_tensor(f"{layer.name}.codes") for layer in toy.layers}
         ranges = file.get_tensor("fedsim.ranges")
         scales = file.get_tensor("fedsim.scales")
+        input_bits = file.get_tensor("fedsim.input_bits")
         bias = file.get_tensor("mid.bias")
-    assert meta["format"] == "fedsim-model/1"
-    assert json.loads(meta["manifest"])["bits"] == [3, 8, 16, 5]
+    assert meta["format"] == "fedsim-model/2"
+    manifest = json.loads(meta["manifest"])
+    assert manifest["bits"] == [3, 8, 16, 5]
+    assert manifest["granularity"] == weight_format.granularity
+    assert manifest["zero_points"] == weight_format.zero_points
     assert names == {
         *(f"{layer.name}.codes" for layer in toy.layers),
         *model.leftovers,
         "fedsim.ranges",
         "fedsim.scales",
+        "fedsim.input_bits",
     }
     for layer, packed in zip(toy.layers, model.weights, strict=True):
         assert codes[layer.name].dtype == torch.uint8
-        assert bytes(codes[layer.name].numpy()) == packed.payload.tobytes()
-    assert ranges[2].isnan().all()
-    assert [tuple(row) for row in ranges[[0, 1, 3]].tolist()] == [
-        (r.low, r.high) for r in RANGES if r is not None
+        zeros = b"" if packed.zeros is None else pack(packed.zeros, packed.bits).tobytes()
+        assert bytes(codes[layer.name].numpy()) == packed.payload.tobytes() + zeros
+    assert ranges[2:].isnan().all()
+    assert [tuple(row) for row in ranges[:2].tolist()] == [
+        (i.range.low, i.range.high) for i in INPUTS[:2]
     ]
-    assert scales.tolist() == [s for w in model.weights for s in w.scales.tolist()]
+    assert (input_bits.dtype, input_bits.tolist()) == (torch.uint8, [8, 16, 0, 7])
+    assert scales.dtype == torch.float16
+    assert scales.tolist() == [s for w in model.weights for s in w.scales.ravel().tolist()]
     assert torch.equal(bias, model.leftovers["mid.bias"])
 
 
@@ -227,25 +242,25 @@ def models(draw):
         rest[draw(st.sampled_from(["norm", "zulu", "alpha.beta"])) + f".{i}"] = values
     depths = draw(st.sampled_from([(4, 8), (8,), (2, 3, 4), tuple(range(2, 17)), (9, 10, 16)]))
     plan = tuple(draw(st.sampled_from(depths)) for _ in layers)
-    granularity = draw(st.sampled_from(BOTH))
+    how = draw(st.sampled_from(FORMATS))
     name = draw(st.sampled_from(["m", "a/very-long/model-id" * 7, 'quo"te\\ü', "0" * 64]))
-    manifest = Manifest(name, fingerprint(layers), granularity, 8, plan, {"window_s": None})
+    facts = how.granularity, how.zero_points, plan, {"window_s": None}
+    manifest = Manifest(name, fingerprint(layers), *facts)
     return layers, store_leftovers(rest), depths, manifest
 
 
 def contents(layers, rest, manifest, seed=0) -> ModelFile:
-    rng = np.random.default_rng(seed)
-    weights = tuple(
-        PackedWeight(
-            layer.shape,
-            bits,
-            rng.integers(0, 256, packed_bytes(layer.n_weights, bits), np.uint8),
-            rng.random(n_scales(layer.channels, manifest.granularity), np.float32),
-        )
-        for layer, bits in zip(layers, manifest.bits, strict=True)
-    )
-    ranges = tuple(None if layer.kind == "embedding" else make_range(-1.0, 0.3) for layer in layers)
-    return ModelFile(manifest, weights, ranges, rest)
+    rng, how = np.random.default_rng(seed), manifest.weight_format
+    weights = []
+    for layer, bits in zip(layers, manifest.bits, strict=True):
+        codes = rng.integers(0, 256, packed_bytes(layer.n_weights, bits), np.uint8)
+        scales = rng.random(how.grid(layer.shape)).astype(np.float16)
+        zeros = rng.integers(0, 1 << bits, how.grid(layer.shape), np.uint16)
+        kept = zeros if how.zero_points else None
+        weights.append(PackedWeight(layer.shape, bits, how, codes, scales, kept))
+    narrow = InputFormat(8, make_range(-1.0, 0.3))
+    inputs = tuple(FLOAT if layer.kind == "embedding" else narrow for layer in layers)
+    return ModelFile(manifest, tuple(weights), inputs, rest)
 
 
 @settings(thorough, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -267,7 +282,7 @@ def test_the_size_where_many_small_leftovers_meet_many_scales(n_leftovers, chann
     """Scales lie before the leftovers in the file: a digit more in every offset of theirs."""
     layers = [Layer("a", "linear", (channels, 2)), Layer("b", "linear", (3, 3))]
     rest = store_leftovers({f"r{i}": torch.ones(1) for i in range(n_leftovers)})
-    manifest = Manifest("m", fingerprint(layers), "per_channel", 8, (2, 16))
+    manifest = Manifest("m", fingerprint(layers), "per_channel", False, (2, 16))
     sizes = model_sizes(layers, rest, manifest, tuple(range(2, 17)))
     for plan in [(2, 2), (2, 16), (16, 16)]:
         model = contents(layers, rest, replace(manifest, bits=plan))
@@ -294,14 +309,14 @@ def test_everything_in_the_file_is_counted():
     sizes = model_sizes(toy.layers, model.leftovers, model.manifest, (2, 4))
     weights = [30, 72, 80, 50]  # 6*1*5, 8*3*3, 10*8, 5*10
     assert sizes.layer_bytes.tolist() == [[-(-n * d // 8) for d in (2, 4)] for n in weights]
-    scales = 4 * (6 + 8 + 10 + 5)
+    scales = 2 * (6 + 8 + 10 + 5)
     halves = 2 * (6 + 8 + 8 + 10 + 5)  # three biases and a norm
-    header = sizes.fixed_bytes - scales - halves - 4 * 2 * 4 - 8
+    header = sizes.fixed_bytes - scales - halves - 4 * (2 * 4 + 1) - 8
     assert header % 8 == 0
     assert 0 < header < 2000
     per_tensor = replace(model.manifest, granularity="per_tensor")
     smaller = model_sizes(toy.layers, model.leftovers, per_tensor, (2, 4))
-    assert sizes.fixed_bytes - smaller.fixed_bytes in range(scales - 16 - 8, scales - 16 + 32)
+    assert sizes.fixed_bytes - smaller.fixed_bytes in range(scales - 8 - 8, scales - 8 + 32)
 
 
 # ---- damage
@@ -386,15 +401,16 @@ def test_a_file_of_another_model(written, tmp_path):
         read(path, renamed)
 
 
-def test_a_file_of_a_later_format(written, tmp_path):
+@pytest.mark.parametrize("version", ["fedsim-model/1", "fedsim-model/3"])
+def test_a_file_of_another_format(written, tmp_path, version):
     toy, _, data = written
-    data = data.replace(b'"format":"fedsim-model/1"', b'"format":"fedsim-model/2"')
+    data = data.replace(b'"format":"fedsim-model/2"', f'"format":"{version}"'.encode())
     digest = data.index(b'"sha256":"') + 10
     blank = data[:digest] + b"0" * 64 + data[digest + 64 :]
     sha256 = hashlib.sha256(blank).hexdigest().encode()
     path = tmp_path / "a.safetensors"
     path.write_bytes(data[:digest] + sha256 + data[digest + 64 :])
-    with pytest.raises(ModelFileError, match=r"'fedsim-model/2'.*use the version that wrote it"):
+    with pytest.raises(ModelFileError, match=rf"'{version}'.*use the version that wrote it"):
         read(path, toy.layers)
 
 
@@ -439,7 +455,7 @@ def test_a_write_that_fails_leaves_the_old_file(fails, written, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, fails, full)
-    other = replace(model, ranges=(Range(-9.0, 9.0),) * 4)
+    other = replace(model, inputs=(InputFormat(8, Range(-9.0, 9.0)),) * 4)
     with pytest.raises(FedsimError, match=r"No space left on device.*choose a folder"):
         write(path, toy.layers, other)
     assert path.read_bytes() == data
@@ -456,10 +472,10 @@ def test_a_crash_while_writing_leaves_the_old_file(dies, written, tmp_path, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, dies, crash)
-    other = replace(model, ranges=(Range(-9.0, 9.0),) * 4)
+    other = replace(model, inputs=(InputFormat(8, Range(-9.0, 9.0)),) * 4)
     with pytest.raises(KeyboardInterrupt):
         write(path, toy.layers, other)
     monkeypatch.undo()
     assert path.read_bytes() == data
     write(path, toy.layers, other)
-    assert read(path, toy.layers).ranges == other.ranges
+    assert read(path, toy.layers).inputs == other.inputs

@@ -8,8 +8,10 @@ import torch
 from quant_toys import Talker, Toy, clips, n_hooks, talk
 
 from fedsim.errors import FedsimError
+from fedsim.quant.calibrators import needs, on_user_data
+from fedsim.quant.moments import second_moments
 from fedsim.quant.observe import observe
-from fedsim.quant.onepass import sense_and_observe
+from fedsim.quant.onepass import forward_only, one_pass
 from fedsim.quant.sensitivity import sense, sense_and_quantiles
 
 LENGTHS = [61, 90, 47, 33, 80]
@@ -24,7 +26,9 @@ def sensing(measure: str):
 @pytest.mark.parametrize("calibrations", [["minmax"], ["cosine", "none"], ["minmax", "cosine"]])
 def test_one_pass_gives_what_two_give(measure, calibrations):
     toy = Toy(Talker())
-    values, seen = sense_and_observe(toy, iter(BATCHES), sensing(measure), calibrations)
+    passed = one_pass(toy, iter(BATCHES), sensing(measure), needs(on_user_data(calibrations)))
+    values, seen = passed.found, passed.observed
+    assert passed.moments is None
     assert toy.forwards == len(BATCHES)
     assert n_hooks(toy.module) == 0
     np.testing.assert_array_equal(values, sense(toy, BATCHES, measure))
@@ -39,11 +43,14 @@ def test_one_pass_gives_what_two_give(measure, calibrations):
             assert torch.equal(seen[name].rows, one.rows)
 
 
-@pytest.mark.parametrize("calibrations", [[], ["none"], ["hessian"], ["cosine", "hessian"]])
+@pytest.mark.parametrize(
+    "calibrations", [[], ["none"], ["dynamic", "float"], ["hessian"], ["cosine", "hessian"]]
+)
 def test_without_observations_where_they_need_no_pass_or_one_of_their_own(calibrations):
     toy = Toy(Talker())
-    values, seen = sense_and_observe(toy, BATCHES, sensing("median"), calibrations)
-    assert seen is None
+    passed = one_pass(toy, BATCHES, sensing("median"), needs(on_user_data(calibrations)))
+    values = passed.found
+    assert passed.observed is None
     assert toy.forwards == len(BATCHES)
     np.testing.assert_array_equal(values, sense(toy, BATCHES))
 
@@ -54,24 +61,47 @@ def test_whatever_sensing_returns_comes_back():
     def both(model, batches):
         return sense_and_quantiles(model, batches, "mean")
 
-    (values, distribution), seen = sense_and_observe(toy, BATCHES, both, ["minmax"])
+    passed = one_pass(toy, BATCHES, both, needs(["minmax"]))
+    (values, distribution), seen = passed.found, passed.observed
     expected = sense_and_quantiles(toy, BATCHES, "mean")
     np.testing.assert_array_equal(values, expected[0])
     np.testing.assert_array_equal(distribution, expected[1])
     assert seen.keys() == {"conv1", "conv2", "mid", "head"}
 
 
+@pytest.mark.parametrize("calibrations", [[], ["cosine"], ["hessian"]])
+def test_second_moments_come_from_the_same_pass(calibrations):
+    toy = Toy(Talker())
+    passed = one_pass(toy, BATCHES, sensing("median"), needs(calibrations), moments=True)
+    assert toy.forwards == len(BATCHES)
+    assert n_hooks(toy.module) == 0
+    np.testing.assert_array_equal(passed.found, sense(toy, BATCHES))
+    assert (passed.observed is None) == (calibrations != ["cosine"])
+    expected = second_moments(toy, BATCHES)
+    assert passed.moments.keys() == expected.keys() == {"conv1", "conv2", "mid", "head"}
+    for name, one in expected.items():
+        assert passed.moments[name].rows == one.rows
+        np.testing.assert_array_equal(passed.moments[name].mean, one.mean)
+
+
+def test_a_pass_in_which_nothing_is_sensed():
+    toy = Toy(Talker())
+    passed = one_pass(toy, iter(BATCHES), forward_only, needs(["minmax"]))
+    assert toy.forwards == len(BATCHES)
+    assert passed.found is None
+    for name, one in observe(toy, BATCHES, rows=False).items():
+        assert (passed.observed[name].low, passed.observed[name].high) == (one.low, one.high)
+
+
 def test_a_pass_without_clips_and_one_that_fails_leave_no_hooks():
     toy = Toy(Talker())
     with pytest.raises(FedsimError, match="at least one clip"):
-        sense_and_observe(toy, [], sensing("median"), ["cosine"])
-    with pytest.raises(FedsimError, match="did you mean 'cosine'"):
-        sense_and_observe(toy, BATCHES, sensing("median"), ["cosin"])
+        one_pass(toy, [], sensing("median"), needs(["cosine"]))
 
     def fails(model, batches):
         next(batches)
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        sense_and_observe(toy, BATCHES, fails, ["cosine"])
+        one_pass(toy, BATCHES, fails, needs(["cosine"]), moments=True)
     assert n_hooks(toy.module) == 0

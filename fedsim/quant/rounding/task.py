@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fedsim.quant.packing import check_bits
+
 
 @dataclass(frozen=True, eq=False)
 class RoundingTask:
@@ -15,11 +17,16 @@ class RoundingTask:
     `weight` is the full-precision weight, (N, ...). `moments` are float32 (G, K, K): for each of G
     groups of a grouped convolution (else G = 1) the mean of x x^T over the inputs x (K,) of the
     layer; None where they are not known, or stand for too few inputs.
+
+    Raises `FedsimError` for a bit depth outside 2..16.
     """
 
     weight: torch.Tensor
     bits: int
     moments: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits)
 
     @property
     def shape(self) -> tuple[int, ...]:
