@@ -52,11 +52,11 @@ def personalize(
     moments: str = "blend",
     own_weight: float = 0.5,
     losses: str = "public",
-    calibration: str = "cosine",
+    calibration: str = "dynamic",
     sensitivity: str = "median",
     order: str = "descending",
-    weights: str = "per_channel",
-    zero_points: bool = False,
+    weights: str = "group_128",
+    zero_points: bool = True,
     activation_bits: int | Literal["auto"] = 8,
     bit_depths: Sequence[int] = tuple(range(MIN_BITS, MAX_BITS + 1)),
     language: str | None = None,
@@ -67,8 +67,8 @@ def personalize(
 ) -> PersonalizedModel:
     """Compress a speech model for one user and one memory budget.
 
-    The defaults lose least. Those of the paper (myQASR, Algorithm 1) are `allocation="myqasr",
-    rounding="nearest", weights="per_tensor"`.
+    The defaults lose least. The choices of the paper (myQASR, Algorithm 1) are `allocation="myqasr",
+    rounding="nearest", weights="per_tensor", zero_points=False, calibration="cosine"`.
 
     Args:
         model: hub id or folder of a pretrained model, or one from `load_model`.
@@ -81,13 +81,13 @@ def personalize(
         moments: whose clips compensated rounding fits: blend, own, public.
         own_weight: weight of the user's own clips in a blend, above 0 and below 1.
         losses: whose clips show what each bit depth costs, for knapsack: public, own.
-        calibration: how inputs of layers are quantized: cosine, minmax, hessian, none (one static
-            range each), dynamic, float.
+        calibration: how inputs of layers are quantized: dynamic (each vector over its own range),
+            cosine, minmax, hessian, none (one static range each), float (not at all).
         sensitivity: what ranks the layers for the allocators that read one value per layer: median,
             mean, max, abs-max, std, var, normality, l1, l2, frobenius, spectral, kl.
         order: which layers lose bits first, descending (largest sensitivity) or ascending.
-        weights: what shares a scale: per_channel, per_tensor (the paper), group_32, group_64,
-            group_128.
+        weights: what shares a scale: group_128, group_64, group_32 (inputs of a channel),
+            per_channel, per_tensor (the paper).
         zero_points: whether weights have zero points beside their scales.
         activation_bits: bit depth of activations, 4 to 16, or "auto": 8, and 16 for the inputs that
             lose most at 8.
@@ -95,7 +95,7 @@ def personalize(
         language: language of the clips for a multilingual model; None lets the model detect it.
         public_clips: clips of nobody in particular, as `clips`; None for 128 synthetic voices in
             the same language, which need the extra fedsim-speech[voices]. They are read by moments
-            blend and public, by losses public and by activation_bits auto.
+            blend and public, by losses public and, for static ranges, by activation_bits auto.
         window_s: seconds of audio that Whisper's encoder takes (default 30); for a model from
             `load_model`, give this and `keep` to `load_model`.
         keep: names or patterns of layers that stay in half precision.

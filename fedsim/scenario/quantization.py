@@ -64,19 +64,19 @@ class QuantizationSettings(Settings):
     """How weights and activations are quantized, and how layers are ranked."""
 
     weights: WeightGranularity = Field(
-        default="per_channel",
+        default="group_128",
         description="what shares a scale: per_tensor (the paper), per_channel, or {group: N} with"
         " 32, 64 or 128 inputs",
     )
     zero_points: bool = Field(
-        default=False, description="whether weights have zero points beside their scales"
+        default=True, description="whether weights have zero points beside their scales"
     )
     rounding: Annotated[Text, ROUNDING] = Field(
         default="compensated",
         description="how weights get their codes; nearest is the paper's; methods may differ",
     )
     moments: Moments = Field(
-        default="public",
+        default="blend",
         description="whose clips compensated rounding fits: public ones, the client's own (the"
         " device rounds), or a blend of both; methods may differ",
     )
@@ -97,7 +97,7 @@ class QuantizationSettings(Settings):
         " or the client's own",
     )
     activations: Literal["static", "dynamic", "float"] = Field(
-        default="static",
+        default="dynamic",
         description="inputs of layers in methods that name no calibration: static (one range per"
         " layer, calibrated), dynamic (a range per vector) or float (weights only)",
     )
