@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
 
-from fedsim.quant.granularities import WeightFormat
+from fedsim.quant.activations import FLOAT, InputFormat
+from fedsim.quant.granularities import PER_CHANNEL, WeightFormat
 from fedsim.quant.layers import find_layers
 from fedsim.quant.model import Batch
 from fedsim.quant.modelfile import Manifest, ModelFile, fingerprint, store_leftovers
@@ -161,21 +162,28 @@ def outputs_of(module: nn.Module, run: Callable[[], object]) -> dict[str, list[t
 def model_file(
     toy: Toy,
     bits: Sequence[int],
-    granularity: str = "per_channel",
-    ranges: Sequence | None = None,
+    weight_format: WeightFormat = PER_CHANNEL,
+    inputs: Sequence[InputFormat] | None = None,
     settings: dict | None = None,
 ) -> ModelFile:
     """Return the contents of a model file of `toy` with a plan of `bits`."""
     switch = Switch(toy)
     weights = tuple(
-        quantize_weight(w, b, WeightFormat(granularity))
+        quantize_weight(w, b, weight_format)
         for w, b in zip(switch.full_weights().values(), bits, strict=True)
     )
-    manifest = Manifest("toy", fingerprint(toy.layers), granularity, 8, tuple(bits), settings or {})
+    manifest = Manifest(
+        "toy",
+        fingerprint(toy.layers),
+        weight_format.granularity,
+        weight_format.zero_points,
+        tuple(bits),
+        settings or {},
+    )
     return ModelFile(
         manifest,
         weights,
-        tuple(ranges or [None] * len(bits)),
+        tuple(inputs or [FLOAT] * len(bits)),
         store_leftovers(switch.full_leftovers()),
     )
 

@@ -136,7 +136,15 @@ def test_personalize(speech, measure):
     audio = toys.clips([0.3, 0.5, 0.44, 0.6])
     before = state_of(model.module)
     pm, again = (
-        personalize(model, audio, budget_mb=0.0334, calibration="minmax", sensitivity=measure)
+        personalize(
+            model,
+            audio,
+            budget_mb=0.0334,
+            allocation="myqasr",
+            rounding="nearest",
+            calibration="minmax",
+            sensitivity=measure,
+        )
         for _ in range(2)
     )
     assert pm.bits == again.bits

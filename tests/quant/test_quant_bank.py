@@ -69,7 +69,7 @@ def test_a_damaged_blob_is_an_error(store, harm):
     with pytest.raises(FedsimError, match=rf"blob {name[:12]} .* is damaged; delete the file"):
         store.get(name)
     with pytest.raises(FedsimError, match="is damaged"):
-        WeightCache(store).layer(name, LAYER, 5, "per_channel")
+        WeightCache(store).layer(name, LAYER, 5, PER_CHANNEL)
 
 
 def test_a_blob_read_into_an_array(store):
@@ -103,18 +103,23 @@ def test_a_store_that_cannot_be_written_is_an_error(tmp_path):
 
 
 @thorough
-@given(st.integers(2, 16), st.sampled_from(GRANULARITIES.names()), st.integers(0, 99))
-def test_blob_round_trip(bits, granularity, seed):
-    packed = quantize_weight(weight(seed), bits, WeightFormat(granularity))
+@given(
+    st.integers(2, 16), st.sampled_from(GRANULARITIES.names()), st.booleans(), st.integers(0, 99)
+)
+def test_blob_round_trip(bits, granularity, zero_points, seed):
+    how = WeightFormat(granularity, zero_points)
+    packed = quantize_weight(weight(seed), bits, how)
     data = to_blob(packed)
-    assert len(data) == packed.nbytes == 4 * len(packed.scales) + packed_bytes(30, bits)
-    assert np.frombuffer(data[: 4 * len(packed.scales)], "<f4").tolist() == packed.scales.tolist()
-    back = from_blob(data, LAYER, bits, granularity)
-    assert (back.shape, back.bits) == (packed.shape, bits)
+    n = 1 if granularity == "per_tensor" else 6  # no row is longer than a group
+    zeros = packed_bytes(n, bits) if zero_points else 0
+    assert len(data) == packed.nbytes == 2 * n + packed_bytes(30, bits) + zeros
+    assert np.frombuffer(data[: 2 * n], "<f2").tolist() == packed.scales.ravel().tolist()
+    back = from_blob(data, LAYER, bits, how)
+    assert (back.shape, back.bits, back.format) == (packed.shape, bits, how)
     assert torch.equal(dequantize_weight(back), dequantize_weight(packed))
     for wrong in (data[:-1], data + b"\0", b""):
         with pytest.raises(FedsimError, match=rf"'layer' at {bits} bits takes {len(data)} bytes"):
-            from_blob(wrong, LAYER, bits, granularity)
+            from_blob(wrong, LAYER, bits, how)
 
 
 class Weights(dict):
@@ -132,21 +137,24 @@ class Weights(dict):
 def test_bank_packs_each_layer_and_depth_once(store):
     toy = Toy(Tied())
     weights = Weights(Switch(toy).full_weights())
-    bank = LayerBank(weights, toy.layers, "per_channel", store)
-    first = bank.manifest((4, 8))
-    second = bank.manifest((4, 4))
+    bank = LayerBank(weights, toy.layers, PER_CHANNEL, store)
+    first = bank.manifest((4, 8), "nearest")
+    second = bank.manifest((4, 4), "nearest")
     assert weights.asked == ["head", "mid", "mid"]
     assert first[0] == second[0]
     assert first[1] != second[1]
-    assert bank.manifest((4, 8)) == first
+    assert bank.manifest((4, 8), "nearest") == first
     assert weights.asked == ["head", "mid", "mid"]
+    scaled = bank.manifest((4, 8), "scaled")  # another rounding is another weight
+    assert weights.asked == ["head", "mid", "mid", "head", "mid"]
+    assert not set(scaled) & set(first)
     for index, (layer, bits) in enumerate(zip(toy.layers, (4, 8), strict=True)):
         full = toy.module.get_submodule(layer.name).weight
         assert store.get(first[index]) == to_blob(quantize_weight(full, bits, PER_CHANNEL))
-    again = LayerBank(Switch(Toy(Tied())).full_weights(), toy.layers, "per_channel", store)
-    assert again.manifest((4, 8)) == first  # equal models share blobs
-    other = LayerBank(Switch(toy).full_weights(), toy.layers, "per_tensor", store)
-    assert other.manifest((4, 8))[0] != first[0]
+    again = LayerBank(Switch(Toy(Tied())).full_weights(), toy.layers, PER_CHANNEL, store)
+    assert again.manifest((4, 8), "nearest") == first  # equal models share blobs
+    other = LayerBank(Switch(toy).full_weights(), toy.layers, PER_TENSOR, store)
+    assert other.manifest((4, 8), "nearest")[0] != first[0]
 
 
 def blobs(store: BlobStore, n: int) -> list[str]:
@@ -156,9 +164,9 @@ def blobs(store: BlobStore, n: int) -> list[str]:
 def test_cache_gives_the_same_tensor_to_everyone(store):
     (name,) = blobs(store, 1)
     cache = WeightCache(store)
-    first = cache.layer(name, LAYER, 8, "per_tensor")
+    first = cache.layer(name, LAYER, 8, PER_TENSOR)
     (store.folder / name).unlink()  # not read twice
-    assert cache.layer(name, LAYER, 8, "per_tensor") is first
+    assert cache.layer(name, LAYER, 8, PER_TENSOR) is first
     assert torch.equal(first.weight, dequantize_weight(quantize_weight(weight(0), 8, PER_TENSOR)))
 
 
@@ -166,15 +174,15 @@ def test_cache_keeps_its_limit_and_drops_the_least_recently_used(store):
     names = blobs(store, 5)
     size = 30 * 4
     cache = WeightCache(store, limit=3 * size)
-    kept = [cache.layer(n, LAYER, 8, "per_tensor") for n in names[:3]]
-    cache.layer(names[0], LAYER, 8, "per_tensor")  # used again: 1 is now the oldest
+    kept = [cache.layer(n, LAYER, 8, PER_TENSOR) for n in names[:3]]
+    cache.layer(names[0], LAYER, 8, PER_TENSOR)  # used again: 1 is now the oldest
     for path in store.folder.iterdir():
         if path.name != names[3]:
             path.unlink()  # what is gone from the cache cannot come back
-    cache.layer(names[3], LAYER, 8, "per_tensor")
-    assert cache.layer(names[0], LAYER, 8, "per_tensor") is kept[0]
-    assert cache.layer(names[2], LAYER, 8, "per_tensor") is kept[2]
+    cache.layer(names[3], LAYER, 8, PER_TENSOR)
+    assert cache.layer(names[0], LAYER, 8, PER_TENSOR) is kept[0]
+    assert cache.layer(names[2], LAYER, 8, PER_TENSOR) is kept[2]
     with pytest.raises(FedsimError, match="cannot be read"):
-        cache.layer(names[1], LAYER, 8, "per_tensor")
+        cache.layer(names[1], LAYER, 8, PER_TENSOR)
     # A tensor that was dropped lives on in the model that uses it.
     assert torch.equal(kept[1].weight, dequantize_weight(quantize_weight(weight(1), 8, PER_TENSOR)))

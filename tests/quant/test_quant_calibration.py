@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.errors import FedsimError
-from fedsim.quant.activations import Range, make_range
+from fedsim.quant.activations import FLOAT, InputFormat, Range, make_range
 from fedsim.quant.calibration import (
     CANDIDATES,
     TRIES,
@@ -88,6 +88,16 @@ class Case:
         )
 
 
+def chosen_range(
+    name: str, layer: Layer, module: nn.Module, seen: LayerObservation, weight, bits: int
+) -> Range:
+    """Return the static range that a calibrator finds; the input is quantized to `bits` over it."""
+    how = calibrate_layer(name, layer, module, seen, lambda: weight, bits)
+    assert how.bits == bits
+    assert how.range is not None
+    return how.range
+
+
 def share_of(seen: LayerObservation, rng: Range) -> int:
     """Return which share of the observed range `rng` is; fail when it is none."""
     (share,) = [s for s in SHARES if rng == make_range(seen.low * s / 100, seen.high * s / 100)]
@@ -102,7 +112,7 @@ def test_cosine_is_as_good_as_an_exhaustive_search(kind):
         score = cosine_score(case.layer, case.seen, case.weights, bits)
         for share in (100, 63, 20, 5):
             assert score(shrink(case.seen, share)) == pytest.approx(every[share - 1], abs=2e-5)
-        chosen = calibrate_layer(
+        chosen = chosen_range(
             "cosine", case.layer, owner(case), case.seen, case.weights.quantized, bits
         )
         mine = every[share_of(case.seen, chosen) - 1]
@@ -236,7 +246,7 @@ def test_hessian_is_as_good_as_an_exhaustive_search(kind, bits):
     score = fisher_score(case.layer, seen, case.weights, bits)
     for share in (100, 40, 10):
         assert -score(shrink(seen, share)) == pytest.approx(loss(share), rel=2e-3)
-    chosen = calibrate_layer("hessian", case.layer, owner(case), seen, case.weights.quantized, bits)
+    chosen = chosen_range("hessian", case.layer, owner(case), seen, case.weights.quantized, bits)
     every = [loss(s) for s in SHARES]
     mine = every[share_of(seen, chosen) - 1]
     assert mine <= min(every) * 1.05
@@ -261,14 +271,17 @@ def test_hessian_follows_the_fisher():
 def test_minmax_and_none_are_the_observed_range(name):
     case = Case("student", 8, seed=0)
     bare = LayerObservation(case.seen.low, case.seen.high)
-    chosen = calibrate_layer(name, case.layer, owner(case), bare, case.weights.quantized, 8)
+    chosen = chosen_range(name, case.layer, owner(case), bare, case.weights.quantized, 8)
     assert chosen == Range(float(case.rows.min()), float(case.rows.max()))
     positive = LayerObservation(0.5, 3.0)
-    chosen = calibrate_layer(name, case.layer, owner(case), positive, case.weights.quantized, 8)
+    chosen = chosen_range(name, case.layer, owner(case), positive, case.weights.quantized, 8)
     assert chosen == Range(0.0, 3.0)
 
 
-@pytest.mark.parametrize("name", CALIBRATORS.names())
+STATIC = [name for name in CALIBRATORS if CALIBRATORS[name].static]
+
+
+@pytest.mark.parametrize("name", STATIC)
 def test_every_range_is_a_share_of_the_observed_one(name):
     toy = Toy(Talker())
     batches = [talk(clips([61, 90, 47])), talk(clips([80, 80], seed=1))]
@@ -277,39 +290,60 @@ def test_every_range_is_a_share_of_the_observed_one(name):
     for layer, bits in product(toy.layers, (4, 8, 16)):
         module = toy.module.get_submodule(layer.name)
         quantized = dequantize_weight(quantize_weight(module.weight, 4, PER_CHANNEL))
-        chosen = calibrate_layer(name, layer, module, seen[layer.name], quantized, bits)
+        chosen = chosen_range(name, layer, module, seen[layer.name], quantized, bits)
         assert 1 <= share_of(seen[layer.name], chosen) <= CANDIDATES
         assert chosen.low <= 0.0 <= chosen.high
         assert not isinstance(chosen.low, torch.Tensor)
 
 
-@pytest.mark.parametrize("name", CALIBRATORS.names())
+@pytest.mark.parametrize("name", STATIC)
 def test_an_input_of_zeros(name):
     layer = Layer("layer", "linear", (3, 4))
     rows = torch.zeros(9, 1, 4)
     seen = LayerObservation(0.0, 0.0, rows, torch.zeros(9, 3))
     for bias in (True, False):
         module = nn.Linear(4, 3, bias=bias)
-        assert calibrate_layer(name, layer, module, seen, module.weight.detach(), 8) == Range(0, 0)
+        assert chosen_range(name, layer, module, seen, module.weight.detach(), 8) == Range(0, 0)
+
+
+def never() -> torch.Tensor:
+    raise AssertionError("nobody reads the weight")
+
+
+@pytest.mark.parametrize(
+    ("name", "linear"), [("dynamic", InputFormat(8)), ("float", InputFormat(0))]
+)
+def test_without_static_ranges_nothing_is_observed(name, linear):
+    """Not even the weight is unpacked; only inputs of linear layers have vectors of their own."""
+    toy = Toy(Talker())
+    assert needs([name]) == Needs()
+    for layer in toy.layers:
+        module = toy.module.get_submodule(layer.name)
+        how = calibrate_layer(name, layer, module, None, never, 8)
+        assert how == (linear if layer.kind == "linear" else FLOAT)
+        assert how.range is None
+    table = Layer("table", "embedding", (12, 4))
+    assert calibrate_layer(name, table, nn.Embedding(12, 4), None, never, 8) == FLOAT
 
 
 def test_needs():
-    assert needs([]) == Needs(rows=False, fisher=False)
-    assert needs(["none", "minmax"]) == Needs(rows=False, fisher=False)
-    assert needs(["minmax", "cosine"]) == Needs(rows=True, fisher=False)
-    assert needs(["cosine", "hessian"]) == Needs(rows=True, fisher=True)
-    assert needs(iter(["hessian"])) == Needs(rows=True, fisher=True)
+    assert needs([]) == Needs(ranges=False, rows=False, fisher=False)
+    assert needs(["dynamic", "float"]) == Needs(ranges=False, rows=False, fisher=False)
+    assert needs(["none", "minmax"]) == Needs(ranges=True, rows=False, fisher=False)
+    assert needs(["minmax", "cosine"]) == Needs(ranges=True, rows=True, fisher=False)
+    assert needs(["cosine", "hessian"]) == Needs(ranges=True, rows=True, fisher=True)
+    assert needs(iter(["hessian"])) == Needs(ranges=True, rows=True, fisher=True)
     with pytest.raises(FedsimError, match="did you mean 'cosine'"):
         needs(["minmax", "cosin"])
 
 
 def test_which_calibrations_look_at_the_users_clips():
     assert on_user_data(CALIBRATORS) == {"cosine", "hessian", "minmax"}
-    assert on_user_data(["none"]) == set()
+    assert on_user_data(["none", "dynamic", "float"]) == set()
 
 
 def test_every_calibrator_says_what_it_is():
-    assert CALIBRATORS.names() == ["cosine", "hessian", "minmax", "none"]
+    assert CALIBRATORS.names() == ["cosine", "dynamic", "float", "hessian", "minmax", "none"]
     assert all(text.endswith(".") for text in CALIBRATORS.describe().values())  # whole sentences
 
 
@@ -320,9 +354,7 @@ def test_a_calibrator_of_ones_own():
     entry = Calibrator(half, summary="Half.", meaning="half the range", rows=False)
     case = Case("normal", 8, seed=0)
     with registered(CALIBRATORS, "half", entry):
-        assert needs(["half"]) == Needs()
-        chosen = calibrate_layer(
-            "half", case.layer, owner(case), case.seen, case.weights.quantized, 8
-        )
-        assert calibrate_layer("half", case.layer, owner(case), None, chosen, 8) is None
+        assert needs(["half"]) == Needs(ranges=True)
+        chosen = chosen_range("half", case.layer, owner(case), case.seen, case.weights.quantized, 8)
+        assert calibrate_layer("half", case.layer, owner(case), None, never, 8) == FLOAT
     assert share_of(case.seen, chosen) == 50

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from quant_toys import Tied, Toy, thorough
 from torch import nn
 
-from fedsim.quant.activations import Range, quantize_activation
+from fedsim.quant.activations import InputFormat, Range, quantize_activation
 from fedsim.quant.bank import BlobStore, LayerBank, WeightCache
-from fedsim.quant.granularities import PER_CHANNEL, WeightFormat
+from fedsim.quant.granularities import PER_CHANNEL, PER_TENSOR, WeightFormat
 from fedsim.quant.integers import (
     MIN_WEIGHTS,
     as_integers,
@@ -47,7 +47,7 @@ def by_definition(
     q -= 1 << (packed.bits - 1)
     steps = quantize_activation(x, rng, bits).double().numpy() / np.float32(rng.scale(bits))
     sums = np.rint(steps).astype(np.int64) @ q.T
-    y = sums * float(np.float32(rng.scale(bits))) * packed.scales.astype(float)
+    y = sums * float(np.float32(rng.scale(bits))) * packed.scales[:, 0].astype(float)
     return y if bias is None else y + bias.double().numpy()
 
 
@@ -84,7 +84,8 @@ def test_it_is_the_exact_sum_and_one_product(
 
 def test_the_largest_sums_do_not_saturate():
     """Pairs of the largest products leave 16 bits, where older processors add them up."""
-    packed = PackedWeight((24, 4096), 8, np.full(24 * 4096, 255, np.uint8), np.ones(1, np.float32))
+    codes, one = np.full(24 * 4096, 255, np.uint8), np.ones((1, 1), np.float16)
+    packed = PackedWeight((24, 4096), 8, PER_TENSOR, codes, one)
     product = integer_linear(as_integers(packed), None, Range(-1.0, 254.0), 8)
     with torch.inference_mode():
         for rows in (1, 3, 200):
@@ -182,8 +183,7 @@ def installed(
     switch.install(
         {name: dequantize_weight(p) for name, p in packed.items()},
         switch.full_leftovers(),
-        dict.fromkeys(packed, rng),
-        activation_bits,
+        dict.fromkeys(packed, InputFormat(activation_bits, rng)),
         codes if integers else None,
     )
     return switch
@@ -243,15 +243,16 @@ def test_a_head_in_integers_beside_its_tied_table():
 def test_a_process_reads_and_unpacks_a_layer_once(tmp_path):
     toy = Toy(Wide())
     store = BlobStore(tmp_path / "bank")
-    bank = LayerBank(Switch(toy).full_weights(), toy.layers, "per_channel", store)
+    bank = LayerBank(Switch(toy).full_weights(), toy.layers, PER_CHANNEL, store)
     cache = WeightCache(store)
-    place = (bank.name(0, 4), toy.layers[0], 4, "per_channel")
+    place = (bank.manifest((4, 8), "nearest")[0], toy.layers[0], 4, PER_CHANNEL)
     layer = cache.layer(*place)
     (store.folder / place[0]).unlink()  # so it is not read again
     assert cache.layer(*place) is layer
     assert layer.integers is not None
     assert layer.nbytes > layer.weight.nbytes + toy.layers[0].n_weights
-    assert cache.layer(bank.name(0, 9), toy.layers[0], 9, "per_channel").integers is None
+    name = bank.manifest((9, 8), "nearest")[0]
+    assert cache.layer(name, toy.layers[0], 9, PER_CHANNEL).integers is None
 
 
 def test_no_model_meets_the_slow_reference_of_onednn():

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from fedsim.errors import FedsimError, ModelFileError
-from fedsim.quant.activations import Range, make_range
-from fedsim.quant.granularities import WeightFormat, n_scales
+from fedsim.quant.activations import FLOAT, InputFormat, Range, make_range
+from fedsim.quant.granularities import PER_CHANNEL, PER_TENSOR, WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import (
     Manifest,
@@ -36,15 +36,21 @@ from fedsim.quant.packing import packed_bytes
 from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.weights import PackedWeight, dequantize_weight
 
-BOTH = ("per_tensor", "per_channel")
-RANGES = (make_range(-1.5, 2.25), make_range(0.0, 0.1), None, make_range(-1e-3, 7e4))
+BOTH = (PER_TENSOR, PER_CHANNEL)
+FORMATS = (*BOTH, *(WeightFormat(g, True) for g in ("per_tensor", "per_channel", "group_32")))
+INPUTS = (
+    InputFormat(8, make_range(-1.5, 2.25)),
+    InputFormat(16, make_range(0.0, 0.1)),
+    FLOAT,
+    InputFormat(4),  # each vector over its own range
+)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> tuple[Toy, ModelFile, bytes]:
     """A toy, the contents of its file, and the file's bytes."""
     toy = Toy(Talker())
-    model = model_file(toy, (3, 8, 16, 5), ranges=RANGES, settings={"language": "it"})
+    model = model_file(toy, (3, 8, 16, 5), inputs=INPUTS, settings={"language": "it"})
     path = tmp_path_factory.mktemp("written") / "toy.safetensors"
     write(path, toy.layers, model)
     return toy, model, path.read_bytes()
@@ -52,23 +58,25 @@ def written(tmp_path_factory) -> tuple[Toy, ModelFile, bytes]:
 
 def same(a: ModelFile, b: ModelFile) -> None:
     assert a.manifest == b.manifest
-    assert a.ranges == b.ranges
+    assert a.inputs == b.inputs
     assert a.leftovers.keys() == b.leftovers.keys()
     for name, tensor in a.leftovers.items():
         assert tensor.dtype == b.leftovers[name].dtype
         assert tensor.shape == b.leftovers[name].shape
         assert torch.equal(tensor, b.leftovers[name])
     for one, two in zip(a.weights, b.weights, strict=True):
-        assert (one.shape, one.bits) == (two.shape, two.bits)
+        assert (one.shape, one.bits, one.format) == (two.shape, two.bits, two.format)
         assert one.payload.tobytes() == two.payload.tobytes()
+        assert one.scales.shape == two.scales.shape
         assert one.scales.tobytes() == two.scales.tobytes()
+        np.testing.assert_array_equal(one.zeros, two.zeros)  # None where there are none
 
 
 @settings(thorough, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.tuples(*[st.integers(2, 16)] * 4), st.sampled_from(BOTH))
-def test_round_trip(tmp_path, bits, granularity):
+@given(st.tuples(*[st.integers(2, 16)] * 4), st.sampled_from(FORMATS))
+def test_round_trip(tmp_path, bits, how):
     toy = Toy(Talker())
-    model = model_file(toy, bits, granularity, RANGES, {"a": [1, None, "ü"]})
+    model = model_file(toy, bits, how, INPUTS, {"a": [1, None, "ü"]})
     path = tmp_path / "a.safetensors"
     nbytes = write(path, toy.layers, model)
     assert nbytes == os.path.getsize(path)
@@ -77,7 +85,7 @@ def test_round_trip(tmp_path, bits, granularity):
     assert read_manifest(path) == model.manifest
     for layer, packed in zip(toy.layers, back.weights, strict=True):
         full = toy.module.get_submodule(layer.name).weight
-        expected = dequantize_weight(quantize_weight(full, packed.bits, WeightFormat(granularity)))
+        expected = dequantize_weight(quantize_weight(full, packed.bits, how))
         assert torch.equal(dequantize_weight(packed), expected)
     rest = load_leftovers(back.leftovers)
     assert torch.equal(rest["mid.bias"], toy.module.mid.bias.detach().half().float())
@@ -141,7 +149,7 @@ class Odd(nn.Module):
 
 def test_every_type_of_leftover(tmp_path):
     toy = Toy(Odd())
-    model = model_file(toy, (4, 5), ranges=(make_range(-1, 1), None))
+    model = model_file(toy, (4, 5), inputs=(InputFormat(8, make_range(-1, 1)), FLOAT))
     path = tmp_path / "odd.safetensors"
     nbytes = write(path, toy.layers, model)
     same(read(path, toy.layers), model)
@@ -168,10 +176,10 @@ def test_a_type_that_no_file_holds(tmp_path):
         write(tmp_path / "a", toy.layers, strange)
 
 
-@pytest.mark.parametrize("granularity", BOTH)
-def test_another_reader_finds_everything(granularity, tmp_path):
+@pytest.mark.parametrize("how", FORMATS)
+def test_another_reader_finds_everything(how, tmp_path):
     toy = Toy(Talker())
-    model = model_file(toy, (3, 8, 16, 5), granularity, RANGES)
+    model = model_file(toy, (3, 8, 16, 5), how, INPUTS)
     path = tmp_path / "a.safetensors"
     write(path, toy.layers, model)
     with safe_open(path, framework="pt") as file:
@@ -180,23 +188,39 @@ def test_another_reader_finds_everything(granularity, tmp_path):
         codes = {layer.name: file.get_tensor(f"{layer.name}.codes") for layer in toy.layers}
         ranges = file.get_tensor("fedsim.ranges")
         scales = file.get_tensor("fedsim.scales")
+        widths = file.get_tensor("fedsim.input_bits")
         bias = file.get_tensor("mid.bias")
-    assert meta["format"] == "fedsim-model/1"
+    assert meta["format"] == "fedsim-model/2"
     assert json.loads(meta["manifest"])["bits"] == [3, 8, 16, 5]
     assert names == {
         *(f"{layer.name}.codes" for layer in toy.layers),
         *model.leftovers,
+        "fedsim.input_bits",
         "fedsim.ranges",
         "fedsim.scales",
     }
     for layer, packed in zip(toy.layers, model.weights, strict=True):
         assert codes[layer.name].dtype == torch.uint8
-        assert bytes(codes[layer.name].numpy()) == packed.payload.tobytes()
-    assert ranges[2].isnan().all()
-    assert [tuple(row) for row in ranges[[0, 1, 3]].tolist()] == [
-        (r.low, r.high) for r in RANGES if r is not None
+        stored = bytes(codes[layer.name].numpy())
+        assert stored.startswith(packed.payload.tobytes())
+        zeros = stored[packed.payload.nbytes :]
+        if not how.zero_points:
+            assert zeros == b""
+            continue
+        # Read bit by bit: the first code is in the lowest bits of the first byte.
+        found = np.unpackbits(np.frombuffer(zeros, np.uint8), bitorder="little")
+        n = packed.scales.size
+        rows = found[: n * packed.bits].reshape(n, packed.bits).astype(int)
+        assert (rows @ (1 << np.arange(packed.bits))).tolist() == packed.zeros.ravel().tolist()
+        assert len(zeros) == -(-n * packed.bits // 8)
+    assert widths.dtype == torch.uint8
+    assert widths.tolist() == [8, 16, 0, 4]
+    assert ranges[2:].isnan().all()
+    assert [tuple(row) for row in ranges[:2].tolist()] == [
+        (i.range.low, i.range.high) for i in INPUTS[:2]
     ]
-    assert scales.tolist() == [s for w in model.weights for s in w.scales.tolist()]
+    assert scales.dtype == torch.float16
+    assert scales.tolist() == [s for w in model.weights for s in w.scales.ravel().tolist()]
     assert torch.equal(bias, model.leftovers["mid.bias"])
 
 
@@ -227,25 +251,27 @@ def models(draw):
         rest[draw(st.sampled_from(["norm", "zulu", "alpha.beta"])) + f".{i}"] = values
     depths = draw(st.sampled_from([(4, 8), (8,), (2, 3, 4), tuple(range(2, 17)), (9, 10, 16)]))
     plan = tuple(draw(st.sampled_from(depths)) for _ in layers)
-    granularity = draw(st.sampled_from(BOTH))
+    how = draw(st.sampled_from(FORMATS))
     name = draw(st.sampled_from(["m", "a/very-long/model-id" * 7, 'quo"te\\ü', "0" * 64]))
-    manifest = Manifest(name, fingerprint(layers), granularity, 8, plan, {"window_s": None})
+    manifest = Manifest(
+        name, fingerprint(layers), how.granularity, how.zero_points, plan, {"window_s": None}
+    )
     return layers, store_leftovers(rest), depths, manifest
 
 
 def contents(layers, rest, manifest, seed=0) -> ModelFile:
     rng = np.random.default_rng(seed)
-    weights = tuple(
-        PackedWeight(
-            layer.shape,
-            bits,
-            rng.integers(0, 256, packed_bytes(layer.n_weights, bits), np.uint8),
-            rng.random(n_scales(layer.channels, manifest.granularity), np.float32),
-        )
-        for layer, bits in zip(layers, manifest.bits, strict=True)
-    )
-    ranges = tuple(None if layer.kind == "embedding" else make_range(-1.0, 0.3) for layer in layers)
-    return ModelFile(manifest, weights, ranges, rest)
+    how = manifest.weight_format
+    weights = []
+    for layer, bits in zip(layers, manifest.bits, strict=True):
+        grid = how.grid(layer.shape)
+        zeros = rng.integers(0, 1 << bits, grid, np.uint16) if how.zero_points else None
+        codes = rng.integers(0, 256, packed_bytes(layer.n_weights, bits), np.uint8)
+        scales = rng.random(grid).astype(np.float16)
+        weights.append(PackedWeight(layer.shape, bits, how, codes, scales, zeros))
+    static = InputFormat(8, make_range(-1.0, 0.3))
+    inputs = tuple(FLOAT if layer.kind == "embedding" else static for layer in layers)
+    return ModelFile(manifest, tuple(weights), inputs, rest)
 
 
 @settings(thorough, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -267,7 +293,7 @@ def test_the_size_where_many_small_leftovers_meet_many_scales(n_leftovers, chann
     """Scales lie before the leftovers in the file: a digit more in every offset of theirs."""
     layers = [Layer("a", "linear", (channels, 2)), Layer("b", "linear", (3, 3))]
     rest = store_leftovers({f"r{i}": torch.ones(1) for i in range(n_leftovers)})
-    manifest = Manifest("m", fingerprint(layers), "per_channel", 8, (2, 16))
+    manifest = Manifest("m", fingerprint(layers), "per_channel", False, (2, 16))
     sizes = model_sizes(layers, rest, manifest, tuple(range(2, 17)))
     for plan in [(2, 2), (2, 16), (16, 16)]:
         model = contents(layers, rest, replace(manifest, bits=plan))
@@ -294,14 +320,15 @@ def test_everything_in_the_file_is_counted():
     sizes = model_sizes(toy.layers, model.leftovers, model.manifest, (2, 4))
     weights = [30, 72, 80, 50]  # 6*1*5, 8*3*3, 10*8, 5*10
     assert sizes.layer_bytes.tolist() == [[-(-n * d // 8) for d in (2, 4)] for n in weights]
-    scales = 4 * (6 + 8 + 10 + 5)
+    scales = 2 * (6 + 8 + 10 + 5)
     halves = 2 * (6 + 8 + 8 + 10 + 5)  # three biases and a norm
-    header = sizes.fixed_bytes - scales - halves - 4 * 2 * 4 - 8
+    inputs = 4 * (2 * 4 + 1)  # a range and a bit depth
+    header = sizes.fixed_bytes - scales - halves - inputs - 8
     assert header % 8 == 0
     assert 0 < header < 2000
     per_tensor = replace(model.manifest, granularity="per_tensor")
     smaller = model_sizes(toy.layers, model.leftovers, per_tensor, (2, 4))
-    assert sizes.fixed_bytes - smaller.fixed_bytes in range(scales - 16 - 8, scales - 16 + 32)
+    assert sizes.fixed_bytes - smaller.fixed_bytes in range(scales - 8 - 8, scales - 8 + 32)
 
 
 # ---- damage
@@ -386,15 +413,19 @@ def test_a_file_of_another_model(written, tmp_path):
         read(path, renamed)
 
 
-def test_a_file_of_a_later_format(written, tmp_path):
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_file_of_another_format(version, written, tmp_path):
     toy, _, data = written
-    data = data.replace(b'"format":"fedsim-model/1"', b'"format":"fedsim-model/2"')
+    other = f'"format":"fedsim-model/{version}"'.encode()
+    data = data.replace(b'"format":"fedsim-model/2"', other)
     digest = data.index(b'"sha256":"') + 10
     blank = data[:digest] + b"0" * 64 + data[digest + 64 :]
     sha256 = hashlib.sha256(blank).hexdigest().encode()
     path = tmp_path / "a.safetensors"
     path.write_bytes(data[:digest] + sha256 + data[digest + 64 :])
-    with pytest.raises(ModelFileError, match=r"'fedsim-model/2'.*use the version that wrote it"):
+    with pytest.raises(
+        ModelFileError, match=rf"'fedsim-model/{version}'.*use the version that wrote it"
+    ):
         read(path, toy.layers)
 
 
@@ -439,7 +470,7 @@ def test_a_write_that_fails_leaves_the_old_file(fails, written, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, fails, full)
-    other = replace(model, ranges=(Range(-9.0, 9.0),) * 4)
+    other = replace(model, inputs=(InputFormat(8, Range(-9.0, 9.0)),) * 4)
     with pytest.raises(FedsimError, match=r"No space left on device.*choose a folder"):
         write(path, toy.layers, other)
     assert path.read_bytes() == data
@@ -456,10 +487,10 @@ def test_a_crash_while_writing_leaves_the_old_file(dies, written, tmp_path, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, dies, crash)
-    other = replace(model, ranges=(Range(-9.0, 9.0),) * 4)
+    other = replace(model, inputs=(InputFormat(8, Range(-9.0, 9.0)),) * 4)
     with pytest.raises(KeyboardInterrupt):
         write(path, toy.layers, other)
     monkeypatch.undo()
     assert path.read_bytes() == data
     write(path, toy.layers, other)
-    assert read(path, toy.layers).ranges == other.ranges
+    assert read(path, toy.layers).inputs == other.inputs

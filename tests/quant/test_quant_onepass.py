@@ -1,4 +1,4 @@
-"""Sensing and observing in one pass: the same as in two."""
+"""Sensing, observing and second moments in one pass: the same as in one for each."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 from quant_toys import Talker, Toy, clips, n_hooks, talk
 
 from fedsim.errors import FedsimError
+from fedsim.quant.calibrators import needs
+from fedsim.quant.moments import second_moments
 from fedsim.quant.observe import observe
-from fedsim.quant.onepass import sense_and_observe
+from fedsim.quant.onepass import NOTHING, forward_only, one_pass
 from fedsim.quant.sensitivity import sense, sense_and_quantiles
 
 LENGTHS = [61, 90, 47, 33, 80]
@@ -22,9 +24,11 @@ def sensing(measure: str):
 
 @pytest.mark.parametrize("measure", ["median", "abs-max", "spectral"])
 @pytest.mark.parametrize("calibrations", [["minmax"], ["cosine", "none"], ["minmax", "cosine"]])
-def test_one_pass_gives_what_two_give(measure, calibrations):
+@pytest.mark.parametrize("moments", [False, True])
+def test_one_pass_gives_what_several_give(measure, calibrations, moments):
     toy = Toy(Talker())
-    values, seen = sense_and_observe(toy, iter(BATCHES), sensing(measure), calibrations)
+    passed = one_pass(toy, iter(BATCHES), sensing(measure), needs(calibrations), moments=moments)
+    values, seen = passed.found, passed.observed
     assert toy.forwards == len(BATCHES)
     assert n_hooks(toy.module) == 0
     np.testing.assert_array_equal(values, sense(toy, BATCHES, measure))
@@ -37,15 +41,36 @@ def test_one_pass_gives_what_two_give(measure, calibrations):
             assert seen[name].rows is None
         else:
             assert torch.equal(seen[name].rows, one.rows)
+    if not moments:
+        assert passed.moments is None
+        return
+    alone = second_moments(toy, BATCHES)
+    assert passed.moments.keys() == alone.keys()
+    for name, one in alone.items():
+        assert passed.moments[name].rows == one.rows
+        np.testing.assert_array_equal(passed.moments[name].mean, one.mean)
 
 
-@pytest.mark.parametrize("calibrations", [[], ["none"], ["hessian"], ["cosine", "hessian"]])
+@pytest.mark.parametrize(
+    "calibrations", [[], ["dynamic", "float"], ["hessian"], ["cosine", "hessian"]]
+)
 def test_without_observations_where_they_need_no_pass_or_one_of_their_own(calibrations):
     toy = Toy(Talker())
-    values, seen = sense_and_observe(toy, BATCHES, sensing("median"), calibrations)
-    assert seen is None
+    passed = one_pass(toy, BATCHES, sensing("median"), needs(calibrations))
+    assert passed.observed is None
+    assert passed.moments is None
     assert toy.forwards == len(BATCHES)
-    np.testing.assert_array_equal(values, sense(toy, BATCHES))
+    np.testing.assert_array_equal(passed.found, sense(toy, BATCHES))
+
+
+def test_a_pass_in_which_nothing_is_sensed():
+    toy = Toy(Talker())
+    passed = one_pass(toy, BATCHES, forward_only, moments=True)
+    assert (passed.found, passed.observed) == (None, None)
+    assert toy.forwards == len(BATCHES)
+    assert passed.moments.keys() == {"conv1", "conv2", "mid", "head"}
+    assert n_hooks(toy.module) == 0
+    assert one_pass(toy, BATCHES, forward_only, NOTHING).moments is None
 
 
 def test_whatever_sensing_returns_comes_back():
@@ -54,24 +79,24 @@ def test_whatever_sensing_returns_comes_back():
     def both(model, batches):
         return sense_and_quantiles(model, batches, "mean")
 
-    (values, distribution), seen = sense_and_observe(toy, BATCHES, both, ["minmax"])
+    passed = one_pass(toy, BATCHES, both, needs(["minmax"]))
+    values, distribution = passed.found
     expected = sense_and_quantiles(toy, BATCHES, "mean")
     np.testing.assert_array_equal(values, expected[0])
     np.testing.assert_array_equal(distribution, expected[1])
-    assert seen.keys() == {"conv1", "conv2", "mid", "head"}
+    assert passed.observed.keys() == {"conv1", "conv2", "mid", "head"}
 
 
 def test_a_pass_without_clips_and_one_that_fails_leave_no_hooks():
     toy = Toy(Talker())
     with pytest.raises(FedsimError, match="at least one clip"):
-        sense_and_observe(toy, [], sensing("median"), ["cosine"])
-    with pytest.raises(FedsimError, match="did you mean 'cosine'"):
-        sense_and_observe(toy, BATCHES, sensing("median"), ["cosin"])
+        one_pass(toy, [], sensing("median"), needs(["cosine"]), moments=True)
+    assert n_hooks(toy.module) == 0
 
     def fails(model, batches):
         next(batches)
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        sense_and_observe(toy, BATCHES, fails, ["cosine"])
+        one_pass(toy, BATCHES, fails, needs(["cosine"]), moments=True)
     assert n_hooks(toy.module) == 0

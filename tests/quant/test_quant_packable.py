@@ -9,7 +9,7 @@ import pytest
 import torch
 from quant_toys import Talker, Tied, Toy, model_file
 
-from fedsim.quant.granularities import PER_CHANNEL, n_scales
+from fedsim.quant.granularities import PER_CHANNEL, PER_TENSOR, WeightFormat
 from fedsim.quant.layers import leftovers
 from fedsim.quant.modelfile import ModelFile, fingerprint, read, write
 from fedsim.quant.packable import PackableModel, packable
@@ -19,33 +19,34 @@ from fedsim.quant.switch import switch_of
 DEPTHS = (2, 3, 8, 16)
 
 
-def packed(granularity: str = "per_channel", toy: Toy | None = None) -> PackableModel[Toy]:
+def packed(weight_format: WeightFormat = PER_CHANNEL, toy: Toy | None = None) -> PackableModel[Toy]:
     return packable(
         toy or Toy(Talker()),
         "models/talker",
-        granularity=granularity,
-        activation_bits=8,
+        weight_format=weight_format,
         depths=DEPTHS,
         settings={"keep": [], "window_s": None},
     )
 
 
 def contents(model: PackableModel[Toy], bits: tuple[int, ...], language: str | None) -> ModelFile:
-    file = model_file(model.model, bits, model.granularity)
-    return ModelFile(model.manifest(bits, language), file.weights, file.ranges, model.stored)
+    file = model_file(model.model, bits, model.weight_format)
+    return ModelFile(model.manifest(bits, language), file.weights, file.inputs, model.stored)
 
 
-@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
-def test_sizes_are_those_of_the_files(granularity, tmp_path):
-    model = packed(granularity)
+@pytest.mark.parametrize("zero_points", [False, True])
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel", "group_32"])
+def test_sizes_are_those_of_the_files(granularity, zero_points, tmp_path):
+    model = packed(WeightFormat(granularity, zero_points))
     layers = model.model.layers
     assert model.sizes.depths == DEPTHS
     for bits in [(2, 2, 2, 2), (16, 16, 16, 16), (3, 8, 2, 16)]:
         path = tmp_path / "a.safetensors"
         nbytes = write(path, layers, contents(model, bits, None))
         assert nbytes == os.path.getsize(path) == model.sizes.total(bits)
-    scales = sum(n_scales(layer.channels, granularity) for layer in layers)
-    assert scales == (len(layers) if granularity == "per_tensor" else 29)
+    scales = sum(model.weight_format.n_scales(layer.shape) for layer in layers)
+    # No channel of the toy has more than 32 inputs.
+    assert scales == (len(layers) if granularity == "per_tensor" else 6 + 8 + 10 + 5)
 
 
 def test_a_language_does_not_change_the_length_of_the_header(tmp_path):
@@ -66,12 +67,13 @@ def test_a_language_does_not_change_the_length_of_the_header(tmp_path):
 
 
 def test_the_manifest_says_what_a_loader_needs():
-    model = packed("per_tensor")
+    model = packed(WeightFormat("per_tensor", zero_points=True))
     manifest = model.manifest((2, 3, 8, 16))
     assert manifest.model == "models/talker"
     assert manifest.fingerprint == fingerprint(model.model.layers)
-    assert (manifest.granularity, model.granularity) == ("per_tensor", "per_tensor")
-    assert (manifest.activation_bits, model.activation_bits) == (8, 8)
+    assert (manifest.granularity, manifest.zero_points) == ("per_tensor", True)
+    assert manifest.weight_format == model.weight_format == WeightFormat("per_tensor", True)
+    assert packed(PER_TENSOR).manifest((2, 3, 8, 16)).zero_points is False
     assert manifest.bits == (2, 3, 8, 16)
     assert manifest.settings == {"keep": [], "window_s": None}
     spoken = model.manifest((2, 3, 8, 16), "it")
@@ -96,7 +98,7 @@ def test_modules_and_switch_are_the_models_own():
     assert model.switch is switch_of(toy)
     assert model.modules == {"head": toy.module.head, "mid": toy.module.mid}
     full = model.switch.full_weights()
-    model.switch.install({n: w + 1 for n, w in full.items()}, model.leftovers, None, 8)
+    model.switch.install({n: w + 1 for n, w in full.items()}, model.leftovers, {})
     # Made while another client's model is in place: full precision all the same.
     again = packed(toy=toy)
     assert torch.equal(again.stored["mid.bias"], model.stored["mid.bias"])

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from quant_toys import Talker, Tied, Toy, clips, n_hooks, talk
 from torch import nn
 
-from fedsim.quant.activations import Range
+from fedsim.quant.activations import FLOAT, InputFormat, Range
 from fedsim.quant.bank import BlobStore, LayerBank, WeightCache
+from fedsim.quant.granularities import PER_CHANNEL
 from fedsim.quant.modelfile import load_leftovers, store_leftovers
 from fedsim.quant.switch import Switch, switch_of
 
@@ -33,7 +34,7 @@ def test_what_is_installed_is_what_runs_and_restoring_is_exact():
     state = {k: (v.data_ptr(), v.clone()) for k, v in toy.module.state_dict().items()}
     switch = Switch(toy)
     weights, rest = plan(toy)
-    switch.install(weights, rest, None, 8)
+    switch.install(weights, rest, {})
 
     other = Talker(seed=7).eval()
     other.load_state_dict({f"{n}.weight": w for n, w in weights.items()} | rest)
@@ -53,7 +54,7 @@ def test_one_model_after_another():
     switch, plan_of = Switch(toy), {seed: plan(toy, seed) for seed in (1, 2, 3)}
     answers = {}
     for seed in (1, 2, 1, 3, 2):
-        switch.install(*plan_of[seed], {"mid": Range(-1.0, float(seed))}, 4)
+        switch.install(*plan_of[seed], {"mid": InputFormat(4, Range(-1.0, float(seed)))})
         answer = toy.forward(batch)
         assert torch.equal(answers.setdefault(seed, answer), answer)
     assert not torch.equal(answers[1], answers[2])
@@ -63,17 +64,17 @@ def test_weights_are_shared_not_copied(tmp_path):
     store = BlobStore(tmp_path)
     toys = [Toy(Talker(seed)) for seed in range(2)]
     layers = toys[0].layers
-    bank = LayerBank(Switch(toys[0]).full_weights(), layers, "per_channel", store)
-    names = bank.manifest((4, 5, 6, 7))
+    bank = LayerBank(Switch(toys[0]).full_weights(), layers, PER_CHANNEL, store)
+    names = bank.manifest((4, 5, 6, 7), "nearest")
     cache = WeightCache(store)
     pointers = []
     for toy in toys:
         switch = Switch(toy)
         weights = {
-            layer.name: cache.layer(name, layer, bits, "per_channel").weight
+            layer.name: cache.layer(name, layer, bits, PER_CHANNEL).weight
             for layer, name, bits in zip(layers, names, (4, 5, 6, 7), strict=True)
         }
-        switch.install(weights, switch.full_leftovers(), None, 8)
+        switch.install(weights, switch.full_leftovers(), {})
         modules = [toy.module.get_submodule(layer.name) for layer in layers]
         pointers.append([module.weight.data_ptr() for module in modules])
         assert pointers[-1] == [weights[layer.name].data_ptr() for layer in layers]
@@ -86,7 +87,7 @@ def test_tied_weights_are_both_switched():
     assert set(switch.full_weights()) == {"head", "mid"}
     table = torch.randn(12, 4)
     weights = switch.full_weights() | {"head": table}
-    switch.install(weights, switch.full_leftovers(), None, 8)
+    switch.install(weights, switch.full_leftovers(), {})
     ids = torch.tensor([[1, 5]])
     assert torch.equal(toy.module.table(ids), table[ids])
     x = torch.randn(3, 4)
@@ -109,7 +110,7 @@ def test_kept_tied_weights_are_installed_everywhere():
     toy = Toy(Tied(), keep=["head"])
     switch = Switch(toy)
     stored = load_leftovers(store_leftovers(switch.full_leftovers()))
-    switch.install(switch.full_weights(), stored, None, 8)
+    switch.install(switch.full_weights(), stored, {})
     full = switch.full_leftovers()
     (name,) = [n for n in stored if n in ("head.weight", "table.weight")]
     assert torch.equal(toy.module.head.weight, full[name].half().float())
@@ -126,7 +127,8 @@ def test_ranges_quantize_the_input_of_their_layer_alone():
         inputs[module] = (args[0].detach(), out.detach())
 
     handles = [m.register_forward_hook(note) for m in (toy.module.mid, toy.module.head)]
-    switch.install(switch.full_weights(), switch.full_leftovers(), {"mid": Range(-0.7, 0.8)}, 4)
+    full = switch.full_weights(), switch.full_leftovers()
+    switch.install(*full, {"mid": InputFormat(4, Range(-0.7, 0.8))})
     toy.forward(batch)
     x, out = inputs[toy.module.mid]
     step = 1.5 / 15
@@ -141,19 +143,19 @@ def test_ranges_quantize_the_input_of_their_layer_alone():
     for handle in handles:
         handle.remove()
     assert n_hooks(toy.module) == 1
-    switch.install(switch.full_weights(), switch.full_leftovers(), {"head": Range(-1, 1)}, 8)
+    switch.install(*full, {"head": InputFormat(8, Range(-1, 1))})
     assert n_hooks(toy.module) == 1  # the last model's are gone
     switch.restore()
     assert n_hooks(toy.module) == 0
 
 
-def test_without_ranges_activations_stay_in_full_precision():
+def test_inputs_without_a_format_stay_in_full_precision():
     toy = Toy(Talker())
     batch = talk(clips([64, 64]))
     before = toy.forward(batch)
     switch = Switch(toy)
-    for ranges in (None, {}):
-        switch.install(switch.full_weights(), switch.full_leftovers(), ranges, 8)
+    for inputs in ({}, {"mid": FLOAT, "conv1": FLOAT}):
+        switch.install(switch.full_weights(), switch.full_leftovers(), inputs)
         assert n_hooks(toy.module) == 0
         assert torch.equal(toy.forward(batch), before)
 
@@ -178,7 +180,7 @@ def test_buffers_are_switched_too():
     }
     x = torch.randn(1, 2, 4)
     before = toy.module(x)
-    switch.install(switch.full_weights(), rest, None, 8)
+    switch.install(switch.full_weights(), rest, {})
     shift = torch.tensor([1.0, 2.0, 3.0])[:, None] / (1 + 1e-5) ** 0.5
     torch.testing.assert_close(toy.module(x), before - shift)
     assert int(toy.module.norm.num_batches_tracked) == 9
@@ -191,7 +193,7 @@ def test_half_precision_leftovers_are_those_of_the_file():
     toy = Toy(Talker())
     switch = Switch(toy)
     stored = store_leftovers(switch.full_leftovers())
-    switch.install(switch.full_weights(), load_leftovers(stored), None, 8)
+    switch.install(switch.full_weights(), load_leftovers(stored), {})
     assert toy.module.mid.bias.dtype == torch.float32
     assert torch.equal(toy.module.mid.bias, switch.full_leftovers()["mid.bias"].half().float())
 
@@ -200,7 +202,7 @@ def test_one_switch_a_model():
     toy = Toy(Talker())
     switch = switch_of(toy)
     full = switch.full_weights()["mid"]
-    switch.install(*plan(toy), None, 8)
+    switch.install(*plan(toy), {})
     assert switch_of(toy) is switch
     assert switch_of(toy).full_weights()["mid"] is full  # not what is installed
     switch.restore()
@@ -213,7 +215,7 @@ def test_a_model_that_nobody_uses_is_let_go(installed):
     toy = Toy(Talker())
     switch = switch_of(toy)
     if installed:
-        switch.install(*plan(toy), {"mid": Range(-1.0, 1.0)}, 8)
+        switch.install(*plan(toy), {"mid": InputFormat(8, Range(-1.0, 1.0))})
     ghost, weight = weakref.ref(toy.module), weakref.ref(toy.module.mid.weight)
     del toy, switch
     gc.collect()
