@@ -27,7 +27,7 @@ def pack(codes: np.ndarray, bits: int, *, chunk: int = CHUNK) -> np.ndarray:
     `chunk` codes are packed at a time, a multiple of 8. Raises `FedsimError` for a width outside
     2..16 and `ValueError` for a code that does not fit.
     """
-    _check(bits)
+    check_bits(bits)
     flat = np.ascontiguousarray(codes).reshape(-1)
     if flat.size and (int(flat.max()) >> bits or int(flat.min()) < 0):
         raise ValueError(f"codes packed in {bits} bits must lie in 0..{(1 << bits) - 1}")
@@ -51,7 +51,7 @@ def unpack(payload: np.ndarray, bits: int, n_codes: int, *, chunk: int = CHUNK) 
     Raises `FedsimError` for a width outside 2..16 and `ValueError` for a payload of the wrong
     length.
     """
-    _check(bits)
+    check_bits(bits)
     data = np.frombuffer(payload, np.uint8)
     if data.size != packed_bytes(n_codes, bits):
         raise ValueError(
@@ -75,7 +75,8 @@ def unpack(payload: np.ndarray, bits: int, n_codes: int, *, chunk: int = CHUNK) 
     return out
 
 
-def _check(bits: int) -> None:
+def check_bits(bits: int) -> None:
+    """Raise `FedsimError` for a width of codes outside 2..16."""
     if not MIN_BITS <= bits <= MAX_BITS:
         raise FedsimError(
             f"a bit depth of {bits} cannot be packed; use {MIN_BITS} to {MAX_BITS} bits"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fedsim.quant.packing import check_bits
+
 
 @dataclass(frozen=True, eq=False)
 class RoundingTask:
@@ -20,6 +22,10 @@ class RoundingTask:
     weight: torch.Tensor
     bits: int
     moments: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `FedsimError` for a bit depth outside 2..16."""
+        check_bits(self.bits)
 
     @property
     def shape(self) -> tuple[int, ...]:
