@@ -10,6 +10,7 @@ search to an exhaustive one over all 100 candidates, and the largest loss of cos
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
 
@@ -45,12 +46,13 @@ def main() -> None:
     observing = time.perf_counter() - start
     for bits in (8, 4):
         start = time.perf_counter()
-        chosen = {
-            layer.name: calibrate_layer(
-                "cosine", layer, owners[layer.name], seen[layer.name], quantized[layer.name], bits
-            )
-            for layer in model.layers
-        }
+        chosen = {}
+        for layer in model.layers:
+            weight = partial(quantized.__getitem__, layer.name)
+            owner, inputs = owners[layer.name], seen[layer.name]
+            found = calibrate_layer("cosine", layer, owner, inputs, weight, bits)
+            assert found.range is not None
+            chosen[layer.name] = found.range
         searching = time.perf_counter() - start
         exhaustive = 0.0
         worst = ("", 0.0)

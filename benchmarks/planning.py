@@ -46,7 +46,7 @@ def main() -> None:
                 "population": {"speakers": clients},
             },
             "clients": {"budget_mb": 2.0},
-            "methods": [{"allocation": "myqasr", "calibration": "minmax"}],
+            "methods": [{"allocation": "myqasr", "calibration": "minmax", "rounding": "nearest"}],
         }
     )
     study = load_study_model(scenario)
@@ -60,10 +60,10 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         weights, store = study.switch.full_weights(), BlobStore(Path(folder))
-        bank = LayerBank(weights, layers, study.granularity, store)
+        bank = LayerBank(weights, layers, study.weight_format, store)
         planner = Planner(scenario, sizes, bank)
         for bits in depths:  # each layer is packed once per depth, whatever the number of clients
-            bank.manifest((bits,) * len(layers))
+            bank.manifest((bits,) * len(layers), "nearest")
         began = time.perf_counter()
         for record in records:
             planner.own(codec.from_record(m.Summary, record, "a client"))

@@ -29,6 +29,12 @@ def scale_of(top: float, bits: int) -> np.float64:
     return half_up(float(top) / (2 ** (bits - 1) - 1)) if top else np.float64(1)
 
 
+def last(bits: int) -> float:
+    """What becomes of a weight of 1 that is the largest of its scale: the nearest code, times S."""
+    scale = scale_of(1.0, bits)
+    return float(np.float32(np.rint(1 / scale)) * np.float32(scale))
+
+
 def codes_of(packed):
     n = int(np.prod(packed.shape))
     signed = unpack(packed.payload, packed.bits, n).astype(int) - 2 ** (packed.bits - 1)
@@ -161,7 +167,9 @@ def test_zero_channels():
     weight = torch.zeros(3, 4)
     weight[1] = torch.tensor([1.0, -1.0, 0.0, 1.0])
     for bits in (2, 8, 16):
-        assert torch.equal(dequantize_weight(quantize_weight(weight, bits, PER_CHANNEL)), weight)
+        back = dequantize_weight(quantize_weight(weight, bits, PER_CHANNEL))
+        assert torch.equal(back, weight * last(bits))
+        assert back[1, 0] == pytest.approx(1, rel=3e-3)
         nothing = dequantize_weight(quantize_weight(weight * 0, bits, PER_TENSOR))
         assert torch.equal(nothing, weight * 0)
 
@@ -172,7 +180,7 @@ def test_a_channel_that_decayed_to_nothing():
     for bits, tiny in product((2, 8, 16), (1e-8, 1e-38, 1e-41, 1e-44, 1e-45)):
         weight = torch.tensor([[tiny, -tiny, 0.0], [1.0, -1.0, 0.0]])
         back = dequantize_weight(quantize_weight(weight, bits, PER_CHANNEL))
-        assert torch.equal(back[1], weight[1])
+        assert torch.equal(back[1], weight[1] * last(bits))
         assert float((back[0] - weight[0]).abs().max()) <= float(weight.abs()[0].max())
 
 
