@@ -59,7 +59,7 @@ def main() -> None:
         with torch.inference_mode():
             for layer in model.layers:
                 bias = owners[layer.name].bias
-                weights = LayerWeights(full[layer.name], quantized[layer.name], bias)  # type: ignore[arg-type]
+                weights = LayerWeights(full[layer.name], quantized[layer.name], bias)
                 start = time.perf_counter()
                 score = cosine_score(layer, seen[layer.name], weights, bits)
                 ranges = [shrink(seen[layer.name], s) for s in range(1, CANDIDATES + 1)]

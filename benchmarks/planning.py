@@ -27,6 +27,7 @@ from fedsim.quant.packing import packed_bytes
 from fedsim.quant.profile import LayerProfile, profile_of
 from fedsim.scenario.schema import Scenario
 from fedsim.study.model import load_study_model
+from fedsim.study.public_model import public_model
 
 LOOPED = 200
 OWN_TABLES = 200
@@ -61,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights, store = study.switch.full_weights(), BlobStore(Path(folder))
         bank = LayerBank(weights, layers, study.weight_format, store)
-        planner = Planner(scenario, sizes, bank)
+        planner = Planner(scenario, sizes, bank, public_model(scenario, study.model))
         for bits in depths:  # each layer is packed once per depth, whatever the number of clients
             bank.manifest((bits,) * len(layers), "nearest")
         began = time.perf_counter()

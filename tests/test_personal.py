@@ -37,7 +37,7 @@ def budget_of(name):
 
 @pytest.fixture
 def made(speech):
-    """Return a function that personalizes a toy, quickly: as the paper does, without other clips."""
+    """Return a function that personalizes a toy, quickly: as the paper does."""
 
     def make(name="ctc-group", clips=CLIPS, **options):
         options = {"budget_mb": budget_of(name), "calibration": "minmax", **PAPER, **options}
@@ -269,7 +269,7 @@ def test_own_clips_change_codes_only_where_they_are_read(speech):
 
 
 def test_activations_of_8_or_16_bits(speech):
-    """Half of the inputs that lose most at 8 bits get 16, which public clips decide."""
+    """Only static ranges get 16, for the inputs that lose most on public clips at 8."""
     pm = defaults(speech, activation_bits="auto", **PAPER)
     assert {i.bits for i in pm.inputs.values()} <= {8, 16}
     moving = defaults(speech, activation_bits="auto", calibration="dynamic", **PAPER)
