@@ -52,7 +52,7 @@ def test(
         for layer, b in zip(model.layers, plan, strict=True)
     }
     leftovers = modelfile.load_leftovers(modelfile.store_leftovers(switch.full_leftovers()))
-    switch.install(weights, leftovers, None, 8)
+    switch.install(weights, leftovers, {})
     try:
         return transcribe_clips(model, clips, LANGUAGE)
     finally:

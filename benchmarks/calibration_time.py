@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ import torch
 from fedsim.base.files import write_text
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS, needs
-from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.observe import observe
 from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
@@ -39,6 +39,7 @@ from fedsim.speech.models.base import (
     transcribe_clips,
     tuning_batches,
 )
+from fedsim.speech.public_model import AUTO
 from fedsim.study.model import load_study_model
 
 MAX_CLIENTS = 8
@@ -52,15 +53,13 @@ def seconds_of(
     """Return the seconds of one calibration: one observing pass, then a range for each layer."""
     clips = clips if CALIBRATORS[calibration].user_data else public_signal()
     tokens = own_tokens(model, clips, language)  # not timed: sensing has them already
-    full, granularity = switch_of(model).full_weights(), scenario.quantization.weights
+    full, weight_format = switch_of(model).full_weights(), scenario.quantization.weight_format
     rounded = {
-        layer.name: dequantize_weight(
-            quantize_weight(full[layer.name], BITS, WeightFormat(granularity))
-        )
+        layer.name: dequantize_weight(quantize_weight(full[layer.name], BITS, weight_format))
         for layer in model.layers
     }
     modules = dict(model.module.named_modules())
-    wanted = needs({calibration})
+    wanted, bits = needs({calibration}), scenario.quantization.activation_bits
     start = time.perf_counter()
     batches = tuning_batches(model, clips, tokens, language)
     seen = observe(model, batches, rows=wanted.rows, fisher=wanted.fisher)
@@ -71,8 +70,8 @@ def seconds_of(
                 layer,
                 modules[layer.name],
                 seen[layer.name],
-                rounded[layer.name],
-                scenario.quantization.activation_bits,
+                partial(rounded.__getitem__, layer.name),
+                8 if bits == AUTO else int(bits),
             )
     return time.perf_counter() - start
 

@@ -10,6 +10,7 @@ search to an exhaustive one over all 100 candidates, and the largest loss of cos
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
 
@@ -45,19 +46,20 @@ def main() -> None:
     observing = time.perf_counter() - start
     for bits in (8, 4):
         start = time.perf_counter()
-        chosen = {
-            layer.name: calibrate_layer(
-                "cosine", layer, owners[layer.name], seen[layer.name], quantized[layer.name], bits
-            )
-            for layer in model.layers
-        }
+        chosen = {}
+        for layer in model.layers:
+            weight = partial(quantized.__getitem__, layer.name)
+            owner, inputs = owners[layer.name], seen[layer.name]
+            found = calibrate_layer("cosine", layer, owner, inputs, weight, bits)
+            assert found.range is not None
+            chosen[layer.name] = found.range
         searching = time.perf_counter() - start
         exhaustive = 0.0
         worst = ("", 0.0)
         with torch.inference_mode():
             for layer in model.layers:
                 bias = owners[layer.name].bias
-                weights = LayerWeights(full[layer.name], quantized[layer.name], bias)  # type: ignore[arg-type]
+                weights = LayerWeights(full[layer.name], quantized[layer.name], bias)
                 start = time.perf_counter()
                 score = cosine_score(layer, seen[layer.name], weights, bits)
                 ranges = [shrink(seen[layer.name], s) for s in range(1, CANDIDATES + 1)]

@@ -15,7 +15,7 @@ import time
 import torch
 
 from benchmarks.plan_stability import clips_of
-from fedsim.quant.activations import make_range
+from fedsim.quant.activations import InputFormat, make_range
 from fedsim.quant.granularities import PER_CHANNEL
 from fedsim.quant.integers import bytes_are_fast, integers_of
 from fedsim.quant.observe import observe
@@ -36,7 +36,8 @@ def main() -> None:
     full, floats, integers = (load_model("bundled:ctc") for _ in range(3))
     speakers = [clips_of(full, number, CLIPS) for number in range(SPEAKERS)]
     batches = [batch for clips in speakers for batch in tuning_batches(full, clips, None)]
-    ranges = {n: make_range(s.low, s.high) for n, s in observe(full, batches, rows=False).items()}
+    seen = observe(full, batches, rows=False)
+    inputs = {name: InputFormat(8, make_range(s.low, s.high)) for name, s in seen.items()}
     weights = switch_of(full).full_weights()
     packed = {
         layer: quantize_weight(weights[layer.name], BITS, PER_CHANNEL) for layer in full.layers
@@ -47,8 +48,7 @@ def main() -> None:
         switch.install(
             {layer.name: dequantize_weight(p) for layer, p in packed.items()},
             switch.full_leftovers(),
-            ranges,
-            8,
+            inputs,
             codes if model is integers else None,
         )
     seconds: list[list[float]] = [[], [], []]

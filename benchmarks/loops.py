@@ -83,9 +83,9 @@ def hear(
         raw_tokens = endless(model, clips, language)
         for tokens, text, hypothesis in zip(raw_tokens, texts, ours, strict=True):
             raw = tokenizer.decode(tokens)
-            counts = (count_errors([text], [said]) for said in (raw, hypothesis.text))
+            theirs, own = (count_errors([text], [heard]) for heard in (raw, hypothesis.text))
             compressible = compression_ratio(tokens) > THRESHOLD
-            found.append(Heard(*counts, hypothesis.looped, compressible))
+            found.append(Heard(theirs, own, hypothesis.looped, compressible))
     return found
 
 
@@ -115,7 +115,14 @@ def main() -> None:
             if size is None:
                 found = hear(model, clips, texts, language)
             else:
-                small = personalize(model, tuning, budget_mb=size, language=language)
+                small = personalize(
+                    model,
+                    tuning,
+                    budget_mb=size,
+                    allocation="myqasr",
+                    rounding="nearest",
+                    language=language,
+                )
                 switch = switch_of(model)
                 small._install(switch)
                 try:

@@ -15,7 +15,8 @@ import torch
 
 from fedsim.base.units import MB
 from fedsim.quant import modelfile
-from fedsim.quant.granularities import PER_TENSOR
+from fedsim.quant.activations import FLOAT
+from fedsim.quant.granularities import PER_TENSOR, SCALE_BYTES
 from fedsim.quant.modelfile import Manifest, ModelFile
 from fedsim.quant.packing import packed_bytes
 from fedsim.quant.rounding.independent import quantize_weight
@@ -35,13 +36,13 @@ def main() -> None:
     model = wrap_model(module, Wav2Vec2FeatureExtractor(), tokenizer=object())
     switch = switch_of(model)
     stored = modelfile.store_leftovers(switch.full_leftovers())
-    blank = Manifest("base", modelfile.fingerprint(model.layers), "per_tensor", 8, ())
+    blank = Manifest("base", modelfile.fingerprint(model.layers), "per_tensor", False, ())
     sizes = modelfile.model_sizes(model.layers, stored, blank, tuple(PAPER_MB))
     positional = next(x for x in model.layers if x.name.endswith("pos_conv_embed.conv"))
     n = sum(layer.n_weights for layer in model.layers)
     left = sum(t.nbytes for t in stored.values())
-    scales = 4 * len(model.layers)
-    header = sizes.fixed_bytes - left - scales - 8 * len(model.layers)
+    scales = SCALE_BYTES * len(model.layers)
+    header = sizes.fixed_bytes - left - scales - 9 * len(model.layers)
     print(f"{len(model.layers)} layers, {n:,} weights; {positional.n_weights:,} of them positional")
     print("bits   paper MB   ours MB   ratio   difference MB = positional + rest + unexplained")
     for bits, paper in PAPER_MB.items():
@@ -53,15 +54,15 @@ def main() -> None:
             f"{moved:+.2f} {rest:+.2f} {ours - paper - moved - rest:+.2f}"
         )
     print(
-        f"rest: leftovers (biases, norms) {left:,} bytes, scales {scales:,}, activation ranges "
-        f"{8 * len(model.layers):,}, header {header:,}"
+        f"rest: leftovers (biases, norms) {left:,} bytes, scales {scales:,}, ranges and bit depths "
+        f"of inputs {9 * len(model.layers):,}, header {header:,}"
     )
     bits = min(PAPER_MB)
     full = switch.full_weights()
     weights = tuple(quantize_weight(full[x.name], bits, PER_TENSOR) for x in model.layers)
     plan = (bits,) * len(model.layers)
-    manifest = Manifest(blank.model, blank.fingerprint, "per_tensor", 8, plan)
-    file = ModelFile(manifest, weights, (None,) * len(model.layers), stored)
+    manifest = Manifest(blank.model, blank.fingerprint, "per_tensor", False, plan)
+    file = ModelFile(manifest, weights, (FLOAT,) * len(model.layers), stored)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "base.safetensors"
         written = modelfile.write(path, model.layers, file)

@@ -27,6 +27,7 @@ from fedsim.quant.packing import packed_bytes
 from fedsim.quant.profile import LayerProfile, profile_of
 from fedsim.scenario.schema import Scenario
 from fedsim.study.model import load_study_model
+from fedsim.study.public_model import public_model
 
 LOOPED = 200
 OWN_TABLES = 200
@@ -46,7 +47,7 @@ def main() -> None:
                 "population": {"speakers": clients},
             },
             "clients": {"budget_mb": 2.0},
-            "methods": [{"allocation": "myqasr", "calibration": "minmax"}],
+            "methods": [{"allocation": "myqasr", "calibration": "minmax", "rounding": "nearest"}],
         }
     )
     study = load_study_model(scenario)
@@ -60,10 +61,10 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         weights, store = study.switch.full_weights(), BlobStore(Path(folder))
-        bank = LayerBank(weights, layers, study.granularity, store)
-        planner = Planner(scenario, sizes, bank)
+        bank = LayerBank(weights, layers, study.weight_format, store)
+        planner = Planner(scenario, sizes, bank, public_model(scenario, study.model))
         for bits in depths:  # each layer is packed once per depth, whatever the number of clients
-            bank.manifest((bits,) * len(layers))
+            bank.manifest((bits,) * len(layers), "nearest")
         began = time.perf_counter()
         for record in records:
             planner.own(codec.from_record(m.Summary, record, "a client"))

@@ -121,7 +121,7 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
     import torch
     from torch import nn
 
-    from fedsim.quant.activations import Range
+    from fedsim.quant.activations import InputFormat, Range
     from fedsim.quant.granularities import PER_CHANNEL
     from fedsim.quant.integers import integers_of
     from fedsim.quant.rounding.independent import quantize_weight
@@ -148,9 +148,9 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
     }
     weights = {layer.name: dequantize_weight(p) for layer, p in packed.items()}
     integers = {layer.name: integers_of(layer, p) for layer, p in packed.items()}
-    ranges = {name: Range(-8.0, 8.0) for name in weights}
+    inputs = {name: InputFormat(8, Range(-8.0, 8.0)) for name in weights}
     switch.install(
-        weights, switch.full_leftovers(), ranges, 8, integers if linears == "fedsim" else None
+        weights, switch.full_leftovers(), inputs, integers if linears == "fedsim" else None
     )
     first, step = map(int, part.split("/"))
     for key in list(clients)[first::step]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Read when transformers and Flower load: no test goes to the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,6 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+# No test reads or writes the user's own cache. Set here, before the workers of xdist start, so that
+# they share it, as do the processes that tests start.
+_CACHE = None
+if "FEDSIM_TEST_CACHE" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="fedsim-tests-")
+    os.environ["FEDSIM_TEST_CACHE"] = _CACHE.name
+os.environ["FEDSIM_CACHE"] = os.environ["FEDSIM_TEST_CACHE"]
 
 if TYPE_CHECKING:
     from own_engine import OwnEngine

@@ -15,14 +15,19 @@ from fedsim import load_model, load_personalized, personalize
 from fedsim.base.units import MB
 from fedsim.errors import AudioError, BudgetError, FedsimError, ModelFileError
 from fedsim.quant import modelfile
+from fedsim.quant.activations import InputFormat
 from fedsim.quant.allocation import ALLOCATORS
-from fedsim.quant.calibration import CALIBRATORS
+from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.granularities import GRANULARITIES
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.sensitivity import sense
 from fedsim.speech.models.base import public_signal, transcribe_clips, tuning_batches
 
 CLIPS = toys.clips([0.3, 0.5, 0.44, 0.6])
 OTHERS = toys.clips([0.4, 0.31, 0.52], seed=1)
+STRANGERS = toys.clips([0.5, 0.35, 0.62, 0.41], seed=2)
+"""Public clips: nobody waits for synthetic voices."""
+PAPER = {"allocation": "myqasr", "rounding": "nearest"}
 BUDGET = {"whisper": 0.075, "whisper-english": 0.075, "conformer": 0.05, "classifier": 0.05}
 
 
@@ -32,10 +37,10 @@ def budget_of(name):
 
 @pytest.fixture
 def made(speech):
-    """Return a function that personalizes a toy, quickly."""
+    """Return a function that personalizes a toy, quickly: as the paper does."""
 
     def make(name="ctc-group", clips=CLIPS, **options):
-        options = {"budget_mb": budget_of(name), "calibration": "minmax", **options}
+        options = {"budget_mb": budget_of(name), "calibration": "minmax", **PAPER, **options}
         return personalize(speech(name), clips, **options)
 
     return make
@@ -56,8 +61,12 @@ def test_size_and_file(made, tmp_path, speech, name):
     assert max(pm.bits.values()) - min(pm.bits.values()) <= 1
     weights = [layer.n_weights for layer in layers]
     assert pm.mean_bits == pytest.approx(np.average(list(pm.bits.values()), weights=weights))
-    assert set(pm.ranges) == {layer.name for layer in layers}
-    assert all(r.low <= 0 <= r.high for r in pm.ranges.values())
+    assert set(pm.inputs) == {layer.name for layer in layers}
+    # A table of embeddings looks rows up, and has no input to quantize.
+    quantized = {layer.name: layer.kind != "embedding" for layer in layers}
+    assert {n: i.bits for n, i in pm.inputs.items()} == {n: 8 * q for n, q in quantized.items()}
+    assert {n: i.range is not None for n, i in pm.inputs.items()} == quantized
+    assert all(i.range.low <= 0 <= i.range.high for i in pm.inputs.values() if i.range)
     assert [p.name for p in tmp_path.iterdir()] == ["user.safetensors"]
 
 
@@ -75,7 +84,7 @@ def test_a_file_comes_back_the_same(made, tmp_path, speech, model_folder, name):
     for model in (speech(name), None, model_folder(name), str(model_folder(name))):
         loaded = load_personalized(tmp_path / "user.safetensors", model)
         assert loaded.transcribe(OTHERS) == heard
-        assert (loaded.bits, loaded.ranges) == (pm.bits, pm.ranges)
+        assert (loaded.bits, loaded.inputs) == (pm.bits, pm.inputs)
         assert (loaded.nbytes, loaded.mean_bits) == (pm.nbytes, pm.mean_bits)
         assert loaded.language == language
     loaded.save(tmp_path / "again.safetensors")
@@ -129,16 +138,14 @@ def test_full_precision_is_put_back_after_an_error(made, speech):
 
 def test_the_same_again(made):
     one, two = made(calibration="cosine"), made(calibration="cosine")
-    assert (one.bits, one.ranges, one.nbytes) == (two.bits, two.ranges, two.nbytes)
+    assert (one.bits, one.inputs, one.nbytes) == (two.bits, two.inputs, two.nbytes)
     assert one.transcribe(OTHERS) == two.transcribe(OTHERS)
 
 
-READS_NO_TABLE = [a for a in ALLOCATORS if ALLOCATORS[a].reads not in ("table", "pairs")]
-
-
-@pytest.mark.parametrize("allocation", READS_NO_TABLE)
+@pytest.mark.parametrize("allocation", list(ALLOCATORS))
 def test_every_allocation(made, allocation):
-    pm = made(allocation=allocation)
+    """Those that read losses look at them on public clips, at few depths to be quick."""
+    pm = made(allocation=allocation, public_clips=STRANGERS, bit_depths=(4, 6, 7, 8))
     assert pm.nbytes <= budget_of("ctc-group") * MB
     assert all(pm.transcribe(OTHERS))
     if allocation == "uniform":
@@ -150,13 +157,19 @@ def test_every_allocation(made, allocation):
 def test_every_calibration(made, name, calibration):
     language = "it" if name == "whisper" else None
     pm = made(name, calibration=calibration, language=language)
-    assert any(r.high > 0 for r in pm.ranges.values())
     assert all(pm.transcribe(OTHERS))
+    if not CALIBRATORS[calibration].static:
+        kinds = {layer.name: layer.kind for layer in pm.model.layers}
+        bits = 8 if calibration == "dynamic" else 0
+        for layer, how in pm.inputs.items():
+            assert how == InputFormat(bits if kinds[layer] == "linear" else 0)
+        return
+    assert any(i.range and i.range.high > 0 for i in pm.inputs.values())
     if calibration == "none":
         public = made(name, clips=public_signal(), calibration="minmax", language=language)
-        assert pm.ranges == public.ranges
+        assert pm.inputs == public.inputs
     else:
-        assert pm.ranges != made(name, calibration="none", language=language).ranges
+        assert pm.inputs != made(name, calibration="none", language=language).inputs
 
 
 @pytest.mark.parametrize("sensitivity", list(MEASURES))
@@ -179,12 +192,88 @@ def test_shuffles_are_seeded(made):
     assert plans[0] == plans[1] != plans[2]
 
 
-@pytest.mark.parametrize("weights", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize("weights", list(GRANULARITIES))
 @pytest.mark.parametrize("activation_bits", [4, 8, 16])
 def test_weights_and_activations(made, weights, activation_bits):
     pm = made(weights=weights, activation_bits=activation_bits)
     assert pm.nbytes <= budget_of("ctc-group") * MB
+    assert {i.bits for i in pm.inputs.values()} == {activation_bits}
     assert all(text is not None for text in pm.transcribe(OTHERS))
+
+
+def test_weights_with_zero_points(made, tmp_path):
+    pm = made(zero_points=True, weights="group_32")
+    assert pm.save(tmp_path / "user.safetensors") == pm.nbytes <= budget_of("ctc-group") * MB
+    loaded = load_personalized(tmp_path / "user.safetensors")
+    assert all(packed.zeros is not None for packed in loaded.file.weights)
+    assert loaded.transcribe(OTHERS) == pm.transcribe(OTHERS)
+
+
+DEPTHS = (3, 4, 6, 8)
+
+
+def defaults(speech, **options):
+    """Personalize a toy with the defaults, at few depths and with public clips given."""
+    options = {"budget_mb": 0.025, "public_clips": STRANGERS, "bit_depths": DEPTHS, **options}
+    return personalize(speech("ctc-group"), CLIPS, **options)
+
+
+def codes(pm):
+    return [packed.payload.tobytes() + packed.scales.tobytes() for packed in pm.file.weights]
+
+
+def test_the_defaults(speech, tmp_path):
+    """Knapsack on public losses, compensated rounding on both, and the same again."""
+    pm, again = defaults(speech), defaults(speech)
+    spelled = {"allocation": "knapsack", "rounding": "compensated", "moments": "blend"}
+    same = defaults(speech, **spelled, own_weight=0.5, losses="public", calibration="cosine")
+    assert pm.bits == again.bits == same.bits
+    assert codes(pm) == codes(again) == codes(same)
+    assert pm.inputs == again.inputs == same.inputs
+    assert pm.save(tmp_path / "user.safetensors") == pm.nbytes <= 0.025 * MB
+    loaded = load_personalized(tmp_path / "user.safetensors")
+    assert loaded.transcribe(OTHERS) == pm.transcribe(OTHERS) == same.transcribe(OTHERS)
+
+
+def test_only_what_reads_public_clips_sees_them(speech):
+    """Others give other bit depths, or other codes of weights."""
+    twice = [{"public_clips": clips} for clips in (STRANGERS, toys.clips([0.9, 0.7], seed=5))]
+    uniform = {"allocation": "uniform", "bit_depths": (4,)}
+    alike = (
+        {"losses": "own", "moments": "own"},
+        {"losses": "own", "rounding": "scaled"},
+        {**uniform, "moments": "own"},
+        {**PAPER, "losses": "public", "moments": "public"},
+    )
+    for options in alike:
+        one, two = (defaults(speech, **public, **options) for public in twice)
+        assert (one.bits, codes(one)) == (two.bits, codes(two))
+    for moments in ("public", "blend"):
+        one, two = (defaults(speech, **public, **uniform, moments=moments) for public in twice)
+        assert codes(one) != codes(two)
+
+
+def test_own_clips_change_codes_only_where_they_are_read(speech):
+    uniform = {"allocation": "uniform", "bit_depths": (4,), "calibration": "float"}
+
+    def rounded(clips, **options):
+        options = {**uniform, "budget_mb": 0.025, "public_clips": STRANGERS, **options}
+        return codes(personalize(speech("ctc-group"), clips, **options))
+
+    assert rounded(CLIPS, moments="public") == rounded(OTHERS, moments="public")
+    for moments in ("own", "blend"):
+        assert rounded(CLIPS, moments=moments) != rounded(OTHERS, moments=moments)
+    nearly_own = rounded(CLIPS, own_weight=1 - 1e-9)
+    assert nearly_own == rounded(CLIPS, moments="own")
+    assert rounded(CLIPS, own_weight=0.9) != rounded(CLIPS, own_weight=0.1)
+
+
+def test_activations_of_8_or_16_bits(speech):
+    """Only static ranges get 16, for the inputs that lose most on public clips at 8."""
+    pm = defaults(speech, activation_bits="auto", **PAPER)
+    assert {i.bits for i in pm.inputs.values()} <= {8, 16}
+    moving = defaults(speech, activation_bits="auto", calibration="dynamic", **PAPER)
+    assert {i.bits for i in moving.inputs.values()} == {0, 8}
 
 
 def test_legal_depths(made):
@@ -211,15 +300,15 @@ def test_a_budget_larger_than_all(made):
 
 
 def test_from_a_folder(model_folder, speech):
-    pm = personalize(str(model_folder("ctc-group")), CLIPS, budget_mb=0.0334)
-    same = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.0334)
+    pm = personalize(str(model_folder("ctc-group")), CLIPS, budget_mb=0.0334, **PAPER)
+    same = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.0334, **PAPER)
     assert pm.bits == same.bits
     assert pm.transcribe(OTHERS) == same.transcribe(OTHERS)
     assert fedsim.personalize is personalize
 
 
 def test_kept_layers(model_folder, tmp_path):
-    pm = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.04, keep=["lm_head"])
+    pm = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.04, keep=["lm_head"], **PAPER)
     assert "lm_head" not in pm.bits
     pm.save(tmp_path / "user.safetensors")
     loaded = load_personalized(tmp_path / "user.safetensors")
@@ -228,7 +317,7 @@ def test_kept_layers(model_folder, tmp_path):
 
 
 def test_a_window(model_folder, tmp_path):
-    options = {"budget_mb": 0.075, "language": "it"}
+    options = {"budget_mb": 0.075, "language": "it", **PAPER}
     pm = personalize(model_folder("whisper"), CLIPS, window_s=2, **options)
     pm.save(tmp_path / "user.safetensors")
     loaded = load_personalized(tmp_path / "user.safetensors")
@@ -239,7 +328,7 @@ def test_a_window(model_folder, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"window_s": 2}, {"keep": ["*.conv*", "proj_out"]}])
 def test_a_loaded_model_and_its_folder_give_the_same_file(model_folder, tmp_path, options):
     """Also one that was loaded with options: they are in the file, which then loads by itself."""
-    settings = {"budget_mb": 0.1, "language": "it"}
+    settings = {"budget_mb": 0.1, "language": "it", **PAPER}
     personalize(model_folder("whisper"), CLIPS, **settings, **options).save(tmp_path / "folder")
     pm = personalize(load_model(model_folder("whisper"), **options), CLIPS, **settings)
     pm.save(tmp_path / "loaded")
@@ -258,7 +347,8 @@ def test_a_loaded_model_takes_no_loading_options(speech, options):
 
 
 def test_a_file_for_another_window(model_folder, speech, tmp_path):
-    pm = personalize(model_folder("whisper"), CLIPS, budget_mb=0.1, language="it", window_s=2)
+    options = {"budget_mb": 0.1, "language": "it", "window_s": 2, **PAPER}
+    pm = personalize(model_folder("whisper"), CLIPS, **options)
     pm.save(tmp_path / "user.safetensors")
     with pytest.raises(ModelFileError, match=r"window_s 2.0 of .*give its id or folder instead"):
         load_personalized(tmp_path / "user.safetensors", speech("whisper"))
@@ -275,7 +365,7 @@ def test_the_wrong_model(made, speech, tmp_path):
 
 def test_a_model_that_has_gone(model_folder, tmp_path):
     folder = shutil.copytree(model_folder("ctc-group"), tmp_path / "model")
-    pm = personalize(folder, CLIPS, budget_mb=0.0334)
+    pm = personalize(folder, CLIPS, budget_mb=0.0334, **PAPER)
     pm.save(tmp_path / "user.safetensors")
     shutil.rmtree(folder)
     with pytest.raises(FedsimError, match=r"\S+/model"):
@@ -313,6 +403,15 @@ def test_saving_where_nothing_can_be_written(made, tmp_path):
         ({"budget_mb": float("nan")}, "budget_mb is nan: give a positive"),
         ({"budget_mb": float("inf")}, "budget_mb is inf: give a positive"),
         ({"activation_bits": 3}, "activation_bits is 3: use 4 to 16"),
+        (
+            {"activation_bits": "automatic"},
+            "activation_bits is 'automatic': use 4 to 16, or 'auto'",
+        ),
+        ({"rounding": "nearst"}, "no rounding 'nearst': did you mean 'nearest'"),
+        ({"moments": "both"}, "moments is 'both': "),
+        ({"losses": "publik"}, "losses is 'publik': did you mean 'public'"),
+        ({"own_weight": 1}, "own_weight is 1: give a number above 0 and below 1"),
+        ({"own_weight": 0}, "own_weight is 0: give a number above 0 and below 1"),
         ({"activation_bits": 17}, "activation_bits is 17: use 4 to 16"),
         ({"bit_depths": []}, r"bit_depths is \[\]: use whole depths from 2 to 16"),
         ({"bit_depths": [1, 4]}, r"bit_depths is \[1, 4\]: use whole depths"),
@@ -331,13 +430,19 @@ def test_a_bad_option(speech, options, sentence):
     name = options.pop("model", "ctc-group")
     model = name if name.startswith(".") else speech(name)
     with pytest.raises(FedsimError, match=sentence) as caught:
-        personalize(model, CLIPS, **{"budget_mb": 1, **options})
+        personalize(model, CLIPS, **{"budget_mb": 1, **PAPER, **options})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"weights": "x"}, {"allocation": "x"}, {"calibration": "x"}, {"sensitivity": "x"}],
+    [
+        {"weights": "x"},
+        {"allocation": "x"},
+        {"calibration": "x"},
+        {"sensitivity": "x"},
+        {"rounding": "x"},
+    ],
 )
 def test_a_bad_name_is_reported_before_any_work_is_done(options):
     """There is no such model, which nobody gets to notice."""
@@ -395,7 +500,9 @@ def test_the_manifest_of_a_file(made, tmp_path, model_folder):
     manifest = modelfile.read_manifest(tmp_path / "user.safetensors")
     assert manifest.model == str(model_folder("whisper"))
     assert manifest.bits == tuple(pm.bits.values())
-    assert (manifest.activation_bits, manifest.granularity) == (9, "per_tensor")
+    assert (manifest.granularity, manifest.zero_points) == ("per_tensor", False)
+    kinds = {layer.name: layer.kind for layer in pm.model.layers}
+    assert all(i.bits == (kinds[n] != "embedding") * 9 for n, i in pm.inputs.items())
     assert manifest.settings["language"] == "italian"
     assert "safetensors" in repr(pm) or "nbytes" in repr(pm)
     assert len(repr(pm)) < 200  # the network and the file are not printed
