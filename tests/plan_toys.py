@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from fedsim.scenario.cells import Cell
 from fedsim.scenario.schema import Scenario
+from fedsim.speech.public_model import PublicModel
 
 DEPTHS = (2, 4, 8)
 
 
-def scenario(*methods, seed=5) -> Scenario:
+def scenario(*methods, seed=5, **quantization) -> Scenario:
     return Scenario.model_validate(
         {
             "name": "toy",
@@ -16,6 +19,7 @@ def scenario(*methods, seed=5) -> Scenario:
             "model": {"id": "none"},
             "corpus": {"path": "none", "group_by": "speaker"},
             "clients": {"budget_mb": 1.0, "bit_depths": list(DEPTHS)},
+            "quantization": {"rounding": "nearest", **quantization},
             "methods": list(methods),
         }
     )
@@ -27,4 +31,15 @@ def myqasr(*sources, **options):
 
 
 def label(allocation, calibration, order="descending", draw=0, name=None):
-    return Cell(allocation, calibration, order, draw, f"{name or allocation}/{calibration}")
+    shown = f"{name or allocation}/{calibration}"
+    return Cell(allocation, calibration, order, draw, shown, "nearest", "-")
+
+
+def no_clips():
+    """In place of public clips, where nothing may be read of them."""
+    raise AssertionError("public clips were read")
+
+
+def no_public(layers) -> PublicModel:
+    """A public model of which the layers alone are known."""
+    return PublicModel(SimpleNamespace(layers=layers), no_clips, threads=1)

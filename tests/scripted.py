@@ -10,12 +10,14 @@ from fedsim_server.planner import Planner
 from fedsim_server.roster import Roster
 from fedsim_server.summaries import summary_reader
 from flwr.app import Error, Message, RecordDict
+from plan_toys import no_public
 
 from fedsim.engine.flower_internals import set_message_id
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.bank import BlobStore, LayerBank
+from fedsim.quant.granularities import PER_TENSOR
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
 from fedsim.results.ledger import Ledger
@@ -72,6 +74,7 @@ def scenario(*methods) -> Scenario:
             "model": {"id": "none"},
             "corpus": {"path": "none", "group_by": "speaker"},
             "clients": {"budget_mb": 1.0, "bit_depths": list(DEPTHS)},
+            "quantization": {"rounding": "nearest"},
             "methods": list(methods),
         }
     )
@@ -89,7 +92,7 @@ def good(client, kind, record):
     if kind == m.PERSONALIZE:
         delivery = codec.from_record(m.Delivery, record, "the server")
         n = len(delivery.candidates)
-        return m.Receipt(client, (250,) * n, (0.0, 1.0) * 2 * n if delivery.return_ranges else ())
+        return m.Receipt(client, (250,) * n, (0.0, 1.0) * 2 * n if delivery.return_models else ())
     evaluation = codec.from_record(m.Evaluation, record, "the server")
     n = len(evaluation.candidates) + evaluation.full_precision
     counts = [(100 + i, i, 5, 2 * i, 20) for i in range(n)]
@@ -111,8 +114,8 @@ def run_scripted(home, methods, answer=good, names=NODES, known=True, window=WIN
     weights = {layer.name: torch.ones(layer.shape) for layer in LAYERS}
     table = np.array([[packed_bytes(layer.n_weights, d) for d in DEPTHS] for layer in LAYERS])
     chosen = scenario(*methods)
-    bank = LayerBank(weights, LAYERS, "per_tensor", BlobStore(home / "bank"))
-    planner = Planner(chosen, Sizes(DEPTHS, table, 100), bank)
+    bank = LayerBank(weights, LAYERS, PER_TENSOR, BlobStore(home / "bank"))
+    planner = Planner(chosen, Sizes(DEPTHS, table, 100), bank, no_public(LAYERS))
     grid = ScriptedGrid(answer, names, **options)
     with Ledger(home / f"{len(list(home.iterdir()))}.sqlite") as ledger:
         known_names = dict(names) if known else {}

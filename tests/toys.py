@@ -98,7 +98,10 @@ def write_corpus(
 
 
 def write_scenario(path: Path, **sections: Any) -> Path:
-    """Write a scenario file of the toys, `sections` in place of or beside the usual ones."""
+    """Write a scenario file of the toys, `sections` in place of or beside the usual ones.
+
+    Weights are rounded to nearest unless `quantization` says otherwise: no public clips are made.
+    """
     import yaml
 
     settings: dict[str, Any] = {
@@ -107,7 +110,9 @@ def write_scenario(path: Path, **sections: Any) -> Path:
         "methods": ["fp32"],
         "engine": {"kind": "inprocess"},
     }
-    path.write_text(yaml.safe_dump({**settings, **sections}, sort_keys=False))
+    chosen = {"rounding": "nearest", **sections.pop("quantization", {})}
+    settings |= {**sections, "quantization": chosen}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path
 
 

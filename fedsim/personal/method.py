@@ -67,7 +67,7 @@ def personalize(
 ) -> PersonalizedModel:
     """Compress a speech model for one user and one memory budget.
 
-    The defaults lose least. The choices of the paper (myQASR, Algorithm 1) are `allocation="myqasr",
+    The defaults lose least. The paper chooses (myQASR, Algorithm 1) `allocation="myqasr",
     rounding="nearest", weights="per_tensor", zero_points=False, calibration="cosine"`.
 
     Args:

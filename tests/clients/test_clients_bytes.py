@@ -59,6 +59,7 @@ def scenario(tmp_path_factory, model_folder, speech):
                     "test_clips": TEST,
                 },
                 "clients": {"budget_mb": 0.07, "bit_depths": [2, 4, 8]},
+                "quantization": {"rounding": "nearest"},
                 "methods": ["fp32", {"allocation": "myqasr", "calibration": ["minmax"]}],
                 "study": study,
                 "engine": {"kind": engine},

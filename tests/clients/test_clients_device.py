@@ -143,8 +143,8 @@ def test_layers_that_look_rows_up_have_no_range(tmp_path, open_study, plan_for):
         )
         assert device.evaluate(m.Evaluation(False, given)) == own
         path = tmp_path / "run" / "models" / model_name("ann", candidates[0].name)
-        assert modelfile.read(path, runtime.model.layers).ranges[where] is None
-        assert table not in load_personalized(path).ranges
+        assert modelfile.read(path, runtime.model.layers).inputs[where].range is None
+        assert load_personalized(path).inputs[table].range is None
 
 
 def test_evaluating(device, runtime, candidates):

@@ -61,7 +61,12 @@ def test_a_device_that_knows_itself_alone_takes_models_of_many_others():
     own = scenario(methods=[{"allocation": "myqasr", "tuned_on": ["own"]}])
     layers = 25
     candidate = m.Candidate(
-        "myqasr/minmax", "minmax", "c", (4,) * layers, bytes(32 * layers), (0.1,) * 2 * layers
+        "myqasr/minmax",
+        "minmax",
+        "c",
+        (4,) * layers,
+        bytes(32 * layers),
+        ranges=(0.1,) * 2 * layers,
     )
     record = codec.to_record(m.Evaluation(True, (candidate,) * 100))
     check_size(

@@ -67,7 +67,7 @@ def test_nan_and_infinity_survive_the_wire():
 
 
 def candidate(name: str) -> m.Candidate:
-    return m.Candidate(name, "minmax", "ann", (2, 3), bytes(64))
+    return m.Candidate(name, "minmax", "ann", (2, 3), bytes(64), (8, 8))
 
 
 def test_candidates_keep_their_order():

@@ -26,11 +26,24 @@ SCENARIO = Scenario.model_validate(
         "model": {"id": "org/model"},
         "corpus": {"path": "org/data", "group_by": "speaker"},
         "clients": {"budget_mb": 40},
+        "quantization": {"rounding": "nearest"},
         "methods": ["fp32", "uniform"],
     }
 )
 ROW = Row(
-    *("en", "uniform/cosine", "uniform", "cosine", "en", 40 * 2**20, 41_000_000, 5.25, 40),
+    *(
+        "en",
+        "uniform/cosine",
+        "uniform",
+        "cosine",
+        "nearest",
+        "-",
+        "en",
+        40 * 2**20,
+        41_000_000,
+        5.25,
+        40,
+    ),
     *(12, 96, 0.125, 30, 400, 0.075, None, None, "ab" * 32),
 )
 

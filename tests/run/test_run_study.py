@@ -205,7 +205,7 @@ def test_a_model_tuned_on_another_client(study, rows, clients, model, sizes, med
             quantize_weight(full[layer.name], b, PER_CHANNEL)
             for layer, b in zip(model.layers, bits, strict=True)
         )
-        file = ModelFile(replace(found.manifest, bits=bits), weights, found.ranges, found.leftovers)
+        file = ModelFile(replace(found.manifest, bits=bits), weights, found.inputs, found.leftovers)
         foreign = PersonalizedModel(model, file, 0)
         test = clients[client].test
         counted = count_errors(
@@ -217,7 +217,7 @@ def test_a_model_tuned_on_another_client(study, rows, clients, model, sizes, med
 def test_where_no_user_data_sets_the_ranges_all_clients_share_them(study, model):
     def ranges(client, method):
         path = study.result.folder.models / model_name(client, method)
-        return modelfile.read(path, model.layers).ranges
+        return modelfile.read(path, model.layers).inputs
 
     for method in ("uniform/none", "myqasr/none"):
         assert len({ranges(client, method) for client in KEYS}) == 1

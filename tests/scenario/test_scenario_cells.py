@@ -5,6 +5,7 @@ from plan_toys import label, myqasr, scenario
 
 from fedsim.scenario.cells import all_cells, cells_of, needs_others, needs_profiles, sources
 from fedsim.scenario.methods import MethodSettings
+from fedsim.scenario.quantization import QuantizationSettings
 
 KEYS = ["ann", "bob", "cyd"]
 
@@ -37,7 +38,9 @@ def settings(**options) -> MethodSettings:
     ],
 )
 def test_cells_of_a_method(method, cells):
-    assert cells_of(settings(**method)) == cells
+    quantization = QuantizationSettings(rounding="nearest")
+    resolved = settings(**method).resolved(quantization)
+    assert cells_of(resolved, quantization) == cells
 
 
 def test_cells_of_a_scenario():

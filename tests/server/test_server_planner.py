@@ -7,14 +7,15 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from fedsim_server.planner import Planner
-from plan_toys import DEPTHS, label, myqasr, scenario
+from fedsim_server.planner import Planner, Returned
+from plan_toys import DEPTHS, label, myqasr, no_public, scenario
 
 from fedsim.base.seeds import client_rng
 from fedsim.errors import BudgetError, FedsimError
 from fedsim.protocol import messages as m
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.bank import BlobStore, LayerBank
+from fedsim.quant.granularities import PER_TENSOR
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
 from fedsim.quant.profile import profile_of
@@ -36,8 +37,8 @@ def planner(tmp_path):
     sizes = Sizes(DEPTHS, table, 100)
 
     def make(*methods, **options):
-        bank = LayerBank(weights, LAYERS, "per_tensor", BlobStore(tmp_path / "bank"))
-        return Planner(scenario(*methods, **options), sizes, bank)
+        bank = LayerBank(weights, LAYERS, PER_TENSOR, BlobStore(tmp_path / "bank"))
+        return Planner(scenario(*methods, **options), sizes, bank, no_public(LAYERS))
 
     return make
 
@@ -66,7 +67,7 @@ def test_a_candidate(planner):
     for name, layer, bits in zip(names, LAYERS, found.bits, strict=True):
         data = plan.bank.store.get(name)
         assert hashlib.sha256(data).hexdigest() == name
-        assert len(data) == 4 + packed_bytes(layer.n_weights, bits)
+        assert len(data) == 2 + packed_bytes(layer.n_weights, bits)  # one scale in half precision
 
 
 def test_a_candidate_takes_the_order_of_its_source_and_the_budget_of_its_client(planner):
@@ -135,9 +136,9 @@ METHODS = (
     myqasr("own", "other"),
     {"allocation": "shuffled", "calibration": ["none"], "tuned_on": ["own", "other"]},
 )
-RANGES = {
+RETURNED = {
     key: {
-        label: tuple(float(i) for i in range(12))
+        label: Returned(tuple(float(i) for i in range(12)))
         for label in ("uniform/none", "uniform/minmax", "myqasr/minmax", "shuffled/none")
     }
     for key in KEYS
@@ -157,7 +158,7 @@ def test_own_models(planner):
 
 def test_tested_models(planner):
     plan = planner(*METHODS)
-    found, lost = plan.tested(SUMMARIES["cyd"], SUMMARIES, RANGES, KEYS)
+    found, lost = plan.tested(SUMMARIES["cyd"], SUMMARIES, RETURNED, KEYS)
     assert lost == ""
     assert [(c.name, c.tuned_on) for c in found] == [
         ("uniform/none", "-"),
@@ -167,14 +168,14 @@ def test_tested_models(planner):
         ("shuffled/none", "-"),  # once: it is tuned on nobody, so there is no other's
     ]
     assert [bool(c.ranges) for c in found] == [False, False, False, True, False]
-    assert found[3].ranges == RANGES["ann"]["myqasr/minmax"]
+    assert found[3].ranges == RETURNED["ann"]["myqasr/minmax"].ranges
     own = plan.own(SUMMARIES["cyd"])
     assert found[:3] + found[4:] == own  # to the letter: what was delivered is what is tested
 
 
 def test_models_of_clients_that_failed(planner):
     plan = planner(*METHODS)
-    ranges = {key: RANGES[key] for key in ("ann", "cyd")}
+    ranges = {key: RETURNED[key] for key in ("ann", "cyd")}
     found, lost = plan.tested(SUMMARIES["ann"], SUMMARIES, ranges, KEYS)
     assert lost == "client 'ann': no model tuned on 'bob', because 'bob' failed"
     assert ("myqasr/minmax", "bob") not in [(c.name, c.tuned_on) for c in found]

@@ -8,11 +8,13 @@ from functools import partial
 import pytest
 from fedsim_server.planner import Planner
 from fedsim_server.rows import result_rows
+from plan_toys import no_public
 from scripted import DEPTHS, LAYERS, OWN, run_scripted, scenario
 
 from fedsim.engine.flower_internals import server_identity
 from fedsim.protocol import messages as m
 from fedsim.quant.bank import LayerBank
+from fedsim.quant.granularities import PER_TENSOR
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +43,9 @@ def test_rows_of_a_recognizer(run):
 
 def rows_of(scores: m.Scores, planner=None):
     study = scenario(*OWN)
-    bank = LayerBank({}, LAYERS, "per_tensor", None)
+    bank = LayerBank({}, LAYERS, PER_TENSOR, None)
     request = m.Evaluation(True, ())
-    return result_rows(request, scores, 300, Planner(study, None, bank))
+    return result_rows(request, scores, 300, Planner(study, None, bank, no_public(LAYERS)))
 
 
 def test_rows_of_a_classifier():

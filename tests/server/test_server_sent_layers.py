@@ -19,7 +19,7 @@ SPEAKERS = ["ann", "bob", "cyd", "dee", "eve"]
 
 def candidate(*names):
     blobs = b"".join(bytes.fromhex(name) for name in names)
-    return m.Candidate("one", "minmax", "ann", (4,) * len(names), blobs)
+    return m.Candidate("one", "minmax", "ann", (4,) * len(names), blobs, (8,) * len(names))
 
 
 def test_each_layer_goes_to_each_device_once(tmp_path):
