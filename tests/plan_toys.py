@@ -8,7 +8,8 @@ from fedsim.scenario.schema import Scenario
 DEPTHS = (2, 4, 8)
 
 
-def scenario(*methods, seed=5) -> Scenario:
+def scenario(*methods, seed=5, **quantization) -> Scenario:
+    """A scenario of these methods, which rounds as the paper does unless `quantization` differs."""
     return Scenario.model_validate(
         {
             "name": "toy",
@@ -16,6 +17,7 @@ def scenario(*methods, seed=5) -> Scenario:
             "model": {"id": "none"},
             "corpus": {"path": "none", "group_by": "speaker"},
             "clients": {"budget_mb": 1.0, "bit_depths": list(DEPTHS)},
+            "quantization": {"rounding": "nearest", **quantization},
             "methods": list(methods),
         }
     )
@@ -26,5 +28,15 @@ def myqasr(*sources, **options):
     return {"allocation": "myqasr", "calibration": ["minmax"], **tuned, **options}
 
 
-def label(allocation, calibration, order="descending", draw=0, name=None):
-    return Cell(allocation, calibration, order, draw, f"{name or allocation}/{calibration}")
+def label(
+    allocation,
+    calibration,
+    order="descending",
+    draw=0,
+    name=None,
+    rounding="nearest",
+    moments="-",
+    suffix="",
+):
+    words = f"{name or allocation}/{calibration}{suffix}"
+    return Cell(allocation, calibration, order, draw, words, rounding, moments)

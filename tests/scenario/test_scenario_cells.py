@@ -5,12 +5,16 @@ from plan_toys import label, myqasr, scenario
 
 from fedsim.scenario.cells import all_cells, cells_of, needs_others, needs_profiles, sources
 from fedsim.scenario.methods import MethodSettings
+from fedsim.scenario.quantization import QuantizationSettings
 
 KEYS = ["ann", "bob", "cyd"]
 
 
-def settings(**options) -> MethodSettings:
-    return MethodSettings.model_validate(options)
+PAPER = QuantizationSettings(rounding="nearest")
+
+
+def settings(quantization=PAPER, **options) -> MethodSettings:
+    return MethodSettings.model_validate(options).resolved(quantization)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +41,23 @@ def settings(**options) -> MethodSettings:
     ],
 )
 def test_cells_of_a_method(method, cells):
-    assert cells_of(settings(**method)) == cells
+    assert cells_of(settings(**method), PAPER) == cells
+
+
+def test_cells_of_ways_to_round():
+    """A label names what differs from the section `quantization`, and nothing else."""
+    blending = QuantizationSettings(moments="blend", activations="dynamic")
+    ways = {"rounding": ["nearest", "compensated"], "moments": ["own", "blend"]}
+    method = settings(blending, allocation="uniform", **ways)
+    assert cells_of(method, blending) == [
+        label("uniform", "dynamic", suffix="/nearest"),
+        label("uniform", "dynamic", rounding="compensated", moments="own", suffix="/own"),
+        label("uniform", "dynamic", rounding="compensated", moments="blend"),
+    ]
+    assert [c.rounded_by_device for c in cells_of(method, blending)] == [False, True, True]
+    plain = settings(blending, allocation="uniform", calibration="minmax")
+    (cell,) = cells_of(plain, blending)
+    assert cell == label("uniform", "minmax", rounding="compensated", moments="blend")
 
 
 def test_cells_of_a_scenario():
