@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from fedsim_server.coordinator import Coordinator
@@ -16,11 +18,13 @@ from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.bank import BlobStore, LayerBank
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
 from fedsim.results.ledger import Ledger
 from fedsim.scenario.cells import needs_others
 from fedsim.scenario.schema import Scenario
+from fedsim.speech.public_model import PublicModel
 
 LAYERS = (Layer("one", "linear", (8, 10)), Layer("two", "linear", (8, 12)))
 DEPTHS = (2, 4, 8)
@@ -72,6 +76,7 @@ def scenario(*methods) -> Scenario:
             "model": {"id": "none"},
             "corpus": {"path": "none", "group_by": "speaker"},
             "clients": {"budget_mb": 1.0, "bit_depths": list(DEPTHS)},
+            "quantization": {"rounding": "nearest"},
             "methods": list(methods),
         }
     )
@@ -89,7 +94,7 @@ def good(client, kind, record):
     if kind == m.PERSONALIZE:
         delivery = codec.from_record(m.Delivery, record, "the server")
         n = len(delivery.candidates)
-        return m.Receipt(client, (250,) * n, (0.0, 1.0) * 2 * n if delivery.return_ranges else ())
+        return m.Receipt(client, (250,) * n, (0.0, 1.0) * 2 * n if delivery.return_models else ())
     evaluation = codec.from_record(m.Evaluation, record, "the server")
     n = len(evaluation.candidates) + evaluation.full_precision
     counts = [(100 + i, i, 5, 2 * i, 20) for i in range(n)]
@@ -106,13 +111,22 @@ def but(client, kind, answer):
     return answer_
 
 
+def public_of(layers) -> PublicModel:
+    """What is publicly known of a model of which there are only the layers, without any clips."""
+
+    def none():
+        raise AssertionError("public clips were read that nothing needs")
+
+    return PublicModel(SimpleNamespace(layers=layers), none, 1)
+
+
 def run_scripted(home, methods, answer=good, names=NODES, known=True, window=WINDOW, **options):
     """Run a study of scripted clients; return its grid, rows, failures and releases."""
     weights = {layer.name: torch.ones(layer.shape) for layer in LAYERS}
     table = np.array([[packed_bytes(layer.n_weights, d) for d in DEPTHS] for layer in LAYERS])
     chosen = scenario(*methods)
-    bank = LayerBank(weights, LAYERS, "per_tensor", BlobStore(home / "bank"))
-    planner = Planner(chosen, Sizes(DEPTHS, table, 100), bank)
+    bank = LayerBank(weights, LAYERS, WeightFormat("per_tensor"), BlobStore(home / "bank"))
+    planner = Planner(chosen, Sizes(DEPTHS, table, 100), bank, public_of(LAYERS))
     grid = ScriptedGrid(answer, names, **options)
     with Ledger(home / f"{len(list(home.iterdir()))}.sqlite") as ledger:
         known_names = dict(names) if known else {}

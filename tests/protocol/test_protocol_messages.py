@@ -67,7 +67,7 @@ def test_nan_and_infinity_survive_the_wire():
 
 
 def candidate(name: str) -> m.Candidate:
-    return m.Candidate(name, "minmax", "ann", (2, 3), bytes(64))
+    return m.Candidate(name, "minmax", "ann", (2, 3), bytes(64), (8, 16), "nearest")
 
 
 def test_candidates_keep_their_order():
@@ -202,6 +202,8 @@ NAMES = {
     (m.Candidate, "name"),
     (m.Candidate, "calibration"),
     (m.Candidate, "tuned_on"),  # a client's key
+    (m.Candidate, "rounding"),
+    (m.Candidate, "moments"),  # own or blend
 }
 
 
@@ -218,18 +220,22 @@ def leaves(kind):
 def test_there_is_no_field_for_audio_or_text():
     """The privacy claim of this project in one place.
 
-    Texts are names: of a client, a measure, a candidate, a calibrator; the only bytes are hashes
-    and packed layers that the server sends down. Upwards go the client's key (which the server
-    knows and compares), whole numbers, and floats: one sensitivity per layer, two ends of a range
-    per layer and candidate, two ends of an interval per candidate; in a study, and not otherwise
-    (tests/run/test_run_matrix.py), 33 quantiles per layer; where there is a fleet, seconds of audio
-    and a number of tokens. In place of the sensitivities there may be a payload; in a group, keys,
-    sealed shares and masked codes. tests/clients/test_clients_bytes.py searches these bytes.
+    Texts are names: of a client, a measure, a candidate, a calibrator, a rounding; the only bytes
+    are hashes, and packed layers and public clips that the server sends down. Upwards go the
+    client's key (which the server knows and compares), whole numbers, and floats: one sensitivity
+    per layer (or one loss per layer and depth), two ends of a range and, of layers that a device
+    rounded for others to test, one hash per layer and candidate, two ends of an interval per
+    candidate; in a study, and not otherwise (tests/run/test_run_matrix.py), 33 quantiles per layer;
+    where there is a fleet, seconds of audio and a number of tokens. In place of the sensitivities
+    there may be a payload; in a group, keys, sealed shares and masked codes.
+    tests/clients/test_clients_bytes.py searches these bytes.
     """
     every = [leaf for kind in KINDS for leaf in leaves(kind)]
     assert {(k, n) for k, n, hint in every if hint is str} == NAMES
     assert {(k, n) for k, n, hint in every if hint is bytes} == {
         (m.Candidate, "blobs"),
+        (m.Candidate, "public"),
+        (m.Receipt, "blobs"),
         (m.Summary, "payload"),
         *((wire.Keys, "seal"), (wire.Keys, "mask"), (wire.Masked, "codes")),
     }
@@ -278,12 +284,20 @@ def test_field_bytes_by_hand():
         "client": 3,
         "file_bytes": 0,
         "ranges": 0,
+        "blobs": 0,
     }
-    one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64
-    expected = {"return_ranges": 1, "candidates": 2 * one, "layers": 0}
+    one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64 + 2 * 8 + len("nearest")
+    expected = {"return_models": 1, "candidates": 2 * one, "layers": 0}
     assert codec.field_bytes(DELIVERY) == expected
     carried = replace(DELIVERY, layers=(b"abc", b"de"))
     assert codec.field_bytes(carried) == {**expected, "layers": 5}
+    here = m.Receipt("ann", (7,), (), bytes(64))
+    assert codec.field_bytes(here) == {"client": 3, "file_bytes": 8, "ranges": 0, "blobs": 64}
+    blended = replace(candidate("a"), blobs=b"", moments="blend", public=bytes(32))
+    assert blended.rounded_here
+    assert not candidate("a").rounded_here
+    sent = codec.field_bytes(m.Evaluation(False, (blended,)))
+    assert sent["candidates"] == one - 64 + len("blend") + 32
     ranged = replace(candidate("a"), ranges=(0.0, 1.0, 0.0, 1.0))
     assert codec.field_bytes(m.Evaluation(False, (ranged,))) == {
         "full_precision": 1,

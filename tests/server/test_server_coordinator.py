@@ -173,7 +173,7 @@ def test_releases(run):
             "payload": 0,
             "depths": 0,
         },
-        "personalize": {"client": 3, "file_bytes": 8, "ranges": 0},
+        "personalize": {"client": 3, "file_bytes": 8, "ranges": 0, "blobs": 0},
         "evaluate": {
             **dict.fromkeys(
                 ("file_bytes", "errors", "words", "char_errors", "chars", "low", "high"), 16

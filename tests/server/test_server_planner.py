@@ -7,14 +7,16 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from fedsim_server.planner import Planner
+from fedsim_server.planner import Planner, Returned
 from plan_toys import DEPTHS, label, myqasr, scenario
+from scripted import public_of
 
 from fedsim.base.seeds import client_rng
 from fedsim.errors import BudgetError, FedsimError
 from fedsim.protocol import messages as m
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.bank import BlobStore, LayerBank
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import packed_bytes
 from fedsim.quant.profile import profile_of
@@ -35,9 +37,10 @@ def planner(tmp_path):
     table = np.array([[packed_bytes(layer.n_weights, d) for d in DEPTHS] for layer in LAYERS])
     sizes = Sizes(DEPTHS, table, 100)
 
-    def make(*methods, **options):
-        bank = LayerBank(weights, LAYERS, "per_tensor", BlobStore(tmp_path / "bank"))
-        return Planner(scenario(*methods, **options), sizes, bank)
+    def make(*methods, clips=b"", **options):
+        store = BlobStore(tmp_path / "bank")
+        bank = LayerBank(weights, LAYERS, WeightFormat("per_tensor"), store)
+        return Planner(scenario(*methods, **options), sizes, bank, public_of(LAYERS), clips)
 
     return make
 
@@ -66,7 +69,25 @@ def test_a_candidate(planner):
     for name, layer, bits in zip(names, LAYERS, found.bits, strict=True):
         data = plan.bank.store.get(name)
         assert hashlib.sha256(data).hexdigest() == name
-        assert len(data) == 4 + packed_bytes(layer.n_weights, bits)
+        assert len(data) == 2 + packed_bytes(layer.n_weights, bits)
+    assert found.input_bits == (8,) * len(LAYERS)
+    assert (found.rounding, found.moments, found.public) == ("nearest", "", b"")
+    assert not found.rounded_here
+
+
+@pytest.mark.parametrize("moments", ["own", "blend"])
+def test_a_candidate_that_the_device_rounds(planner, moments):
+    """It has no layers, but the name of the public clips that it is blended with."""
+    options = {"rounding": "compensated", "moments": moments, "activation_bits": 6}
+    plan = planner("uniform", clips=bytes(range(32)), **options)
+    cell = label("uniform", "none", rounding="compensated", moments=moments)
+    found = plan.candidate(cell, SUMMARIES["ann"], SUMMARIES["ann"])
+    assert found.rounded_here
+    assert (found.rounding, found.moments) == ("compensated", moments)
+    assert found.public == (bytes(range(32)) if moments == "blend" else b"")
+    assert found.tuned_on == "ann"  # her clips set the codes
+    assert found.input_bits == (6,) * len(LAYERS)
+    assert not plan.bank.store.folder.exists()
 
 
 def test_a_candidate_takes_the_order_of_its_source_and_the_budget_of_its_client(planner):
@@ -135,9 +156,9 @@ METHODS = (
     myqasr("own", "other"),
     {"allocation": "shuffled", "calibration": ["none"], "tuned_on": ["own", "other"]},
 )
-RANGES = {
+RETURNED = {
     key: {
-        label: tuple(float(i) for i in range(12))
+        label: Returned(tuple(float(i) for i in range(12)))
         for label in ("uniform/none", "uniform/minmax", "myqasr/minmax", "shuffled/none")
     }
     for key in KEYS
@@ -157,7 +178,7 @@ def test_own_models(planner):
 
 def test_tested_models(planner):
     plan = planner(*METHODS)
-    found, lost = plan.tested(SUMMARIES["cyd"], SUMMARIES, RANGES, KEYS)
+    found, lost = plan.tested(SUMMARIES["cyd"], SUMMARIES, RETURNED, KEYS)
     assert lost == ""
     assert [(c.name, c.tuned_on) for c in found] == [
         ("uniform/none", "-"),
@@ -167,19 +188,32 @@ def test_tested_models(planner):
         ("shuffled/none", "-"),  # once: it is tuned on nobody, so there is no other's
     ]
     assert [bool(c.ranges) for c in found] == [False, False, False, True, False]
-    assert found[3].ranges == RANGES["ann"]["myqasr/minmax"]
+    assert found[3].ranges == RETURNED["ann"]["myqasr/minmax"].ranges
     own = plan.own(SUMMARIES["cyd"])
     assert found[:3] + found[4:] == own  # to the letter: what was delivered is what is tested
 
 
+def test_a_model_that_another_device_rounded_is_tested_as_that_device_returned_it(planner):
+    plan = planner(
+        {"allocation": "uniform", "tuned_on": ["own", "other"]},
+        **{"rounding": "compensated", "moments": "own"},
+    )
+    blobs = bytes(range(192))
+    returned = {key: {"uniform/cosine": Returned((0.5,) * 12, blobs)} for key in KEYS}
+    (own, other), lost = plan.tested(SUMMARIES["ann"], SUMMARIES, returned, KEYS)
+    assert (own.tuned_on, own.blobs, own.ranges, lost) == ("ann", b"", (), "")
+    assert (other.tuned_on, other.blobs, other.ranges) == ("bob", blobs, (0.5,) * 12)
+    assert (own.rounded_here, other.rounded_here) == (True, False)
+
+
 def test_models_of_clients_that_failed(planner):
     plan = planner(*METHODS)
-    ranges = {key: RANGES[key] for key in ("ann", "cyd")}
-    found, lost = plan.tested(SUMMARIES["ann"], SUMMARIES, ranges, KEYS)
+    returned = {key: RETURNED[key] for key in ("ann", "cyd")}
+    found, lost = plan.tested(SUMMARIES["ann"], SUMMARIES, returned, KEYS)
     assert lost == "client 'ann': no model tuned on 'bob', because 'bob' failed"
     assert ("myqasr/minmax", "bob") not in [(c.name, c.tuned_on) for c in found]
     gone = {key: value for key, value in SUMMARIES.items() if key != "bob"}
-    assert plan.tested(SUMMARIES["ann"], gone, ranges, KEYS) == (found, lost)
+    assert plan.tested(SUMMARIES["ann"], gone, returned, KEYS) == (found, lost)
     each = planner(myqasr("each"))
     found, lost = each.tested(SUMMARIES["ann"], {"ann": SUMMARIES["ann"]}, {}, KEYS)
     assert found == ()

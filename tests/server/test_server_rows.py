@@ -7,11 +7,12 @@ from functools import partial
 import pytest
 from fedsim_server.planner import Planner
 from fedsim_server.rows import result_rows
-from scripted import DEPTHS, LAYERS, OWN, run_scripted, scenario
+from scripted import DEPTHS, LAYERS, OWN, public_of, run_scripted, scenario
 
 from fedsim.engine.flower_internals import server_identity
 from fedsim.protocol import messages as m
 from fedsim.quant.bank import LayerBank
+from fedsim.quant.granularities import WeightFormat
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,8 @@ def test_rows_of_a_recognizer(run):
     _, rows, _, _ = run(OWN)
     full, own = rows[:2]
     assert (full.method, full.allocation, full.calibration) == ("fp32", "fp32", "-")
+    assert (full.rounding, full.moments) == ("-", "-")
+    assert (own.rounding, own.moments) == ("nearest", "-")
     assert (full.mean_bits, full.plan_sha256, full.tuned_on) == (32.0, "", "-")
     assert (own.method, own.allocation, own.calibration) == ("myqasr/minmax", "myqasr", "minmax")
     assert (own.file_bytes, own.errors, own.words) == (101, 1, 5)
@@ -40,9 +43,9 @@ def test_rows_of_a_recognizer(run):
 
 def rows_of(scores: m.Scores, planner=None):
     study = scenario(*OWN)
-    bank = LayerBank({}, LAYERS, "per_tensor", None)
+    bank = LayerBank({}, LAYERS, WeightFormat("per_tensor"), None)
     request = m.Evaluation(True, ())
-    return result_rows(request, scores, 300, Planner(study, None, bank))
+    return result_rows(request, scores, 300, Planner(study, None, bank, public_of(LAYERS)))
 
 
 def test_rows_of_a_classifier():

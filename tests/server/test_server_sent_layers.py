@@ -17,9 +17,10 @@ from fedsim.run.single import CLIENT_APP
 SPEAKERS = ["ann", "bob", "cyd", "dee", "eve"]
 
 
-def candidate(*names):
-    blobs = b"".join(bytes.fromhex(name) for name in names)
-    return m.Candidate("one", "minmax", "ann", (4,) * len(names), blobs)
+def candidate(*names, public=""):
+    blobs, n = b"".join(bytes.fromhex(name) for name in names), len(names)
+    facts = "nearest", "", bytes.fromhex(public)
+    return m.Candidate("one", "minmax", "ann", (4,) * n, blobs, (8,) * n, *facts)
 
 
 def test_each_layer_goes_to_each_device_once(tmp_path):
@@ -31,6 +32,10 @@ def test_each_layer_goes_to_each_device_once(tmp_path):
     assert sent.layers_to_send(1, [candidate(a, b)]) == ()
     assert sent.layers_to_send(1, [candidate(c, b)]) == (packed[2],)
     assert sent.layers_to_send(2, [candidate(c, b)]) == (packed[2], packed[1])
+    # Layers that it rounds itself are not sent, but the public clips that it blends with are: once.
+    clips = store.put(b"clips")
+    assert sent.layers_to_send(1, [candidate(public=clips), candidate(a)]) == (b"clips",)
+    assert sent.layers_to_send(1, [candidate(public=clips)]) == ()
     # What a device keeps of it is found under the names that its candidates say.
     device = BlobStore(tmp_path / "device")
     assert [device.put(layer) for layer in packed] == [a, b, c]
