@@ -56,7 +56,7 @@ def max_message_bytes(
         m.SenseRequest: bounds,
         m.Summary: layers * (1 + len(QUANTILES) + 1) * _NUMBER,
         m.Delivery: models * (model + packed) + public,
-        m.Evaluation: models * (model + packed),
+        m.Evaluation: models * (model + packed) + public,
         m.Receipt: models * ((1 + 2 * layers) * _NUMBER + layers * m.HASH_BYTES),
         m.Scores: models * (11 + 2 * clips) * _NUMBER,
         wire.Invitation: 0,

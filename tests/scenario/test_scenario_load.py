@@ -26,6 +26,22 @@ def test_every_field_arrives(load):
     assert (uniform.allocation, uniform.calibration) == ("uniform", ("cosine",))
     assert (myqasr.calibration, myqasr.tuned_on) == (("minmax", "cosine"), ("own", "other"))
     assert shuffled.draws == 3
+    assert (fp32.rounding, fp32.moments) == ((), ())
+    for method in (uniform, myqasr, shuffled):  # those of the section `quantization`
+        assert (method.rounding, method.moments) == (("compensated",), ("public",))
+
+
+def test_a_method_takes_what_it_does_not_give_from_the_section_quantization(load):
+    text = SMALL.replace("[fp32]", "[uniform, {allocation: myqasr, rounding: scaled}]")
+    scenario = load(
+        f"{text}quantization: {{activations: float, moments: own, weights: {{group: 64}}}}"
+    )
+    uniform, myqasr = scenario.methods
+    assert (uniform.calibration, myqasr.calibration) == (("float",), ("float",))
+    assert (uniform.rounding, uniform.moments) == (("compensated",), ("own",))
+    assert (myqasr.rounding, myqasr.moments) == (("scaled",), ())  # which reads none
+    assert scenario.quantization.weights == "group_64"
+    assert load(scenario.to_yaml()) == scenario
 
 
 def test_defaults(load):
@@ -43,7 +59,15 @@ def test_defaults(load):
     assert (s.clients.select, s.clients.limit, s.clients.budget_mb) == (None, None, 40.0)
     assert s.clients.bit_depths == tuple(range(2, 17))
     q = s.quantization
-    assert (q.weights, q.activation_bits, q.sensitivity) == ("per_channel", 8, "median")
+    assert (q.weights, q.zero_points, q.sensitivity) == ("per_channel", False, "median")
+    assert (q.rounding, q.moments, q.own_weight, q.losses) == (
+        "compensated",
+        "public",
+        0.5,
+        "public",
+    )
+    assert (q.activations, q.activation_bits) == ("static", 8)
+    assert (q.public_clips, q.public_count) == (None, 128)
     e = s.engine
     assert (e.kind, e.workers, e.threads, e.address) == ("auto", None, 1, None)
 

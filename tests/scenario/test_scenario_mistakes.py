@@ -36,6 +36,11 @@ properties = settings(max_examples=60, deadline=None, derandomize=True, database
 def errors_of(folder, path, value) -> tuple[list[str], int]:
     """The lines about a document with this value at a path, and the line that holds the key."""
     document = DOCUMENT if path[:2] != ("corpus", "population") else {**DOCUMENT, "corpus": VOICES}
+    if path[:2] == ("quantization", "public_clips") and len(path) > 2:
+        public = (
+            VOICES if path[2] == "population" else {"path": "org/public", "group_by": "speaker"}
+        )
+        document = {**DOCUMENT, "quantization": {"public_clips": public}}
     text = yaml.safe_dump(changed(document, path, value), sort_keys=False)
     file = folder / "s.yaml"
     file.write_text(text, encoding="utf-8")
@@ -96,7 +101,9 @@ def test_a_value_of_another_type(tmp_path):
             continue
         lines, line = errors_of(tmp_path, field.path, {"a": 1})
         assert lines[0].startswith(f"s.yaml:{line}: {dotted(field.path)}"), (field.key, lines)
-        assert "must be" in lines[0], (field.key, lines)
+        grouped = field.key == "quantization.weights"  # the one value that may be a mapping
+        words = "{'a': 1} is not a group size: write group: and" if grouped else "must be"
+        assert words in lines[0], (field.key, lines)
 
 
 def test_a_name_that_is_misspelled(tmp_path):
@@ -168,6 +175,21 @@ MISTAKES = [
     ("  - fp32", "  - {allocation: fp32, tuned_on: own}", "s.yaml:17: methods.0.tuned_on", ""),
     ("shuffled, draws", "linear, draws", "s.yaml:22: methods.3.draws: linear", "remove it"),
     ("shuffled, draws: 3", "shuffled, calibration: []", "s.yaml:22: methods.3.calibration", ""),
+    ("shuffled, draws: 3", "shuffled, rounding: []", "s.yaml:22: methods.3.rounding", "name at"),
+    (
+        "  - uniform",
+        "  - {allocation: uniform, rounding: neares}",
+        "s.yaml:18: methods.1.round",
+        "?",
+    ),
+    (
+        "- uniform",
+        "- {allocation: uniform, losses: own}",
+        "s.yaml:18: methods.1.losses",
+        "remove it",
+    ),
+    ("  - fp32", "  - {allocation: fp32, rounding: scaled}", "s.yaml:17: methods.0.rounding", ""),
+    ("engine:\n", "quantization: {weights: {group: 48}}\nengine:\n", "s.yaml:23: quant", "32, 64"),
     ("[minmax, cosine]", "[cosine, cosine]", "s.yaml:20: methods.2.calibration.1", "twice"),
     ("[own, other]", "[own, ru]", "s.yaml:21: methods.2.tuned_on.1: 'ru' is not a", "es, no"),
     ("kind: ray", "threads: two", "s.yaml:24: engine.threads is 'two'", "whole number"),
