@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from fedsim.errors import FedsimError
-from fedsim.scenario.cells import timed_model
+from fedsim.scenario.cells import all_cells, needs_others, timed_model
 from fedsim.scenario.methods import wrong_sources
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.corpus import open_clients
@@ -24,8 +24,7 @@ def client_keys(scenario: Scenario) -> list[str]:
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
     check_sources(scenario, clients)
     check_privacy(scenario, clients)
-    for _ in Devices(scenario, clients).values():
-        pass  # fail now if a device supports none of the scenario's bit depths
+    check_shared_models(scenario, Devices(scenario, clients))
     if scenario.fleet is not None:
         timed_model(scenario)
     return clients
@@ -40,6 +39,24 @@ def check_sources(scenario: Scenario, keys: Sequence[str]) -> None:
     """
     for message, location in wrong_sources(scenario.methods, keys):
         raise FedsimError(f"{'.'.join(map(str, location))}: {message}")
+
+
+def check_shared_models(scenario: Scenario, devices: Devices) -> None:
+    """Check that a client can test a model that another one's device rounded, where it is to.
+
+    Such a model is made for its own device: the others must have the same budget and bit depths.
+
+    Raises:
+        FedsimError: if they differ, or a device supports none of the scenario's bit depths.
+    """
+    limits = {(device.budget_bytes, device.bit_depths) for device in devices.values()}
+    rounded = any(cell.rounded_by_device for cell in all_cells(scenario))
+    if len(limits) > 1 and rounded and needs_others(scenario):
+        raise FedsimError(
+            "methods: another client's model can be tested only on equal devices if the device"
+            " rounds it (moments own or blend): give all clients one budget and the same bit"
+            " depths, or use tuned_on: own, or moments: public"
+        )
 
 
 def check_privacy(scenario: Scenario, clients: Sequence[str]) -> None:
