@@ -98,7 +98,7 @@ def public_set(request: PublicRequest) -> list[PublicClip]:
     """
     if request.corpus is not None:
         return _of_corpus(CorpusSettings.model_validate_json(request.corpus), request.n_clips)
-    return [PublicClip(take.render(), take.speaker.language) for take in _takes(request)]
+    return [PublicClip(take.render(), take.speaker.language) for take in public_takes(request)]
 
 
 def content_key(clips: Iterable[PublicClip]) -> str:
@@ -112,7 +112,8 @@ def content_key(clips: Iterable[PublicClip]) -> str:
     return digest.hexdigest()
 
 
-def _takes(request: PublicRequest) -> Iterator[Take]:
+def public_takes(request: PublicRequest) -> Iterator[Take]:
+    """Yield who says what, and where, of a request for synthetic clips; see `public_set`."""
     for language in request.languages:
         if language not in ACCENTS:
             raise FedsimError(
