@@ -77,7 +77,7 @@ PLACES.add(
     "far",
     PlaceKind(
         Lazy("fedsim.speech.voices.places:far"),
-        summary="Far from the device in a large room: more echo than direct sound.",
+        summary="Far from the device in a large room: about as much echo as direct sound.",
     ),
 )
 

@@ -91,11 +91,12 @@ def public_set(request: PublicRequest) -> PublicSet:
     if request.corpus is not None:
         corpus = CorpusSettings.model_validate_json(request.corpus)
         return public_set_of(_of_corpus(corpus, request.n_clips))
-    takes = _takes(request)
+    takes = public_takes(request)
     return public_set_of(PublicClip(take.render(), take.speaker.language) for take in takes)
 
 
-def _takes(request: PublicRequest) -> Iterator[Take]:
+def public_takes(request: PublicRequest) -> Iterator[Take]:
+    """Yield who says what, and where, of a request for synthetic clips; see `public_set`."""
     for language in request.languages:
         if language not in ACCENTS:
             raise FedsimError(

@@ -34,6 +34,7 @@ VOICES = {
     **BASE,
     "corpus": {"kind": "voices", "population": {"speakers": 4}, "group_by": "speaker"},
 }
+NOISY = changed(VOICES, ("corpus", "population", "place"), {"kind": "noisy"})
 PRIVACY = {"delta": 1e-6, "budget": {"epsilon": 2.0, "delta": 1e-5}}
 VALUES: dict[str, Any] = {
     "model.keep": ["lm_head"],
@@ -43,6 +44,7 @@ VALUES: dict[str, Any] = {
     "corpus.population.languages": ["en", "fr"],
     "corpus.population.genders": ["male"],
     "corpus.population.topics": ["music"],
+    "corpus.population.place.noise": ["car"],
     "clients.select": ["ann", "bob"],
     "clients.bit_depths": [4, 8],
     "methods.calibration": ["minmax"],
@@ -113,6 +115,7 @@ def bases(field: SchemaField) -> Iterator[dict[str, Any]]:
             yield {**BASE, "privacy": {"release": release, **PRIVACY}}
     elif field.path[:2] == ("corpus", "population"):
         yield VOICES
+        yield NOISY
     elif field.key == "methods.draws":
         yield {**BASE, "methods": [{"allocation": "shuffled"}]}
     elif field.key == "faults.seconds":

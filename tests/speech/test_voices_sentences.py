@@ -1,4 +1,4 @@
-"""The texts of speakers: ten grammars, a fixed role for each sentence, and lists of users."""
+"""The texts of speakers: twelve grammars, a fixed role for each sentence, and lists of users."""
 
 from __future__ import annotations
 
@@ -195,7 +195,10 @@ def test_the_words_of_speech_commands():
 
 
 def test_a_language_without_a_grammar():
-    for language, hint in (("eng", "did you mean 'en'?"), ("xx", "known: ca, de, en, fr, ja, ko,")):
+    for language, hint in (
+        ("eng", "did you mean 'en'?"),
+        ("xx", "known: ca, de, en, es, fr, it, ja, ko,"),
+    ):
         with pytest.raises(FedsimError, match=r"no voice speaks '\w+': ") as caught:
             grammar(language)
         assert hint in str(caught.value)

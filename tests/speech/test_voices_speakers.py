@@ -176,8 +176,8 @@ def test_a_negative_number():
 def test_a_language_that_nobody_speaks():
     for language, hint in (
         ("eng", "did you mean 'en'?"),
-        ("xx", "known: ca, de, en, fr, ja, ko, nl, pl, pt, ru"),
-        ("", "known: ca, de, en, fr, ja, ko, nl, pl, pt, ru"),
+        ("xx", "known: ca, de, en, es, fr, it, ja, ko, nl, pl, pt, ru"),
+        ("", "known: ca, de, en, es, fr, it, ja, ko, nl, pl, pt, ru"),
     ):
         with pytest.raises(FedsimError, match=rf"{language!r}: {re.escape(hint)}"):
             speaker(language, 0)

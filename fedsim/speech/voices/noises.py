@@ -67,16 +67,19 @@ def babble(n: int, place: np.random.Generator, rng: np.random.Generator) -> np.n
     total = np.zeros((frames, _FRAME // 2 + 1), np.complex128)
     window = np.hanning(_FRAME + 1)[:-1]
     for hz, factor, level in zip(pitch, tract, loudness, strict=True):
-        syllable = np.cumsum(rng.random(frames) < 0.3)
+        lengths = rng.integers(2, 5, frames)  # of syllables, in frames
+        syllable = np.repeat(np.arange(frames), lengths)[:frames]
+        closes = np.diff(syllable, append=syllable[-1]) > 0
         sounds = rng.integers(len(_VOWELS_HZ) + 1, size=frames + 1)[syllable]  # the last: noise
-        strength = rng.gamma(2.0, 0.5, frames + 1) * (rng.random(frames + 1) > 0.25)
+        strength = rng.gamma(4.0, 0.25, frames + 1) * (rng.random(frames + 1) > 0.15)
         melody = hz * 2 ** (0.15 * _wander(length, 3.0, rng))
         voice = np.diff(np.floor(np.cumsum(melody) / SAMPLE_RATE), prepend=0)
         breath = 0.06 * rng.standard_normal(length)
         heard = np.where((sounds == len(_VOWELS_HZ)).repeat(_HOP), 2 * breath[:-_HOP], 0)
         heard = np.append(heard, np.zeros(_HOP)) + voice
         cut = np.lib.stride_tricks.sliding_window_view(heard, _FRAME)[::_HOP]
-        gain = level * strength[syllable][:, None] * _tracts(factor)[sounds]
+        envelope = level * strength[syllable] * np.where(closes, 0.1, 1.0)
+        gain = envelope[:, None] * _tracts(factor)[sounds]
         total += np.fft.rfft(cut * window) * gain
     pieces = np.fft.irfft(total, _FRAME)
     sound = np.zeros(length)

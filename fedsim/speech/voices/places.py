@@ -9,8 +9,8 @@ import numpy as np
 from fedsim.scenario.place import DEFAULT_NOISES, DEFAULT_SNR_DB, PLACES, PlaceSettings
 from fedsim.speech.voices.speaker import PLACE_STREAM, Speaker, own_rng
 
-_FAR_REVERBERATION_S = (0.5, 0.9)
-_FAR_ECHO_DB = (0.0, 5.0)
+_FAR_REVERBERATION_S = (0.4, 0.7)
+_FAR_ECHO_DB = (-4.0, 1.0)  # those of speakers' own rooms end at -8
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def telephone(place: PlaceSettings, rng: np.random.Generator) -> Scene:
 
 
 def far(place: PlaceSettings, rng: np.random.Generator) -> Scene:
-    """Return a large room, in which the echo is as loud as the direct sound or louder."""
+    """Return a large room, in which the echo is about as loud as the direct sound."""
     return Scene(
         reverberation_s=rng.uniform(*_FAR_REVERBERATION_S), echo_db=rng.uniform(*_FAR_ECHO_DB)
     )
