@@ -154,8 +154,8 @@ def test_mistakes(model, text, speech, tmp_path):
     russian.write_text("дом кот дом", encoding="utf-8")
     with pytest.raises(FedsimError, match="mostly in Cyrillic, and language 'it' is written in"):
         made(model, str(russian), vocabulary=1)
+    (tmp_path / "none.txt").write_text("1 2 3")
     with pytest.raises(FedsimError, match="has no words"):
-        (tmp_path / "none.txt").write_text("1 2 3")
         made(model, str(tmp_path / "none.txt"), vocabulary=1)
     with pytest.raises(FedsimError, match="cannot be read: No such file"):
         made(model, str(tmp_path / "missing.txt"), vocabulary=1)

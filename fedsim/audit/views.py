@@ -17,10 +17,10 @@ from fedsim.privacy.release_params import ReleaseParams
 from fedsim.privacy.releases import RELEASES, Release, release, view
 from fedsim.privacy.secure_aggregation.codes import decode, encode
 from fedsim.privacy.secure_aggregation.groups import make_groups
-from fedsim.quant.allocation import Sizes
 from fedsim.scenario.schema import Scenario
 from fedsim.study.devices import Devices
 from fedsim.study.release_params import device_planner, release_params
+from fedsim.study.vocabulary import TrimmedModels
 
 Payloads = Sequence[bytes]
 """What one client released, one payload per round; for a member of a group, the mean."""
@@ -75,8 +75,8 @@ class View:
     scenario: Scenario
     voices: Voices
     bounds: Bounds | None
-    sizes: Sizes
-    """Of model files, for a device that makes its own plan."""
+    trimmed: TrimmedModels
+    """The model by client language, for a device that makes its own plan."""
     keys: tuple[str, ...]
     """Keys of the clients under attack, sorted."""
     released: Mapping[str, Payloads] | None = None
@@ -98,7 +98,8 @@ class View:
         if not client:
             return release_params(self.scenario, layers, self.bounds)
         limits = Devices(self.scenario, list(self.voices.clients))[client]
-        plan = device_planner(self.scenario, self.sizes, limits)
+        sizes = self.trimmed.of(self.voices.clients[client].language).sizes
+        plan = device_planner(self.scenario, sizes, limits)
         return release_params(self.scenario, layers, self.bounds, plan)
 
     @cached_property

@@ -8,7 +8,7 @@ server; `WeightCache` reads it in a client's process and keeps unpacked layers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -155,9 +155,18 @@ class LayerBank:
         Layers that are not packed yet are packed together. `rows` say which rows of one layer are
         packed; None for all.
         """
+        return self._pack(list(enumerate(plan)), rounding, rows)
+
+    def name(self, layer: int, bits: int, rounding: str, rows: Rows | None = None) -> str:
+        """Return the blob name of one layer at a bit depth."""
+        return self._pack([(layer, bits)], rounding, rows)[0]
+
+    def _pack(
+        self, plan: Sequence[tuple[int, int]], rounding: str, rows: Rows | None
+    ) -> tuple[str, ...]:
         keys = [
-            (i, bits, rounding, rows.key if rows and rows.layer == layer.name else "")
-            for i, (layer, bits) in enumerate(zip(self.layers, plan, strict=True))
+            (i, bits, rounding, rows.key if rows and rows.layer == self.layers[i].name else "")
+            for i, bits in plan
         ]
         missing = [key for key in keys if key not in self._names]
         layers = [self.layers[i] for i, *_ in missing]

@@ -99,7 +99,7 @@ class Switch:
         for name in (layer.name, *layer.aliases):
             module = self._modules[name]
             if isinstance(module, nn.Embedding):
-                module.forward = look_up(weight, rows)
+                vars(module)["forward"] = look_up(weight, rows)
                 self._replaced.append(module)
             else:
                 self._hooks.append(module.register_forward_hook(spread_logits(rows)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Protocol, cast
@@ -22,6 +22,7 @@ from torch import nn
 from fedsim.errors import FedsimError
 from fedsim.quant.layers import Layer
 from fedsim.quant.rows import Rows
+from fedsim.scenario.vocabulary import LANGUAGE
 from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.words import frequent_words
 
@@ -56,8 +57,8 @@ class Vocabulary:
     """N, the number of frequent words whose tokens are kept."""
     own: int = DEFAULT_OWN
     """R, the number of rows reserved for a device's own tokens."""
-    words_from: str | Mapping[str, str] | None = None
-    """A text of which words are counted, or language -> such a text; else wordfreq."""
+    words_from: str | None = None
+    """A text whose words are counted, `{language}` in its name for the language; else wordfreq."""
     _known: dict[str, TokenLists] = field(default_factory=dict)
 
     def rows(self, language: str | None) -> Rows:
@@ -83,9 +84,7 @@ class Vocabulary:
         return Rows(layer.name, filled(lists.kept, chain(own, lists.more), self.own))
 
     def _lists(self, code: str) -> TokenLists:
-        file = self.words_from
-        if isinstance(file, Mapping):
-            file = file.get(code)
+        file = self.words_from and self.words_from.replace(LANGUAGE, code)
         words = frequent_words(code, self.words + _MORE_WORDS, file)
         size = embedding(self.model).shape[0]
         return token_lists(self.model.tokenizer, words, self.words, self.own, size)
@@ -108,7 +107,7 @@ def vocabulary_of(
     model: SpeechModel,
     words: int,
     own: int = DEFAULT_OWN,
-    words_from: str | Mapping[str, str] | None = None,
+    words_from: str | None = None,
 ) -> Vocabulary:
     """Return what chooses the rows of a model's token embedding.
 
