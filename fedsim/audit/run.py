@@ -78,8 +78,9 @@ def _audit(
     payloads: dict[str, Payloads] | None,
     targets: int,
 ) -> Audited:
-    trimmed = trimmed_models(scenario, study_model(scenario, voices.model))
-    view = View(scenario, voices, bounds, trimmed, keys, payloads)
+    study = study_model(scenario, voices.model)
+    trimmed = trimmed_models(scenario, study)
+    view = View(scenario, voices, bounds, study.sizes, keys, payloads, trimmed)
     claim = None
     if scenario.privacy.chosen.adds_noise:
         assert bounds is not None  # the release needs them

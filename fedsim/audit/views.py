@@ -17,6 +17,7 @@ from fedsim.privacy.release_params import ReleaseParams
 from fedsim.privacy.releases import RELEASES, Release, release, view
 from fedsim.privacy.secure_aggregation.codes import decode, encode
 from fedsim.privacy.secure_aggregation.groups import make_groups
+from fedsim.quant.allocation import Sizes
 from fedsim.scenario.schema import Scenario
 from fedsim.study.devices import Devices
 from fedsim.study.release_params import device_planner, release_params
@@ -75,12 +76,14 @@ class View:
     scenario: Scenario
     voices: Voices
     bounds: Bounds | None
-    trimmed: TrimmedModels
-    """The model by client language, for a device that makes its own plan."""
+    sizes: Sizes
+    """Of model files, for a device that makes its own plan."""
     keys: tuple[str, ...]
     """Keys of the clients under attack, sorted."""
     released: Mapping[str, Payloads] | None = None
     """What each released in a run; None without a run: it is then computed."""
+    trimmed: TrimmedModels | None = None
+    """The model by client language, where model files hold a part of the vocabulary."""
 
     @property
     def release(self) -> str:
@@ -98,7 +101,9 @@ class View:
         if not client:
             return release_params(self.scenario, layers, self.bounds)
         limits = Devices(self.scenario, list(self.voices.clients))[client]
-        sizes = self.trimmed.of(self.voices.clients[client].language).sizes
+        sizes = self.sizes
+        if self.trimmed is not None:
+            sizes = self.trimmed.of(self.voices.clients[client].language).sizes
         plan = device_planner(self.scenario, sizes, limits)
         return release_params(self.scenario, layers, self.bounds, plan)
 

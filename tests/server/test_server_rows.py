@@ -43,7 +43,8 @@ def rows_of(scores: m.Scores, planner=None):
     study = scenario(*OWN)
     bank = LayerBank({}, LAYERS, "per_tensor", None)
     request = m.Evaluation(True, ())
-    return result_rows(request, scores, 300, Planner(study, None, bank))
+    summary = m.Summary("ann", 300, DEPTHS, 4, ())
+    return result_rows(request, scores, summary, Planner(study, None, bank))
 
 
 def test_rows_of_a_classifier():
