@@ -10,17 +10,20 @@ import numpy as np
 import torch
 
 from fedsim.errors import AudioError, FedsimError
+from fedsim.protocol import messages as m
 from fedsim.quant.calibrators import CALIBRATORS, needs, on_user_data
 from fedsim.quant.model import Batch
 from fedsim.quant.moments import LayerMoments, Moments
 from fedsim.quant.observe import LayerObservation, LayerObservations
 from fedsim.quant.profile import LayerProfile
 from fedsim.scenario.cells import all_cells, table_rounding
+from fedsim.scenario.methods import NOBODY
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.clips import ClientData, Utterance, read_utterance
 from fedsim.speech.models.base import SpeechModel, own_tokens, public_signal
 from fedsim.speech.public_model import own_losses
 from fedsim.speech.tuning import TuningPass
+from fedsim.study.model import StudyModel
 from fedsim_clients.runtime import Runtime
 
 PUBLIC = ""
@@ -53,6 +56,23 @@ class ClientAudio:
             return [clip(utterance) for utterance in utterances]
         except AudioError as error:
             raise AudioError(f"client {self.data.key!r}: {error}") from error
+
+    def study(self, candidate: m.Candidate | None = None) -> StudyModel:
+        """Return the model as its files store it: with the tokens of the client's language and of
+        its own transcripts, which stay on the device.
+
+        A `candidate` of another client has no own tokens; nor has any where the device does not
+        hold the full-precision rows, since to fetch some of them would show which they are.
+        """
+        runtime, language = self.runtime, self.data.language
+        trimmed = runtime.trimmed
+        foreign = candidate is not None and candidate.tuned_on not in (self.data.key, NOBODY)
+        if not trimmed.reserve or foreign or self.mode == "proxy":
+            return trimmed.of(language)
+        return runtime.remember(
+            ("rows", self.mode, self.data.key),
+            lambda: trimmed.own(language, self._tokens(self.data.key) or ()),
+        )
 
     def workload(self) -> tuple[float, float]:
         """Return the seconds of the tuning clips, and the tokens of their pseudo-labels."""

@@ -60,9 +60,10 @@ class Calibration:
         `source` says whose clips to observe. A layer's range depends on its own weights, not on the
         rest of the plan, so candidates share it, and one pass over the clips serves them all.
         """
-        runtime = self.runtime
+        runtime, rows = self.runtime, self.audio.study().rows
+        chosen = "" if rows is None else rows.key
         known = runtime.remember(
-            ("ranges", self.audio.mode, source, self.audio.data.language), dict
+            ("ranges", self.audio.mode, source, self.audio.data.language, chosen), dict
         )
         missing = {
             key: (c, i) for c in candidates for i, key in enumerate(_keys(c)) if key not in known
@@ -81,6 +82,7 @@ class Calibration:
                     observed.get(layer.name),
                     partial(self._weight, candidate, index),
                     candidate.input_bits[index],
+                    rows,
                 )
         return known
 
@@ -90,9 +92,11 @@ class Calibration:
     def unpacked(self, candidate: m.Candidate, index: int) -> UnpackedLayer:
         """Return a candidate's layer, unpacked; every client in this process shares those that the
         server packed."""
-        runtime, layer = self.runtime, self.runtime.model.layers[index]
+        runtime, layer = self.runtime, self.audio.study(candidate).layers[index]
         if candidate.rounded_here:
             return unpacked(self._rounding.rounded(candidate)[index], layer)
+        if self._rounding.has_own_rows(candidate, index):
+            return unpacked(self._rounding.own_rows(candidate, index), layer)
         return runtime.weights.layer(
             candidate.blob(index), layer, candidate.bits[index], runtime.study.weight_format
         )
@@ -101,12 +105,12 @@ class Calibration:
         """Return a candidate's packed layers."""
         if candidate.rounded_here:
             return self._rounding.rounded(candidate)
-        runtime = self.runtime
-        pairs = zip(runtime.model.layers, candidate.bits, strict=True)
+        store, study = self.runtime.weights.store, self.audio.study(candidate)
+        pairs = zip(study.layers, candidate.bits, strict=True)
         return tuple(
-            from_blob(
-                runtime.weights.store.get(candidate.blob(i)), layer, b, runtime.study.weight_format
-            )
+            self._rounding.own_rows(candidate, i)
+            if self._rounding.has_own_rows(candidate, i)
+            else from_blob(store.get(candidate.blob(i)), layer, b, study.weight_format)
             for i, (layer, b) in enumerate(pairs)
         )
 

@@ -91,7 +91,11 @@ class Device:
             profile, spread = self._sensed(request)
         elif request.measure:
             payload = released(
-                runtime, self.data.key, request, lambda: self.profile(request.measure).flat
+                runtime,
+                self.data.key,
+                request,
+                lambda: self.profile(request.measure).flat,
+                runtime.trimmed.of(self.data.language).sizes,
             )
         return m.Summary(
             client=self.data.key,
@@ -103,6 +107,7 @@ class Device:
             workload=self.audio.workload() if request.workload else (),
             payload=payload,
             depths=() if profile is None else profile.depths,
+            language=(self.data.language or "") if runtime.scenario.model.vocabulary else "",
         )
 
     def profile(self, measure: str) -> LayerProfile:
@@ -164,13 +169,14 @@ class Device:
             results.append(test())
             sizes.append(runtime.study.switch.full_bytes())
         for candidate, inputs in self._calibration.inputs(evaluation.candidates):
+            study = self.audio.study(candidate)
             rounded = candidate.rounding, candidate.moments, candidate.bits
-            key = (candidate.blobs or rounded, inputs)
+            key = (candidate.blobs or rounded, inputs, study.rows and study.rows.key)
             if key not in counted:
                 with self._installed(candidate, inputs):
                     counted[key] = test()
             results.append(counted[key])
-            sizes.append(runtime.study.sizes.total(candidate.bits))
+            sizes.append(study.sizes.total(candidate.bits))
         scores = self._scores(results, sizes, clip_counts=evaluation.clip_counts)
         return replace(scores, workload=(seconds(clips),)) if evaluation.workload else scores
 
@@ -225,6 +231,7 @@ class Device:
             runtime.study.leftovers,
             {layer.name: how for layer, how in zip(layers, inputs, strict=True)},
             {name: layer.integers for name, layer in unpacked.items()},
+            self.audio.study(candidate).rows,
         )
         try:
             yield
@@ -237,7 +244,7 @@ class Device:
         The exact size is known without a file (`modelfile.model_sizes`).
         """
         runtime = self.runtime
-        size = runtime.study.sizes.total(candidate.bits)
+        size = self.audio.study(candidate).sizes.total(candidate.bits)
         if runtime.scenario.save_models:
             size = self._write(candidate, inputs)
         budget = runtime.devices[self.data.key].budget_bytes
@@ -253,7 +260,8 @@ class Device:
         runtime = self.runtime
         manifest = runtime.study.manifest(candidate.bits, self.data.language)
         weights = self._calibration.packed(candidate)
-        file = ModelFile(manifest, weights, inputs, runtime.study.stored)
+        rows = self.audio.study(candidate).rows
+        file = ModelFile(manifest, weights, inputs, runtime.study.stored, rows)
         path = runtime.run_dir / "models" / model_name(self.data.key, candidate.name)
         modelfile.write(path, runtime.model.layers, file)
         return os.path.getsize(path)

@@ -14,6 +14,7 @@ from fedsim.errors import DeclinedError
 from fedsim.privacy.budget import UNLIMITED, Limit, answer_once, is_answered, spend, spent
 from fedsim.privacy.releases import release
 from fedsim.protocol import messages as m
+from fedsim.quant.allocation import Sizes
 from fedsim.study.release_params import device_planner, given_bounds, release_params
 from fedsim_clients.runtime import Runtime
 
@@ -25,7 +26,11 @@ HOME = "FEDSIM_PRIVACY_DIR"
 
 
 def released(
-    runtime: Runtime, client: str, request: m.SenseRequest, sense: Callable[[], np.ndarray]
+    runtime: Runtime,
+    client: str,
+    request: m.SenseRequest,
+    sense: Callable[[], np.ndarray],
+    sizes: Sizes,
 ) -> bytes:
     """Return everything that leaves the device of its sensitivities.
 
@@ -36,6 +41,7 @@ def released(
         request: holds the round and the public bounds.
         sense: observes the clips and returns the values of the layer profile, flat; not called
             where the request was answered before.
+        sizes: of the client's model files, for a device that plans for itself.
 
     Raises:
         DeclinedError: if the release would cost more than is left of the budget.
@@ -44,7 +50,7 @@ def released(
     scenario, layers = runtime.scenario, len(runtime.model.layers)
     kind = scenario.privacy.release
     bounds = given_bounds(request.low, request.high)
-    plan = device_planner(scenario, runtime.study.sizes, runtime.devices[client])
+    plan = device_planner(scenario, sizes, runtime.devices[client])
     params = release_params(scenario, layers, bounds, plan)
     rng = client_rng(scenario.seed, client, f"release {kind} round {request.round}")
 

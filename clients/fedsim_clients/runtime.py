@@ -34,6 +34,7 @@ from fedsim.speech.public_model import PublicModel
 from fedsim.speech.public_set import PublicSet, read_public_set
 from fedsim.study.devices import Devices
 from fedsim.study.model import StudyModel, load_study_model, sensing_peaks
+from fedsim.study.vocabulary import TrimmedModels, trimmed_models
 
 REMEMBERED = 256
 """Results cached (pseudo-labels, ranges): some 100 kB each at most."""
@@ -62,6 +63,8 @@ class Runtime:
     devices: Devices
     weights: WeightCache
     run_dir: Path
+    trimmed: TrimmedModels
+    """The model by client language."""
     clips: LRUCache[np.ndarray] = field(default_factory=lambda: LRUCache(CLIP_BYTES))
     """(client, clip) key -> clip, of clients that have begun and not finished."""
     observations: LRUCache[LayerObservations] = field(
@@ -142,6 +145,7 @@ def open_runtime(run_config: RunConfig) -> Runtime:
     study = load_study_model(scenario)
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
     return Runtime(
+        trimmed=trimmed_models(scenario, study),
         scenario=scenario,
         study=study,
         clients=clients,

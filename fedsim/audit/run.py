@@ -13,7 +13,6 @@ from fedsim.audit.record import FILE, Audited, write_audit
 from fedsim.audit.views import Payloads, View
 from fedsim.audit.voices import Voices, open_voices
 from fedsim.privacy.bounds import Bounds
-from fedsim.quant.allocation import Sizes
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.results.rates import lines_of
@@ -24,6 +23,7 @@ from fedsim.study.clients import client_keys
 from fedsim.study.model import study_model
 from fedsim.study.privacy_statement import read_statement
 from fedsim.study.public_bounds import scenario_bounds
+from fedsim.study.vocabulary import trimmed_models
 
 
 def audit_run(path: Path, targets: int) -> Iterator[Audited]:
@@ -78,7 +78,9 @@ def _audit(
     payloads: dict[str, Payloads] | None,
     targets: int,
 ) -> Audited:
-    view = View(scenario, voices, bounds, _sizes(scenario, voices), keys, payloads)
+    study = study_model(scenario, voices.model)
+    trimmed = trimmed_models(scenario, study)
+    view = View(scenario, voices, bounds, study.sizes, keys, payloads, trimmed)
     claim = None
     if scenario.privacy.chosen.adds_noise:
         assert bounds is not None  # the release needs them
@@ -97,10 +99,6 @@ def _voices(scenario: Scenario, known: dict[str, Voices]) -> Voices:
     if key not in known:
         known[key] = open_voices(scenario)
     return known[key]
-
-
-def _sizes(scenario: Scenario, voices: Voices) -> Sizes:
-    return study_model(scenario, voices.model).sizes
 
 
 def _payloads(part: Part) -> dict[str, Payloads] | None:

@@ -21,6 +21,7 @@ from fedsim.quant.allocation import Sizes
 from fedsim.scenario.schema import Scenario
 from fedsim.study.devices import Devices
 from fedsim.study.release_params import device_planner, release_params
+from fedsim.study.vocabulary import TrimmedModels
 
 Payloads = Sequence[bytes]
 """What one client released, one payload per round; for a member of a group, the mean."""
@@ -81,6 +82,8 @@ class View:
     """Keys of the clients under attack, sorted."""
     released: Mapping[str, Payloads] | None = None
     """What each released in a run; None without a run: it is then computed."""
+    trimmed: TrimmedModels | None = None
+    """The model by client language, where model files hold a part of the vocabulary."""
 
     @property
     def release(self) -> str:
@@ -98,7 +101,10 @@ class View:
         if not client:
             return release_params(self.scenario, layers, self.bounds)
         limits = Devices(self.scenario, list(self.voices.clients))[client]
-        plan = device_planner(self.scenario, self.sizes, limits)
+        sizes = self.sizes
+        if self.trimmed is not None:
+            sizes = self.trimmed.of(self.voices.clients[client].language).sizes
+        plan = device_planner(self.scenario, sizes, limits)
         return release_params(self.scenario, layers, self.bounds, plan)
 
     @cached_property

@@ -40,6 +40,7 @@ from fedsim.speech.public import public_request, public_set
 from fedsim.speech.public_model import PublicModel, own_losses
 from fedsim.speech.public_set import PublicClip, PublicSet, public_set_of
 from fedsim.speech.tuning import tuning_pass
+from fedsim.speech.vocabulary import DEFAULT_OWN, vocabulary_of
 
 
 def personalize(
@@ -63,6 +64,9 @@ def personalize(
     public_clips: Sequence[np.ndarray] | None = None,
     window_s: float | None = None,
     keep: Sequence[str] = (),
+    vocabulary: int | None = None,
+    own_tokens: int = DEFAULT_OWN,
+    words_from: str | None = None,
     seed: int = 0,
 ) -> PersonalizedModel:
     """Compress a speech model for one user and one memory budget.
@@ -99,6 +103,11 @@ def personalize(
         window_s: seconds of audio that Whisper's encoder takes (default 30); for a model from
             `load_model`, give this and `keep` to `load_model`.
         keep: names or patterns of layers that stay in half precision.
+        vocabulary: how many of the most frequent words of `language` a model with a token embedding
+            (Whisper) can write; None for its whole vocabulary. Needs fedsim-speech[vocabulary].
+        own_tokens: rows of the embedding for further tokens, of the model's own transcripts of the
+            clips first, where `vocabulary` is given.
+        words_from: a text in the language whose words are counted, in place of that package.
         seed: seeds the `shuffled` allocation.
 
     Raises:
@@ -141,6 +150,9 @@ def personalize(
     senses = reads in ("order", "vector")
     fits = ROUNDINGS[rounding].reads_moments
     tuning = tuning_pass(speech, checked, language)
+    if vocabulary is not None:
+        chosen = vocabulary_of(speech, vocabulary, own_tokens, words_from)
+        ready = ready.trimmed(chosen.own_rows(language, tuning.tokens or ()))
     passed: Passed = tuning.sense(
         (lambda network, batches: sense(network, batches, sensitivity)) if senses else forward_only,
         [calibration],
@@ -160,7 +172,7 @@ def personalize(
     if fits:
         used = mixed(moments, lambda: passed.moments or {}, lambda: public.moments, own_weight)
     full, layers = ready.switch.full_weights(), speech.layers
-    packed = round_plan(full, layers, bits, rounding, ready.weight_format, used)
+    packed = round_plan(full, layers, bits, rounding, ready.weight_format, used, ready.rows)
     observed = passed.observed
     if not CALIBRATORS[calibration].user_data:
         observed = tuning_pass(speech, public_signal(), language).observe([calibration]).observed
@@ -176,10 +188,11 @@ def personalize(
                 (observed or {}).get(layer.name),
                 partial(dequantize_weight, weight),
                 width,
+                ready.rows,
             )
             for layer, weight, width in zip(layers, packed, input_bits, strict=True)
         )
-    file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored)
+    file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored, ready.rows)
     return PersonalizedModel(speech, file, ready.sizes.total(bits), language)
 
 

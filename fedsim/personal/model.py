@@ -16,7 +16,9 @@ from fedsim.quant import modelfile
 from fedsim.quant.activations import InputFormat
 from fedsim.quant.allocation import mean_bits
 from fedsim.quant.integers import IntegerWeight, integers_of
+from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import ModelFile
+from fedsim.quant.rows import trimmed_layers
 from fedsim.quant.switch import Switch, switch_of
 from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models import load_model
@@ -46,7 +48,7 @@ class PersonalizedModel:
     @property
     def mean_bits(self) -> float:
         """Average bit depth of a weight."""
-        return mean_bits(self.file.manifest.bits, [layer.n_weights for layer in self.model.layers])
+        return mean_bits(self.file.manifest.bits, [layer.n_weights for layer in self._layers])
 
     @property
     def inputs(self) -> dict[str, InputFormat]:
@@ -71,6 +73,11 @@ class PersonalizedModel:
         """Write the model file atomically (safetensors) and return its size: `nbytes`."""
         return modelfile.write(path, self.model.layers, self.file)
 
+    @property
+    def _layers(self) -> tuple[Layer, ...]:
+        """The layers as the file has them: one maybe with fewer rows."""
+        return trimmed_layers(self.model.layers, self.file.rows)
+
     @cached_property
     def _weights(self) -> dict[str, torch.Tensor]:
         pairs = zip(self.model.layers, self.file.weights, strict=True)
@@ -78,7 +85,7 @@ class PersonalizedModel:
 
     @cached_property
     def _integers(self) -> dict[str, IntegerWeight | None]:
-        pairs = zip(self.model.layers, self.file.weights, strict=True)
+        pairs = zip(self._layers, self.file.weights, strict=True)
         return {layer.name: integers_of(layer, packed) for layer, packed in pairs}
 
     @cached_property
@@ -86,7 +93,7 @@ class PersonalizedModel:
         return modelfile.load_leftovers(self.file.leftovers)
 
     def _install(self, switch: Switch) -> None:
-        switch.install(self._weights, self._leftovers, self.inputs, self._integers)
+        switch.install(self._weights, self._leftovers, self.inputs, self._integers, self.file.rows)
 
 
 def load_personalized(

@@ -69,7 +69,8 @@ class Summary:
     `quantiles` are those of every layer's output, layer by layer; `workload` is the seconds of
     audio and the tokens of the model's own transcripts. Both are empty unless requested. Where the
     scenario's release is not the plain values, `sensitivity` is empty and `payload` holds exactly
-    what is released (`fedsim.privacy.releases`).
+    what is released (`fedsim.privacy.releases`). `language` is that of the clips where
+    model files hold the tokens of the client's language only, else empty.
     """
 
     client: str
@@ -81,6 +82,7 @@ class Summary:
     workload: tuple[float, ...] = ()
     payload: bytes = b""
     depths: tuple[int, ...] = ()
+    language: str = ""
 
     def profile(self, measure: str) -> LayerProfile | None:
         """Return the layer profile, None if the summary holds none.

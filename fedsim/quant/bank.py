@@ -8,7 +8,7 @@ server; `WeightCache` reads it in a client's process and keeps unpacked layers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
 from fedsim.quant.moments import LayerMoments
 from fedsim.quant.rounding.plan import round_plan
+from fedsim.quant.rows import Rows
 from fedsim.quant.weights import PackedWeight, code_bytes, dequantize_weight, stored_weight
 
 T = TypeVar("T")
@@ -144,19 +145,34 @@ class LayerBank:
         self.store = store
         self._weights = weights
         self._moments = moments or {}
-        self._names: dict[tuple[int, int, str], str] = {}
+        self._names: dict[tuple[int, int, str, str], str] = {}
 
-    def manifest(self, plan: tuple[int, ...], rounding: str) -> tuple[str, ...]:
+    def manifest(
+        self, plan: tuple[int, ...], rounding: str, rows: Rows | None = None
+    ) -> tuple[str, ...]:
         """Return the blob names of a plan, one per layer: they stand for the client's model.
 
-        Layers that are not packed yet are packed together.
+        Layers that are not packed yet are packed together. `rows` say which rows of one layer are
+        packed; None for all.
         """
-        keys = [(i, bits, rounding) for i, bits in enumerate(plan)]
+        return self._pack(list(enumerate(plan)), rounding, rows)
+
+    def name(self, layer: int, bits: int, rounding: str, rows: Rows | None = None) -> str:
+        """Return the blob name of one layer at a bit depth."""
+        return self._pack([(layer, bits)], rounding, rows)[0]
+
+    def _pack(
+        self, plan: Sequence[tuple[int, int]], rounding: str, rows: Rows | None
+    ) -> tuple[str, ...]:
+        keys = [
+            (i, bits, rounding, rows.key if rows and rows.layer == self.layers[i].name else "")
+            for i, bits in plan
+        ]
         missing = [key for key in keys if key not in self._names]
-        layers = [self.layers[i] for i, _, _ in missing]
-        depths = [bits for _, bits, _ in missing]
+        layers = [self.layers[i] for i, *_ in missing]
+        depths = [bits for _, bits, *_ in missing]
         packed = round_plan(
-            self._weights, layers, depths, rounding, self.weight_format, self._moments
+            self._weights, layers, depths, rounding, self.weight_format, self._moments, rows
         )
         for key, weight in zip(missing, packed, strict=True):
             self._names[key] = self.store.put(to_blob(weight))

@@ -16,7 +16,7 @@ as the target, that gradient would be zero in full precision.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from fedsim.quant.activations import FLOAT, InputFormat, Range, make_range, quan
 from fedsim.quant.calibrators import CALIBRATORS, Calibrator
 from fedsim.quant.layers import Layer
 from fedsim.quant.observe import ROWS, LayerObservation, as_product, outputs
+from fedsim.quant.rows import Rows
 
 CANDIDATES = 100
 """A search chooses among the shares 1/100 .. 100/100 of the observed range."""
@@ -68,6 +69,7 @@ def calibrate_layer(
     seen: LayerObservation | None,
     quantized: Callable[[], torch.Tensor],
     bits: int,
+    rows: Rows | None = None,
 ) -> InputFormat:
     """Return how one layer's input is quantized; `FLOAT` for an embedding, which looks rows up.
 
@@ -78,6 +80,7 @@ def calibrate_layer(
         seen: what was observed of its input; None if it has no input to quantize.
         quantized: gives the weight at the plan's bit depth, float32 of the layer's shape.
         bits: activation bits, 4 to 16.
+        rows: which rows of one layer `quantized` has; outputs of the others are left out.
     """
     calibrator = CALIBRATORS[calibration]
     if calibrator.find is None:
@@ -85,7 +88,13 @@ def calibrate_layer(
     if seen is None:
         return FLOAT
     bias = None if owner.bias is None else owner.bias.detach()  # type: ignore[operator]
-    weights = LayerWeights(owner.weight.detach(), quantized(), bias)  # type: ignore[operator]
+    full = owner.weight.detach()  # type: ignore[operator]
+    if rows is not None and rows.layer == layer.name:
+        full, bias = full[rows.index], None if bias is None else bias[rows.index]
+        layer = replace(layer, shape=tuple(full.shape))
+        if seen.fisher is not None:
+            seen = replace(seen, fisher=seen.fisher[..., rows.index])
+    weights = LayerWeights(full, quantized(), bias)
     return InputFormat(bits, calibrator.find(layer, seen, weights, bits))
 
 

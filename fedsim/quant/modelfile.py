@@ -4,7 +4,8 @@
     header         JSON: tensor names, dtypes, shapes, offsets; the manifest under `__metadata__`;
                    padded with spaces to a length that depends on the model alone
     tensors        widest type first: activation ranges (F32), weight scales (F16), leftovers, the
-                   bit depth of each layer's input (U8); then the packed codes of each layer, and
+                   bit depth of each layer's input (U8), which rows of the token embedding the file
+                   holds, if not all (U8, one bit per row); then the packed codes of each layer, and
                    its packed zero points if it has any (U8)
 
 Because the header's length is fixed, the size of a file is a constant plus the packed bytes of each
@@ -38,6 +39,8 @@ from fedsim.quant.modelheader import (
     parse,
     raw_bytes,
 )
+from fedsim.quant.rows import SUFFIX as ROWS
+from fedsim.quant.rows import Rows, rows_in, trimmed_layers
 from fedsim.quant.weights import PackedWeight, code_bytes, stored_weight
 
 SUFFIX = ".safetensors"
@@ -45,12 +48,17 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The contents of a model file. `inputs` say how each layer's input is quantized."""
+    """The contents of a model file.
+
+    `inputs` say how each layer's input is quantized; `rows` which rows of one layer are stored,
+    None if all are.
+    """
 
     manifest: Manifest
     weights: tuple[PackedWeight, ...]
     inputs: tuple[InputFormat, ...]
     leftovers: dict[str, torch.Tensor]
+    rows: Rows | None = None
 
 
 def fingerprint(layers: Sequence[Layer]) -> str:
@@ -79,6 +87,7 @@ def model_sizes(
     leftovers: Mapping[str, torch.Tensor],
     manifest: Manifest,
     depths: Sequence[int],
+    rows: Rows | None = None,
 ) -> Sizes:
     """Return the exact bytes of every possible model file of a model, as a table for allocators.
 
@@ -87,7 +96,9 @@ def model_sizes(
         leftovers: as stored.
         manifest: with any bit depths; its other fields decide the length of the header.
         depths: legal bit depths, ascending.
+        rows: which rows of one layer are stored; None for all.
     """
+    layers = trimmed_layers(layers, rows)
     weight_format = manifest.weight_format
     table = np.array(
         [[weight_format.code_bytes(layer.shape, depth) for depth in depths] for layer in layers],
@@ -96,8 +107,9 @@ def model_sizes(
     scales = sum(weight_format.scale_bytes(layer.shape) for layer in layers)
     inputs = len(layers) * (2 * 4 + 1)
     rest = sum(t.nbytes for t in leftovers.values())
-    header = 8 + header_length(layers, leftovers, manifest)
-    return Sizes(tuple(depths), table, header + inputs + scales + rest)
+    bitmap = 0 if rows is None else rows.bitmap.nbytes
+    header = 8 + header_length(layers, leftovers, manifest, rows)
+    return Sizes(tuple(depths), table, header + inputs + scales + rest + bitmap)
 
 
 def write(path: str | os.PathLike[str], layers: Sequence[Layer], model: ModelFile) -> int:
@@ -106,8 +118,9 @@ def write(path: str | os.PathLike[str], layers: Sequence[Layer], model: ModelFil
     Raises `FedsimError` when the folder cannot be written.
     """
     target = Path(path)
+    layers = trimmed_layers(layers, model.rows)
     tensors = _tensors(layers, model)
-    length = header_length(layers, model.leftovers, model.manifest)
+    length = header_length(layers, model.leftovers, model.manifest, model.rows)
     header = make_header(tensors, model.manifest, length)
     try:
         with atomic_write(target) as file:
@@ -134,6 +147,8 @@ def read(path: str | os.PathLike[str], layers: Sequence[Layer]) -> ModelFile:
             f"the model file {path} holds a model made from {manifest.model!r}, whose layers "
             f"differ from those of the model given; load it with the model it was made from"
         )
+    rows = rows_in(tensors, layers)
+    layers = trimmed_layers(layers, rows)
     scales, at = tensors["fedsim.scales"], 0
     weights = []
     for layer, bits in zip(layers, manifest.bits, strict=True):
@@ -149,13 +164,13 @@ def read(path: str | os.PathLike[str], layers: Sequence[Layer]) -> ModelFile:
             tensors["fedsim.input_bits"], tensors["fedsim.ranges"], strict=True
         )
     ]
-    names = {f"{layer.name}.codes" for layer in layers}
+    names = {f"{layer.name}{kind}" for layer in layers for kind in (".codes", ROWS)}
     rest = {
         name: torch.from_numpy(np.array(array))
         for name, array in tensors.items()
         if name not in names and not name.startswith("fedsim.")
     }
-    return ModelFile(manifest, tuple(weights), tuple(inputs), rest)
+    return ModelFile(manifest, tuple(weights), tuple(inputs), rest, rows)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -187,4 +202,5 @@ def _tensors(layers: Sequence[Layer], model: ModelFile) -> dict[str, np.ndarray]
             f"{layer.name}.codes": code_bytes(weight)
             for layer, weight in zip(layers, model.weights, strict=True)
         },
+        model.rows,
     )

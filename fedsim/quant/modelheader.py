@@ -21,6 +21,7 @@ from fedsim.errors import FedsimError, ModelFileError
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.packing import MAX_BITS
+from fedsim.quant.rows import Rows
 
 FORMAT = "fedsim-model/2"
 NAME_ROOM = 256
@@ -70,6 +71,7 @@ def in_order(
     input_bits: np.ndarray,
     leftovers: Mapping[str, torch.Tensor],
     codes: Mapping[str, np.ndarray],
+    rows: Rows | None = None,
 ) -> dict[str, np.ndarray]:
     """Return all tensors of a file in the order in which they are written.
 
@@ -77,16 +79,22 @@ def in_order(
     depend on the plan, so nothing else moves.
     """
     fixed = {"fedsim.ranges": ranges, "fedsim.scales": scales, "fedsim.input_bits": input_bits}
+    fixed |= {} if rows is None else rows.tensor
     fixed |= {name: tensor.numpy() for name, tensor in leftovers.items()}
     wide = sorted(fixed, key=lambda name: -fixed[name].dtype.itemsize)
     return {name: fixed[name] for name in wide} | dict(codes)
 
 
 def header_length(
-    layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor], manifest: Manifest
+    layers: Sequence[Layer],
+    leftovers: Mapping[str, torch.Tensor],
+    manifest: Manifest,
+    rows: Rows | None = None,
 ) -> int:
-    """Return a length that holds the header of any plan: that of all layers at the widest
-    depth."""
+    """Return a length that holds the header of any plan: that of all layers at the widest depth.
+
+    `layers` are as packed; `rows` say which rows of one of them are stored.
+    """
 
     def blank(n_bytes: int) -> np.ndarray:  # an array of the right size that takes no memory
         return np.broadcast_to(np.uint8(0), n_bytes)
@@ -107,6 +115,7 @@ def header_length(
             f"{layer.name}.codes": blank(weight_format.code_bytes(layer.shape, MAX_BITS))
             for layer in layers
         },
+        rows,
     )
     length = len(_text(tensors, widest, _NO_DIGEST))
     return -(-length // 8) * 8

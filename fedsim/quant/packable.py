@@ -12,8 +12,10 @@ import torch
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
 from fedsim.quant.granularities import WeightFormat
+from fedsim.quant.layers import Layer
 from fedsim.quant.model import Quantizable
 from fedsim.quant.modelheader import LANGUAGE, Manifest
+from fedsim.quant.rows import Rows, trimmed_layers
 from fedsim.quant.switch import Switch, switch_of
 
 M = TypeVar("M", bound=Quantizable)
@@ -31,6 +33,19 @@ class PackableModel(Generic[M]):
     """Bytes of each layer at every legal bit depth."""
     blank: Manifest
     """The manifest of every file, without bit depths."""
+    rows: Rows | None = None
+    """Which rows of one layer the files store; None for all."""
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers as they are packed: those of the model, one of them maybe with fewer rows."""
+        return trimmed_layers(self.model.layers, self.rows)
+
+    def trimmed(self, rows: Rows | None) -> PackableModel[M]:
+        """Return the same model, of whose files one layer has only these rows."""
+        depths = self.sizes.depths
+        sizes = modelfile.model_sizes(self.model.layers, self.stored, self.blank, depths, rows)
+        return replace(self, sizes=sizes, rows=rows)
 
     @cached_property
     def leftovers(self) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from fedsim.quant.activations import InputFormat, quantize_input
 from fedsim.quant.integers import IntegerWeight, computable, integer_linear
 from fedsim.quant.layers import leftovers
 from fedsim.quant.model import Quantizable
+from fedsim.quant.rows import Rows, look_up, spread_logits
 
 
 class Switch:
@@ -24,14 +25,16 @@ class Switch:
     def __init__(self, model: Quantizable) -> None:
         # Only the layers' modules: a reference to the model would keep it in `_SWITCHES` for ever.
         modules = dict(model.module.named_modules())
-        self._modules = {layer.name: modules[layer.name] for layer in model.layers}
+        self._modules = {
+            name: modules[name] for layer in model.layers for name in (layer.name, *layer.aliases)
+        }
         self._layers = model.layers
         state = model.module.state_dict(keep_vars=True)
         self._holders = dict(state)
         self._full = {name: holder.data for name, holder in state.items()}
         self._rest = leftovers(model.module, model.layers).keys()
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._integer: list[nn.Module] = []
+        self._replaced: list[nn.Module] = []  # those with another `forward` than their class's
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         """Return the full-precision weight of each layer, by layer name."""
@@ -51,6 +54,7 @@ class Switch:
         leftovers: Mapping[str, torch.Tensor],
         inputs: Mapping[str, InputFormat],
         integers: Mapping[str, IntegerWeight | None] | None = None,
+        rows: Rows | None = None,
     ) -> None:
         """Put `weights` (by layer name), `leftovers` (by state name) and `inputs` in place.
 
@@ -58,6 +62,9 @@ class Switch:
         has an entry in `integers` (the same weight as codes) is computed in integers if its input
         is quantized over a static range to at most 8 bits: no gradient passes through it, and its
         entry in `weights` is not read.
+
+        `rows` say that the weight of one layer has only these rows: logits of the others are -inf,
+        and a look-up of one of them gives zeros.
         """
         self._unhook()
         for name, tensor in leftovers.items():
@@ -73,9 +80,11 @@ class Switch:
                 bias = self._holders.get(f"{name}.bias")
                 # Only this module's: another that shares the weight may be an embedding.
                 module.forward = integer_linear(codes, bias, how.range, how.bits)
-                self._integer.append(module)
+                self._replaced.append(module)
             else:
                 self._hooks.append(module.register_forward_pre_hook(_quantize_input(how)))
+        if rows is not None:
+            self._trim(rows)
 
     def restore(self) -> None:
         """Put the full-precision model back."""
@@ -83,12 +92,24 @@ class Switch:
         for name, holder in self._holders.items():
             holder.data = self._full[name]
 
+    def _trim(self, rows: Rows) -> None:
+        """Let the modules of a layer of which only some rows are installed use these."""
+        layer = next(layer for layer in self._layers if layer.name == rows.layer)
+        weight = self._holders[f"{layer.name}.weight"].data
+        for name in (layer.name, *layer.aliases):
+            module = self._modules[name]
+            if isinstance(module, nn.Embedding):
+                vars(module)["forward"] = look_up(weight, rows)
+                self._replaced.append(module)
+            else:
+                self._hooks.append(module.register_forward_hook(spread_logits(rows)))
+
     def _unhook(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        for module in self._integer:
+        for module in self._replaced:
             vars(module).pop("forward", None)  # the class's own is used again
-        self._hooks, self._integer = [], []
+        self._hooks, self._replaced = [], []
 
 
 _SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedsim.base.units import MB
 from fedsim.errors import AudioError, BudgetError, FedsimError, nearest
-from fedsim.quant.allocation import Sizes, smallest
+from fedsim.quant.allocation import smallest
 from fedsim.scenario import Scenario
 from fedsim.scenario.matrix import expand
 from fedsim.speech.audio import SAMPLE_RATE
@@ -23,6 +23,7 @@ from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.scoring import normalize
 from fedsim.study.devices import Devices
 from fedsim.study.model import StudyModel, load_study_model, study_model
+from fedsim.study.vocabulary import TrimmedModels, trimmed_models
 
 
 @dataclass
@@ -34,6 +35,8 @@ class _Survey:
     references: int = 0
     labels: dict[str, str] = field(default_factory=dict)  # text -> its first clip, for errors
     languages: dict[str | None, None] = field(default_factory=dict)
+    spoken: dict[str, str | None] = field(default_factory=dict)
+    """Client -> its language."""
 
 
 def preflight(scenario: Scenario, clients: Mapping[str, ClientData]) -> Iterator[str]:
@@ -53,7 +56,7 @@ def preflight(scenario: Scenario, clients: Mapping[str, ClientData]) -> Iterator
         study = load_study_model(same_model[0])
         model = study.model
         yield _model(study)
-        yield _size(study, same_model, list(clients))
+        yield _size(study, same_model, survey)
         yield _clips(model, scenario, survey)
         yield _classes(model, survey) if model.task == "classify" else _texts(survey)
         yield _languages(model, survey)
@@ -62,6 +65,7 @@ def preflight(scenario: Scenario, clients: Mapping[str, ClientData]) -> Iterator
 def _survey(scenario: Scenario, clients: Mapping[str, ClientData]) -> _Survey:
     survey = _Survey()
     for client in clients.values():
+        survey.spoken[client.key] = client.language
         try:
             require_clips(client, scenario.corpus)
         except FedsimError:
@@ -91,24 +95,30 @@ def _model(study: StudyModel) -> str:
     )
 
 
-def _size(study: StudyModel, cells: Sequence[Scenario], keys: Sequence[str]) -> str:
+def _size(study: StudyModel, cells: Sequence[Scenario], survey: _Survey) -> str:
     """Compare budgets with the smallest model file, for the client where they are closest."""
-    tables: dict[Any, Sizes] = {}
+    tables: dict[Any, TrimmedModels] = {}
     closest = None
     devices = unfit = 0
     for cell in cells:
         depths, quantization = cell.clients.bit_depths, cell.quantization
         kind = (depths, quantization.weights, quantization.activation_bits)
         if kind not in tables:
-            tables[kind] = study_model(cell, study.model).sizes
-        minimum: dict[tuple[int, ...], int] = {}  # by legal bit depths
-        for key, device in Devices(cell, keys).items():
+            tables[kind] = trimmed_models(cell, study_model(cell, study.model))
+        minimum: dict[Any, int] = {}  # by legal bit depths and language
+        for key, device in Devices(cell, list(survey.spoken)).items():
             legal, budget = device.bit_depths, device.budget_bytes
-            if legal not in minimum:
-                minimum[legal] = smallest(tables[kind].restricted(legal))
-            devices, unfit = devices + 1, unfit + (minimum[legal] > budget)
-            if closest is None or budget - minimum[legal] < closest[0] - closest[1]:
-                closest = budget, minimum[legal], key, legal[0]
+            language = survey.spoken[key] if cell.model.vocabulary else None
+            if (legal, language) not in minimum:
+                try:
+                    sizes = tables[kind].of(language).sizes
+                except FedsimError as error:
+                    raise FedsimError(f"client {key!r}: {error}") from error
+                minimum[legal, language] = smallest(sizes.restricted(legal))
+            least = minimum[legal, language]
+            devices, unfit = devices + 1, unfit + (least > budget)
+            if closest is None or budget - least < closest[0] - closest[1]:
+                closest = budget, least, key, legal[0]
     assert closest is not None
     budget, size, key, depth = closest
     if 0 < unfit < devices and all(cell.fleet is not None for cell in cells):

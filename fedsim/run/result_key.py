@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedsim.errors import FedsimError
 from fedsim.results.folder import RELEVANT_VERSIONS, versions
 from fedsim.scenario.methods import FULL_PRECISION, MethodSettings
 from fedsim.scenario.schema import Scenario
+from fedsim.scenario.vocabulary import LANGUAGE
 
 NOT_IN_KEY = (
     *("name", "description"),
@@ -81,7 +83,9 @@ def _places(scenario: Scenario) -> tuple[str | None, ...]:
     sentences = people.sentences if people else None
     public = scenario.quantization.public_clips
     of_public = (public.path, public.speakers) if public else ()
-    return scenario.model.id, corpus.path, corpus.speakers, sentences, *of_public
+    words = scenario.model.vocabulary and scenario.model.vocabulary.words_from
+    texts = sorted(glob(words.replace(LANGUAGE, "*"))) if words else ()
+    return scenario.model.id, corpus.path, corpus.speakers, sentences, *of_public, *texts
 
 
 def _files(place: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from fedsim.base.paths import resolve
+from fedsim.base.paths import is_path, resolve
 from fedsim.base.yamltree import (
     OVERRIDE,
     Problem,
@@ -135,18 +135,25 @@ def _expand_bare_method(root: MappingNode, index: str) -> None:
 
 
 def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
-    def resolved(text: str, *path: str) -> str:
+    def resolved(text: str, *path: str, exists: bool = True) -> str:
         node = find(root, path).value
         where = place(node)[0]
         # A path in an override is relative to the working folder, not to the file.
         start = Path() if where.startswith(OVERRIDE) else base
         try:
-            return resolve(text, start)
+            place_of = resolve(text, start)
+            return place_of if exists or is_path(place_of) else resolve(f"./{text}", start)
         except FedsimError as error:
             raise FedsimError(f"{where}: {'.'.join(path)}: {error}") from None
 
     model, corpus = scenario.model, scenario.corpus
     model = model.model_copy(update={"id": resolved(model.id, "model", "id")})
+    if model.vocabulary is not None and model.vocabulary.words_from is not None:
+        # A name with `{language}` in it is no file that exists.
+        keys = "model", "vocabulary", "words_from"
+        words = resolved(model.vocabulary.words_from, *keys, exists=False)
+        vocabulary = model.vocabulary.model_copy(update={"words_from": words})
+        model = model.model_copy(update={"vocabulary": vocabulary})
     matrix = dict(scenario.matrix)
     for key in matrix.keys() & {"model.id", "corpus.path", *(f"fleet.{k}" for k in _FLEET_FILES)}:
         matrix[key] = tuple(resolved(str(value), "matrix", key) for value in matrix[key])

@@ -40,6 +40,7 @@ from fedsim.scenario.settings import (
     problem,
     refuse_repeats,
 )
+from fedsim.scenario.vocabulary import VocabularySettings
 
 BIT_DEPTHS = tuple(range(2, 17))
 
@@ -73,6 +74,11 @@ class ModelSettings(Settings):
     )
     keep: Texts = Field(default=(), description="names of layers left in full precision")
     batch_size: int = Field(default=8, ge=1, description="clips in one forward pass")
+    vocabulary: VocabularySettings | None = Field(
+        default=None,
+        description="Whisper: the tokens that model files keep, by client language: words, own;"
+        " null is the whole vocabulary",
+    )
 
 
 class ClientSettings(Settings):
@@ -224,6 +230,9 @@ class Scenario(Settings):
         ):
             text = "a fleet needs a method that makes a quantized model: add one"
             raise problem(text, "methods")
+        if self.fleet is not None and self.model.vocabulary is not None:
+            text = "the virtual clock knows no sizes by language: remove it, or the fleet"
+            raise problem(text, "model", "vocabulary")
         reading = [i for i, method in enumerate(self.methods) if method.reads_profile]
         tables = [i for i in reading if self.methods[i].reads_table]
         if tables and len(tables) < len(reading):

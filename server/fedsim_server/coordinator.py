@@ -280,7 +280,7 @@ class Coordinator:
         assert isinstance(sent.message, m.Evaluation)
         client, roster = scores.client, self.roster
         summary = roster.summaries[client] if self._shared else roster.summaries.pop(client)
-        rows = result_rows(sent.message, scores, summary.budget_bytes, self.planner)
+        rows = result_rows(sent.message, scores, summary, self.planner)
         plans = tested_plans(sent.message, scores, rows)
         sensed, payloads = self.reader.recorded(client, summary)
         log = roster.take_log(client)

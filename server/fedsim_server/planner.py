@@ -12,11 +12,14 @@ from fedsim.protocol import messages as m
 from fedsim.quant.allocation import ALLOCATORS, Sizes, allocate
 from fedsim.quant.bank import LayerBank
 from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.layers import Layer
 from fedsim.quant.profile import LayerProfile
+from fedsim.quant.rows import Rows, trimmed_layers
 from fedsim.scenario.cells import Cell, all_cells, cells_of, measure_of, sources
 from fedsim.scenario.methods import FULL_PRECISION, NOBODY
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.public_model import PublicModel
+from fedsim.study.vocabulary import TrimmedModels
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class Planner:
     """Name of the public clips in the bank, where devices blend second moments; else empty."""
     downloads: Mapping[str, int] = field(default_factory=dict)
     """What a device that rounds its own model has to fetch, once -> bytes."""
-    _restricted: dict[tuple[int, ...], Sizes] = field(default_factory=dict)
+    trimmed: TrimmedModels | None = None
+    """The model by client language, where model files hold a part of the vocabulary."""
+    _restricted: dict[tuple[str, tuple[int, ...]], Sizes] = field(default_factory=dict)
 
     def candidate(self, cell: Cell, client: m.Summary, source: m.Summary) -> m.Candidate:
         """Return the model of `cell` for `client`'s budget, tuned on `source`'s summary.
@@ -57,12 +62,12 @@ class Planner:
         rng = client_rng(self.scenario.seed, source.client, f"shuffled-{cell.draw}")
         try:
             if reads and self.scenario.privacy.chosen.gives == "plan":
-                bits = self._plan_of_device(source.sensitivity, client.budget_bytes)
+                bits = self._plan_of_device(source.sensitivity, client)
             else:
                 bits = allocate(
                     cell.allocation,
                     self._profile(cell, source),
-                    self._sizes_at(client.bit_depths),
+                    self._sizes_at(client),
                     client.budget_bytes,
                     order=cell.order,
                     rng=rng,
@@ -72,7 +77,8 @@ class Planner:
         except FedsimError as error:
             raise FedsimError(f"client {source.client!r}: {error}") from error
         user_data = CALIBRATORS[cell.calibration].user_data or cell.rounded_by_device
-        names = () if cell.rounded_by_device else self.bank.manifest(bits, cell.rounding)
+        rows = self._rows(client)
+        names = () if cell.rounded_by_device else self.bank.manifest(bits, cell.rounding, rows)
         activation_bits = self.scenario.quantization.activation_bits
         return m.Candidate(
             name=cell.label,
@@ -95,10 +101,32 @@ class Planner:
             cell.rounding, self.bank.weight_format, self.sizes.depths, pairs=pairs
         )
 
-    def _plan_of_device(self, depths: tuple[float, ...], budget: int) -> tuple[int, ...]:
+    def layers(self, client: m.Summary) -> tuple[Layer, ...]:
+        """Return the layers of a client's models: one may have rows of its language only."""
+        return trimmed_layers(self.bank.layers, self._rows(client))
+
+    def _rows(self, client: m.Summary) -> Rows | None:
+        return None if self.trimmed is None else self.trimmed.of(client.language or None).rows
+
+    def _sizes(self, client: m.Summary) -> Sizes:
+        if self.trimmed is None:
+            return self.sizes
+        return self.trimmed.of(client.language or None).sizes
+
+    def _with_rows(self, blobs: bytes, client: m.Summary, plan: m.Candidate) -> bytes:
+        """Return the names of another device's layers, with rows of the client's language."""
+        rows = self._rows(client)
+        if rows is None:
+            return blobs
+        at = next(i for i, layer in enumerate(self.bank.layers) if layer.name == rows.layer)
+        name = self.bank.name(at, plan.bits[at], plan.rounding, rows)
+        start = at * m.HASH_BYTES
+        return blobs[:start] + bytes.fromhex(name) + blobs[start + m.HASH_BYTES :]
+
+    def _plan_of_device(self, depths: tuple[float, ...], client: m.Summary) -> tuple[int, ...]:
         """Return the plan that a device made itself; `BudgetError` if it exceeds the budget."""
-        bits = tuple(int(depth) for depth in depths)
-        size = self.sizes.total(bits)
+        bits, budget = tuple(int(depth) for depth in depths), client.budget_bytes
+        size = self._sizes(client).total(bits)
         if size > budget:
             raise BudgetError(
                 f"the plan of its device takes {size:,} bytes, more than the budget of {budget:,};"
@@ -106,11 +134,12 @@ class Planner:
             )
         return bits
 
-    def _sizes_at(self, depths: tuple[int, ...]) -> Sizes:
+    def _sizes_at(self, client: m.Summary) -> Sizes:
         """Return the sizes at the bit depths that a client's runtime executes."""
-        if depths not in self._restricted:
-            self._restricted[depths] = self.sizes.restricted(depths)
-        return self._restricted[depths]
+        key = client.language, client.bit_depths
+        if key not in self._restricted:
+            self._restricted[key] = self._sizes(client).restricted(client.bit_depths)
+        return self._restricted[key]
 
     def own(self, client: m.Summary) -> tuple[m.Candidate, ...]:
         """Return every model that is tuned on the client's own clips, in the order of cells."""
@@ -147,7 +176,9 @@ class Planner:
                 candidate = self.candidate(cell, client, summaries[source])
                 if foreign and candidate.tuned_on != NOBODY:
                     known = returned[source][cell.label]
-                    blobs = known.blobs if candidate.rounded_here else candidate.blobs
+                    blobs = candidate.blobs
+                    if candidate.rounded_here:
+                        blobs = self._with_rows(known.blobs, client, candidate)
                     candidate = replace(candidate, ranges=known.ranges, blobs=blobs)
                 candidates.setdefault((candidate.name, candidate.tuned_on), candidate)
         if not lost:

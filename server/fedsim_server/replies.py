@@ -18,7 +18,7 @@ from fedsim_server.messaging import Outgoing
 from fedsim_server.planner import Planner
 
 M = TypeVar("M")
-_MAX_REASON = 2_000  # characters
+_MAX_REASON, _MAX_LANGUAGE = 2_000, 48  # characters
 _REPLIES: dict[str, type[m.Summary | m.Receipt | m.Scores]] = {
     m.SENSE: m.Summary,
     m.PERSONALIZE: m.Receipt,
@@ -98,7 +98,8 @@ def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: P
     if isinstance(answer, m.Summary):
         assert isinstance(sent.message, m.SenseRequest)
         plain = planner.scenario.privacy.chosen.plain
-        return _problem_in_summary(
+        spoken = planner.scenario.model.vocabulary is not None
+        return _problem_in_language(answer.language, spoken) or _problem_in_summary(
             sent.message, answer, layers, layers * plain, planner.sizes.depths
         )
     if isinstance(answer, m.Receipt):
@@ -137,6 +138,12 @@ def _problem_in_summary(
     if not answer.bit_depths or not set(answer.bit_depths) <= set(legal):
         return f"the bit depths {answer.bit_depths!r:.60}, where the scenario allows {legal}"
     return ""
+
+
+def _problem_in_language(language: str, requested: bool) -> str:
+    if len(language) > _MAX_LANGUAGE or not language.isprintable():
+        return f"{language!r:.60} as its language"
+    return "" if requested or not language else "its language, which was not requested"
 
 
 def _is_wrong_workload(values: tuple[float, ...], expected: int) -> bool:

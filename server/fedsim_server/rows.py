@@ -16,9 +16,11 @@ from fedsim_server.planner import Planner
 FULL_BITS = 32.0
 
 
-def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Planner) -> list[Row]:
-    """Return one row per model that a client tested."""
-    n_weights = [layer.n_weights for layer in planner.bank.layers]
+def result_rows(
+    sent: m.Evaluation, scores: m.Scores, summary: m.Summary, planner: Planner
+) -> list[Row]:
+    """Return one row per model that a client tested; `summary` is the client's own."""
+    n_weights = [layer.n_weights for layer in planner.layers(summary)]
     cells = {cell.label: cell for cell in all_cells(planner.scenario)}
     full: list[m.Candidate | None] = [None] if sent.full_precision else []
     rows = []
@@ -49,7 +51,7 @@ def result_rows(sent: m.Evaluation, scores: m.Scores, budget: int, planner: Plan
         rows.append(
             Row(
                 client=scores.client,
-                budget_bytes=budget,
+                budget_bytes=summary.budget_bytes,
                 file_bytes=scores.file_bytes[index],
                 clips=scores.clips,
                 **made,

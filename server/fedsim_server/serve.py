@@ -19,6 +19,7 @@ from fedsim.study.model import load_study_model, model_cost
 from fedsim.study.privacy_statement import privacy_statement, write_statement
 from fedsim.study.public_bounds import scenario_bounds
 from fedsim.study.public_model import public_model
+from fedsim.study.vocabulary import trimmed_models
 from fedsim_server.coordinator import Coordinator
 from fedsim_server.faulty import FaultyGrid
 from fedsim_server.planner import Planner
@@ -68,6 +69,7 @@ def serve(
         downloads = {"full-precision model": study.switch.full_bytes()}
         if blends:
             downloads["public clips"] = len(public.clips.to_bytes())
-        planner = Planner(scenario, study.sizes, bank, public, clips, downloads)
+        trimmed = trimmed_models(scenario, study)
+        planner = Planner(scenario, study.sizes, bank, public, clips, downloads, trimmed)
         sent = SentLayers(store) if by_value else None
         Coordinator(grid, scenario, planner, roster, reader, sent).run()

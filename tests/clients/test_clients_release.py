@@ -51,7 +51,7 @@ def runtime(run_dir, **privacy):
 
 def ask(runtime, number=1, low=LOW, measure="median"):
     request = m.SenseRequest(measure, round=number, low=low, high=HIGH)
-    return released(runtime, "ann", request, lambda: VALUES)
+    return released(runtime, "ann", request, lambda: VALUES, runtime.study.sizes)
 
 
 def test_the_same_request_has_the_same_answer_and_costs_once(tmp_path):

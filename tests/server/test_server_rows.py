@@ -45,7 +45,9 @@ def rows_of(scores: m.Scores, planner=None):
     study = scenario(*OWN)
     bank = LayerBank({}, LAYERS, PER_TENSOR, None)
     request = m.Evaluation(True, ())
-    return result_rows(request, scores, 300, Planner(study, None, bank, no_public(LAYERS)))
+    summary = m.Summary("ann", 300, DEPTHS, 4, ())
+    planner = Planner(study, None, bank, no_public(LAYERS))
+    return result_rows(request, scores, summary, planner)
 
 
 def test_rows_of_a_classifier():

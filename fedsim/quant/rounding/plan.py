@@ -11,6 +11,7 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.moments import LayerMoments, usable
 from fedsim.quant.rounding import ROUNDINGS
 from fedsim.quant.rounding.task import RoundingTask
+from fedsim.quant.rows import Rows, kept_rows
 from fedsim.quant.weights import PackedWeight
 
 
@@ -21,6 +22,7 @@ def round_plan(
     rounding: str,
     weight_format: WeightFormat,
     moments: Mapping[str, LayerMoments],
+    rows: Rows | None = None,
 ) -> tuple[PackedWeight, ...]:
     """Return the packed weight of each layer at its bit depth.
 
@@ -32,15 +34,39 @@ def round_plan(
         weight_format: what shares a scale.
         moments: layer name -> second moments, for a rounding that reads them; layers that saw too
             little to have any (`quant.moments.MIN_ROWS`) are rounded without.
+        rows: which rows of one layer are packed, by `row_rounding`; None for all.
 
     Raises:
         FedsimError: for a weight that is not finite.
     """
-    tasks = [
-        rounding_task(weights[layer.name], layer, depth, rounding, moments)
-        for layer, depth in zip(layers, bits, strict=True)
+    names = [
+        row_rounding(rounding, weight_format) if rows and layer.name == rows.layer else rounding
+        for layer in layers
     ]
-    return tuple(ROUNDINGS[rounding].round(tasks, weight_format))
+    packed: dict[int, PackedWeight] = {}
+    for name in dict.fromkeys(names):
+        chosen = [i for i, other in enumerate(names) if other == name]
+        tasks = [
+            rounding_task(
+                kept_rows(weights[layers[i].name], layers[i], rows),
+                layers[i],
+                bits[i],
+                name,
+                moments,
+            )
+            for i in chosen
+        ]
+        rounded = ROUNDINGS[name].round(tasks, weight_format)
+        packed |= dict(zip(chosen, rounded, strict=True))
+    return tuple(packed[i] for i in range(len(layers)))
+
+
+def row_rounding(rounding: str, weight_format: WeightFormat) -> str:
+    """Return the rounding of a layer of which only some rows are kept: it reads no moments, so that
+    a device can round rows of its own as the server would."""
+    if not ROUNDINGS[rounding].reads_moments:
+        return rounding
+    return "nearest" if weight_format.zero_points else "scaled"
 
 
 def rounding_task(

@@ -60,7 +60,7 @@ class Whisper:
     ) -> Iterator[tuple[Batch, list[int]]]:
         """Yield batches by length. `language` is a code or name ("it", "it_it", "italian"); with
         None the model detects it for each clip."""
-        code = self._language(language)
+        code = self.language_code(language)
         for places in by_length(clips, self.batch_size, exact=False):
             yield self._encode([clips[i] for i in places], code), places
 
@@ -201,8 +201,11 @@ class Whisper:
         task = torch.full((n, 1), int(rules.task_to_id["transcribe"]))
         return torch.cat([start, language, task, quiet], dim=1)
 
-    def _language(self, language: str | None) -> str | None:
-        """Return the Whisper code of a language given as code, locale or English name."""
+    def language_code(self, language: str | None) -> str | None:
+        """Return the Whisper code of a language given as code, locale or English name.
+
+        Raises `FedsimError` for a language that the model does not know.
+        """
         if language is None:
             return None
         from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
