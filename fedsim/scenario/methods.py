@@ -90,7 +90,8 @@ class MethodSettings(Settings):
             words = getattr(self, key)
             if self.allocation == FULL_PRECISION and words:
                 raise problem(f"fp32 is not tuned and takes no {key}: remove it", key)
-            if self.allocation != FULL_PRECISION and not words and key == "tuned_on":
+            given = key == "tuned_on" or (key != "moments" and key in self.model_fields_set)
+            if self.allocation != FULL_PRECISION and not words and given:
                 raise problem("the list is empty: name at least one, or remove the key", key)
             for i, word in enumerate(words):
                 if word in words[:i]:

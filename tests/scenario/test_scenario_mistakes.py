@@ -36,6 +36,9 @@ properties = settings(max_examples=60, deadline=None, derandomize=True, database
 def errors_of(folder, path, value) -> tuple[list[str], int]:
     """The lines about a document with this value at a path, and the line that holds the key."""
     document = DOCUMENT if path[:2] != ("corpus", "population") else {**DOCUMENT, "corpus": VOICES}
+    if path[:2] == ("quantization", "public_clips"):
+        clips = VOICES if "population" in path else {**DOCUMENT["corpus"]}
+        document = {**DOCUMENT, "quantization": {"public_clips": clips}}
     text = yaml.safe_dump(changed(document, path, value), sort_keys=False)
     file = folder / "s.yaml"
     file.write_text(text, encoding="utf-8")
@@ -96,7 +99,8 @@ def test_a_value_of_another_type(tmp_path):
             continue
         lines, line = errors_of(tmp_path, field.path, {"a": 1})
         assert lines[0].startswith(f"s.yaml:{line}: {dotted(field.path)}"), (field.key, lines)
-        assert "must be" in lines[0], (field.key, lines)
+        words = "is not a group size" if field.key == "quantization.weights" else "must be"
+        assert words in lines[0], (field.key, lines)
 
 
 def test_a_name_that_is_misspelled(tmp_path):

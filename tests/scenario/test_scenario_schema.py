@@ -127,7 +127,7 @@ def test_methods_that_overlap_are_refused_and_others_are_not():
     orders = [{"allocation": "myqasr", "order": o} for o in ("descending", "ascending")]
     assert len(scenario(methods=orders).methods) == 2
     overlap = [both[0], {"allocation": "myqasr", "calibration": ["cosine", "minmax"]}]
-    with pytest.raises(ValueError, match=r"methods.0 \(myqasr/minmax tuned on own.*remove one"):
+    with pytest.raises(ValueError, match=r"methods.0 \(myqasr/minmax, .*tuned on own.*remove one"):
         scenario(methods=overlap)
 
 
