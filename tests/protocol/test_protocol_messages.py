@@ -202,6 +202,8 @@ NAMES = {
     (m.Candidate, "name"),
     (m.Candidate, "calibration"),
     (m.Candidate, "tuned_on"),  # a client's key
+    (m.Candidate, "rounding"),
+    (m.Candidate, "moments"),  # own or blend: whose, never the moments themselves
 }
 
 
@@ -230,6 +232,8 @@ def test_there_is_no_field_for_audio_or_text():
     assert {(k, n) for k, n, hint in every if hint is str} == NAMES
     assert {(k, n) for k, n, hint in every if hint is bytes} == {
         (m.Candidate, "blobs"),
+        (m.Candidate, "public"),  # the hash of public clips
+        (m.Receipt, "blobs"),  # hashes of layers, where another client tests the model
         (m.Summary, "payload"),
         *((wire.Keys, "seal"), (wire.Keys, "mask"), (wire.Masked, "codes")),
     }
@@ -278,9 +282,10 @@ def test_field_bytes_by_hand():
         "client": 3,
         "file_bytes": 0,
         "ranges": 0,
+        "blobs": 0,
     }
-    one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64
-    expected = {"return_ranges": 1, "candidates": 2 * one, "layers": 0}
+    one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64 + 2 * 8
+    expected = {"return_models": 1, "candidates": 2 * one, "layers": 0}
     assert codec.field_bytes(DELIVERY) == expected
     carried = replace(DELIVERY, layers=(b"abc", b"de"))
     assert codec.field_bytes(carried) == {**expected, "layers": 5}

@@ -63,6 +63,7 @@ def test_personalize_and_a_run_write_the_same_file(
                 budget_mb=BUDGETS_MB[name],
                 allocation=allocation,
                 calibration=calibration,
+                rounding="nearest",
                 weights=granularity,
                 language=client.language,
             )

@@ -65,7 +65,7 @@ def test_the_set_is_broad(languages):
 
 def test_nobody_else_is_in_it_and_nobody_is_tested_on_it():
     found = list(public_takes(public_request(FIVE, n_clips=400)))
-    numbers = [take.speaker.number for take in found.clips]
+    numbers = [take.speaker.number for take in found]
     assert FIRST_PUBLIC_SPEAKER + 10_000 < FIRST_BROAD_SPEAKER <= min(numbers)
     assert max(numbers) < FIRST_TRAINING_SPEAKER
     assert {role_of(take.text) for take in found} == {"tuning"}
