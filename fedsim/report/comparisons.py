@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedsim.quant.allocation import ALLOCATORS, PAPER
 from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.rounding import ROUNDINGS
 from fedsim.results.labels import RUN, TUNING_CLIPS, heading, settings_label
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
@@ -36,10 +37,19 @@ ORDER = Question(
     "a random or reversed one",
 )
 WAY = Question("Is there a better way to allocate bits?", PAPER, "another way")
+ROUNDING = Question(
+    "Does it matter how weights are rounded?", "the more careful way", "the simpler one"
+)
+MOMENTS = Question("Does it help to round on a user's own clips?", "own clips", "public clips")
+TOGETHER = Question(
+    "Do plan and rounding together beat the paper's?", "another plan and rounding", "the paper's"
+)
 CALIBRATION = Question(
     "Does it matter how activation ranges are set?", "the more careful way", "the simpler one"
 )
 COST = Question("What does the small size cost?", "the compressed model", "full precision")
+
+_SIMPLEST = "nearest"
 
 
 @dataclass(frozen=True)
@@ -58,31 +68,75 @@ def pairs_of(parts: Sequence[Part]) -> list[Pair]:
     """Return all pairs by question: those within each part, and those between parts."""
     within = [pair for part in parts for pair in _within(lines_of(part), part.label)]
     pairs = [*within, *_between(parts)]
-    order = [OWN_CLIPS, LAYERS, ORDER, WAY, CALIBRATION, COST]
+    order = [TOGETHER, OWN_CLIPS, LAYERS, ORDER, WAY, ROUNDING, MOMENTS, CALIBRATION, COST]
     order += [q for q in dict.fromkeys(pair.question for pair in pairs) if q not in order]
     return sorted(pairs, key=lambda pair: order.index(pair.question))
 
 
 def _within(lines: Sequence[PartLine], settings: str) -> Iterator[Pair]:
     line_of = {(line.method, line.source): line for line in lines}
-    own = [line for line in lines if line.source == OWN]
+    own = [x for x in lines if x.source in (OWN, NOBODY) and not x.is_full_precision]
     planned = [x for x in own if _role(x) == "method" and not _is_control(x)]
     for line in own:
         if (line.method, OTHER) in line_of:
             yield _pair(OWN_CLIPS, settings, line, line_of[line.method, OTHER])
     for line in planned:
-        for other in (x for x in own if x.calibration == line.calibration):
+        for other in (x for x in own if _way(x)[1:] == _way(line)[1:]):
             if _role(other) == "baseline":
                 yield _pair(LAYERS, settings, line, other)
             elif line.allocation == PAPER and _is_control(other):
                 yield _pair(ORDER, settings, line, other)
             elif line.allocation == PAPER != other.allocation:
                 yield _pair(WAY, settings, line, other)
-    for line, base in _calibrations([x for x in lines if x.source in (OWN, NOBODY)]):
-        yield _pair(CALIBRATION, settings, line, base)
+    yield from (_pair(TOGETHER, settings, *pair) for pair in _beside_the_paper(planned))
+    yield from (_pair(ROUNDING, settings, *pair) for pair in _roundings(own))
+    yield from (_pair(MOMENTS, settings, *pair) for pair in _moments(own))
+    yield from (_pair(CALIBRATION, settings, *pair) for pair in _calibrations(own))
     for line in planned:
         if (FULL_PRECISION, NOBODY) in line_of:
             yield _pair(COST, settings, line, line_of[FULL_PRECISION, NOBODY])
+
+
+def _way(line: PartLine) -> tuple[str, str, str, str]:
+    """Return name of the plan, calibration, rounding and moments of a line."""
+    row = line.rows[0]
+    return line.method.split("/")[0], row.calibration, row.rounding, row.moments
+
+
+def _beside_the_paper(planned: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLine]]:
+    """Yield each line that has another allocation and another rounding than a line of the paper's
+    plan and rounding, with that line."""
+    for paper in planned:
+        if paper.allocation == PAPER and paper.rows[0].rounding == _SIMPLEST:
+            yield from (
+                (line, paper)
+                for line in planned
+                if line.allocation != PAPER and line.rows[0].rounding != _SIMPLEST
+            )
+
+
+def _roundings(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLine]]:
+    """Yield each rounding with every simpler one, all else equal; own moments have questions of
+    their own."""
+    for line in lines:
+        plan, calibration, rounding, moments = _way(line)
+        for base in lines:
+            same = _way(base)[:2] == (plan, calibration) and moments in (NOBODY, "public")
+            if same and _care(_way(base)[2]) < _care(rounding):
+                yield line, base
+
+
+def _care(rounding: str) -> int:
+    """Return how careful a rounding is: the paper's least, one that reads moments most."""
+    return 0 if rounding == _SIMPLEST else 1 + ROUNDINGS[rounding].reads_moments
+
+
+def _moments(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLine]]:
+    """Yield each line that rounds on own clips with the one that rounds on public ones."""
+    for line in lines:
+        *way, whose = _way(line)
+        if whose in ("own", "blend"):
+            yield from ((line, x) for x in lines if _way(x) == (*way, "public"))
 
 
 def _calibrations(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLine]]:
@@ -90,10 +144,11 @@ def _calibrations(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLin
 
     Simpler are those that try no candidate ranges, and the simplest those without user data.
     """
-    groups: dict[str, list[PartLine]] = {}
+    groups: dict[tuple[str, ...], list[PartLine]] = {}
     for line in lines:
         if not line.is_full_precision and not _is_control(line):
-            groups.setdefault(line.method.rsplit("/", 1)[0], []).append(line)
+            plan, _, *rest = _way(line)
+            groups.setdefault((plan, *rest), []).append(line)
     simple = [name for name in CALIBRATORS if not CALIBRATORS[name].rows]
     simple.sort(key=lambda name: CALIBRATORS[name].user_data)
     for group in groups.values():

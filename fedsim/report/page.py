@@ -16,6 +16,7 @@ from fedsim.base.units import MB, time_words
 from fedsim.errors import FedsimError
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.rounding import MOMENTS, ROUNDINGS
 from fedsim.report import htmltables
 from fedsim.report.failures import failures_section
 from fedsim.report.figure_selection import Figure, figures_of, fleet_figures
@@ -234,6 +235,11 @@ def _words(lines: Sequence[PartLine]) -> list[tuple[str, str]]:
     for line in lines:
         if line.calibration in CALIBRATORS:
             meanings.setdefault(line.calibration, CALIBRATORS[line.calibration].meaning)
+    for row in (line.rows[0] for line in lines if not line.is_full_precision):
+        if row.rounding in ROUNDINGS:
+            meanings.setdefault(row.rounding, ROUNDINGS[row.rounding].meaning)
+        if row.moments in MOMENTS:
+            meanings.setdefault(row.moments, MOMENTS[row.moments])
     return list(meanings.items())
 
 

@@ -206,7 +206,11 @@ def _by_method(
 def _legend(rows: Sequence[Row]) -> Text:
     legend = []
     if any("/" in row.method for row in rows):
-        legend.append("method: how layers get bit depths / how activation ranges are set")
+        more = any(row.method.count("/") > 1 for row in rows)
+        legend.append(
+            "method: how layers get bit depths / how their inputs are quantized"
+            + (" / rounding and whose moments, where not as usual" if more else "")
+        )
     if any(row.allocation == FULL_PRECISION for row in rows):
         legend.append(f"{FULL_PRECISION}: the full-precision model, for comparison")
     if any(source_of(row) != NOBODY for row in rows):

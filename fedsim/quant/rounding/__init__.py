@@ -32,6 +32,12 @@ class Rounding:
     costs on its own clips: the order of the layers is much the same (docs/results/smaller.md)."""
 
 
+MOMENTS = {
+    "public": "rounding fits the inputs that public clips cause, and nobody's own",
+    "own": "rounding fits the inputs that the client's own clips cause",
+    "blend": "rounding fits the inputs of public clips and of the client's own, blended",
+}
+"""Whose second moments a rounding reads, for readers of a report."""
 ROUNDINGS: Registry[Rounding] = Registry("rounding")
 ROUNDINGS.add(
     "nearest",
