@@ -31,7 +31,7 @@ from fedsim.quant.packable import packable
 from fedsim.quant.packing import MAX_BITS, MIN_BITS
 from fedsim.quant.profile import profile_of
 from fedsim.quant.rounding import ROUNDINGS
-from fedsim.quant.rounding.plan import round_plan
+from fedsim.quant.rounding.plan import round_plan, without_moments
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models import load_model
@@ -153,11 +153,16 @@ def personalize(
     if vocabulary is not None:
         chosen = vocabulary_of(speech, vocabulary, own_tokens, words_from)
         ready = ready.trimmed(chosen.own_rows(language, tuning.tokens or ()))
-    passed: Passed = tuning.sense(
-        (lambda network, batches: sense(network, batches, sensitivity)) if senses else forward_only,
-        [calibration],
-        moments=fits and moments != "public",
-    )
+    calibrator, records = CALIBRATORS[calibration], fits and moments != "public"
+    passed: Passed = Passed(None)
+    if senses or records or calibrator.user_data:
+        passed = tuning.sense(
+            (lambda network, batches: sense(network, batches, sensitivity))
+            if senses
+            else forward_only,
+            [calibration],
+            moments=records,
+        )
     profile = None
     if senses:
         profile = profile_of(passed.found, sensitivity)
@@ -174,7 +179,9 @@ def personalize(
     full, layers = ready.switch.full_weights(), speech.layers
     packed = round_plan(full, layers, bits, rounding, ready.weight_format, used, ready.rows)
     observed = passed.observed
-    if not CALIBRATORS[calibration].user_data:
+    if not calibrator.static:
+        observed = None
+    elif not calibrator.user_data:
         observed = tuning_pass(speech, public_signal(), language).observe([calibration]).observed
     elif observed is None:
         observed = tuning.observe([calibration]).observed
@@ -193,7 +200,8 @@ def personalize(
             for layer, weight, width in zip(layers, packed, input_bits, strict=True)
         )
     file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored, ready.rows)
-    return PersonalizedModel(speech, file, ready.sizes.total(bits), language)
+    bare = without_moments(layers, rounding, used)
+    return PersonalizedModel(speech, file, ready.sizes.total(bits), language, bare)
 
 
 def _public_set(clips: Sequence[np.ndarray] | None, language: str | None) -> PublicSet:

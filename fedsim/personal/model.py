@@ -38,6 +38,9 @@ class PersonalizedModel:
     nbytes: int
     """Exact size of the saved file in bytes."""
     language: str | None = None
+    uncompensated: tuple[str, ...] = ()
+    """Layers that were rounded without compensation although it was asked for: they received too
+    few inputs of the clips, or look rows up. Empty for a model that was loaded."""
 
     @property
     def bits(self) -> dict[str, int]:

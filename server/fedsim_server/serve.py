@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from fedsim.base.files import write_text
 from fedsim.protocol.run_config import RunConfig
 from fedsim.quant.bank import BlobStore, LayerBank
-from fedsim.quant.rounding import ROUNDINGS
+from fedsim.quant.moments import usable
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.scenario.cells import all_cells, needs_others
@@ -44,16 +44,23 @@ def serve(
     study = load_study_model(scenario)
     layers = study.model.layers
     folder = RunFolder(run_config.run_dir)
-    facts = [
-        {"name": layer.name, "kind": layer.kind, "weights": layer.n_weights} for layer in layers
-    ]
-    write_text(folder.layers, json.dumps(facts) + "\n")
     bounds = scenario_bounds(scenario, study.model)
     public = public_model(scenario, study.model)
     if scenario.fleet is not None:
         model_cost(scenario, study, public).write(folder.cost)
-    reads = any(ROUNDINGS[cell.rounding].reads_moments for cell in all_cells(scenario))
+    # Made here for a blend too: workers on this machine then find them in the cache folder.
+    reads = any(cell.moments in ("public", "blend") for cell in all_cells(scenario))
     moments = public.moments if reads else {}
+    facts = [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "weights": layer.n_weights,
+            "moments": usable(moments, layer) is not None,
+        }
+        for layer in layers
+    ]
+    write_text(folder.layers, json.dumps(facts) + "\n")
     weights = study.switch.full_weights()
     bank = LayerBank(weights, layers, study.weight_format, store, moments)
     clients = len(names) or len(list(grid.get_node_ids()))
