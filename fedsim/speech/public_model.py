@@ -152,11 +152,17 @@ class PublicModel:
         return sorted(chain.from_iterable(places[:each] for places in by_language.values()))
 
     def _batches(self, places: Any) -> Iterator[Batch]:
-        """Yield batches of some clips for a forward pass, language by language."""
+        """Return batches of some clips for a forward pass, language by language.
+
+        The model's own transcripts, which take passes of their own, are made before it returns:
+        what is recorded during the forward pass is of the batches alone.
+        """
         chosen = [self.clips.clips[i] for i in places]
-        for language in sorted({clip.language for clip in chosen}, key=str):
-            clips = [clip.clip for clip in chosen if clip.language == language]
-            yield from tuning_pass(self.model, clips, language).batches()
+        passes = [
+            tuning_pass(self.model, [c.clip for c in chosen if c.language == language], language)
+            for language in sorted({clip.language for clip in chosen}, key=str)
+        ]
+        return chain.from_iterable(one.batches() for one in passes)
 
     def _key(self, *facts: Any) -> str:
         """Return the name of a result: what it is, and a hash of what it depends on."""
