@@ -15,6 +15,7 @@ from fedsim import load_model, load_personalized, personalize
 from fedsim.base.units import MB
 from fedsim.errors import AudioError, BudgetError, FedsimError, ModelFileError
 from fedsim.quant import modelfile
+from fedsim.quant.activations import FLOAT, InputFormat
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.calibration import CALIBRATORS
 from fedsim.quant.measures import MEASURES
@@ -23,6 +24,8 @@ from fedsim.speech.models.base import public_signal, transcribe_clips, tuning_ba
 
 CLIPS = toys.clips([0.3, 0.5, 0.44, 0.6])
 OTHERS = toys.clips([0.4, 0.31, 0.52], seed=1)
+PAPER = {"allocation": "myqasr", "rounding": "nearest"}
+"""The paper's plan and rounding, which read no public clips."""
 BUDGET = {"whisper": 0.075, "whisper-english": 0.075, "conformer": 0.05, "classifier": 0.05}
 
 
@@ -35,7 +38,7 @@ def made(speech):
     """Return a function that personalizes a toy, quickly."""
 
     def make(name="ctc-group", clips=CLIPS, **options):
-        options = {"budget_mb": budget_of(name), "calibration": "minmax", **options}
+        options = {"budget_mb": budget_of(name), **PAPER, "calibration": "minmax", **options}
         return personalize(speech(name), clips, **options)
 
     return make
@@ -56,8 +59,9 @@ def test_size_and_file(made, tmp_path, speech, name):
     assert max(pm.bits.values()) - min(pm.bits.values()) <= 1
     weights = [layer.n_weights for layer in layers]
     assert pm.mean_bits == pytest.approx(np.average(list(pm.bits.values()), weights=weights))
-    assert set(pm.ranges) == {layer.name for layer in layers}
-    assert all(r.low <= 0 <= r.high for r in pm.ranges.values())
+    assert list(pm.inputs) == [layer.name for layer in layers]
+    assert {how.bits for how in pm.inputs.values()} == {8}
+    assert all(how.range.low <= 0 <= how.range.high for how in pm.inputs.values())
     assert [p.name for p in tmp_path.iterdir()] == ["user.safetensors"]
 
 
@@ -75,7 +79,7 @@ def test_a_file_comes_back_the_same(made, tmp_path, speech, model_folder, name):
     for model in (speech(name), None, model_folder(name), str(model_folder(name))):
         loaded = load_personalized(tmp_path / "user.safetensors", model)
         assert loaded.transcribe(OTHERS) == heard
-        assert (loaded.bits, loaded.ranges) == (pm.bits, pm.ranges)
+        assert (loaded.bits, loaded.inputs) == (pm.bits, pm.inputs)
         assert (loaded.nbytes, loaded.mean_bits) == (pm.nbytes, pm.mean_bits)
         assert loaded.language == language
     loaded.save(tmp_path / "again.safetensors")
@@ -129,7 +133,7 @@ def test_full_precision_is_put_back_after_an_error(made, speech):
 
 def test_the_same_again(made):
     one, two = made(calibration="cosine"), made(calibration="cosine")
-    assert (one.bits, one.ranges, one.nbytes) == (two.bits, two.ranges, two.nbytes)
+    assert (one.bits, one.inputs, one.nbytes) == (two.bits, two.inputs, two.nbytes)
     assert one.transcribe(OTHERS) == two.transcribe(OTHERS)
 
 
@@ -143,17 +147,35 @@ def test_every_allocation(made, allocation):
 
 
 @pytest.mark.parametrize("name", ["ctc-layer", "whisper"])
-@pytest.mark.parametrize("calibration", list(CALIBRATORS))
-def test_every_calibration(made, name, calibration):
+@pytest.mark.parametrize("calibration", [c for c in CALIBRATORS if CALIBRATORS[c].static])
+def test_every_calibration_that_sets_ranges(made, name, calibration):
     language = "it" if name == "whisper" else None
     pm = made(name, calibration=calibration, language=language)
-    assert any(r.high > 0 for r in pm.ranges.values())
+    assert any(how.range.high > 0 for how in pm.inputs.values())
     assert all(pm.transcribe(OTHERS))
     if calibration == "none":
         public = made(name, clips=public_signal(), calibration="minmax", language=language)
-        assert pm.ranges == public.ranges
+        assert pm.inputs == public.inputs
     else:
-        assert pm.ranges != made(name, calibration="none", language=language).ranges
+        assert pm.inputs != made(name, calibration="none", language=language).inputs
+
+
+@pytest.mark.parametrize("calibration", ["dynamic", "float"])
+def test_calibrations_without_ranges(made, speech, tmp_path, calibration):
+    """Vectors set their own ranges in linear layers, or nothing is quantized; whose clips they are
+    makes no difference."""
+    pm = made(calibration=calibration, allocation="uniform")
+    kinds = {layer.name: layer.kind for layer in speech("ctc-group").layers}
+    assert set(kinds.values()) == {"linear", "conv1d"}
+    for name, how in pm.inputs.items():
+        dynamic = calibration == "dynamic" and kinds[name] == "linear"
+        assert how == (InputFormat(8) if dynamic else FLOAT)
+    pm.save(tmp_path / "user.safetensors")
+    loaded = load_personalized(tmp_path / "user.safetensors")
+    assert loaded.inputs == pm.inputs
+    assert loaded.transcribe(OTHERS) == pm.transcribe(OTHERS)
+    again = made(clips=OTHERS, calibration=calibration, allocation="uniform")
+    assert again.transcribe(OTHERS) == pm.transcribe(OTHERS)
 
 
 @pytest.mark.parametrize("sensitivity", list(MEASURES))
@@ -208,15 +230,15 @@ def test_a_budget_larger_than_all(made):
 
 
 def test_from_a_folder(model_folder, speech):
-    pm = personalize(str(model_folder("ctc-group")), CLIPS, budget_mb=0.0334)
-    same = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.0334)
+    pm = personalize(str(model_folder("ctc-group")), CLIPS, budget_mb=0.0334, **PAPER)
+    same = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.0334, **PAPER)
     assert pm.bits == same.bits
     assert pm.transcribe(OTHERS) == same.transcribe(OTHERS)
     assert fedsim.personalize is personalize
 
 
 def test_kept_layers(model_folder, tmp_path):
-    pm = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.04, keep=["lm_head"])
+    pm = personalize(model_folder("ctc-group"), CLIPS, budget_mb=0.04, keep=["lm_head"], **PAPER)
     assert "lm_head" not in pm.bits
     pm.save(tmp_path / "user.safetensors")
     loaded = load_personalized(tmp_path / "user.safetensors")
@@ -225,7 +247,7 @@ def test_kept_layers(model_folder, tmp_path):
 
 
 def test_a_window(model_folder, tmp_path):
-    options = {"budget_mb": 0.075, "language": "it"}
+    options = {"budget_mb": 0.075, "language": "it", **PAPER}
     pm = personalize(model_folder("whisper"), CLIPS, window_s=2, **options)
     pm.save(tmp_path / "user.safetensors")
     loaded = load_personalized(tmp_path / "user.safetensors")
@@ -236,7 +258,7 @@ def test_a_window(model_folder, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"window_s": 2}, {"keep": ["*.conv*", "proj_out"]}])
 def test_a_loaded_model_and_its_folder_give_the_same_file(model_folder, tmp_path, options):
     """Also one that was loaded with options: they are in the file, which then loads by itself."""
-    settings = {"budget_mb": 0.1, "language": "it"}
+    settings = {"budget_mb": 0.1, "language": "it", **PAPER}
     personalize(model_folder("whisper"), CLIPS, **settings, **options).save(tmp_path / "folder")
     pm = personalize(load_model(model_folder("whisper"), **options), CLIPS, **settings)
     pm.save(tmp_path / "loaded")
@@ -251,11 +273,12 @@ def test_a_loaded_model_takes_no_loading_options(speech, options):
     """They would be left out without a word."""
     (key,) = options
     with pytest.raises(FedsimError, match=rf"{key}.* load_model .*give them there"):
-        personalize(speech("whisper"), CLIPS, budget_mb=0.1, language="it", **options)
+        personalize(speech("whisper"), CLIPS, budget_mb=0.1, language="it", **PAPER, **options)
 
 
 def test_a_file_for_another_window(model_folder, speech, tmp_path):
-    pm = personalize(model_folder("whisper"), CLIPS, budget_mb=0.1, language="it", window_s=2)
+    options = {"budget_mb": 0.1, "language": "it", **PAPER}
+    pm = personalize(model_folder("whisper"), CLIPS, window_s=2, **options)
     pm.save(tmp_path / "user.safetensors")
     with pytest.raises(ModelFileError, match=r"window_s 2.0 of .*give its id or folder instead"):
         load_personalized(tmp_path / "user.safetensors", speech("whisper"))
@@ -272,7 +295,7 @@ def test_the_wrong_model(made, speech, tmp_path):
 
 def test_a_model_that_has_gone(model_folder, tmp_path):
     folder = shutil.copytree(model_folder("ctc-group"), tmp_path / "model")
-    pm = personalize(folder, CLIPS, budget_mb=0.0334)
+    pm = personalize(folder, CLIPS, budget_mb=0.0334, **PAPER)
     pm.save(tmp_path / "user.safetensors")
     shutil.rmtree(folder)
     with pytest.raises(FedsimError, match=r"\S+/model"):
@@ -309,8 +332,9 @@ def test_saving_where_nothing_can_be_written(made, tmp_path):
         ({"budget_mb": -3}, "budget_mb is -3: give a positive"),
         ({"budget_mb": float("nan")}, "budget_mb is nan: give a positive"),
         ({"budget_mb": float("inf")}, "budget_mb is inf: give a positive"),
-        ({"activation_bits": 3}, "activation_bits is 3: use 4 to 16"),
+        ({"activation_bits": 3}, "activation_bits is 3: use 4 to 16, or 'auto'"),
         ({"activation_bits": 17}, "activation_bits is 17: use 4 to 16"),
+        ({"activation_bits": "aut"}, "activation_bits is 'aut': use 4 to 16, or 'auto'"),
         ({"bit_depths": []}, r"bit_depths is \[\]: use whole depths from 2 to 16"),
         ({"bit_depths": [1, 4]}, r"bit_depths is \[1, 4\]: use whole depths"),
         ({"bit_depths": [4, 32]}, r"bit_depths is \[4, 32\]: use whole depths"),
@@ -319,6 +343,10 @@ def test_saving_where_nothing_can_be_written(made, tmp_path):
         ({"allocation": "myqsar"}, "no allocation 'myqsar': did you mean 'myqasr'"),
         ({"calibration": "cosin"}, "no calibration 'cosin': did you mean 'cosine'"),
         ({"sensitivity": "meadian"}, "no sensitivity 'meadian': did you mean 'median'"),
+        ({"rounding": "nearst"}, "no rounding 'nearst': did you mean 'nearest'"),
+        ({"moments": "mine"}, "moments is 'mine': known: blend, own, public"),
+        ({"losses": "pubic"}, "losses is 'pubic': did you mean 'public'"),
+        ({"own_weight": 1.0}, "own_weight is 1.0: "),
         ({"order": "up"}, "order is 'up': use 'descending' or 'ascending'"),
         ({"model": "./nowhere"}, "model folder ./nowhere"),
         ({"language": "klingon", "model": "whisper"}, "'klingon'"),
@@ -328,18 +356,18 @@ def test_a_bad_option(speech, options, sentence):
     name = options.pop("model", "ctc-group")
     model = name if name.startswith(".") else speech(name)
     with pytest.raises(FedsimError, match=sentence) as caught:
-        personalize(model, CLIPS, **{"budget_mb": 1, **options})
+        personalize(model, CLIPS, **{"budget_mb": 1, **PAPER, **options})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"weights": "x"}, {"allocation": "x"}, {"calibration": "x"}, {"sensitivity": "x"}],
+    [{word: "x"} for word in ("weights", "allocation", "rounding", "calibration", "sensitivity")],
 )
 def test_a_bad_name_is_reported_before_any_work_is_done(options):
     """There is no such model, which nobody gets to notice."""
     with pytest.raises(FedsimError, match=r"there is no \w+ 'x': known: "):
-        personalize("./nowhere", CLIPS, budget_mb=1, **options)
+        personalize("./nowhere", CLIPS, **{"budget_mb": 1, **PAPER, **options})
 
 
 GOOD = toys.clip(0.5)
@@ -392,7 +420,10 @@ def test_the_manifest_of_a_file(made, tmp_path, model_folder):
     manifest = modelfile.read_manifest(tmp_path / "user.safetensors")
     assert manifest.model == str(model_folder("whisper"))
     assert manifest.bits == tuple(pm.bits.values())
-    assert (manifest.activation_bits, manifest.granularity) == (9, "per_tensor")
+    assert (manifest.granularity, manifest.zero_points) == ("per_tensor", False)
+    layers = pm.model.layers
+    read = modelfile.read(tmp_path / "user.safetensors", layers)
+    assert {how.bits for how in read.inputs} == {9}
     assert manifest.settings["language"] == "italian"
     assert "safetensors" in repr(pm) or "nbytes" in repr(pm)
     assert len(repr(pm)) < 200  # the network and the file are not printed
