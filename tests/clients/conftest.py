@@ -14,6 +14,7 @@ from fedsim.protocol import messages as m
 from fedsim.protocol.run_config import RunConfig
 from fedsim.quant.bank import LayerBank
 from fedsim.scenario import load_scenario
+from fedsim.study.public_model import public_model
 
 
 @contextmanager
@@ -26,8 +27,11 @@ def opened(scenario, run_dir) -> Iterator[Runtime]:
 
 def planner_of(runtime: Runtime) -> Planner:
     weights = runtime.study.switch.full_weights()
-    bank = LayerBank(weights, runtime.model.layers, "per_channel", runtime.weights.store)
-    return Planner(runtime.scenario, runtime.study.sizes, bank)
+    bank = LayerBank(
+        weights, runtime.model.layers, runtime.study.weight_format, runtime.weights.store
+    )
+    public = public_model(runtime.scenario, runtime.model)
+    return Planner(runtime.scenario, runtime.study.sizes, bank, public)
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def scenario(tmp_path_factory, model_folder, speech):
                     "test_clips": TEST,
                 },
                 "clients": {"budget_mb": 0.07, "bit_depths": [2, 4, 8]},
+                "quantization": {"rounding": "nearest"},
                 "methods": ["fp32", {"allocation": "myqasr", "calibration": ["minmax"]}],
                 "study": study,
                 "engine": {"kind": engine},
@@ -204,7 +205,7 @@ def test_nothing_private_is_in_the_bytes(scenario, recorded, private, tmp_path, 
             assert {numbers[k] for k in ("errors", "words", "low", "high", "file_bytes")} == {2}
             assert numbers["clip_wrong"] == numbers["clip_of"] == numbers["workload"] == 0
         elif isinstance(answer, m.Receipt):
-            assert (numbers["file_bytes"], numbers["ranges"]) == (1, 0)
+            assert (numbers["file_bytes"], numbers["ranges"], numbers["blobs"]) == (1, 0, 0)
         assert len(reply) <= max_message_bytes(REPLIES[kind], layers, models=2, members=9)
     kinds = {kind for kind, _ in recorded}
     group = {m.JOIN, m.SHARE, m.MASK, m.UNMASK}

@@ -16,6 +16,7 @@ from fedsim.base.seeds import client_rng
 from fedsim.errors import FedsimError
 from fedsim.protocol import messages as m
 from fedsim.quant import modelfile
+from fedsim.quant.activations import FLOAT
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
 from fedsim.speech.clips import read_utterance
@@ -143,8 +144,8 @@ def test_layers_that_look_rows_up_have_no_range(tmp_path, open_study, plan_for):
         )
         assert device.evaluate(m.Evaluation(False, given)) == own
         path = tmp_path / "run" / "models" / model_name("ann", candidates[0].name)
-        assert modelfile.read(path, runtime.model.layers).ranges[where] is None
-        assert table not in load_personalized(path).ranges
+        assert modelfile.read(path, runtime.model.layers).inputs[where] == FLOAT
+        assert load_personalized(path).inputs[table] == FLOAT
 
 
 def test_evaluating(device, runtime, candidates):

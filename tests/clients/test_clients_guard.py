@@ -33,7 +33,7 @@ REFUSED = [
     (m.Evaluation(True, (), clip_counts=True), {"study": True}, "each clip: .* study: true"),
     (replace(PLAIN, workload=True), FLEET, "workload: .* no fleet"),
     (m.Evaluation(True, (), workload=True), FLEET, "workload: .* no fleet"),
-    (m.Delivery(True, ()), OTHERS, "activation ranges: .* another client's clips"),
+    (m.Delivery(True, ()), OTHERS, "its models: .* another client's clips"),
     (replace(PLAIN, round=2), NOISY, "round 2: .* rounds 1 to 1"),
     (m.SenseRequest("std"), BY_STD, "measure 'std': .* 'median'"),
     (wire.Post("std", (), (), (), ()), BY_STD, "measure 'std': .* 'median'"),
@@ -61,7 +61,9 @@ def test_a_device_that_knows_itself_alone_takes_models_of_many_others():
     own = scenario(methods=[{"allocation": "myqasr", "tuned_on": ["own"]}])
     layers = 25
     candidate = m.Candidate(
-        "myqasr/minmax", "minmax", "c", (4,) * layers, bytes(32 * layers), (0.1,) * 2 * layers
+        *("myqasr/minmax", "minmax", "c", (4,) * layers, bytes(32 * layers), (8,) * layers),
+        rounding="nearest",
+        ranges=(0.1,) * 2 * layers,
     )
     record = codec.to_record(m.Evaluation(True, (candidate,) * 100))
     check_size(

@@ -35,6 +35,7 @@ def runtime(run_dir, **privacy):
             "model": {"id": "m"},
             "corpus": corpus,
             "clients": {"budget_mb": 1},
+            "quantization": {"rounding": "nearest"},
             "methods": ["myqasr"],
             "privacy": settings,
         }
