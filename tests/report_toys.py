@@ -38,6 +38,8 @@ def model(client, method, tuned_on, wrong, of=None, budget=40.0, mb=39.5, bits=N
         method=method,
         allocation=allocation,
         calibration=calibration or "-",
+        rounding="-" if full else "nearest",
+        moments="-",
         tuned_on=tuned_on,
         budget_bytes=round(budget * MB),
         file_bytes=round((275.0 if full else mb) * MB),
@@ -58,6 +60,7 @@ def scenario(name="toy", **more):
         "model": {"id": "org/model"},
         "corpus": {"path": "org/clips", "group_by": "speaker"},
         "clients": {"budget_mb": 40.0},
+        "quantization": {"rounding": "nearest"},
         "methods": ["fp32", "uniform", {"allocation": "myqasr", "tuned_on": ["own", "other"]}],
         "study": True,
     }

@@ -30,7 +30,8 @@ SCENARIO = Scenario.model_validate(
     }
 )
 ROW = Row(
-    *("en", "uniform/cosine", "uniform", "cosine", "en", 40 * 2**20, 41_000_000, 5.25, 40),
+    *("en", "uniform/cosine", "uniform", "cosine", "nearest", "-"),
+    *("en", 40 * 2**20, 41_000_000, 5.25, 40),
     *(12, 96, 0.125, 30, 400, 0.075, None, None, "ab" * 32),
 )
 

@@ -17,7 +17,14 @@ MB = 2**20
 def row(client, method, tuned_on, errors=None, words=None, file_mb=30.0, bits=5.5, **more):
     allocation, _, calibration = method.partition("/")
     made = Row(
-        *(client, method, allocation, calibration or "-", tuned_on, 40 * MB, int(file_mb * MB)),
+        *(
+            client,
+            method,
+            allocation,
+            calibration or "-",
+            "-" if allocation == "fp32" else "nearest",
+        ),
+        *("-", tuned_on, 40 * MB, int(file_mb * MB)),
         *(bits, 40, errors, words, errors / words if words else None, None, None, None),
         *(None, None, "0" * 64),
     )
