@@ -18,11 +18,13 @@ import torch
 from benchmarks.fixtures import prompts, whisper_base
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes, allocate, mean_bits
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.packing import MAX_BITS, MIN_BITS, packed_bytes
 from fedsim.quant.profile import profile_of
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models.base import SpeechModel, own_tokens, transcribe_clips, tuning_batches
 from fedsim.speech.scoring import count_errors, interval, total
 
@@ -38,17 +40,17 @@ def weights_only(model: SpeechModel, bits: float) -> tuple[Sizes, int]:
 
 
 def test(
-    model: SpeechModel, plan: Sequence[int], granularity: str, clips: list[np.ndarray]
+    model: SpeechModel, plan: Sequence[int], weight_format: WeightFormat, clips: list[np.ndarray]
 ) -> list[str]:
     """Return the transcripts of `clips` with these bit depths, activations in full precision."""
     switch = switch_of(model)
     full = switch.full_weights()
     weights = {
-        layer.name: dequantize_weight(quantize_weight(full[layer.name], b, granularity))
+        layer.name: dequantize_weight(quantize_weight(full[layer.name], b, weight_format))
         for layer, b in zip(model.layers, plan, strict=True)
     }
     leftovers = modelfile.load_leftovers(modelfile.store_leftovers(switch.full_leftovers()))
-    switch.install(weights, leftovers, None, 8)
+    switch.install(weights, leftovers, {})
     try:
         return transcribe_clips(model, clips, LANGUAGE)
     finally:
@@ -76,11 +78,11 @@ def main() -> None:
 
     runs = {
         "full precision": None,
-        "5.5 bits per tensor, descending": (plan("myqasr"), "per_tensor"),
-        "5.5 bits per tensor, ascending": (plan("myqasr", "ascending"), "per_tensor"),
-        "5.5 bits per tensor, shuffle 1": (plan("shuffled", seed=1), "per_tensor"),
-        "5.5 bits per tensor, shuffle 2": (plan("shuffled", seed=2), "per_tensor"),
-        "4 bits per channel, uniform": ((4,) * len(model.layers), "per_channel"),
+        "5.5 bits per tensor, descending": (plan("myqasr"), WeightFormat("per_tensor")),
+        "5.5 bits per tensor, ascending": (plan("myqasr", "ascending"), WeightFormat("per_tensor")),
+        "5.5 bits per tensor, shuffle 1": (plan("shuffled", seed=1), WeightFormat("per_tensor")),
+        "5.5 bits per tensor, shuffle 2": (plan("shuffled", seed=2), WeightFormat("per_tensor")),
+        "4 bits per channel, uniform": ((4,) * len(model.layers), WeightFormat("per_channel")),
     }
     rates = {}
     for name, run in runs.items():

@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,8 +24,9 @@ from fedsim.base.files import write_text
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS, needs
 from fedsim.quant.observe import observe
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight
 from fedsim.results.folder import RunFolder
 from fedsim.results.runs import read_runs
 from fedsim.scenario.schema import Scenario
@@ -42,6 +44,8 @@ from fedsim.study.model import load_study_model
 MAX_CLIENTS = 8
 BITS = 5
 """Bit depth of the weights during a search; the time hardly depends on it."""
+ACTIVATION_BITS = 8
+"""Likewise of activations."""
 
 
 def seconds_of(
@@ -50,9 +54,9 @@ def seconds_of(
     """Return the seconds of one calibration: one observing pass, then a range for each layer."""
     clips = clips if CALIBRATORS[calibration].user_data else public_signal()
     tokens = own_tokens(model, clips, language)  # not timed: sensing has them already
-    full, granularity = switch_of(model).full_weights(), scenario.quantization.weights
+    full, weight_format = switch_of(model).full_weights(), scenario.quantization.weight_format
     rounded = {
-        layer.name: dequantize_weight(quantize_weight(full[layer.name], BITS, granularity))
+        layer.name: dequantize_weight(quantize_weight(full[layer.name], BITS, weight_format))
         for layer in model.layers
     }
     modules = dict(model.module.named_modules())
@@ -67,8 +71,8 @@ def seconds_of(
                 layer,
                 modules[layer.name],
                 seen[layer.name],
-                rounded[layer.name],
-                scenario.quantization.activation_bits,
+                partial(rounded.__getitem__, layer.name),
+                ACTIVATION_BITS,
             )
     return time.perf_counter() - start
 

@@ -10,6 +10,7 @@ search to an exhaustive one over all 100 candidates, and the largest loss of cos
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
 
@@ -21,10 +22,14 @@ from fedsim.quant.calibration import (
     cosine_score,
     shrink,
 )
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.observe import observe
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models.base import tuning_batches
+
+FORMAT = WeightFormat("per_channel")
 
 
 def main() -> None:
@@ -35,7 +40,7 @@ def main() -> None:
     full = switch_of(model).full_weights()
     owners = dict(model.module.named_modules())
     quantized = {
-        layer.name: dequantize_weight(quantize_weight(full[layer.name], 4 + i % 2, "per_channel"))
+        layer.name: dequantize_weight(quantize_weight(full[layer.name], 4 + i % 2, FORMAT))
         for i, layer in enumerate(model.layers)
     }
     start = time.perf_counter()
@@ -45,8 +50,13 @@ def main() -> None:
         start = time.perf_counter()
         chosen = {
             layer.name: calibrate_layer(
-                "cosine", layer, owners[layer.name], seen[layer.name], quantized[layer.name], bits
-            )
+                "cosine",
+                layer,
+                owners[layer.name],
+                seen[layer.name],
+                partial(quantized.__getitem__, layer.name),
+                bits,
+            ).range
             for layer in model.layers
         }
         searching = time.perf_counter() - start
@@ -55,13 +65,15 @@ def main() -> None:
         with torch.inference_mode():
             for layer in model.layers:
                 bias = owners[layer.name].bias
-                weights = LayerWeights(full[layer.name], quantized[layer.name], bias)  # type: ignore[arg-type]
+                weights = LayerWeights(full[layer.name], quantized[layer.name], bias)
                 start = time.perf_counter()
                 score = cosine_score(layer, seen[layer.name], weights, bits)
                 ranges = [shrink(seen[layer.name], s) for s in range(1, CANDIDATES + 1)]
                 best = max(score(r) for r in ranges)
                 exhaustive += time.perf_counter() - start
-                loss = best - score(chosen[layer.name])
+                found = chosen[layer.name]
+                assert found is not None
+                loss = best - score(found)
                 worst = max(worst, (layer.name, loss), key=lambda w: w[1])
         total = observing + searching
         print(

@@ -15,15 +15,18 @@ import time
 import torch
 
 from benchmarks.plan_stability import clips_of
-from fedsim.quant.activations import make_range
+from fedsim.quant.activations import InputFormat, make_range
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.integers import bytes_are_fast, integers_of
 from fedsim.quant.observe import observe
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import dequantize_weight, quantize_weight
+from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import tuning_batches
 
 SPEAKERS, CLIPS, ROUNDS, BITS = 20, 4, 6, 6
+FORMAT = WeightFormat("per_channel")
 
 
 def main() -> None:
@@ -34,19 +37,17 @@ def main() -> None:
     full, floats, integers = (load_model("bundled:ctc") for _ in range(3))
     speakers = [clips_of(full, number, CLIPS) for number in range(SPEAKERS)]
     batches = [batch for clips in speakers for batch in tuning_batches(full, clips, None)]
-    ranges = {n: make_range(s.low, s.high) for n, s in observe(full, batches, rows=False).items()}
+    seen = observe(full, batches, rows=False)
+    inputs = {n: InputFormat(8, make_range(s.low, s.high)) for n, s in seen.items()}
     weights = switch_of(full).full_weights()
-    packed = {
-        layer: quantize_weight(weights[layer.name], BITS, "per_channel") for layer in full.layers
-    }
+    packed = {layer: quantize_weight(weights[layer.name], BITS, FORMAT) for layer in full.layers}
     codes = {layer.name: integers_of(layer, p) for layer, p in packed.items()}
     for model in (floats, integers):
         switch = switch_of(model)
         switch.install(
             {layer.name: dequantize_weight(p) for layer, p in packed.items()},
             switch.full_leftovers(),
-            ranges,
-            8,
+            inputs,
             codes if model is integers else None,
         )
     seconds: list[list[float]] = [[], [], []]

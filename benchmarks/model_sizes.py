@@ -15,12 +15,15 @@ import torch
 
 from fedsim.base.units import MB
 from fedsim.quant import modelfile
+from fedsim.quant.activations import FLOAT
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.modelfile import Manifest, ModelFile
 from fedsim.quant.packing import packed_bytes
+from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import quantize_weight
 from fedsim.speech.models import wrap_model
 
+FORMAT = WeightFormat("per_tensor")
 PAPER_MB = {5: 58.0, 6: 68.7, 7: 79.3, 8: 90.0}
 """Figure 3, top axis: the size at which the paper marks a uniform bit depth."""
 
@@ -34,13 +37,14 @@ def main() -> None:
     model = wrap_model(module, Wav2Vec2FeatureExtractor(), tokenizer=object())
     switch = switch_of(model)
     stored = modelfile.store_leftovers(switch.full_leftovers())
-    blank = Manifest("base", modelfile.fingerprint(model.layers), "per_tensor", 8, ())
+    blank = Manifest("base", modelfile.fingerprint(model.layers), "per_tensor", False, ())
     sizes = modelfile.model_sizes(model.layers, stored, blank, tuple(PAPER_MB))
     positional = next(x for x in model.layers if x.name.endswith("pos_conv_embed.conv"))
     n = sum(layer.n_weights for layer in model.layers)
     left = sum(t.nbytes for t in stored.values())
-    scales = 4 * len(model.layers)
-    header = sizes.fixed_bytes - left - scales - 8 * len(model.layers)
+    scales = 2 * len(model.layers)
+    inputs = (8 + 1) * len(model.layers)
+    header = sizes.fixed_bytes - left - scales - inputs
     print(f"{len(model.layers)} layers, {n:,} weights; {positional.n_weights:,} of them positional")
     print("bits   paper MB   ours MB   ratio   difference MB = positional + rest + unexplained")
     for bits, paper in PAPER_MB.items():
@@ -53,14 +57,14 @@ def main() -> None:
         )
     print(
         f"rest: leftovers (biases, norms) {left:,} bytes, scales {scales:,}, activation ranges "
-        f"{8 * len(model.layers):,}, header {header:,}"
+        f"and depths {inputs:,}, header {header:,}"
     )
     bits = min(PAPER_MB)
     full = switch.full_weights()
-    weights = tuple(quantize_weight(full[x.name], bits, "per_tensor") for x in model.layers)
+    weights = tuple(quantize_weight(full[x.name], bits, FORMAT) for x in model.layers)
     plan = (bits,) * len(model.layers)
-    manifest = Manifest(blank.model, blank.fingerprint, "per_tensor", 8, plan)
-    file = ModelFile(manifest, weights, (None,) * len(model.layers), stored)
+    manifest = Manifest(blank.model, blank.fingerprint, "per_tensor", False, plan)
+    file = ModelFile(manifest, weights, (FLOAT,) * len(model.layers), stored)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "base.safetensors"
         written = modelfile.write(path, model.layers, file)

@@ -48,7 +48,7 @@ def sizes_of(model: SpeechModel) -> Sizes:
     """Return the bytes of every model file of `model` with one scale per tensor."""
     stored = modelfile.store_leftovers(switch_of(model).full_leftovers())
     manifest = Manifest(
-        model.id, modelfile.fingerprint(model.layers), "per_tensor", 8, (), {"keep": []}
+        model.id, modelfile.fingerprint(model.layers), "per_tensor", False, (), {"keep": []}
     )
     return modelfile.model_sizes(model.layers, stored, manifest, range(2, 17))
 

@@ -23,6 +23,7 @@ from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.profile import profile_of
 from fedsim.scenario.schema import Scenario
 from fedsim.study.model import load_study_model
+from fedsim.study.public_model import public_model
 
 LOOPED = 200
 
@@ -40,6 +41,7 @@ def main() -> None:
                 "population": {"speakers": clients},
             },
             "clients": {"budget_mb": 2.0},
+            "quantization": {"rounding": "nearest"},
             "methods": [{"allocation": "myqasr", "calibration": "minmax"}],
         }
     )
@@ -54,10 +56,10 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         weights, store = study.switch.full_weights(), BlobStore(Path(folder))
-        bank = LayerBank(weights, layers, study.granularity, store)
-        planner = Planner(scenario, sizes, bank)
+        bank = LayerBank(weights, layers, study.weight_format, store)
+        planner = Planner(scenario, sizes, bank, public_model(scenario, study.model))
         for bits in depths:  # each layer is packed once per depth, whatever the number of clients
-            bank.manifest((bits,) * len(layers))
+            bank.manifest((bits,) * len(layers), "nearest")
         began = time.perf_counter()
         for record in records:
             planner.own(codec.from_record(m.Summary, record, "a client"))

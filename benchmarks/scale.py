@@ -121,10 +121,12 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
     import torch
     from torch import nn
 
-    from fedsim.quant.activations import Range
+    from fedsim.quant.activations import InputFormat, Range
+    from fedsim.quant.granularities import WeightFormat
     from fedsim.quant.integers import integers_of
+    from fedsim.quant.rounding.independent import quantize_weight
     from fedsim.quant.switch import switch_of
-    from fedsim.quant.weights import dequantize_weight, quantize_weight
+    from fedsim.quant.weights import dequantize_weight
     from fedsim.scenario import load_scenario
     from fedsim.speech.clips import read_utterance
     from fedsim.speech.corpus import open_clients
@@ -141,14 +143,13 @@ def bare(study: str, part: str, linears: str = "fedsim") -> None:
                 module.__class__ = nn.Linear
     switch = switch_of(delivered)
     full = switch.full_weights()
-    packed = {
-        layer: quantize_weight(full[layer.name], 4, "per_channel") for layer in delivered.layers
-    }
+    how = WeightFormat("per_channel")
+    packed = {layer: quantize_weight(full[layer.name], 4, how) for layer in delivered.layers}
     weights = {layer.name: dequantize_weight(p) for layer, p in packed.items()}
     integers = {layer.name: integers_of(layer, p) for layer, p in packed.items()}
-    ranges = {name: Range(-8.0, 8.0) for name in weights}
+    inputs = {name: InputFormat(8, Range(-8.0, 8.0)) for name in weights}
     switch.install(
-        weights, switch.full_leftovers(), ranges, 8, integers if linears == "fedsim" else None
+        weights, switch.full_leftovers(), inputs, integers if linears == "fedsim" else None
     )
     first, step = map(int, part.split("/"))
     for key in list(clients)[first::step]:

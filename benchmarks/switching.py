@@ -17,11 +17,13 @@ import torch
 
 from benchmarks.fixtures import whisper_base
 from fedsim.quant import modelfile
-from fedsim.quant.activations import Range
+from fedsim.quant.activations import InputFormat, Range
 from fedsim.quant.bank import BlobStore, LayerBank, WeightCache
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.switch import switch_of
 
 ROUNDS = 50
+FORMAT = WeightFormat("per_channel")
 
 
 def main() -> None:
@@ -33,24 +35,24 @@ def main() -> None:
     switch = switch_of(model)
     leftovers = modelfile.load_leftovers(modelfile.store_leftovers(switch.full_leftovers()))
     plans = [tuple(4 + (i + client) % 2 for i in range(len(model.layers))) for client in (0, 1)]
-    ranges = {layer.name: Range(-4.0, 4.0) for layer in model.layers}
+    inputs = {layer.name: InputFormat(8, Range(-4.0, 4.0)) for layer in model.layers}
     with tempfile.TemporaryDirectory() as folder:
         store = BlobStore(Path(folder))
-        bank = LayerBank(switch.full_weights(), model.layers, "per_channel", store)
+        bank = LayerBank(switch.full_weights(), model.layers, FORMAT, store)
         cache = WeightCache(store)
-        manifests = [bank.manifest(plan) for plan in plans]
+        manifests = [bank.manifest(plan, "nearest") for plan in plans]
 
         def change(client: int) -> float:
             start = time.perf_counter()
             found = {
-                layer.name: cache.layer(name, layer, bits, "per_channel")
+                layer.name: cache.layer(name, layer, bits, FORMAT)
                 for layer, name, bits in zip(
                     model.layers, manifests[client], plans[client], strict=True
                 )
             }
             weights = {name: unpacked.weight for name, unpacked in found.items()}
             integers = {name: unpacked.integers for name, unpacked in found.items()}
-            switch.install(weights, leftovers, ranges, 8, integers)
+            switch.install(weights, leftovers, inputs, integers)
             return time.perf_counter() - start
 
         cold = change(0) + change(1)

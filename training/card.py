@@ -52,6 +52,7 @@ def main(name: str, trained: Path) -> None:
                 tuning,
                 budget_mb=1000,
                 allocation="uniform",
+                rounding="nearest",
                 bit_depths=(bits,),
                 weights=weights,
             )
