@@ -38,6 +38,7 @@ def run_groups(
             "test_clips": 1,
         },
         "clients": {"budget_mb": [0.032, 0.028], "bit_depths": [2, 4, 8]},
+        "quantization": {"rounding": "nearest"},
         "methods": [{"allocation": "myqasr", "calibration": ["minmax"]}],
         "engine": {"kind": engine},
         "privacy": {
