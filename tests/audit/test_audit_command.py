@@ -31,6 +31,7 @@ def file(tmp_path_factory, model_folder):
             "test_clips": 1,
         },
         clients={"budget_mb": 0.032},
+        quantization={"rounding": "nearest"},
         methods=["fp32", {"allocation": "myqasr", "calibration": ["minmax"]}],
         study=True,
         matrix={"privacy": RELEASES},

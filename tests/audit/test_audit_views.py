@@ -33,6 +33,7 @@ def scenario(methods=("fp32", "myqasr"), corpus=None, model="none", **privacy) -
             "model": {"id": model},
             "corpus": corpus or {"path": "none", "group_by": "speaker"},
             "clients": {"budget_mb": 1.0, "bit_depths": [2, 4, 8]},
+            "quantization": {"rounding": "nearest"},
             "methods": list(methods),
             "privacy": privacy,
         }

@@ -207,7 +207,7 @@ def test_nothing_private_is_in_the_bytes(scenario, recorded, private, tmp_path, 
             loops = {numbers[k] for k in ("looped", "looped_errors", "looped_words")}
             assert loops == {2 if model == "whisper" else 0}
         elif isinstance(answer, m.Receipt):
-            assert (numbers["file_bytes"], numbers["ranges"]) == (1, 0)
+            assert (numbers["file_bytes"], numbers["ranges"], numbers["blobs"]) == (1, 0, 0)
         assert len(reply) <= max_message_bytes(REPLIES[kind], layers, models=2, members=9)
     kinds = {kind for kind, _ in recorded}
     group = {m.JOIN, m.SHARE, m.MASK, m.UNMASK}

@@ -66,7 +66,9 @@ def test_calibrating_hears_the_clips_once(device, candidates, passes):
 
 def test_sensing_and_calibrating_hear_the_clips_once(runtime, planner, passes):
     """Unless a calibration needs gradients, one forward pass per batch serves both."""
-    method = MethodSettings(allocation="myqasr", calibration=("minmax", "cosine"))
+    method = MethodSettings(
+        allocation="myqasr", calibration=("minmax", "cosine"), rounding=("nearest",)
+    )
     forward = runtime.scenario.model_copy(update={"methods": (method,)})
     device = Device(replace(runtime, scenario=forward), runtime.clients["ann"])
     planner = replace(planner, scenario=forward)

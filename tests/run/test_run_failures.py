@@ -96,6 +96,7 @@ def scenario(tmp_path, corpus, model_folder, engine):
                 "test_clips": 2,
             },
             clients={"budget_mb": budgets},
+            quantization={"rounding": "nearest"},
             methods=methods,
             engine={"kind": "own"},
         )

@@ -44,6 +44,7 @@ def scenario(tmp_path_factory, model_folder):
         model={"id": str(model_folder("ctc-group")), "batch_size": 4},
         corpus={"path": str(corpus), "group_by": "speaker", "tuning_clips": 3, "test_clips": 3},
         clients={"budget_mb": 0.03, "limit": 3},
+        quantization={"rounding": "nearest"},
         methods=METHODS,
         study=True,
         matrix=MATRIX,

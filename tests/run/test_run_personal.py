@@ -13,7 +13,7 @@ from fedsim.scenario import load_scenario
 from fedsim.speech.clips import read_utterance
 from fedsim.speech.corpus import open_clients
 
-CALIBRATIONS = ("minmax", "cosine", "hessian", "none")
+CALIBRATIONS = ("minmax", "cosine", "hessian", "none", "dynamic", "float")
 BUDGETS_MB = {"ctc-group": 0.0334, "whisper": 0.075}
 
 
@@ -42,7 +42,7 @@ def test_personalize_and_a_run_write_the_same_file(
                 "test_clips": 1,
             },
             clients={"budget_mb": BUDGETS_MB[name]},
-            quantization={"weights": granularity, "activation_bits": 8},
+            quantization={"weights": granularity, "activation_bits": 8, "rounding": "nearest"},
             methods=[
                 {"allocation": "myqasr", "calibration": list(CALIBRATIONS)},
                 {"allocation": "uniform", "calibration": "minmax"},

@@ -47,6 +47,7 @@ def run(tmp_path_factory, model_folder, corpus):
                     "test_clips": 1,
                 },
                 "clients": {"budget_mb": 0.032, "bit_depths": list(DEPTHS)},
+                "quantization": {"rounding": "nearest"},
                 "methods": list(methods),
                 "engine": {"kind": engine, "workers": 2 if engine == "ray" else None},
                 "privacy": {"public_voices": 2, "bounds": [0.0, 1.0], **privacy},

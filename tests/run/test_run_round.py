@@ -65,6 +65,7 @@ def scenario(folder, calibration="minmax", **parts) -> Scenario:
             "corpus": {"path": "p", "group_by": "speaker"},
             "fleet": {**fleet, "sensing": parts.pop("sensing", "streamed")},
             "clock": {"plan_s": 7, **parts.pop("clock", {})},
+            "quantization": {"rounding": "nearest"},
             **{"methods": [{"allocation": "myqasr", "calibration": calibration}], **parts},
         }
     )

@@ -16,7 +16,7 @@ from fedsim import load_personalized
 from fedsim.personal import PersonalizedModel
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import allocate, mean_bits
-from fedsim.quant.granularities import PER_CHANNEL
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.profile import profile_of
 from fedsim.quant.rounding.independent import quantize_weight
@@ -202,7 +202,7 @@ def test_a_model_tuned_on_another_client(study, rows, clients, model, sizes, med
         bits = allocate("myqasr", medians[source], sizes, row.budget_bytes)
         full = switch_of(model).full_weights()
         weights = tuple(
-            quantize_weight(full[layer.name], b, PER_CHANNEL)
+            quantize_weight(full[layer.name], b, WeightFormat("per_channel"))
             for layer, b in zip(model.layers, bits, strict=True)
         )
         file = ModelFile(replace(found.manifest, bits=bits), weights, found.inputs, found.leftovers)
@@ -215,14 +215,14 @@ def test_a_model_tuned_on_another_client(study, rows, clients, model, sizes, med
 
 
 def test_where_no_user_data_sets_the_ranges_all_clients_share_them(study, model):
-    def ranges(client, method):
+    def inputs(client, method):
         path = study.result.folder.models / model_name(client, method)
         return modelfile.read(path, model.layers).inputs
 
     for method in ("uniform/none", "myqasr/none"):
-        assert len({ranges(client, method) for client in KEYS}) == 1
+        assert len({inputs(client, method) for client in KEYS}) == 1
     for method in ("uniform/minmax", "myqasr/cosine"):
-        assert len({ranges(client, method) for client in KEYS}) == len(KEYS)
+        assert len({inputs(client, method) for client in KEYS}) == len(KEYS)
 
 
 def test_the_run_folder(study):
@@ -262,12 +262,11 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
             ("personalize", "client"): 3,
             ("personalize", "file_bytes"): 8 * len(own),
             ("personalize", "ranges"): 8 * 2 * layers * len(own),
+            ("personalize", "blobs"): 0,  # only of layers that a device rounded
             ("evaluate", "client"): 3,
             ("evaluate", "clips"): 8,
             **{("evaluate", name): 8 * tested for name in counts},
             ("evaluate", "correct"): 0,
-            # only of a model that decodes token by token
-            **{("evaluate", name): 0 for name in ("looped", "looped_errors", "looped_words")},
             # only where a scenario says study: true
             ("sense", "quantiles"): 0,
             ("evaluate", "clip_wrong"): 0,
@@ -285,12 +284,12 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
         assert down.pop(("sense", "round")) == 8
         assert down.pop(("sense", "low")) == down.pop(("sense", "high")) == 0
         assert down.pop(("sense", "workload")) + down.pop(("evaluate", "workload")) == 2
-        assert down.pop(("personalize", "return_ranges")) == 1
+        assert down.pop(("personalize", "return_models")) == 1
         assert down.pop(("evaluate", "full_precision")) == 1
-        # a hash of 32 bytes and a depth of 8 for each layer, some names, and ranges of others
+        # a hash of 32 bytes and two depths of 8 for each layer, some names, and ranges of others
         sent = down.pop(("personalize", "candidates"))
-        assert 0 < sent - 40 * layers * len(own) < 40 * len(own)
-        assert down.pop(("evaluate", "candidates")) > 40 * layers * (tested - 1)
+        assert 0 < sent - 48 * layers * len(own) < 40 * len(own)
+        assert down.pop(("evaluate", "candidates")) > 48 * layers * (tested - 1)
         assert down == {("personalize", f"model {name}"): size for name, size in own.items()}
         assert len(found) == len(up) + len(own) + 12  # nothing is written twice
 

@@ -105,6 +105,7 @@ def write_study(model_folder) -> Callable[..., Path]:
             model={"id": str(model_folder("ctc-group")), "batch_size": 4},
             corpus={"path": "clips", "group_by": "speaker", "tuning_clips": 3, "test_clips": 3},
             clients={"budget_mb": BUDGETS},
+            quantization={"rounding": "nearest"},
             methods=["fp32", {"allocation": "myqasr", "tuned_on": ["own", "other"]}],
         )
 
