@@ -41,8 +41,13 @@ def _choices() -> Iterator[tuple[str, dict[str, str]]]:
     from fedsim.scenario.schema import Scenario
     from fedsim.scenario.settings import named_choices
 
-    for key, choices in named_choices(Scenario):
-        yield key, choices.describe()
+    titles: dict[int, list[str]] = {}
+    names = {}
+    for key, choices in named_choices(Scenario):  # several settings may name the same entries
+        titles.setdefault(id(choices), []).append(key)
+        names[id(choices)] = choices.describe()
+    for choices_id, keys in titles.items():
+        yield ", ".join(keys), names[choices_id]
 
 
 def _fleet_choices() -> Iterator[tuple[str, dict[str, str]]]:

@@ -31,7 +31,9 @@ def listed(text: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for block in text.strip().split("\n\n"):
         title, *lines = block.splitlines()
-        found[title] = {(words := line.split(maxsplit=1))[0]: words[-1] for line in lines}
+        names = {(words := line.split(maxsplit=1))[0]: words[-1] for line in lines}
+        # Settings that name the same entries share a title.
+        found |= dict.fromkeys([title, *title.split(", ")], names)
     return found
 
 
