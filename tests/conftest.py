@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import paper
 import pytest
 
 # No test reads or writes the user's own cache. Set here, before the workers of xdist start, so that
@@ -101,7 +102,7 @@ def study(tmp_path_factory, model_folder, speech) -> Study:
         model={"id": str(model_folder("ctc-group")), "batch_size": 4},
         corpus={"path": str(corpus), "group_by": "speaker", "tuning_clips": 3, "test_clips": 3},
         clients={"budget_mb": [0.0334, 0.0302, 0.0311]},
-        quantization={"rounding": "nearest"},
+        quantization=paper.QUANTIZATION,
         methods=toys.METHODS,
         save_models=True,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paper
 import toys
 
 from fedsim.privacy.bounds import Bounds, denormalize, normalize
@@ -38,7 +39,7 @@ def run_groups(
             "test_clips": 1,
         },
         "clients": {"budget_mb": [0.032, 0.028], "bit_depths": [2, 4, 8]},
-        "quantization": {"rounding": "nearest"},
+        "quantization": paper.QUANTIZATION,
         "methods": [{"allocation": "myqasr", "calibration": ["minmax"]}],
         "engine": {"kind": engine},
         "privacy": {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import paper
+
 from fedsim.scenario.cells import Cell
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.public_model import PublicModel
@@ -19,7 +21,7 @@ def scenario(*methods, seed=5, **quantization) -> Scenario:
             "model": {"id": "none"},
             "corpus": {"path": "none", "group_by": "speaker"},
             "clients": {"budget_mb": 1.0, "bit_depths": list(DEPTHS)},
-            "quantization": {"rounding": "nearest", **quantization},
+            "quantization": {**paper.QUANTIZATION, **quantization},
             "methods": list(methods),
         }
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import paper
+
 from fedsim.results.folder import create_run, write_results
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import Log, Release
@@ -60,7 +62,7 @@ def scenario(name="toy", **more):
         "model": {"id": "org/model"},
         "corpus": {"path": "org/clips", "group_by": "speaker"},
         "clients": {"budget_mb": 40.0},
-        "quantization": {"rounding": "nearest"},
+        "quantization": paper.QUANTIZATION,
         "methods": ["fp32", "uniform", {"allocation": "myqasr", "tuned_on": ["own", "other"]}],
         "study": True,
     }

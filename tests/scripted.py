@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import paper
 import torch
 from fedsim_server.coordinator import Coordinator
 from fedsim_server.messaging import WINDOW
@@ -74,7 +75,7 @@ def scenario(*methods) -> Scenario:
             "model": {"id": "none"},
             "corpus": {"path": "none", "group_by": "speaker"},
             "clients": {"budget_mb": 1.0, "bit_depths": list(DEPTHS)},
-            "quantization": {"rounding": "nearest"},
+            "quantization": paper.QUANTIZATION,
             "methods": list(methods),
         }
     )

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import paper
 import pytest
 from safetensors import safe_open
 from torch import nn
@@ -63,8 +64,7 @@ def test_bits_cost_what_the_card_says(bundled, tested):
             bundled,
             tuning,
             budget_mb=100,
-            allocation="uniform",
-            rounding="nearest",
+            **{**paper.OPTIONS, "allocation": "uniform"},
             bit_depths=(bits,),
         )
         rates[bits] = wrong(bundled, texts, small.transcribe(clips))
@@ -121,7 +121,7 @@ def test_a_model_file_of_a_bundled_model_is_read_back(tmp_path):
     """Its id means the same on every machine: no path is written into the file."""
     model = load_model("bundled:keywords")
     clips = [clip for clip, _ in heldout.words(6)]
-    small = fedsim.personalize(model, clips, budget_mb=0.5, allocation="myqasr", rounding="nearest")
+    small = fedsim.personalize(model, clips, budget_mb=0.5, **paper.OPTIONS)
     path = tmp_path / "me.safetensors"
     assert small.save(path) == small.nbytes == path.stat().st_size
     assert b"bundled:keywords" in path.read_bytes()[:4096]

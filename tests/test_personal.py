@@ -7,6 +7,7 @@ import re
 import shutil
 
 import numpy as np
+import paper
 import pytest
 import toys
 
@@ -27,7 +28,7 @@ CLIPS = toys.clips([0.3, 0.5, 0.44, 0.6])
 OTHERS = toys.clips([0.4, 0.31, 0.52], seed=1)
 STRANGERS = toys.clips([0.5, 0.35, 0.62, 0.41], seed=2)
 """Public clips: nobody waits for synthetic voices."""
-PAPER = {"allocation": "myqasr", "rounding": "nearest"}
+PAPER = paper.OPTIONS
 BUDGET = {"whisper": 0.075, "whisper-english": 0.075, "conformer": 0.05, "classifier": 0.05}
 
 
@@ -40,7 +41,7 @@ def made(speech):
     """Return a function that personalizes a toy, quickly: as the paper does."""
 
     def make(name="ctc-group", clips=CLIPS, **options):
-        options = {"budget_mb": budget_of(name), "calibration": "minmax", **PAPER, **options}
+        options = {"budget_mb": budget_of(name), **PAPER, "calibration": "minmax", **options}
         return personalize(speech(name), clips, **options)
 
     return make
@@ -272,7 +273,7 @@ def test_activations_of_8_or_16_bits(speech):
     """Only static ranges get 16, for the inputs that lose most on public clips at 8."""
     pm = defaults(speech, activation_bits="auto", **PAPER)
     assert {i.bits for i in pm.inputs.values()} <= {8, 16}
-    moving = defaults(speech, activation_bits="auto", calibration="dynamic", **PAPER)
+    moving = defaults(speech, activation_bits="auto", **{**PAPER, "calibration": "dynamic"})
     assert {i.bits for i in moving.inputs.values()} == {0, 8}
 
 

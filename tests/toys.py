@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paper
 import soundfile
 import torch
 
@@ -110,7 +111,7 @@ def write_scenario(path: Path, **sections: Any) -> Path:
         "methods": ["fp32"],
         "engine": {"kind": "inprocess"},
     }
-    chosen = {"rounding": "nearest", **sections.pop("quantization", {})}
+    chosen = {**paper.QUANTIZATION, **sections.pop("quantization", {})}
     settings |= {**sections, "quantization": chosen}
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path

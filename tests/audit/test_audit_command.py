@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import paper
 import pytest
 import toys
 from entries import added
@@ -31,7 +32,7 @@ def file(tmp_path_factory, model_folder):
             "test_clips": 1,
         },
         clients={"budget_mb": 0.032},
-        quantization={"rounding": "nearest"},
+        quantization=paper.QUANTIZATION,
         methods=["fp32", {"allocation": "myqasr", "calibration": ["minmax"]}],
         study=True,
         matrix={"privacy": RELEASES},

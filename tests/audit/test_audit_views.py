@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
+import paper
 import pytest
 from entries import added
 
@@ -33,7 +34,7 @@ def scenario(methods=("fp32", "myqasr"), corpus=None, model="none", **privacy) -
             "model": {"id": model},
             "corpus": corpus or {"path": "none", "group_by": "speaker"},
             "clients": {"budget_mb": 1.0, "bit_depths": [2, 4, 8]},
-            "quantization": {"rounding": "nearest"},
+            "quantization": paper.QUANTIZATION,
             "methods": list(methods),
             "privacy": privacy,
         }

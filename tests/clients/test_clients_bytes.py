@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import paper
 import pytest
 import torch
 import toys
@@ -59,7 +60,7 @@ def scenario(tmp_path_factory, model_folder, speech):
                     "test_clips": TEST,
                 },
                 "clients": {"budget_mb": 0.07, "bit_depths": [2, 4, 8]},
-                "quantization": {"rounding": "nearest"},
+                "quantization": paper.QUANTIZATION,
                 "methods": ["fp32", {"allocation": "myqasr", "calibration": ["minmax"]}],
                 "study": study,
                 "engine": {"kind": engine},

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import paper
 import pytest
 from fedsim_clients.release import HOME, SPENT, released
 
@@ -35,7 +36,7 @@ def runtime(run_dir, **privacy):
             "model": {"id": "m"},
             "corpus": corpus,
             "clients": {"budget_mb": 1},
-            "quantization": {"rounding": "nearest"},
+            "quantization": paper.QUANTIZATION,
             "methods": ["myqasr"],
             "privacy": settings,
         }

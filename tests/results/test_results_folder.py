@@ -6,6 +6,7 @@ import random
 from dataclasses import fields, replace
 from pathlib import Path
 
+import paper
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +27,7 @@ SCENARIO = Scenario.model_validate(
         "model": {"id": "org/model"},
         "corpus": {"path": "org/data", "group_by": "speaker"},
         "clients": {"budget_mb": 40},
-        "quantization": {"rounding": "nearest"},
+        "quantization": paper.QUANTIZATION,
         "methods": ["fp32", "uniform"],
     }
 )

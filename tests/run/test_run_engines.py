@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import paper
 import pytest
 import torch
 import toys
@@ -58,7 +59,7 @@ def test_both_engines_agree_about_twenty_clients(ray, tmp_path, model_folder):
         model={"id": str(model_folder("ctc-group")), "batch_size": 4},
         corpus={"path": "clips", "group_by": "speaker", "tuning_clips": 1, "test_clips": 1},
         clients={"budget_mb": [0.0334, 0.0302, 0.0311]},
-        quantization={"rounding": "nearest"},
+        quantization=paper.QUANTIZATION,
         methods=["fp32", {"allocation": "myqasr", "tuned_on": ["own", "other"]}],
     )
     made = set()

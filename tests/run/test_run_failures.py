@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import paper
 import pytest
 import toys
 from own_engine import raising
@@ -96,7 +97,7 @@ def scenario(tmp_path, corpus, model_folder, engine):
                 "test_clips": 2,
             },
             clients={"budget_mb": budgets},
-            quantization={"rounding": "nearest"},
+            quantization=paper.QUANTIZATION,
             methods=methods,
             engine={"kind": "own"},
         )

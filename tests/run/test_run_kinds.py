@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import paper
 import pytest
 import toys
 from fedsim_clients.device import model_name
@@ -37,7 +38,7 @@ def run(tmp_path, model_folder):
             clients={"budget_mb": budget},
             methods=methods,
             save_models=True,
-            **{"quantization": {"rounding": "nearest"}, **sections},
+            **{"quantization": paper.QUANTIZATION, **sections},
         )
         scenario = load_scenario(file)
         result = run_scenario(scenario, tmp_path / "run")
@@ -117,7 +118,7 @@ def test_masked_batches_and_one_scale_per_tensor(run, speech, tmp_path):
 
     corpus = toys.write_corpus(tmp_path / "clips", ["ann", "bob", "cyd"], read=read)
     quantization = {"weights": "per_tensor", "activation_bits": 7, "sensitivity": "abs-max"}
-    quantization["rounding"] = "nearest"
+    quantization = {**paper.QUANTIZATION, **quantization}
     scenario, result = run("ctc-layer", {"path": str(corpus)}, 0.03, quantization=quantization)
     assert {r.errors for r in result.rows if r.method == "fp32"} == {0}
     for row, counted in count_saved(scenario, result, "cyd", count_errors):

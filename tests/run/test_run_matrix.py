@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import paper
 import pytest
 import toys
 from own_engine import own_engine
@@ -44,7 +45,7 @@ def scenario(tmp_path_factory, model_folder):
         model={"id": str(model_folder("ctc-group")), "batch_size": 4},
         corpus={"path": str(corpus), "group_by": "speaker", "tuning_clips": 3, "test_clips": 3},
         clients={"budget_mb": 0.03, "limit": 3},
-        quantization={"rounding": "nearest"},
+        quantization=paper.QUANTIZATION,
         methods=METHODS,
         study=True,
         matrix=MATRIX,

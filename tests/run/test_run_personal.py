@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import paper
 import pytest
 import toys
 from fedsim_clients.device import model_name
@@ -42,7 +43,7 @@ def test_personalize_and_a_run_write_the_same_file(
                 "test_clips": 1,
             },
             clients={"budget_mb": BUDGETS_MB[name]},
-            quantization={"weights": granularity, "activation_bits": 8, "rounding": "nearest"},
+            quantization={**paper.QUANTIZATION, "weights": granularity, "activation_bits": 8},
             methods=[
                 {"allocation": "myqasr", "calibration": list(CALIBRATIONS)},
                 {"allocation": "uniform", "calibration": "minmax"},
@@ -65,6 +66,7 @@ def test_personalize_and_a_run_write_the_same_file(
                 calibration=calibration,
                 rounding="nearest",
                 weights=granularity,
+                zero_points=False,
                 language=client.language,
             )
             model.save(tmp_path / "personal.safetensors")

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import paper
 import pytest
 import toys
 from fedsim_clients.release import HOME, SPENT
@@ -47,7 +48,7 @@ def run(tmp_path_factory, model_folder, corpus):
                     "test_clips": 1,
                 },
                 "clients": {"budget_mb": 0.032, "bit_depths": list(DEPTHS)},
-                "quantization": {"rounding": "nearest"},
+                "quantization": paper.QUANTIZATION,
                 "methods": list(methods),
                 "engine": {"kind": engine, "workers": 2 if engine == "ray" else None},
                 "privacy": {"public_voices": 2, "bounds": [0.0, 1.0], **privacy},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import paper
 import pyarrow.parquet as pq
 import pytest
 
@@ -65,7 +66,7 @@ def scenario(folder, calibration="minmax", **parts) -> Scenario:
             "corpus": {"path": "p", "group_by": "speaker"},
             "fleet": {**fleet, "sensing": parts.pop("sensing", "streamed")},
             "clock": {"plan_s": 7, **parts.pop("clock", {})},
-            "quantization": {"rounding": "nearest"},
+            "quantization": paper.QUANTIZATION,
             **{"methods": [{"allocation": "myqasr", "calibration": calibration}], **parts},
         }
     )

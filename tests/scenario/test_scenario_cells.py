@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import paper
 import pytest
 from plan_toys import label, myqasr, scenario
 
@@ -38,7 +39,7 @@ def settings(**options) -> MethodSettings:
     ],
 )
 def test_cells_of_a_method(method, cells):
-    quantization = QuantizationSettings(rounding="nearest")
+    quantization = QuantizationSettings(**paper.QUANTIZATION)
     resolved = settings(**method).resolved(quantization)
     assert cells_of(resolved, quantization) == cells
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import paper
 import pytest
 import toys
 from processes import MARK, marked
@@ -105,7 +106,7 @@ def write_study(model_folder) -> Callable[..., Path]:
             model={"id": str(model_folder("ctc-group")), "batch_size": 4},
             corpus={"path": "clips", "group_by": "speaker", "tuning_clips": 3, "test_clips": 3},
             clients={"budget_mb": BUDGETS},
-            quantization={"rounding": "nearest"},
+            quantization=paper.QUANTIZATION,
             methods=["fp32", {"allocation": "myqasr", "tuned_on": ["own", "other"]}],
         )
 
