@@ -227,7 +227,7 @@ def test_the_defaults(speech, tmp_path):
     """Knapsack on public losses, compensated rounding on both, and the same again."""
     pm, again = defaults(speech), defaults(speech)
     spelled = {"allocation": "knapsack", "rounding": "compensated", "moments": "blend"}
-    same = defaults(speech, **spelled, own_weight=0.5, losses="public", calibration="cosine")
+    same = defaults(speech, **spelled, own_weight=0.5, losses="public", calibration="dynamic")
     assert pm.bits == again.bits == same.bits
     assert codes(pm) == codes(again) == codes(same)
     assert pm.inputs == again.inputs == same.inputs
@@ -273,6 +273,7 @@ def test_activations_of_8_or_16_bits(speech):
     """Only static ranges get 16, for the inputs that lose most on public clips at 8."""
     pm = defaults(speech, activation_bits="auto", **PAPER)
     assert {i.bits for i in pm.inputs.values()} <= {8, 16}
+    assert all(i.range is not None for i in pm.inputs.values())
     moving = defaults(speech, activation_bits="auto", **{**PAPER, "calibration": "dynamic"})
     assert {i.bits for i in moving.inputs.values()} == {0, 8}
 

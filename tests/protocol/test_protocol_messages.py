@@ -197,6 +197,7 @@ NAMES = {
     (wire.Post, "measure"),
     (m.SenseRequest, "measure"),  # of a sensitivity measure
     (m.Summary, "client"),
+    (m.Summary, "language"),  # of the client, where models differ by language
     (m.Receipt, "client"),
     (m.Scores, "client"),
     (m.Candidate, "name"),
@@ -244,7 +245,7 @@ def test_there_is_no_field_for_audio_or_text():
     allowed = {str, int, bool, bytes, tuple[int, ...], tuple[float, ...], tuple[bytes, ...]}
     assert {hint for _, _, hint in every} <= allowed
     upwards = [leaf for kind in UPWARDS for leaf in leaves(kind)]
-    assert {n for _, n, hint in upwards if hint is str} == {"client"}
+    assert {n for _, n, hint in upwards if hint is str} == {"client", "language"}
     assert {(k, n) for k, n, hint in upwards if hint == tuple[float, ...]} == {
         (m.Summary, "sensitivity"),
         (m.Summary, "quantiles"),
@@ -277,6 +278,7 @@ def test_field_bytes_by_hand():
         "workload": 0,
         "payload": 0,
         "depths": 0,
+        "language": 0,
     }
     assert codec.field_bytes(m.Receipt("ann", (), ())) == {
         "client": 3,

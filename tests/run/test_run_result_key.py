@@ -36,6 +36,7 @@ VOICES = {
     "corpus": {"kind": "voices", "population": {"speakers": 4}, "group_by": "speaker"},
 }
 PRIVACY = {"delta": 1e-6, "budget": {"epsilon": 2.0, "delta": 1e-5}}
+WORDS = {"words": 3000, "own": 256, "words_from": None}
 VALUES: dict[str, Any] = {
     "model.keep": ["lm_head"],
     "corpus.config": ["one"],
@@ -126,6 +127,8 @@ def bases(field: SchemaField) -> Iterator[dict[str, Any]]:
     elif field.path[:2] == ("quantization", "public_clips"):
         public = voices_for(field) if field.path[2:3] == ("population",) else BASE
         yield {**BASE, "quantization": {"public_clips": dict(public["corpus"])}}
+    elif field.path[:2] == ("model", "vocabulary"):
+        yield {**BASE, "model": {"id": "org/model", "vocabulary": WORDS}}
     elif field.key == "methods.losses":
         for name in ALLOCATORS:
             if ALLOCATORS[name].reads in ("table", "pairs"):

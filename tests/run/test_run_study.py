@@ -275,6 +275,10 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
             ("sense", "workload"): 0,
             ("sense", "payload"): 0,
             ("sense", "depths"): 0,
+            ("sense", "language"): 0,
+            ("evaluate", "looped"): 0,
+            ("evaluate", "looped_errors"): 0,
+            ("evaluate", "looped_words"): 0,
             ("evaluate", "workload"): 0,
         }
         down = {(r.stage, r.field): r.bytes for r in found if r.direction == "down"}

@@ -23,12 +23,12 @@ def test_every_field_arrives(load):
     assert scenario.clients.budget_mb == (30.0, 40.5, 100.0)
     fp32, uniform, myqasr, shuffled = scenario.methods
     assert (fp32.allocation, fp32.calibration, fp32.tuned_on) == ("fp32", (), ())
-    assert (uniform.allocation, uniform.calibration) == ("uniform", ("cosine",))
+    assert (uniform.allocation, uniform.calibration) == ("uniform", ("dynamic",))
     assert (myqasr.calibration, myqasr.tuned_on) == (("minmax", "cosine"), ("own", "other"))
     assert shuffled.draws == 3
     assert (fp32.rounding, fp32.moments) == ((), ())
     for method in (uniform, myqasr, shuffled):  # those of the section `quantization`
-        assert (method.rounding, method.moments) == (("compensated",), ("public",))
+        assert (method.rounding, method.moments) == (("compensated",), ("blend",))
 
 
 def test_a_method_takes_what_it_does_not_give_from_the_section_quantization(load):
@@ -59,14 +59,14 @@ def test_defaults(load):
     assert (s.clients.select, s.clients.limit, s.clients.budget_mb) == (None, None, 40.0)
     assert s.clients.bit_depths == tuple(range(2, 17))
     q = s.quantization
-    assert (q.weights, q.zero_points, q.sensitivity) == ("per_channel", False, "median")
+    assert (q.weights, q.zero_points, q.sensitivity) == ("group_128", True, "median")
     assert (q.rounding, q.moments, q.own_weight, q.losses) == (
         "compensated",
-        "public",
+        "blend",
         0.5,
         "public",
     )
-    assert (q.activations, q.activation_bits) == ("static", 8)
+    assert (q.activations, q.activation_bits) == ("dynamic", 8)
     assert (q.public_clips, q.public_count) == (None, 128)
     e = s.engine
     assert (e.kind, e.workers, e.threads, e.address) == ("auto", None, 1, None)

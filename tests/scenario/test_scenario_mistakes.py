@@ -41,6 +41,8 @@ def errors_of(folder, path, value) -> tuple[list[str], int]:
             VOICES if path[2] == "population" else {"path": "org/public", "group_by": "speaker"}
         )
         document = {**DOCUMENT, "quantization": {"public_clips": public}}
+    if path[:2] == ("model", "vocabulary"):
+        document = {**DOCUMENT, "model": {"id": "org/model", "vocabulary": {"words": 3000}}}
     text = yaml.safe_dump(changed(document, path, value), sort_keys=False)
     file = folder / "s.yaml"
     file.write_text(text, encoding="utf-8")

@@ -130,8 +130,8 @@ def test_methods_that_overlap_are_refused_and_others_are_not():
     assert len(scenario(methods=ways).methods) == 3
     moments = [{"allocation": "myqasr", "moments": whose} for whose in ("public", "own", "blend")]
     assert len(scenario(methods=moments).methods) == 3
-    with pytest.raises(ValueError, match=r"compensated with public moments, .*remove one"):
-        scenario(methods=[ways[2], moments[0]])
+    with pytest.raises(ValueError, match=r"compensated with blend moments, .*remove one"):
+        scenario(methods=[ways[2], moments[2]])
     overlap = [both[0], {"allocation": "myqasr", "calibration": ["cosine", "minmax"]}]
     with pytest.raises(ValueError, match=r"methods.0 \(myqasr/minmax, .* tuned on own.*remove one"):
         scenario(methods=overlap)

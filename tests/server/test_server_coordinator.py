@@ -186,6 +186,7 @@ def test_releases(run):
             "workload": 0,
             "payload": 0,
             "depths": 0,
+            "language": 0,
         },
         "personalize": {"client": 3, "file_bytes": 8, "ranges": 0, "blobs": 0},
         "evaluate": {

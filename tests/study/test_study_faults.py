@@ -69,7 +69,7 @@ ALWAYS = {
     "out_of_memory": ("dropped", "ran out of memory", ["declared out_of_memory", "no answer"]),
     "late": ("dropped", "no answer in time", ["declared late", "no answer", "second reply"]),
     "corrupt": ("quarantined", "is not a valid Summary", ["declared corrupt", "refused"]),
-    "wrong_version": ("quarantined", "version 2 of the protocol", ["declared wrong_version"]),
+    "wrong_version": ("quarantined", "version 3 of the protocol", ["declared wrong_version"]),
 }
 
 
