@@ -109,6 +109,7 @@ def test_a_file_is_enough_to_load_it(result, model):
         pm.transcribe(toys.clips([0.4]))
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_results_to_the_byte(result, write, tmp_path):
     with kept_running("ray", 2, EngineSettings(workers=2)):
         scenario = write(engine={"kind": "ray", "workers": 2})

@@ -60,6 +60,7 @@ def test_noises_differ_in_their_spectrum():
     assert min(apart.values()) > 1.2 * max(halves), (apart, halves)
 
 
+@pytest.mark.slow
 def test_noises_differ_in_time():
     """Fan and car are steady; traffic comes and goes, voices and music begin and end."""
     steady, moving = (
