@@ -116,7 +116,7 @@ def test_voices_does_not_write_over_anything(capsys, folder):
 MISTAKES = [
     # The words on the command line, and words of the error: the option or the file, the remedy.
     ("--first -1", ["--first", "-1"]),
-    ("--languages xx", ["'xx'", "ca, de, en, fr, ja, ko, nl, pl, pt, ru"]),
+    ("--languages xx", ["'xx'", "ca, de, en, es, fr, it, ja, ko, nl, pl, pt, ru"]),
     ("--languages en eng", ["'eng'", "did you mean 'en'?"]),
     ("--languages en en", ["--languages", "'en' is listed twice: remove one"]),
     ("--topics musik", ["'musik'", "did you mean 'music'?"]),

@@ -30,7 +30,7 @@ METHODS = [
     {"allocation": "shuffled", "draws": 2},
 ]
 MATRIX = {
-    "clients.budget_mb": [0.0334, 0.031],
+    "clients.budget_mb": [0.0334, 0.0325],
     "quantization.sensitivity": ["median", "std"],
 }
 
@@ -118,7 +118,7 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(scenario
 
     wider = scenario.model_copy(
         update={
-            "matrix": {"clients.budget_mb": (0.032, 0.031), "quantization.sensitivity": ("std",)}
+            "matrix": {"clients.budget_mb": (0.032, 0.0325), "quantization.sensitivity": ("std",)}
         }
     )
     found = run_matrix(on_own(wider), home / "wider")
@@ -144,7 +144,7 @@ def test_a_method_that_reads_nothing_passes_no_statement_on(scenario, tmp_path):
 
 def test_another_seed_shares_nothing(scenario, results):
     home, cells, _ = results
-    other = scenario.model_copy(update={"seed": 9, "matrix": {"clients.budget_mb": (0.031,)}})
+    other = scenario.model_copy(update={"seed": 9, "matrix": {"clients.budget_mb": (0.0325,)}})
     (cell,) = run_matrix(other, home / "seed")
     assert {r.client: r.plan_sha256 for r in cell.result.rows if "shuffled" in r.method} != {
         r.client: r.plan_sha256 for r in cells[2].result.rows if "shuffled" in r.method
@@ -249,4 +249,4 @@ def test_rows_hold_the_budget_of_their_combination(results):
     )
     assert first == third
     assert {r.budget_bytes for r in cells[0].result.rows} == {int(0.0334 * 2**20)}
-    assert {r.budget_bytes for r in cells[2].result.rows} == {int(0.031 * 2**20)}
+    assert {r.budget_bytes for r in cells[2].result.rows} == {int(0.0325 * 2**20)}

@@ -43,6 +43,10 @@ VALUES: dict[str, Any] = {
     "corpus.population.languages": ["en", "fr"],
     "corpus.population.genders": ["male"],
     "corpus.population.topics": ["music"],
+    "corpus.population.place": "far",
+    "corpus.population.place.kind": "far",
+    "corpus.population.place.snr_db": 7.5,
+    "corpus.population.place.noise": ["fan"],
     "clients.select": ["ann", "bob"],
     "clients.bit_depths": [4, 8],
     "methods.calibration": ["minmax"],
@@ -63,8 +67,9 @@ def is_named(key: str, named: tuple[str, ...]) -> bool:
 
 def other_values(field: SchemaField, value: Any) -> Iterator[Any]:
     """Values of the type of a setting that are not `value`; some may be out of range."""
-    if field.key in VALUES:
-        yield VALUES[field.key]
+    known = field.key.replace("quantization.public_clips.", "corpus.")
+    if known in VALUES:
+        yield VALUES[known]
         return
     for choices in field.metadata(OneOf):
         yield from (name for name in choices.names() if name not in (value, "fp32"))
@@ -106,15 +111,30 @@ def key(scenario: Scenario) -> str:
     return ResultKeys().key(scenario, scenario.methods[0])
 
 
+def in_noise(base: dict[str, Any]) -> dict[str, Any]:
+    """The scenario with voices that stand in noise."""
+    corpus = base["corpus"]
+    population = {**corpus["population"], "place": {"kind": "noisy"}}
+    return {**base, "corpus": {**corpus, "population": population}}
+
+
 def bases(field: SchemaField) -> Iterator[dict[str, Any]]:
     """Scenarios in which a setting may have an effect."""
     if field.path[0] == "privacy":
         for release in RELEASES:
             yield {**BASE, "privacy": {"release": release, **PRIVACY}}
+    elif field.path[:3] == ("corpus", "population", "place"):
+        yield in_noise(VOICES)
     elif field.path[:2] == ("corpus", "population"):
         yield VOICES
+    elif field.path[:2] == ("quantization", "public_clips"):
+        corpus = (BASE if "population" not in field.path else VOICES)["corpus"]
+        corpus = in_noise(VOICES)["corpus"] if "place" in field.path else corpus
+        yield {**BASE, "quantization": {"public_clips": {**corpus}}}
     elif field.key == "methods.draws":
         yield {**BASE, "methods": [{"allocation": "shuffled"}]}
+    elif field.key == "methods.losses":
+        yield {**BASE, "methods": [{"allocation": "knapsack"}]}
     elif field.key == "faults.seconds":
         yield {**BASE, "faults": [{"kind": "delay", "share": 0.5, "seconds": [1, 2]}]}
     else:
