@@ -29,7 +29,17 @@ from fedsim.results.ledger_schema import (
     unpack_floats,
     write_log,
 )
-from fedsim.results.records import Event, Failure, Log, Outcome, Payload, Release, Workload
+from fedsim.results.records import (
+    FULL_MODEL,
+    PUBLIC_CLIPS,
+    Event,
+    Failure,
+    Log,
+    Outcome,
+    Payload,
+    Release,
+    Workload,
+)
 from fedsim.results.rows import COLUMNS, Plan, Row, Sensed, sort_rows
 from fedsim.results.sqlite import BUSY_S, connect, explained, transaction
 
@@ -234,13 +244,16 @@ class Ledger:
         return [Release(*values) for values in records]
 
     def message_bytes(self) -> dict[str, dict[tuple[str, str], int]]:
-        """Return client -> (stage, direction) -> bytes of its messages, models not counted."""
+        """Return client -> (stage, direction) -> bytes of its messages.
+
+        Models and public clips, which devices download beside them, are not counted.
+        """
         sizes: dict[str, dict[tuple[str, str], int]] = {}
         query = (
             "SELECT client, stage, direction, SUM(bytes) FROM releases"
-            " WHERE field NOT LIKE 'model %' GROUP BY 1, 2, 3"
+            " WHERE field NOT LIKE 'model %' AND field NOT IN (?, ?) GROUP BY 1, 2, 3"
         )
-        for client, stage, direction, size in self._read(query):
+        for client, stage, direction, size in self._read(query, FULL_MODEL, PUBLIC_CLIPS):
             sizes.setdefault(client, {})[stage, direction] = size
         return sizes
 

@@ -10,6 +10,11 @@ Outcome = Literal["failed", "dropped", "quarantined", "declined"]
 no honest client sends, or by declining because its privacy budget is spent."""
 
 
+FULL_MODEL, PUBLIC_CLIPS = "full-precision model", "public clips"
+"""Fields of the releases for what a device that rounds its own model downloads: no message holds
+them."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A client that could not go on, at which stage (sense, plan, personalize, evaluate), and

@@ -107,8 +107,15 @@ class Coordinator:
                 roster.nodes[summary.client] = nodes[summary.client]
         for text in roster.ledger.kept("personalize"):
             receipt = codec.from_text(m.Receipt, text)
-            if receipt.client in roster.summaries:
+            # Layers that a device rounded are gone with the bank of a run that ended: ask it again.
+            if receipt.client in roster.summaries and self._has_layers(receipt.blobs):
                 self._keep_models(receipt)
+
+    def _has_layers(self, names: bytes) -> bool:
+        """Return whether the bank holds all layers of these names in a row."""
+        store = self.planner.bank.store
+        each = (names[i : i + m.HASH_BYTES].hex() for i in range(0, len(names), m.HASH_BYTES))
+        return all(name in store for name in each)
 
     def _stage(self, name: str, clients: int, first: Iterable[Outgoing]) -> None:
         """Send messages and handle their replies until none is in flight."""

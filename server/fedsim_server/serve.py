@@ -13,6 +13,7 @@ from fedsim.quant.bank import BlobStore, LayerBank
 from fedsim.quant.moments import usable
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
+from fedsim.results.records import FULL_MODEL, PUBLIC_CLIPS
 from fedsim.scenario.cells import all_cells, needs_others
 from fedsim.scenario.schema import scenario_from_json
 from fedsim.study.model import load_study_model, model_cost
@@ -73,9 +74,9 @@ def serve(
             grid = FaultyGrid(grid, names, scenario, roster.log_event)
         blends = any(cell.moments == "blend" for cell in all_cells(scenario))
         clips = bytes.fromhex(store.put(public.clips.to_bytes())) if blends else b""
-        downloads = {"full-precision model": study.switch.full_bytes()}
+        downloads = {FULL_MODEL: study.switch.full_bytes()}
         if blends:
-            downloads["public clips"] = len(public.clips.to_bytes())
+            downloads[PUBLIC_CLIPS] = len(public.clips.to_bytes())
         trimmed = trimmed_models(scenario, study)
         planner = Planner(scenario, study.sizes, bank, public, clips, downloads, trimmed)
         sent = SentLayers(store) if by_value else None

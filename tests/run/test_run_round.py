@@ -147,6 +147,26 @@ def test_who_senses_nothing_passes_its_clips_to_calibrate(tmp_path):
     assert line.down_bytes == 6 + 80 + 100 + 100 + 30
 
 
+@pytest.mark.parametrize("moments", ["own", "blend"])
+def test_a_device_that_rounds_its_model(tmp_path, moments):
+    """It fetches the full model, and public clips for a blend, once; no packed layer. It records
+    second moments of 40 rows of 10 inputs per layer in the pass that senses, then rounds."""
+    method = {"allocation": "myqasr", "calibration": "minmax", "moments": moments}
+    cost = replace(COST, moments=moments)
+    fetched = [Release("ann", "personalize", "down", "full-precision model", 1200)]
+    if moments == "blend":  # 5 clips of 6 s together
+        cost = replace(cost, public_bytes=70, public_clips=5, public_seconds=6.0)
+        fetched.append(Release("ann", "personalize", "down", "public clips", 70))
+    chosen = scenario(tmp_path, methods=[method])
+    (line,) = timed(tmp_path, chosen, log=log(*fetched), cost=cost).timelines
+    assert line.down_bytes == 6 + 80 + sum(release.bytes for release in fetched)
+    own = 2 * 40 * 10**2 / 2
+    codes = (10 + 20) * 10**2 / 2 + 2 * 10**3 / 6
+    public = 6 * 3000 + 2 * 60 * 10**2 / 2 if moments == "blend" else 0
+    assert line.sense_s == pytest.approx(4 * 3000 / 10)
+    assert line.calibrate_s == pytest.approx((own + codes + public) / 10)
+
+
 def test_gradients_take_a_pass_of_their_own(tmp_path):
     """Forward once, and twice as much backward."""
     (line,) = timed(tmp_path, scenario(tmp_path, "hessian"), log=log()).timelines

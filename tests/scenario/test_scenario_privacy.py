@@ -71,6 +71,7 @@ def test_methods_that_need_more_than_is_released(refuse_privacy):
     other = "[{allocation: myqasr, tuned_on: [own, other]}]"
     for release, methods, key, words in (
         ("ranks", "[linear]", "methods.0", "use myqasr or reversed, or another privacy.release"),
+        ("ranks", "[{allocation: knapsack, losses: own}]", "methods.0", "gives only their order"),
         ("plan", "[myqasr, reversed]", "methods.1", "run them separately"),
         ("noisy", other, "methods.0.tuned_on.1", "use own, or privacy.release: values"),
     ):
