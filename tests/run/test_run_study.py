@@ -263,7 +263,6 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
             ("personalize", "file_bytes"): 8 * len(own),
             ("personalize", "blobs"): 0,  # the server rounds
             ("personalize", "ranges"): 8 * 2 * layers * len(own),
-            ("personalize", "blobs"): 0,  # only of layers that a device rounded
             ("evaluate", "client"): 3,
             ("evaluate", "clips"): 8,
             **{("evaluate", name): 8 * tested for name in counts},
