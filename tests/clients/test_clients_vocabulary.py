@@ -32,7 +32,7 @@ def device(tmp_path):
         model={"id": str(model), "vocabulary": {"words": 1, "own": 4, "words_from": "words.txt"}},
         corpus={"path": "clips", "group_by": "speaker", "tuning_clips": 2, "test_clips": 2},
         clients={"budget_mb": 0.075},
-        quantization={"moments": "own"},
+        quantization={"rounding": "compensated", "moments": "own"},
         methods=[{"allocation": "myqasr", "calibration": "minmax", "tuned_on": ["own", "each"]}],
         save_models=True,
     )
