@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from fedsim.base.yamltree import (
 )
 from fedsim.errors import FedsimError
 from fedsim.scenario.clock import ClockSettings
+from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.explain import explain
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
@@ -167,21 +168,33 @@ def _resolve_paths(scenario: Scenario, root: Node, base: Path) -> Scenario:
             else value
             for value in matrix["fleet"]
         )
-    if corpus.path is not None:
-        corpus = corpus.model_copy(update={"path": resolved(corpus.path, "corpus", "path")})
-    if corpus.speakers is not None:
-        listed = resolved(corpus.speakers, "corpus", "speakers")
-        corpus = corpus.model_copy(update={"speakers": listed})
-    people = corpus.population
-    if people is not None and people.sentences is not None:
-        listed = resolved(people.sentences, "corpus", "population", "sentences")
-        people = people.model_copy(update={"sentences": listed})
-        corpus = corpus.model_copy(update={"population": people})
+    corpus = _resolve_corpus(corpus, resolved, "corpus")
+    quantization = scenario.quantization
+    if quantization.public_clips is not None:
+        public = _resolve_corpus(
+            quantization.public_clips, resolved, "quantization", "public_clips"
+        )
+        quantization = quantization.model_copy(update={"public_clips": public})
     fleet = scenario.fleet
     if fleet is not None:
         places = {key: getattr(fleet, key) for key in _FLEET_FILES}
         found = {key: resolved(text, "fleet", key) for key, text in places.items() if text}
         fleet = fleet.model_copy(update=found)
-    return scenario.model_copy(
-        update={"model": model, "corpus": corpus, "matrix": matrix, "fleet": fleet}
-    )
+    changed = {"model": model, "corpus": corpus, "matrix": matrix, "fleet": fleet}
+    return scenario.model_copy(update={**changed, "quantization": quantization})
+
+
+def _resolve_corpus(
+    corpus: CorpusSettings, resolved: Callable[..., str], *section: str
+) -> CorpusSettings:
+    if corpus.path is not None:
+        corpus = corpus.model_copy(update={"path": resolved(corpus.path, *section, "path")})
+    if corpus.speakers is not None:
+        listed = resolved(corpus.speakers, *section, "speakers")
+        corpus = corpus.model_copy(update={"speakers": listed})
+    people = corpus.population
+    if people is not None and people.sentences is not None:
+        listed = resolved(people.sentences, *section, "population", "sentences")
+        people = people.model_copy(update={"sentences": listed})
+        corpus = corpus.model_copy(update={"population": people})
+    return corpus

@@ -203,3 +203,10 @@ sys.exit("torch" in sys.modules)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "s.yaml")]
     assert subprocess.run(command).returncode == 0
+
+
+def test_public_clips_are_found_beside_the_file(load, tmp_path):
+    (tmp_path / "public").mkdir()
+    public = "quantization: {public_clips: {path: public, group_by: speaker}}"
+    found = load(f"{SMALL}{public}").quantization.public_clips
+    assert found.path == str(tmp_path / "public")
