@@ -57,6 +57,7 @@ def chosen(corpora, model_folder, tmp_path):
             clients={"budget_mb": BUDGET_MB},
             quantization={
                 "rounding": "compensated",
+                "moments": "public",
                 "public_clips": public,
                 "public_count": COUNT,
                 **quantization,
@@ -95,6 +96,8 @@ def test_personalize_and_a_run_round_alike(chosen, speech, tmp_path):
                 budget_mb=BUDGET_MB,
                 allocation="myqasr",
                 calibration="minmax",
+                weights="per_channel",
+                zero_points=False,
                 moments=moments,
                 own_weight=0.25,
                 public_clips=known,

@@ -151,7 +151,8 @@ def test_who_senses_nothing_passes_its_clips_to_calibrate(tmp_path):
 def test_a_device_that_rounds_its_model(tmp_path, moments):
     """It fetches the full model, and public clips for a blend, once; no packed layer. It records
     second moments of 40 rows of 10 inputs per layer in the pass that senses, then rounds."""
-    method = {"allocation": "myqasr", "calibration": "minmax", "moments": moments}
+    method = {"allocation": "myqasr", "calibration": "minmax"}
+    method |= {"rounding": "compensated", "moments": moments}
     cost = replace(COST, moments=moments)
     fetched = [Release("ann", "personalize", "down", "full-precision model", 1200)]
     if moments == "blend":  # 5 clips of 6 s together
