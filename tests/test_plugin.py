@@ -34,6 +34,7 @@ clients: {budget_mb: 2}
 privacy: {release: half}
 methods: [{allocation: by_weight, calibration: minmax}]
 study: true
+quantization: {rounding: nearest, activations: static}
 """
 
 

@@ -34,7 +34,9 @@ def transcript(grid) -> list[bytes]:
     return [timeless(reply) for reply in replies]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_replies_are_the_same_to_the_byte(opened, workers, request):
     with opened("inprocess") as grid:
         expected = transcript(grid)

@@ -74,6 +74,7 @@ def test_a_device_without_room_even_for_a_layer(study, tmp_path, fleet):
     assert all(t.sense_s == t.joules == 0 for t in lines)
 
 
+@pytest.mark.slow
 def test_engines_agree_on_the_fleet(study, tmp_path):
     chosen = load_scenario(study.file, [*FLEET, "fleet={devices: {watch: 0.5, mid_phone: 0.5}}"])
     ours = run_scenario(chosen, tmp_path / "inprocess").folder

@@ -31,11 +31,7 @@ def budgets(clients, keys):
 
 
 def valid(document):
-    try:
-        jsonschema.validate(document, json_schema())
-    except jsonschema.ValidationError:
-        return False
-    return True
+    return jsonschema.Draft202012Validator(json_schema()).is_valid(document)
 
 
 def test_json_schema_agrees_with_the_loader_about_what_editors_see():
