@@ -7,6 +7,7 @@ that the model attends to count, silence included, and padding of a batch does n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ class MomentRecorder:
             self._batch = self._last = None
 
     def moments(self) -> dict[str, LayerMoments]:
-        """Return layer name -> moments; `FedsimError` for inputs that are not finite."""
+        """Return layer name -> moments, once; `FedsimError` for inputs that are not finite."""
         found: dict[str, LayerMoments] = {}
         for name in [*self._sums, *self._twins]:
             source = self._twins.get(name, name)
@@ -144,13 +145,13 @@ class MomentRecorder:
             if source in found:
                 found[name] = found[source]
                 continue
-            total = _mirrored(self._sums[source])
-            if not bool(torch.isfinite(total).all()):
+            total = _mirrored(self._sums.pop(source))
+            if not math.isfinite(total.sum(dtype=torch.float64)):
                 raise FedsimError(
                     f"layer {name!r} has inputs that are not finite, or too large to be squared: "
                     f"the model overflows on the clips; check the clips' level and the checkpoint"
                 )
-            found[name] = LayerMoments((total / max(rows, 1)).numpy(), rows)
+            found[name] = LayerMoments(total.div_(max(rows, 1)).numpy(), rows)
         return found
 
     def _hook(self, layer: Layer):  # type: ignore[no-untyped-def]
@@ -204,9 +205,9 @@ def _parent(name: str) -> str:
 
 
 def _mirrored(total: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric matrices (G, K, K) of which the lower triangles are given."""
-    lower = total.tril()
-    return lower + lower.transpose(1, 2) - torch.diag_embed(total.diagonal(dim1=1, dim2=2))
+    """Make matrices (G, K, K), of which the lower triangles are given, symmetric in place."""
+    below = total.tril(-1)
+    return total.tril_().add_(below.transpose(1, 2))
 
 
 def _linear_rows(x: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
