@@ -92,6 +92,14 @@ def needs_profiles(scenario: Scenario) -> bool:
     return measure_of(scenario) != ""
 
 
+def reads_public_clips(scenario: Scenario) -> bool:
+    """Return whether anything that is measured on public clips has a part in any model."""
+    return scenario.quantization.activation_bits == "auto" or any(
+        cell.moments in ("public", "blend") or cell.losses == "public"
+        for cell in all_cells(scenario)
+    )
+
+
 def needs_others(scenario: Scenario) -> bool:
     """Return whether any client tests a model that was tuned on another's clips."""
     return any(source != OWN for method in scenario.methods for source in method.tuned_on)

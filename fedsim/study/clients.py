@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from fedsim.errors import FedsimError
-from fedsim.scenario.cells import all_cells, needs_others, timed_model
+from fedsim.scenario.cells import all_cells, needs_others, reads_public_clips, timed_model
 from fedsim.scenario.methods import wrong_sources
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.corpus import open_clients
-from fedsim.speech.voices.speaker import FIRST_PUBLIC_SPEAKER
+from fedsim.speech.voices.speaker import FIRST_BROAD_SPEAKER, FIRST_PUBLIC_SPEAKER
 from fedsim.speech.voices.synthesizer import require_synthesizer
 from fedsim.study.devices import Devices
 
@@ -24,6 +24,7 @@ def client_keys(scenario: Scenario) -> list[str]:
     clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
     check_sources(scenario, clients)
     check_privacy(scenario, clients)
+    check_public_voices(scenario)
     check_shared_models(scenario, Devices(scenario, clients))
     if scenario.fleet is not None:
         timed_model(scenario)
@@ -86,9 +87,23 @@ def check_privacy(scenario: Scenario, clients: Sequence[str]) -> None:
         )
     if privacy.needs_bounds:
         require_synthesizer()
-        people = scenario.corpus.population
-        if people is not None and people.first + 2 * people.speakers > FIRST_PUBLIC_SPEAKER:
-            raise FedsimError(
-                f"corpus.population reaches speaker {FIRST_PUBLIC_SPEAKER:,}, the first of the"
-                f" public speakers that bounds come from; lower first or speakers"
-            )
+        _check_nobody_is_public(scenario, FIRST_PUBLIC_SPEAKER, "bounds come from")
+
+
+def check_public_voices(scenario: Scenario) -> None:
+    """Check that no speaker of the public clips takes part in the study.
+
+    Raises:
+        FedsimError: if the scenario's population reaches one of them.
+    """
+    if reads_public_clips(scenario) and scenario.quantization.public_clips is None:
+        _check_nobody_is_public(scenario, FIRST_BROAD_SPEAKER, "rounding and plans rest on")
+
+
+def _check_nobody_is_public(scenario: Scenario, first: int, purpose: str) -> None:
+    people = scenario.corpus.population
+    if people is not None and people.first + 2 * people.speakers > first:
+        raise FedsimError(
+            f"corpus.population reaches speaker {first:,}, the first of the public speakers that"
+            f" {purpose}; lower first or speakers"
+        )

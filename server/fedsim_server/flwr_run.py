@@ -15,7 +15,8 @@ from fedsim.results.folder import create_run
 from fedsim.results.table import stdout_console
 from fedsim.run.show import print_run
 from fedsim.run.single import record
-from fedsim.scenario.schema import scenario_from_json
+from fedsim.scenario.cells import all_cells, needs_others
+from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.study.clients import client_keys
 from fedsim_server.serve import serve
 
@@ -32,12 +33,15 @@ def run_over(grid: Grid, run_config: RunConfig, *, nodes_s: float = NODES_S) -> 
         nodes_s: seconds to wait for another node to register.
 
     Raises:
-        FedsimError: for errors that no client can fix, and unless there is one node per client.
+        FedsimError: for errors that no client can fix, unless there is one node per client, and
+            for models that would have to leave a device.
     """
     scenario = scenario_from_json(run_config.scenario)
     clients = client_keys(scenario)
     names = wait_for_nodes(grid, clients, nodes_s)
     deployed = not nodes_by_partition(grid)  # each device is on a machine of its own
+    if deployed:
+        check_deployed(scenario)
     with torch_threads(scenario.engine.threads):
         result = record(
             create_run(run_config.run_dir, scenario),
@@ -48,6 +52,20 @@ def run_over(grid: Grid, run_config: RunConfig, *, nodes_s: float = NODES_S) -> 
         )
     print_run(scenario, result, stdout_console())
     print(f"\nrun folder: {result.folder.path}")
+
+
+def check_deployed(scenario: Scenario) -> None:
+    """Check that no device is to test a model that stays on another one.
+
+    Raises:
+        FedsimError: if one is, since models that a device rounds never leave it.
+    """
+    rounded = any(cell.rounded_by_device for cell in all_cells(scenario))
+    if rounded and needs_others(scenario):
+        raise FedsimError(
+            "methods: in a deployment a model that a device rounds (moments own or blend) stays on"
+            " it, and no other client can test it: use tuned_on: own, or moments: public"
+        )
 
 
 def wait_for_nodes(grid: Grid, clients: Sequence[str], nodes_s: float = NODES_S) -> dict[int, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from fedsim_server.app import app
-from fedsim_server.flwr_run import run_over, wait_for_nodes
+from fedsim_server.flwr_run import check_deployed, run_over, wait_for_nodes
 from flwr.app import Context, RecordDict
 
 from fedsim.engine import EngineSettings, open_grid
@@ -15,6 +16,7 @@ from fedsim.errors import FedsimError
 from fedsim.protocol.run_config import RunConfig
 from fedsim.results.folder import RunFolder
 from fedsim.run.single import CLIENT_APP
+from fedsim.scenario import load_scenario
 
 
 @pytest.fixture
@@ -75,3 +77,15 @@ def test_nodes_that_register_late_are_waited_for():
 def test_only_flowers_simulation_tells_partitions():
     with open_grid("inprocess", CLIENT_APP, ["a"], {}, EngineSettings()) as grid:
         assert nodes_by_partition(grid) == []
+
+
+@pytest.mark.parametrize("moments", ["own", "blend"])
+def test_a_model_that_stays_on_its_device_is_tested_there_alone(study, moments):
+    def tested(whose, on):
+        way = {"allocation": "uniform", "rounding": "compensated", "moments": whose}
+        return load_scenario(study.file, [f"methods=[{json.dumps(way | {'tuned_on': [on]})}]"])
+
+    check_deployed(tested(moments, "own"))
+    check_deployed(tested("public", "other"))
+    with pytest.raises(FedsimError, match="use tuned_on: own, or moments: public"):
+        check_deployed(tested(moments, "other"))
