@@ -136,6 +136,7 @@ class MomentRecorder:
             yield batch
             self._batch = self._last = None
 
+    @torch.inference_mode()
     def moments(self) -> dict[str, LayerMoments]:
         """Return layer name -> moments, once; `FedsimError` for inputs that are not finite."""
         found: dict[str, LayerMoments] = {}

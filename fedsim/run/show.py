@@ -1,12 +1,15 @@
-"""What a run prints at its end: the table of results, the fleet, and the privacy statements."""
+"""What a run prints at its end: the table of results, the fleet, and what else is to be known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from rich.console import Console
 
+from fedsim.base.units import count_words
 from fedsim.results.fleettable import print_fleet, print_fleets
+from fedsim.results.reading import read_json
 from fedsim.results.table import print_matrix, print_statements, print_table
 from fedsim.results.timed import read_round
 from fedsim.run.matrix import CellResult
@@ -33,6 +36,21 @@ def print_cells(scenario: Scenario, cells: Sequence[CellResult], console: Consol
 
 
 def _statements(results: Sequence[RunResult]) -> list[str]:
-    """Return the privacy statements of the runs whose devices do not release plain values."""
-    statements = [read_statement(result.folder.privacy) for result in results]
-    return [s.sentence for s in statements if s is not None and not s.plain]
+    """Return what is to be known of runs: the privacy statements of those whose devices do not
+    release plain values, and which layers were rounded without compensation."""
+    said = [read_statement(result.folder.privacy) for result in results]
+    private = [one.sentence for one in said if one is not None and not one.plain]
+    return private + list(dict.fromkeys(chain.from_iterable(map(_uncompensated, results))))
+
+
+def _uncompensated(result: RunResult) -> list[str]:
+    """Return a sentence if the public clips gave layers too little for compensated rounding."""
+    layers = read_json(result.folder.layers, [])
+    bare = [layer["name"] for layer in layers if layer["moments"] is False]
+    if not bare:
+        return []
+    named = ", ".join(bare[:3]) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")
+    return [
+        f"{count_words(len(bare), 'layer')} rounded without compensation, since the public clips"
+        f" gave too few inputs: {named}."
+    ]

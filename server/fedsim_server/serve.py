@@ -57,7 +57,7 @@ def serve(
             "name": layer.name,
             "kind": layer.kind,
             "weights": layer.n_weights,
-            "moments": usable(moments, layer) is not None,
+            "moments": usable(moments, layer) is not None if reads else None,
         }
         for layer in layers
     ]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 import toys
 from fedsim_clients.device import model_name
 from own_engine import PassingGrid
+from rich.console import Console
 
 from fedsim import load_personalized, personalize
 from fedsim.engine import EngineSettings, kept_running
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.results.ledger import Ledger
+from fedsim.run.show import print_run
 from fedsim.run.single import resume_run, run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.speech.clips import read_utterance
@@ -123,6 +128,28 @@ def test_rows_say_how_weights_were_rounded(chosen, tmp_path):
         "myqasr/minmax/blend": ("compensated", "blend"),
         "myqasr/minmax/nearest": ("nearest", "-"),
     }
+
+
+def test_layers_whose_inputs_were_too_few_are_named(chosen, tmp_path):
+    scenario = chosen({"allocation": "uniform"})
+    result = run_scenario(scenario, tmp_path / "run")
+
+    def printed() -> str:
+        console = Console(file=io.StringIO(), width=300)
+        print_run(scenario, result, console)
+        return console.file.getvalue()
+
+    assert "without compensation" not in printed()
+    layers = json.loads(result.folder.layers.read_text())
+    assert all(layer["moments"] for layer in layers)
+    for layer in layers[1:3]:
+        layer["moments"] = False
+    result.folder.layers.write_text(json.dumps(layers))
+    first, second = (layer["name"] for layer in layers[1:3])
+    assert (
+        "2 layers rounded without compensation, since the public clips gave too few inputs:"
+        f" {first}, {second}."
+    ) in printed()
 
 
 def test_what_a_device_that_rounds_downloads(chosen, tmp_path):
