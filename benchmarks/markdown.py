@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedsim.base.units import MB
 from fedsim.results.folder import RunFolder, read_results
+from fedsim.results.lines import source_of
 from fedsim.results.rows import Row
 
 
@@ -25,13 +26,6 @@ def cell(row: Row) -> str:
     return f"{100 * rate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
 
 
-def source(row: Row) -> str:
-    """Return whose clips a model was tuned on: `own`, `other` or `-`."""
-    return (
-        row.tuned_on if row.tuned_on == "-" else ("own" if row.tuned_on == row.client else "other")
-    )
-
-
 def main() -> None:
     """Print the table."""
     folder = RunFolder(Path(sys.argv[1]))
@@ -39,8 +33,8 @@ def main() -> None:
     clients = sorted({row.client for row in rows})
     budgets = {row.client: row.budget_bytes / MB for row in rows}
     words = {row.client: row.words or row.clips for row in rows}
-    lines = sorted({(row.method != "fp32", row.method, source(row)) for row in rows})
-    cells = {(row.method, source(row), row.client): cell(row) for row in rows}
+    lines = sorted({(row.method != "fp32", row.method, source_of(row).value) for row in rows})
+    cells = {(row.method, source_of(row).value, row.client): cell(row) for row in rows}
     heads = [f"{c}, {budgets[c]:g} MB ({words[c]} words)" for c in clients]
     print("| method | tuned on | " + " | ".join(heads) + " |")
     print("|---" * (2 + len(clients)) + "|")

@@ -9,7 +9,9 @@ a client sends it to the server as the reason of its failure.
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 _MAX_LISTED = 40
 """Names that a hint lists."""
@@ -46,3 +48,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
         [f"and {len(names) - _MAX_LISTED:,} more"] if names[_MAX_LISTED:] else []
     )
     return "known: " + (", ".join(shown) if shown else "none")
+
+
+def defect(error: Exception) -> str:
+    """Return an error that nobody expected, and where it was raised, to be reported as a defect."""
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    places = "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in where)
+    return f"{type(error).__name__}: {error!s:.200}{places}; report it as a defect"

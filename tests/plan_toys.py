@@ -43,5 +43,6 @@ def no_clips():
 
 
 def no_public(layers) -> PublicModel:
-    """A public model of which the layers alone are known."""
-    return PublicModel(SimpleNamespace(layers=layers), no_clips, threads=1)
+    """A public model of which the layers alone are known, and that it transcribes frames."""
+    model = SimpleNamespace(layers=layers, task="transcribe", needs_tokens=False)
+    return PublicModel(model, no_clips, threads=1)

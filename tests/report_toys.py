@@ -134,11 +134,11 @@ WORDS = [10, 10, 10, 10]
 def words_study(budget=40.0, mb=39.5, worse=0):
     """Two speakers, word errors; myqasr is better than uniform on every clip."""
     return [
-        model("ann", "fp32", "-", [1, 0, 1, 0], WORDS, budget),
+        model("ann", "fp32", "", [1, 0, 1, 0], WORDS, budget),
         model("ann", "uniform/cosine", "ann", [6 + worse] * 4, WORDS, budget, mb - 1),
         model("ann", "myqasr/cosine", "ann", [2 + worse] * 4, WORDS, budget, mb),
         model("ann", "myqasr/cosine", "bob", [2 + worse, 3, 2, 2 + worse], WORDS, budget, mb),
-        model("bob", "fp32", "-", [0, 1, 0, 0], WORDS, budget),
+        model("bob", "fp32", "", [0, 1, 0, 0], WORDS, budget),
         model("bob", "uniform/cosine", "bob", [6 + worse] * 4, WORDS, budget, mb - 1),
         model("bob", "myqasr/cosine", "bob", [2 + worse] * 4, WORDS, budget, mb),
         model("bob", "myqasr/cosine", "ann", [2 + worse, 1, 2, 2 + worse], WORDS, budget, mb),
@@ -149,12 +149,12 @@ def clips_study():
     """Three speakers, counted in clips; each tests its own model, those of the others, and one that
     was tuned on nobody's clips."""
     wrong = {
-        "a": {"a": [0, 0, 0, 1], "b": [0, 1, 0, 1], "c": [1, 1, 0, 1], "-": [1, 1, 1, 1]},
-        "b": {"a": [1, 0, 0, 0], "b": [0, 0, 0, 0], "c": [0, 0, 0, 1], "-": [1, 1, 0, 1]},
-        "c": {"a": [0, 0, 0, 0], "b": [1, 0, 0, 0], "c": [1, 0, 0, 0], "-": [0, 1, 1, 1]},
+        "a": {"a": [0, 0, 0, 1], "b": [0, 1, 0, 1], "c": [1, 1, 0, 1], "": [1, 1, 1, 1]},
+        "b": {"a": [1, 0, 0, 0], "b": [0, 0, 0, 0], "c": [0, 0, 0, 1], "": [1, 1, 0, 1]},
+        "c": {"a": [0, 0, 0, 0], "b": [1, 0, 0, 0], "c": [1, 0, 0, 0], "": [0, 1, 1, 1]},
     }
     return [
-        model(client, "uniform/none" if source == "-" else "myqasr/cosine", source, counts)
+        model(client, "uniform/none" if not source else "myqasr/cosine", source, counts)
         for client, sources in wrong.items()
         for source, counts in sources.items()
     ]

@@ -27,6 +27,10 @@ from fedsim.scenario.schema import Scenario
 
 LAYERS = (Layer("one", "linear", (8, 10)), Layer("two", "linear", (8, 12)))
 DEPTHS = (2, 4, 8)
+FULL_BYTES = 4 * sum(layer.n_weights for layer in LAYERS)
+SIZES = Sizes(
+    DEPTHS, np.array([[packed_bytes(layer.n_weights, d) for d in DEPTHS] for layer in LAYERS]), 100
+)
 NODES = {11: "ann", 12: "bob", 13: "cyd"}
 
 
@@ -73,7 +77,7 @@ def scenario(*methods) -> Scenario:
         {
             "name": "toy",
             "model": {"id": "none"},
-            "corpus": {"path": "none", "group_by": "speaker"},
+            "corpus": {"path": "none", "group_by": "speaker", "tuning_clips": 16, "test_clips": 9},
             "clients": {"budget_mb": 1.0, "bit_depths": list(DEPTHS)},
             "quantization": paper.QUANTIZATION,
             "methods": list(methods),
@@ -92,11 +96,14 @@ def good(client, kind, record):
         return m.Summary(client, 300, DEPTHS, 4, (2.0, 1.0) if measure else ())
     if kind == m.PERSONALIZE:
         delivery = codec.from_record(m.Delivery, record, "the server")
-        n = len(delivery.candidates)
-        return m.Receipt(client, (250,) * n, (0.0, 1.0) * 2 * n if delivery.return_models else ())
+        sizes = tuple(SIZES.total(candidate.bits) for candidate in delivery.candidates)
+        ranges = (0.0, 1.0) * 2 * len(sizes) if delivery.return_models else ()
+        return m.Receipt(client, sizes, ranges)
     evaluation = codec.from_record(m.Evaluation, record, "the server")
-    n = len(evaluation.candidates) + evaluation.full_precision
-    counts = [(100 + i, i, 5, 2 * i, 20) for i in range(n)]
+    sizes = [FULL_BYTES] * evaluation.full_precision
+    sizes += [SIZES.total(candidate.bits) for candidate in evaluation.candidates]
+    n = len(sizes)
+    counts = [(size, i, 5, 2 * i, 20) for i, size in enumerate(sizes)]
     columns = list(zip(*counts, strict=True)) or [()] * 5
     return m.Scores(client, 4, *columns, (), (0.0,) * n, (1.0,) * n)
 
@@ -110,13 +117,21 @@ def but(client, kind, answer):
     return answer_
 
 
-def run_scripted(home, methods, answer=good, names=NODES, known=True, window=WINDOW, **options):
+def run_scripted(
+    home,
+    methods,
+    answer=good,
+    names=NODES,
+    known=True,
+    window=WINDOW,
+    planner=Planner,
+    **options,
+):
     """Run a study of scripted clients; return its grid, rows, failures and releases."""
     weights = {layer.name: torch.ones(layer.shape) for layer in LAYERS}
-    table = np.array([[packed_bytes(layer.n_weights, d) for d in DEPTHS] for layer in LAYERS])
     chosen = scenario(*methods)
     bank = LayerBank(weights, LAYERS, PER_TENSOR, BlobStore(home / "bank"))
-    planner = Planner(chosen, Sizes(DEPTHS, table, 100), bank, no_public(LAYERS))
+    planner = planner(chosen, SIZES, bank, no_public(LAYERS), FULL_BYTES)
     grid = ScriptedGrid(answer, names, **options)
     with Ledger(home / f"{len(list(home.iterdir()))}.sqlite") as ledger:
         known_names = dict(names) if known else {}

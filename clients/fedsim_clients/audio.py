@@ -17,7 +17,7 @@ from fedsim.quant.moments import LayerMoments, Moments
 from fedsim.quant.observe import LayerObservation, LayerObservations
 from fedsim.quant.profile import LayerProfile
 from fedsim.scenario.cells import all_cells, table_rounding
-from fedsim.scenario.methods import NOBODY
+from fedsim.scenario.methods import NO_CLIENT
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.clips import ClientData, Utterance, read_utterance
 from fedsim.speech.models.base import SpeechModel, own_tokens, public_signal
@@ -66,7 +66,7 @@ class ClientAudio:
         """
         runtime, language = self.runtime, self.data.language
         trimmed = runtime.trimmed
-        foreign = candidate is not None and candidate.tuned_on not in (self.data.key, NOBODY)
+        foreign = candidate is not None and candidate.tuned_on not in (self.data.key, NO_CLIENT)
         if not trimmed.reserve or foreign or self.mode == "proxy":
             return trimmed.of(language)
         return runtime.remember(

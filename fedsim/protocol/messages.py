@@ -103,7 +103,8 @@ class Candidate:
     `blend` with those of public clips (`moments`, else empty; `public` is the name of the clips).
     `input_bits` are the bit depths of the layers' inputs. `ranges`
     are activation ranges, low and high per layer, NaN where a layer has none; empty means that the
-    device calibrates. `name` is the label of the method; with `tuned_on` it identifies a candidate
+    device calibrates. `tuned_on` is the key of the client whose clips it was tuned on, empty if
+    nobody's. `name` is the label of the method; with `tuned_on` it identifies a candidate
     of one client.
     """
 

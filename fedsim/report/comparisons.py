@@ -9,9 +9,10 @@ from fedsim.quant.allocation import ALLOCATORS, PAPER
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.rounding import ROUNDINGS
 from fedsim.results.labels import RUN, TUNING_CLIPS, heading, settings_label
+from fedsim.results.lines import Source
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
-from fedsim.scenario.methods import FULL_PRECISION, NOBODY, OTHER, OWN
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ def pairs_of(parts: Sequence[Part]) -> list[Pair]:
 
 def _within(lines: Sequence[PartLine], settings: str) -> Iterator[Pair]:
     line_of = {(line.method, line.source): line for line in lines}
-    own = [x for x in lines if x.source in (OWN, NOBODY) and not x.is_full_precision]
+    own = [x for x in lines if x.source is not Source.OTHER and not x.is_full_precision]
     planned = [x for x in own if _role(x) == "method" and not _is_control(x)]
     for line in own:
-        if (line.method, OTHER) in line_of:
-            yield _pair(OWN_CLIPS, settings, line, line_of[line.method, OTHER])
+        if (line.method, Source.OTHER) in line_of:
+            yield _pair(OWN_CLIPS, settings, line, line_of[line.method, Source.OTHER])
     for line in planned:
         for other in (x for x in own if _way(x)[1:] == _way(line)[1:]):
             if _role(other) == "baseline":
@@ -93,8 +94,8 @@ def _within(lines: Sequence[PartLine], settings: str) -> Iterator[Pair]:
     yield from (_pair(MOMENTS, settings, *pair) for pair in _moments(own))
     yield from (_pair(CALIBRATION, settings, *pair) for pair in _calibrations(own))
     for line in planned:
-        if (FULL_PRECISION, NOBODY) in line_of:
-            yield _pair(COST, settings, line, line_of[FULL_PRECISION, NOBODY])
+        if (FULL_PRECISION, Source.NOBODY) in line_of:
+            yield _pair(COST, settings, line, line_of[FULL_PRECISION, Source.NOBODY])
 
 
 def _way(line: PartLine) -> tuple[str, str, str, str]:
@@ -170,8 +171,8 @@ def _is_control(line: PartLine) -> bool:
 def _pair(question: Question, settings: str, first: PartLine, second: PartLine) -> Pair:
     """Return a pair of methods; their names leave out own clips if both are tuned on them."""
     same = first.method == second.method
-    names = [x.method if x.source == OWN else x.name for x in (first, second)]
-    spoken = [x.phrase if same or x.source != OWN else x.method for x in (first, second)]
+    names = [x.method if x.source is Source.OWN else x.name for x in (first, second)]
+    spoken = [x.phrase if same or x.source is not Source.OWN else x.method for x in (first, second)]
     return Pair(question, settings, first, second, (names[0], names[1]), (spoken[0], spoken[1]))
 
 
@@ -193,13 +194,13 @@ def _between(parts: Sequence[Part]) -> Iterator[Pair]:
 
 def _with_first(key: str, settings: str, group: Sequence[Part]) -> Iterator[Pair]:
     first = _value(key, group[0])
-    line_of = {line.method: line for line in lines_of(group[0]) if line.source == OWN}
+    line_of = {line.method: line for line in lines_of(group[0]) if line.source is Source.OWN}
     question = Question(
         f"What does the setting “{heading(key)}” change?", "another value", f"“{first}”"
     )
     for part in group[1:]:
         value = _value(key, part)
-        own = [x for x in lines_of(part) if x.source == OWN and not _is_control(x)]
+        own = [x for x in lines_of(part) if x.source is Source.OWN and not _is_control(x)]
         for line in [x for x in own if x.allocation == PAPER] or own:
             if line.method in line_of and value != first:
                 names = f"{line.method}, {value}", f"{line.method}, {first}"

@@ -22,12 +22,11 @@ from fedsim.report.cells import (
 )
 from fedsim.report.findings import difference, points
 from fedsim.results.labels import heading
-from fedsim.results.lines import size_digits
+from fedsim.results.lines import Source, size_digits
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
 from fedsim.results.timed import TimedRound
 from fedsim.scenario.clock import ClockSettings
-from fedsim.scenario.methods import OTHER
 
 CLOCK = (
     "Times are computed by a virtual clock; none was measured. The clock counts the multiplications"
@@ -135,7 +134,7 @@ def _pairs(part: Part) -> Iterator[tuple[str, PartLine | None, PartLine]]:
     model."""
     assert part.timed is not None
     device = part.timed.devices
-    lines = [line for line in lines_of(part) if line.source != OTHER]
+    lines = [line for line in lines_of(part) if line.source is not Source.OTHER]
     full = next((line for line in lines if line.is_full_precision), None)
     quantized = next((line for line in lines if line.method == part.timed.model), None)
     if quantized is None:

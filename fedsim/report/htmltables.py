@@ -22,11 +22,11 @@ from fedsim.report.findings import Compared, points
 from fedsim.results.differences import differences
 from fedsim.results.endings import FINISHED, IN_PART
 from fedsim.results.labels import RUN, heading, plain_value
-from fedsim.results.lines import size_digits, source_of, span
+from fedsim.results.lines import Source, size_digits, source_of, span
 from fedsim.results.rates import PartLine, measure
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part, Run
-from fedsim.scenario.methods import FULL_PRECISION, OWN
+from fedsim.scenario.methods import FULL_PRECISION
 
 MAX_ROWS = 50
 """Rows of tables that have one or more per client; files in the run folder have them all."""
@@ -45,7 +45,7 @@ def results_table(lines: Sequence[PartLine]) -> HtmlTable:
             [
                 *settings_cells(line.part, keys),
                 Cell(line.method),
-                Cell(line.source),
+                Cell(line.source.value),
                 Cell(span(line.megabytes, digits), max(line.megabytes)),
                 Cell(span(line.mean_bits, 2), max(line.mean_bits)),
                 *rate,
@@ -75,7 +75,7 @@ def clients_table(lines: Sequence[PartLine], max_rows: int = MAX_ROWS) -> HtmlTa
                 Cell(row.client),
                 number_cell(row.budget_bytes / MB, digits),
                 Cell(row.method),
-                Cell("own" if source_of(row) == OWN else row.tuned_on),
+                Cell(_tuned_on(row)),
                 number_cell(row.file_bytes / MB, digits),
                 number_cell(row.mean_bits, 2),
                 *rate,
@@ -218,3 +218,9 @@ def _digits(lines: Iterable[PartLine]) -> int:
 def _bytes_span(values: Sequence[int]) -> str:
     low, high = f"{min(values):,}", f"{max(values):,}"
     return low if low == high else f"{low}–{high}"
+
+
+def _tuned_on(row: Row) -> str:
+    """Return whose clips a model was tuned on; another client is named as one."""
+    source = source_of(row)
+    return f"client {row.tuned_on}" if source is Source.OTHER else source.value

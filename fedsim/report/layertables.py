@@ -9,11 +9,10 @@ import numpy as np
 
 from fedsim.base.units import MB
 from fedsim.report.tables import Table, joined
-from fedsim.results.lines import source_of
+from fedsim.results.lines import Source, source_of
 from fedsim.results.rates import lines_of
 from fedsim.results.rows import Row, Sensed
 from fedsim.results.runs import Part
-from fedsim.scenario.methods import OWN
 
 MAX_MODELS = 40
 """Models in a figure with one row per model; of more, an even choice is drawn."""
@@ -27,12 +26,14 @@ def bits_table(parts: Sequence[Part]) -> tuple[str, Table]:
 
     The method is the first with a model whose layers differ in depth; models are sorted by budget.
     """
-    for method in dict.fromkeys(x.method for p in parts for x in lines_of(p) if x.source == OWN):
+    for method in dict.fromkeys(
+        x.method for p in parts for x in lines_of(p) if x.source is Source.OWN
+    ):
         models = [
             (part, row, part.plan_of[place].bits)
             for part in parts
             for row in part.rows
-            if row.method == method and source_of(row) == OWN
+            if row.method == method and source_of(row) is Source.OWN
             if (place := (row.client, row.method, row.tuned_on)) in part.plan_of
         ]
         if any(len(set(bits)) > 1 for _, _, bits in models):

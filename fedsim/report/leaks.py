@@ -9,10 +9,9 @@ from fedsim.privacy.attacks.result import Finding
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.report.cells import Cell, HtmlTable, table_of
 from fedsim.report.tables import Table
-from fedsim.results.lines import Kind, kind_of
+from fedsim.results.lines import Kind, Source, kind_of
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
-from fedsim.scenario.methods import OWN
 
 _SHOWN = {
     ("gender", "AUC"): "gender, AUC",
@@ -64,7 +63,7 @@ def leak_points(parts: Sequence[Part], kind: Kind) -> Table:
 
 def _planned(part: Part) -> PartLine | None:
     """Return the line of the first method whose plans depend on what clients released."""
-    lines = [x for x in lines_of(part) if _reads_profile(x) and x.source == OWN]
+    lines = [x for x in lines_of(part) if _reads_profile(x) and x.source is Source.OWN]
     return lines[0] if lines and lines[0].rate.value is not None else None
 
 

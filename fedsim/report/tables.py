@@ -12,11 +12,11 @@ from fedsim.base.units import MB
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.results.labels import BUDGET, RUN, settings_label
-from fedsim.results.lines import corpus_rate, kind_of, source_of
+from fedsim.results.lines import Source, corpus_rate, kind_of, source_of
 from fedsim.results.rates import lines_of, measure
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part
-from fedsim.scenario.methods import FULL_PRECISION, NOBODY, OWN
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY
 
 Table = list[dict[str, Any]]
 """Rows of one figure: column -> text, number or None."""
@@ -89,11 +89,13 @@ def transfer_matrix(part: Part, method: str) -> Table:
     model that was tuned on nobody's clips, or else the method's own plan without calibration. The
     table is empty unless most pairs were tested.
     """
-    rows = [row for row in part.rows if row.method == method and source_of(row) != NOBODY]
+    rows = [
+        row for row in part.rows if row.method == method and source_of(row) is not Source.NOBODY
+    ]
     people = sorted({r.client for r in rows} | {r.tuned_on for r in rows})
     if len(people) < 2 or len(rows) < _MIN_COVERED * len(people) ** 2:
         return []
-    own = {row.client: measure(part, [row]).value for row in rows if source_of(row) == OWN}
+    own = {row.client: measure(part, [row]).value for row in rows if source_of(row) is Source.OWN}
     return [
         _matrix_cell(part, row, column, own.get(row.client))
         for row, column in [
@@ -149,7 +151,7 @@ def calibration_costs(parts: Sequence[Part], seconds: Mapping[str, float]) -> Ta
     """
     table: Table = []
     for part in parts:
-        lines = [line for line in lines_of(part) if line.source in (OWN, NOBODY)]
+        lines = [line for line in lines_of(part) if line.source is not Source.OTHER]
         base = {x.allocation: x.rate.value for x in lines if not _reads_user_data(x.calibration)}
         for line in lines:
             before, after = base.get(line.allocation), line.rate.value
@@ -218,7 +220,7 @@ def _matrix_cell(part: Part, row: Row, column: str, own: float | None) -> dict[s
 
 
 def _uncalibrated(part: Part, method: str) -> list[Row]:
-    nobody = [r for r in part.rows if r.tuned_on == NOBODY and r.method != FULL_PRECISION]
+    nobody = [r for r in part.rows if source_of(r) is Source.NOBODY and r.method != FULL_PRECISION]
     if nobody:
         chosen = min(nobody, key=lambda r: (ALLOCATORS[r.allocation].role != "baseline", r.method))
         return [row for row in nobody if row.method == chosen.method]
@@ -229,7 +231,7 @@ def _uncalibrated(part: Part, method: str) -> list[Row]:
         if row.method.rsplit("/", 1)[0] == allocation
         and row.method != method
         and not _reads_user_data(row.calibration)
-        and source_of(row) == OWN
+        and source_of(row) is Source.OWN
     ]
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 from fedsim.base.units import MB
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.results.rows import Row
-from fedsim.scenario.methods import FULL_PRECISION, NOBODY, OTHER, OWN
+from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT
 
 Kind = Literal["WER", "accuracy"]
 """What is measured: word error rate, or the share of clips that are recognized correctly."""
@@ -21,13 +22,23 @@ LOOP_HEADINGS = ("looped", "WER % without")
 """Headings of `count_loops` and `rate_without_loops`."""
 
 
+class Source(Enum):
+    """Whose clips a model was tuned on; the value is how a table writes it.
+
+    It is no text, so that no client's key is taken for it.
+    """
+
+    NOBODY = "-"
+    OWN = "own"
+    OTHER = "other"
+
+
 @dataclass(frozen=True)
 class Line:
     """What one method achieved, tuned on the clients' own clips or on others'."""
 
     method: str
-    source: str
-    """Whose clips it was tuned on: `-` (nobody's), `own` or `other`."""
+    source: Source
     rows: tuple[Row, ...]
 
     @property
@@ -35,7 +46,11 @@ class Line:
         """The line in a few words: `myqasr/cosine, own clips`."""
         if self.method == FULL_PRECISION:
             return "full precision"
-        words = {NOBODY: "no clips", OWN: "own clips", OTHER: "others' clips"}
+        words = {
+            Source.NOBODY: "no clips",
+            Source.OWN: "own clips",
+            Source.OTHER: "others' clips",
+        }
         return f"{self.method}, {words[self.source]}"
 
     @property
@@ -74,14 +89,14 @@ class Line:
         return len({row.client for row in self.rows})
 
 
-def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str], tuple[Row, ...]]:
+def group_rows(rows: Iterable[Row]) -> dict[tuple[str, Source], tuple[Row, ...]]:
     """Return (method, source) -> its rows, in the order of every table.
 
     Full precision comes first, then the baselines.
     """
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, Source], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (_rank(row.allocation), row.method)):
-        for source in (NOBODY, OWN, OTHER):  # in this order within a method
+        for source in Source:  # in this order within a method
             groups.setdefault((row.method, source), [])
         groups[row.method, source_of(row)].append(row)
     return {key: tuple(group) for key, group in groups.items() if group}
@@ -92,11 +107,11 @@ def table_lines(rows: Iterable[Row]) -> tuple[Line, ...]:
     return tuple(Line(*key, group) for key, group in group_rows(rows).items())
 
 
-def source_of(row: Row) -> str:
-    """Return whether a row's model was tuned on nobody's clips, the client's own or another's."""
-    if row.tuned_on in (NOBODY, OWN, OTHER):
-        return row.tuned_on
-    return OWN if row.tuned_on == row.client else OTHER
+def source_of(row: Row) -> Source:
+    """Return whose clips a row's model was tuned on."""
+    if row.tuned_on == NO_CLIENT:
+        return Source.NOBODY
+    return Source.OWN if row.tuned_on == row.client else Source.OTHER
 
 
 def kind_of(rows: Iterable[Row]) -> Kind:

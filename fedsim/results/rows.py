@@ -31,7 +31,7 @@ class Row:
     moments: str
     """Whose second moments the rounding read: public, own or blend; `-` if none."""
     tuned_on: str
-    """The key of the client whose clips the model was tuned on; `-` if nobody's."""
+    """The key of the client whose clips the model was tuned on; empty if nobody's."""
     budget_bytes: int
     file_bytes: int
     mean_bits: float

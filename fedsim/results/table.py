@@ -19,6 +19,7 @@ from fedsim.results.lines import (
     LOOP_HEADINGS,
     Kind,
     Line,
+    Source,
     corpus_rate,
     count_loops,
     has_loops,
@@ -31,7 +32,7 @@ from fedsim.results.lines import (
 )
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
-from fedsim.scenario.methods import FULL_PRECISION, NOBODY
+from fedsim.scenario.methods import FULL_PRECISION
 
 _MAX_CLIENTS = 12
 _MAX_FAILURES = 5
@@ -130,7 +131,7 @@ def _cells(line: Line, all_rows: Sequence[Row], clients: int) -> tuple[Text | st
     loops = (number(count_loops(line.rows), 0), number(rate_without_loops(line.rows)))
     return (
         Text(line.method),
-        line.source,
+        line.source.value,
         span(line.megabytes, digits=1, dash="-"),
         span(line.mean_bits, digits=2, dash="-"),
         *(_rate(line.rows, kind) for kind in kinds_of(all_rows)),
@@ -181,7 +182,9 @@ def _by_client(
     table.add_column("client", no_wrap=True, vertical="bottom")
     table.add_column("budget\nMB", justify="right", no_wrap=True)
     for line in lines:
-        words = [*line.method.split("/"), *([] if line.source == NOBODY else [line.source])]
+        words = line.method.split("/")
+        if line.source is not Source.NOBODY:
+            words.append(line.source.value)
         table.add_column(Text("\n".join(words)), justify="right", no_wrap=True)
     for client in sorted(budgets):
         budget = f"{budgets[client] / MB:.1f}"
@@ -199,7 +202,7 @@ def _by_method(
         heading = f"{client}\n{budgets[client] / MB:.1f} MB"
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for line, rate in zip(lines, rates, strict=True):
-        table.add_row(Text(line.method), line.source, *rate.values())
+        table.add_row(Text(line.method), line.source.value, *rate.values())
     return table
 
 
@@ -213,7 +216,7 @@ def _legend(rows: Sequence[Row]) -> Text:
         )
     if any(row.allocation == FULL_PRECISION for row in rows):
         legend.append(f"{FULL_PRECISION}: the full-precision model, for comparison")
-    if any(source_of(row) != NOBODY for row in rows):
+    if any(source_of(row) is not Source.NOBODY for row in rows):
         legend.append("tuned on: the client's own clips, or those of another client")
     legend.append("model MB: the file that the client receives, 1 MB = 2^20 bytes")
     kinds = kinds_of(rows)

@@ -25,7 +25,7 @@ from fedsim.run.result_key import ResultKeys
 from fedsim.run.single import RunResult, collect, run_scenario
 from fedsim.scenario.cells import cells_of, sources
 from fedsim.scenario.matrix import expand
-from fedsim.scenario.methods import FULL_PRECISION, NOBODY, MethodSettings
+from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT, NOBODY, MethodSettings
 from fedsim.scenario.quantization import QuantizationSettings
 from fedsim.scenario.schema import Scenario
 from fedsim.study.clients import client_keys
@@ -212,7 +212,7 @@ def _rows_of(
         _place(row): row
         for row in rows
         if row.method in labels
-        and row.tuned_on in (NOBODY, *sources(method.tuned_on, row.client, clients))
+        and row.tuned_on in (NO_CLIENT, *sources(method.tuned_on, row.client, clients))
     }
 
 

@@ -22,6 +22,8 @@ NOBODY, OWN, OTHER, EACH = "-", "own", "other", "each"
 """Whose clips a model is tuned on: nobody's (the full-precision model); the client's own; those of
 the next client in key order, after the last the first; those of every other client. Any other word
 is the key of a client."""
+NO_CLIENT = ""
+"""In place of the key of the client that a model is tuned on: nobody. No key is empty."""
 ALLOCATION = OneOf(ALLOCATORS, {FULL_PRECISION: FULL_PRECISION_SUMMARY})
 CALIBRATION = OneOf(CALIBRATORS)
 _Calibration = Annotated[Text, CALIBRATION]

@@ -17,7 +17,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedsim.base import progress
-from fedsim.errors import DeclinedError, FedsimError
+from fedsim.errors import DeclinedError, FedsimError, defect
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.results.records import Planned, Release, Workload
@@ -108,14 +108,8 @@ class Coordinator:
         for text in roster.ledger.kept("personalize"):
             receipt = codec.from_text(m.Receipt, text)
             # Layers that a device rounded are gone with the bank of a run that ended: ask it again.
-            if receipt.client in roster.summaries and self._has_layers(receipt.blobs):
+            if receipt.client in roster.summaries and self.planner.holds(receipt.blobs):
                 self._keep_models(receipt)
-
-    def _has_layers(self, names: bytes) -> bool:
-        """Return whether the bank holds all layers of these names in a row."""
-        store = self.planner.bank.store
-        each = (names[i : i + m.HASH_BYTES].hex() for i in range(0, len(names), m.HASH_BYTES))
-        return all(name in store for name in each)
 
     def _stage(self, name: str, clients: int, first: Iterable[Outgoing]) -> None:
         """Send messages and handle their replies until none is in flight."""
@@ -134,7 +128,7 @@ class Coordinator:
         retries, roster = self.scenario.retries, self.roster
         client = roster.client_key(sent.node)
         try:
-            answer = read_reply(sent, reply, client, roster.names, self.planner)
+            answer = read_reply(sent, reply, client, roster, self.planner)
             if isinstance(sent.message, m.SenseRequest) and isinstance(answer, m.Summary):
                 self.reader.check(sent.message, answer)
         except NoAnswer as error:
@@ -154,8 +148,23 @@ class Coordinator:
         except FedsimError as error:
             roster.fail_exchange(sent, str(error), "failed")
         else:
-            return self._take(sent, answer)
+            return self._use(sent, answer)
         return []
+
+    def _use(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> Iterable[Outgoing]:
+        """Continue with a client; whatever its answer breaks is the client's failure.
+
+        What is wrong here and not with the client, such as a full disk, is a `FedsimError`.
+        """
+        try:
+            return list(self._take(sent, answer))
+        except FedsimError:
+            raise
+        except Exception as error:
+            roster = self.roster
+            reason = f"client {answer.client!r}: its answer cannot be used ({defect(error)})"
+            roster.fail_exchange(sent, reason, "failed")
+            return []
 
     def _declined(self, sent: Outgoing, reason: str) -> Iterable[Outgoing]:
         """Plan from what a client released before its budget was spent, if it released anything."""
@@ -224,6 +233,9 @@ class Coordinator:
                 yield make(client)
             except FedsimError as error:
                 self.roster.drop_client(client, "plan", str(error), "failed")
+            except Exception as error:
+                reason = f"client {client!r}: no model can be planned for it ({defect(error)})"
+                self.roster.drop_client(client, "plan", reason, "failed")
 
     def _delivery(self, client: str) -> Outgoing:
         candidates = self.planner.own(self.roster.summaries[client])

@@ -16,7 +16,7 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.profile import LayerProfile
 from fedsim.quant.rows import Rows, trimmed_layers
 from fedsim.scenario.cells import Cell, all_cells, cells_of, measure_of, sources
-from fedsim.scenario.methods import FULL_PRECISION, NOBODY
+from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.public_model import PublicModel
 from fedsim.study.vocabulary import TrimmedModels
@@ -41,6 +41,8 @@ class Planner:
     bank: LayerBank
     public: PublicModel
     """What is known of the model before any user's audio."""
+    full_bytes: int
+    """Bytes of the full-precision model."""
     clips: bytes = b""
     """Name of the public clips in the bank, where devices blend second moments; else empty."""
     downloads: Mapping[str, int] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Planner:
         return m.Candidate(
             name=cell.label,
             calibration=cell.calibration,
-            tuned_on=source.client if reads or user_data else NOBODY,
+            tuned_on=source.client if reads or user_data else NO_CLIENT,
             bits=bits,
             blobs=bytes.fromhex("".join(names)),
             input_bits=self.public.input_bits(activation_bits, cell.calibration),
@@ -100,6 +102,15 @@ class Planner:
         return self.public.losses(
             cell.rounding, self.bank.weight_format, self.sizes.depths, pairs=pairs
         )
+
+    def file_bytes(self, client: m.Summary, bits: tuple[int, ...]) -> int:
+        """Return the exact bytes of a client's model file with these bit depths."""
+        return self._sizes(client).total(bits)
+
+    def holds(self, names: bytes) -> bool:
+        """Return whether the bank has all layers whose names, 32 bytes each, stand in a row."""
+        each = (names[i : i + m.HASH_BYTES].hex() for i in range(0, len(names), m.HASH_BYTES))
+        return all(name in self.bank.store for name in each)
 
     def layers(self, client: m.Summary) -> tuple[Layer, ...]:
         """Return the layers of a client's models: one may have rows of its language only."""
@@ -174,7 +185,7 @@ class Planner:
                     lost[source] = None
                     continue
                 candidate = self.candidate(cell, client, summaries[source])
-                if foreign and candidate.tuned_on != NOBODY:
+                if foreign and candidate.tuned_on != NO_CLIENT:
                     known = returned[source][cell.label]
                     blobs = candidate.blobs
                     if candidate.rounded_here:

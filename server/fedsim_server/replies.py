@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import TypeVar
 
 from flwr.app import Message
@@ -13,12 +11,14 @@ from fedsim.errors import DeclinedError, FedsimError
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.protocol.limits import check_size, max_message_bytes
-from fedsim.quant.quantiles import QUANTILES
+from fedsim.protocol.rules import broken_rule
+from fedsim_server.known import known_of
 from fedsim_server.messaging import Outgoing
 from fedsim_server.planner import Planner
+from fedsim_server.roster import Roster
 
 M = TypeVar("M")
-_MAX_REASON, _MAX_LANGUAGE = 2_000, 48  # characters
+_MAX_REASON = 2_000  # characters
 _REPLIES: dict[str, type[m.Summary | m.Receipt | m.Scores]] = {
     m.SENSE: m.Summary,
     m.PERSONALIZE: m.Receipt,
@@ -39,21 +39,21 @@ class Untrusted(Refused):
 
 
 def read_reply(
-    sent: Outgoing, reply: Message, client: str, names: Mapping[int, str], planner: Planner
+    sent: Outgoing, reply: Message, client: str, roster: Roster, planner: Planner
 ) -> m.Summary | m.Receipt | m.Scores:
-    """Return a reply as its type, checked against the request.
+    """Return a reply as its type; it keeps every rule of `fedsim.protocol.rules`.
 
     Args:
         sent: the request.
         reply: its reply.
         client: names the sender in errors.
-        names: node id -> client key, as far as keys are known.
+        roster: knows which client each node plays, and what clients sent before.
         planner: knows the model and the scenario.
 
     Raises:
         NoAnswer: if the request or its reply was lost.
         Untrusted: for another version of the protocol, or another client's key.
-        Refused: for a reply that cannot be read or does not fit the request.
+        Refused: for a reply that cannot be read or breaks a rule.
         DeclinedError: if the client's privacy budget is spent.
         FedsimError: with the client's own reason, if it failed.
     """
@@ -63,14 +63,24 @@ def read_reply(
     kind = _REPLIES[sent.kind]
     max_bytes = max_message_bytes(kind, layers, models=models, clips=clips)
     answer = read_answer(kind, reply, f"client {client!r}", max_bytes)
-    if answer.client != names.get(sent.node, answer.client):
+    expected = roster.names.get(sent.node, answer.client)
+    if answer.client != expected or roster.nodes.get(expected, sent.node) != sent.node:
         raise Untrusted(
             f"client {client!r} answered as {answer.client!r:.60}; check which app it runs"
         )
-    problem = _misfit(sent, answer, planner)
+    known = known_of(sent, roster.summaries.get(answer.client), planner)
+    problem = broken_rule(sent.message, answer, known)
+    if not problem and isinstance(answer, m.Receipt):
+        problem = _missing_layers(answer.blobs, planner)
     if problem:
         raise Refused(f"client {client!r} sent {problem}")
     return answer
+
+
+def _missing_layers(names: bytes, planner: Planner) -> str:
+    if planner.holds(names):
+        return ""
+    return "names of layers that it did not store"
 
 
 def read_answer(kind: type[M], reply: Message, sender: str, max_bytes: int) -> M:
@@ -90,79 +100,3 @@ def read_answer(kind: type[M], reply: Message, sender: str, max_bytes: int) -> M
         raise Untrusted(str(error)) from error
     except FedsimError as error:
         raise Refused(str(error)) from error
-
-
-def _misfit(sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores, planner: Planner) -> str:
-    """Return what in a reply does not fit the request, or ""."""
-    layers = len(planner.bank.layers)
-    if isinstance(answer, m.Summary):
-        assert isinstance(sent.message, m.SenseRequest)
-        plain = planner.scenario.privacy.chosen.plain
-        spoken = planner.scenario.model.vocabulary is not None
-        return _problem_in_language(answer.language, spoken) or _problem_in_summary(
-            sent.message, answer, layers, layers * plain, planner.sizes.depths
-        )
-    if isinstance(answer, m.Receipt):
-        assert isinstance(sent.message, m.Delivery)
-        models = len(sent.message.candidates)
-        if len(answer.file_bytes) != models:
-            return f"{len(answer.file_bytes)} sizes for {models} models"
-        if len(answer.ranges) != 2 * layers * models * sent.message.return_models:
-            return f"{len(answer.ranges)} range ends for {models} models of {layers} layers"
-        rounded = sum(candidate.rounded_here for candidate in sent.message.candidates)
-        names = layers * rounded * sent.message.return_models
-        if len(answer.blobs) != names * m.HASH_BYTES:
-            return f"{len(answer.blobs)} bytes of names for {names} layers"
-        return ""
-    assert isinstance(sent.message, m.Evaluation)
-    return _problem_in_scores(sent.message, answer)
-
-
-def _problem_in_summary(
-    request: m.SenseRequest, answer: m.Summary, layers: int, expected: int, legal: tuple[int, ...]
-) -> str:
-    values, columns = answer.sensitivity, max(1, len(answer.depths))
-    if not set(answer.depths) <= set(legal):
-        return f"a table at the bit depths {answer.depths!r:.60}; the scenario allows {legal}"
-    if len(values) != (expected * columns if request.measure else 0):
-        return f"a layer profile of {len(values)} values for a model of {layers} layers"
-    bad = next((i for i, v in enumerate(values) if not math.isfinite(v)), None)
-    if bad is not None:
-        return f"{values[bad]} as the sensitivity of layer {bad // columns}, which must be finite"
-    if len(answer.quantiles) != layers * len(QUANTILES) * request.quantiles:
-        return f"{len(answer.quantiles)} quantiles for {layers} layers"
-    if _is_wrong_workload(answer.workload, 2 * request.workload):
-        return f"a workload of {answer.workload!r:.60}"
-    if answer.budget_bytes < 1:
-        return f"a budget of {answer.budget_bytes} bytes"
-    if not answer.bit_depths or not set(answer.bit_depths) <= set(legal):
-        return f"the bit depths {answer.bit_depths!r:.60}, where the scenario allows {legal}"
-    return ""
-
-
-def _problem_in_language(language: str, requested: bool) -> str:
-    if len(language) > _MAX_LANGUAGE or not language.isprintable():
-        return f"{language!r:.60} as its language"
-    return "" if requested or not language else "its language, which was not requested"
-
-
-def _is_wrong_workload(values: tuple[float, ...], expected: int) -> bool:
-    return len(values) != expected or any(not math.isfinite(v) or v < 0 for v in values)
-
-
-def _problem_in_scores(request: m.Evaluation, answer: m.Scores) -> str:
-    models = len(request.candidates) + request.full_precision
-    counts = (answer.errors, answer.words, answer.char_errors, answer.chars)
-    sums = (answer.correct,) if answer.correct else counts
-    for values in (answer.file_bytes, answer.low, answer.high, *sums):
-        if len(values) != models:
-            return f"scores that do not fit the request, {len(values)} values for {models} models"
-    loops = (answer.looped, answer.looped_errors, answer.looped_words)
-    if len({len(values) for values in loops}) > 1 or len(answer.looped) not in (0, models):
-        return f"scores that do not fit the request, {len(answer.looped)} counts of loops"
-    clips = models * answer.clips * request.clip_counts
-    if len(answer.clip_wrong) != clips or len(answer.clip_of) != clips:
-        return "scores that do not fit the request, with counts of some clips missing"
-    if _is_wrong_workload(answer.workload, 1 * request.workload):
-        return f"a workload of {answer.workload!r:.60}"
-    return ""

@@ -10,7 +10,7 @@ from fedsim.protocol import messages as m
 from fedsim.quant.allocation import mean_bits
 from fedsim.results.rows import Plan, Row
 from fedsim.scenario.cells import all_cells
-from fedsim.scenario.methods import FULL_PRECISION, NOBODY
+from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT, NOBODY
 from fedsim_server.planner import Planner
 
 FULL_BITS = 32.0
@@ -32,7 +32,7 @@ def result_rows(
                 "calibration": NOBODY,
                 "rounding": NOBODY,
                 "moments": NOBODY,
-                "tuned_on": NOBODY,
+                "tuned_on": NO_CLIENT,
                 "mean_bits": FULL_BITS,
                 "plan_sha256": "",
             }

@@ -74,10 +74,11 @@ def serve(
             grid = FaultyGrid(grid, names, scenario, roster.log_event)
         blends = any(cell.moments == "blend" for cell in all_cells(scenario))
         clips = bytes.fromhex(store.put(public.clips.to_bytes())) if blends else b""
-        downloads = {FULL_MODEL: study.switch.full_bytes()}
+        full = study.switch.full_bytes()
+        downloads = {FULL_MODEL: full}
         if blends:
             downloads[PUBLIC_CLIPS] = len(public.clips.to_bytes())
         trimmed = trimmed_models(scenario, study)
-        planner = Planner(scenario, study.sizes, bank, public, clips, downloads, trimmed)
+        planner = Planner(scenario, study.sizes, bank, public, full, clips, downloads, trimmed)
         sent = SentLayers(store) if by_value else None
         Coordinator(grid, scenario, planner, roster, reader, sent).run()

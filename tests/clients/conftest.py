@@ -30,7 +30,7 @@ def planner_of(runtime: Runtime) -> Planner:
     weights = runtime.study.switch.full_weights()
     layers, store = runtime.model.layers, runtime.weights.store
     bank = LayerBank(weights, layers, runtime.study.weight_format, store)
-    return Planner(runtime.scenario, runtime.study.sizes, bank, public)
+    return Planner(runtime.scenario, runtime.study.sizes, bank, public, 1)
 
 
 @pytest.fixture

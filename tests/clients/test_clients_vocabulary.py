@@ -48,7 +48,9 @@ def planner(device):
     weights, layers = runtime.study.switch.full_weights(), runtime.model.layers
     bank = LayerBank(weights, layers, runtime.study.weight_format, runtime.weights.store)
     public = PublicModel(runtime.model, lambda: pytest.fail("no public clips are needed"), 1)
-    return Planner(runtime.scenario, runtime.study.sizes, bank, public, trimmed=runtime.trimmed)
+    full = runtime.study.switch.full_bytes()
+    sizes = runtime.study.sizes
+    return Planner(runtime.scenario, sizes, bank, public, full, trimmed=runtime.trimmed)
 
 
 def test_own_rows_are_in_the_file_only(device, planner):

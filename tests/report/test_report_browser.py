@@ -42,7 +42,7 @@ def reports(tmp_path_factory):
     sweep = write_matrix(home / "sweep", "clients.budget_mb", cells)
     studies = [(2, words_study(worse=2)), (8, words_study())]
     clips = write_matrix(home / "clips", "corpus.tuning_clips", studies)
-    many = [model(f"client {i}", "uniform/none", "-", [i % 2, 1, 0]) for i in range(12)]
+    many = [model(f"client {i}", "uniform/none", "", [i % 2, 1, 0]) for i in range(12)]
     chosen = scenario("a_very_long_name_" * 5, description="<b>words</b> " * 30)
     wide = write_run(home / "wide", [*clips_study(), *many], settings=chosen)
     quantiles = tuple(float(i) for i in range(4 * 33))

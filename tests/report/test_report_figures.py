@@ -112,7 +112,7 @@ def test_numbers_are_drawn_as_curves_and_words_as_lines(tmp_path):
 
 
 def test_full_precision_alone_makes_no_figure(tmp_path):
-    cells = [(n, [model("a", "fp32", "-", [1], [9])]) for n in (2, 8)]
+    cells = [(n, [model("a", "fp32", "", [1], [9])]) for n in (2, 8)]
     parts = parts_of(write_matrix(tmp_path / "run", TUNING_CLIPS, cells))
     assert names(parts) == ["sensitivity_by_layer"]
 
@@ -141,7 +141,7 @@ def test_many_clients_are_drawn_apart(tmp_path):
 
 def test_costs_are_drawn_if_the_times_are_known(tmp_path):
     models = [
-        model("a", "uniform/none", "-", [4], [10]),
+        model("a", "uniform/none", "", [4], [10]),
         model("a", "uniform/cosine", "a", [1], [10]),
     ]
     path = write_run(tmp_path / "run", models, sensed=False)

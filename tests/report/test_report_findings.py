@@ -49,7 +49,7 @@ def test_a_greater_accuracy_is_a_positive_difference(tmp_path):
 
 def test_controls_and_calibrations(tmp_path):
     models = [
-        model("a", method, "-" if method == "uniform/none" else "a", counts, [10] * 4)
+        model("a", method, "" if method == "uniform/none" else "a", counts, [10] * 4)
         for method, counts in {
             "myqasr/minmax": [4, 4, 4, 4],
             "myqasr/cosine": [2, 2, 2, 2],

@@ -33,7 +33,7 @@ OF = [5, 10, 5]
 def study(kept=True):
     """Full precision, the timed model (an error more on the first clip), and another."""
     return [
-        model(client, method, "-" if method == "fp32" else client, counts, OF, study=kept)
+        model(client, method, "" if method == "fp32" else client, counts, OF, study=kept)
         for client, wrong in WRONG.items()
         for method, counts in {
             "fp32": wrong,
@@ -114,7 +114,7 @@ def test_without_full_precision_and_without_the_timed_model(tmp_path):
 
 def test_accuracy_that_falls_is_a_negative_difference(tmp_path):
     models = [
-        model(c, method, "-" if method == "fp32" else c, wrong)
+        model(c, method, "" if method == "fp32" else c, wrong)
         for c in ("p0", "p1")
         for method, wrong in (("fp32", [0, 0, 0, 1]), ("myqasr/cosine", [0, 1, 0, 1]))
     ]

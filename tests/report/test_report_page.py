@@ -63,7 +63,7 @@ def test_the_tables(tmp_path):
     assert comparisons[2][:3] == ["myqasr/cosine", "uniform/cosine", "−40.0"]
     assert comparisons[2][4:] == ["better", "-"]
     assert clients[0][-2:] == ["errors", "of"]
-    ann = ["ann", "40.0", "myqasr/cosine", "bob", "39.5", "5.00", "22.5"]
+    ann = ["ann", "40.0", "myqasr/cosine", "client bob", "39.5", "5.00", "22.5"]
     assert next(row for row in clients if row[:4] == ann[:4])[:7] == ann
     assert fleet[1:] == [
         ["ann", "40.0", "38.5–39.5", "4", "finished"],
@@ -116,7 +116,7 @@ def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):
 
 
 def test_small_models_have_a_decimal_more(tmp_path):
-    models = [model("a", "uniform/none", "-", [1, 0], budget=0.75, mb=0.742)]
+    models = [model("a", "uniform/none", "", [1, 0], budget=0.75, mb=0.742)]
     page = page_of(write_run(tmp_path / "run", models, sensed=False))
     assert tables_in(page)[0][1][2] == "0.74"
 
@@ -140,7 +140,7 @@ def test_hostile_names_are_text(tmp_path):
 
 
 def test_without_counts_of_clips_the_report_says_how_to_get_them(tmp_path):
-    models = [model(c, "uniform/none", "-", [1, 2], [9, 9], study=False) for c in "ab"]
+    models = [model(c, "uniform/none", "", [1, 2], [9, 9], study=False) for c in "ab"]
     page = page_of(write_run(tmp_path / "run", models, sensed=False))
     assert "set study: true in the scenario" in page
     results, clients, *_ = tables_in(page)

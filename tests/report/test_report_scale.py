@@ -26,7 +26,7 @@ def many(path, clients):
             for method, share in (("fp32", 0.05), ("uniform/minmax", 0.2), ("myqasr/minmax", 0.1)):
                 wrong = rng.binomial(of, share).tolist()
                 bits = tuple(rng.integers(2, 9, len(LAYERS)).tolist())
-                source = "-" if method == "fp32" else name
+                source = "" if method == "fp32" else name
                 more = {"bits": bits} if method == "myqasr/minmax" else {}
                 mb = round(0.98 * budget, 6)
                 models.append(model(name, method, source, wrong, of.tolist(), budget, mb, **more))

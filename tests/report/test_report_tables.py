@@ -103,7 +103,7 @@ def test_a_ring_of_four_makes_no_matrix(tmp_path):
 
 
 def test_own_plans_without_calibration_stand_in_for_nobody(tmp_path):
-    models = [row for row in clips_study() if row[0].tuned_on != "-"]
+    models = [row for row in clips_study() if row[0].tuned_on]
     models += [model(c, "myqasr/none", c, [1, 1, 1, 0]) for c in "abc"]
     (part,) = parts_of(write_run(tmp_path / "run", models))
     table = tables.transfer_matrix(part, "myqasr/cosine")
@@ -182,7 +182,7 @@ def test_activations_of_few_clients(tmp_path):
 
 def test_how_clients_differ(tmp_path):
     wrong = {"a": 0, "b": 0, "c": 1, "d": 4}
-    models = [model(c, "uniform/none", "-", [n], [10]) for c, n in wrong.items()]
+    models = [model(c, "uniform/none", "", [n], [10]) for c, n in wrong.items()]
     table = tables.client_rates(parts_of(write_run(tmp_path / "run", models)))
     quartiles = {"line": "uniform/none, no clips", "q25": 0.0, "median": 5.0, "q75": 17.5}
     assert table == [
@@ -200,7 +200,7 @@ def test_a_client_that_tests_several_models_counts_once(tmp_path):
 
 def test_what_calibration_costs(tmp_path):
     models = [
-        model("a", "uniform/none", "-", [4, 4], [10, 10]),
+        model("a", "uniform/none", "", [4, 4], [10, 10]),
         model("a", "uniform/cosine", "a", [1, 2], [10, 10]),
         model("a", "myqasr/cosine", "a", [0, 0], [10, 10]),
     ]
@@ -216,8 +216,8 @@ def test_what_calibration_costs(tmp_path):
 @pytest.mark.parametrize("study", [True, False])
 def test_rates_of_methods(tmp_path, study):
     models = [
-        model("a", "uniform/none", "-", [1, 2], WORDS[:2], study=study),
-        model("b", "uniform/none", "-", [0, 2], WORDS[:2], study=study),
+        model("a", "uniform/none", "", [1, 2], WORDS[:2], study=study),
+        model("b", "uniform/none", "", [0, 2], WORDS[:2], study=study),
     ]
     (row,) = tables.method_rows(parts_of(write_run(tmp_path / "run", models)))
     assert row["rate"] == 12.5
@@ -229,7 +229,7 @@ def test_rates_of_methods(tmp_path, study):
 def test_many_budgets_are_groups_of_like_models(tmp_path):
     # Beyond 10 MB all models have one size, so that those clients are one group.
     models = [
-        model(f"{i:02d}", m, "-", [i], [100], float(i), min(i, 10) - 0.5)
+        model(f"{i:02d}", m, "", [i], [100], float(i), min(i, 10) - 0.5)
         for i in range(1, 31)
         for m in ("fp32", "uniform/none")
     ]
@@ -246,13 +246,13 @@ def test_many_budgets_are_groups_of_like_models(tmp_path):
 
 
 def test_few_budgets_are_points_of_their_own(tmp_path):
-    models = [model(f"{i:02d}", "uniform/none", "-", [i], [100], float(i), i) for i in range(1, 13)]
+    models = [model(f"{i:02d}", "uniform/none", "", [i], [100], float(i), i) for i in range(1, 13)]
     table = tables.size_points(parts_of(write_run(tmp_path / "run", models)))
     assert [(r["budget"], r["clients"]) for r in table] == [(float(i), 1) for i in range(1, 13)]
 
 
 def test_many_rates_are_steps(tmp_path):
-    models = [model(f"{i:03d}", "uniform/none", "-", [i], [1000]) for i in range(401)]
+    models = [model(f"{i:03d}", "uniform/none", "", [i], [1000]) for i in range(401)]
     table = tables.client_rates(parts_of(write_run(tmp_path / "run", models)))
     assert len(table) == 101
     assert sum(row["clients"] for row in table) == 401

@@ -52,7 +52,7 @@ def ledger(tmp_path):
 
 
 def test_rows_come_back_equal_and_sorted(ledger):
-    fp32 = replace(ROW, method="fp32", tuned_on="-")
+    fp32 = replace(ROW, method="fp32", tuned_on="")
     other = replace(ROW, tuned_on="aa")
     german = replace(ROW, client="de")
     ledger.finish_client("en", [ROW, other, fp32])

@@ -26,10 +26,10 @@ def row(client, method, tuned_on, errors=None, words=None, file_mb=30.0, bits=5.
 
 
 ROWS = [
-    row("en", "fp32", "-", 8, 100, 276.0, 32.0),
+    row("en", "fp32", "", 8, 100, 276.0, 32.0),
     row("en", "myqasr/cosine", "en", 10, 100),
     row("en", "myqasr/cosine", "it", 15, 100),
-    row("it", "fp32", "-", 90, 300, 276.0, 32.0),
+    row("it", "fp32", "", 90, 300, 276.0, 32.0),
     row("it", "myqasr/cosine", "it", 60, 300, 35.25, 6.25),
     row("it", "myqasr/cosine", "en", 105, 300, 35.25, 6.25),
 ]
@@ -79,8 +79,8 @@ def test_a_method_that_some_clients_lack_says_so():
 
 def test_accuracy_counts_clips():
     rows = [
-        row("a", "fp32", "-", correct=9, clips=10, accuracy=0.9),
-        row("b", "fp32", "-", correct=15, clips=30, accuracy=0.5),
+        row("a", "fp32", "", correct=9, clips=10, accuracy=0.9),
+        row("b", "fp32", "", correct=15, clips=30, accuracy=0.5),
     ]
     text = printed(rows)
     assert cells(text, ["fp32", "-"])[0][4] == "60.0"  # 24 of 40 clips
@@ -118,15 +118,15 @@ def test_no_column_where_nothing_looped():
 
 def test_models_that_cannot_loop_beside_one_that_does():
     rows = [
-        row("en", "fp32", "-", 8, 100),
-        row("en", "uniform/none", "-", 8, 8, looped=4, looped_errors=8, looped_words=8),
+        row("en", "fp32", "", 8, 100),
+        row("en", "uniform/none", "", 8, 8, looped=4, looped_errors=8, looped_words=8),
     ]
     assert cells(printed(rows), ["fp32", "-"])[0][4:] == ["8.0", "-", "8.0", "1"]
     assert cells(printed(rows), ["uniform/none"])[0][4:] == ["100.0", "4", "-", "1"]
 
 
 def test_no_words_at_all_is_no_rate():
-    assert cells(printed([row("a", "fp32", "-", 0, 0)]), ["fp32"])[0][4] == "-"
+    assert cells(printed([row("a", "fp32", "", 0, 0)]), ["fp32"])[0][4] == "-"
 
 
 @settings(max_examples=25, deadline=None)
@@ -144,7 +144,7 @@ def test_nothing_is_wider_than_the_terminal_or_cut_off(width, methods):
 
 
 def test_many_clients_get_no_block():
-    rows = [row(f"c{i}", "fp32", "-", 1, 10) for i in range(13)]
+    rows = [row(f"c{i}", "fp32", "", 1, 10) for i in range(13)]
     assert "by client" not in printed(rows)
     assert "by client" in printed(rows[:12])
     assert "by client" not in printed(rows[:1])
@@ -157,7 +157,7 @@ def test_piped_output_is_plain_and_a_terminal_has_colours():
 
 
 def test_names_are_not_markup():
-    text = printed([row(c, "fp32", "-", 1, 10) for c in ("[bold]x", ":smile:")])
+    text = printed([row(c, "fp32", "", 1, 10) for c in ("[bold]x", ":smile:")])
     assert "[bold]x" in text
     assert ":smile:" in text
 

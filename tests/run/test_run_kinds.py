@@ -54,7 +54,7 @@ def count_saved(scenario, result, client, count, language=None):
     clips = [read_utterance(u) for u in data.test]
     pairs = []
     for row in result.rows:
-        if row.client == client and row.method != "fp32" and row.tuned_on in ("-", client):
+        if row.client == client and row.method != "fp32" and row.tuned_on in ("", client):
             path = result.folder.models / model_name(client, row.method)
             heard = load_personalized(path, language=language).transcribe(clips)
             pairs.append((row, count([u.text for u in data.test], heard)))

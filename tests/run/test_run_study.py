@@ -152,7 +152,7 @@ def test_plans_come_from_the_sources_clips_and_the_clients_budget(rows, model, s
         found = [row for row in rows.values() if row.method == method]
         assert len(found) >= len(KEYS)
         for row in found:
-            source = row.client if row.tuned_on == "-" else row.tuned_on
+            source = row.tuned_on or row.client
             bits = allocate(allocation, medians[source], sizes, row.budget_bytes, order=order)
             assert row.plan_sha256 == hashlib.sha256(bytes(bits)).hexdigest()
             assert row.file_bytes == sizes.total(bits)
@@ -176,7 +176,7 @@ def transcribed(path, model, utterances):
 def test_saved_models_are_the_ones_that_were_tested(study, rows, clients, model):
     """Every file that a run keeps, read by the public face, repeats its row."""
     folder = study.result.folder.models
-    own = [r for r in rows.values() if r.method != "fp32" and r.tuned_on in ("-", r.client)]
+    own = [r for r in rows.values() if r.method != "fp32" and r.tuned_on in ("", r.client)]
     assert len(list(folder.iterdir())) == len(own)
     for row in own:
         path = folder / model_name(row.client, row.method)
@@ -248,7 +248,7 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
         own = {
             row.method: row.file_bytes
             for row in rows.values()
-            if row.client == client and row.method != "fp32" and row.tuned_on in ("-", client)
+            if row.client == client and row.method != "fp32" and row.tuned_on in ("", client)
         }
         counts = ("file_bytes", "errors", "words", "char_errors", "chars", "low", "high")
         found = [r for r in releases if r.client == client]

@@ -6,8 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from fedsim_server.planner import Planner
 from flwr.app import ConfigRecord, RecordDict
-from scripted import DEPTHS, NODES, OWN, SHARED, but, run_scripted, scenario
+from scripted import DEPTHS, FULL_BYTES, NODES, OWN, SHARED, SIZES, but, run_scripted, scenario
 
 from fedsim.engine.flower_internals import server_identity
 from fedsim.protocol import messages as m
@@ -35,7 +36,7 @@ def test_without_sharing_each_client_goes_through_in_one_go(run):
     assert [(r.client, r.method, r.tuned_on) for r in rows] == [
         (key, method, source)
         for key in NODES.values()
-        for method, source in (("fp32", "-"), ("myqasr/minmax", key))
+        for method, source in (("fp32", ""), ("myqasr/minmax", key))
     ]
     assert stages(scenario(*OWN)) == ("personalize",)
 
@@ -91,7 +92,8 @@ def summary(client="bob", budget=300, values=(1.0, 2.0), depths=()) -> m.Summary
 
 
 def scores(client="bob", models=2) -> m.Scores:
-    return m.Scores(client, 4, *[(1,) * models] * 5, (), *[(0.0,) * models] * 2)
+    sizes = (FULL_BYTES, SIZES.total((8, 8)))[:models]
+    return m.Scores(client, 4, sizes, *[(1,) * models] * 4, (), *[(0.0,) * models] * 2)
 
 
 PART = RecordDict({"message": ConfigRecord({"protocol": m.PROTOCOL, "client": "bob"})})
@@ -112,29 +114,23 @@ ENDING = [
     (m.SENSE, "sense", summary("ann"), "client 'bob' answered as 'ann'"),
     (m.SENSE, "sense", summary(LONG), "client 'bob' answered as 'turn left"),
     (m.EVALUATE, "evaluate", scores("ann"), "client 'bob' answered as 'ann'"),
-    (m.SENSE, "sense", summary(values=(1.0,)), "client 'bob' sent a layer profile of 1 "),
-    (m.SENSE, "sense", summary(values=(1.0, INF)), "client 'bob' sent inf as the sensitivity of"),
-    (m.SENSE, "sense", summary(depths=(2, 4)), "client 'bob' sent a layer profile of 2 values"),
-    (
-        m.SENSE,
-        "sense",
-        summary(values=(1.0, 2.0, 3.0, INF), depths=(2, 4)),
-        "client 'bob' sent inf as the sensitivity of layer 1",
-    ),
-    (m.SENSE, "sense", summary(depths=(2, 64)), "client 'bob' sent a table at the bit depths (2, "),
+    (m.SENSE, "sense", summary(values=(1.0,)), "client 'bob' sent 1 values of a layer"),
+    (m.SENSE, "sense", summary(values=(1.0, INF)), "client 'bob' sent inf as a sensitivity"),
+    (m.SENSE, "sense", summary(depths=(2, 4)), "client 'bob' sent (2, 4) as the depths of a table"),
     (m.SENSE, "plan", summary(budget=20), "client 'bob': a budget of 20 bytes"),
-    (m.EVALUATE, "evaluate", scores(models=1), "client 'bob' sent scores that do not fit"),
+    (m.EVALUATE, "evaluate", scores(models=1), "client 'bob' sent 1 sizes of models"),
     *(
         (
             m.EVALUATE,
             "evaluate",
             replace(scores(), **loops),
-            "client 'bob' sent scores that do not fit",
+            "client 'bob' sent ",
         )
         for loops in (
+            {"errors": (-1000, 0)},
             {"looped": (1, 1)},
-            {"looped": (1,), "looped_errors": (1,), "looped_words": (1,)},
-            {"looped": (1, 1), "looped_errors": (1, 1), "looped_words": (1,)},
+            {"correct": (1, 1)},
+            {"high": (1.0, INF)},
         )
     ),
 ]
@@ -157,11 +153,11 @@ def test_a_reply_that_ends_a_clients_part(run):
 
 def test_ranges_that_are_not_those_of_the_models(run):
     for ranges in ((), (0.0, 1.0), (0.0, 1.0) * 3):
-        answer = but("bob", m.PERSONALIZE, m.Receipt("bob", (250,), ranges))
+        answer = but("bob", m.PERSONALIZE, m.Receipt("bob", (SIZES.total((8, 8)),), ranges))
         _, rows, failures, _ = run(SHARED, answer)
         reasons = {f.client: f.reason for f in failures}
         assert set(reasons) == {"ann", "bob"}
-        assert f"client 'bob' sent {len(ranges)} range ends for 1 models" in reasons["bob"]
+        assert f"client 'bob' sent {len(ranges)} ends of activation ranges" in reasons["bob"]
         assert {r.client for r in rows} == {"ann", "cyd"}
 
 
@@ -207,4 +203,21 @@ def test_releases(run):
     assert up["ann"] == {(s, f): n for s, fields in expected.items() for f, n in fields.items()}
     assert up["bob"] == {k: n for k, n in up["ann"].items() if k[0] != "evaluate"}
     down = [r for r in releases if (r.client, r.direction) == ("ann", "down")]
-    assert {(r.stage, r.field): r.bytes for r in down}["personalize", "model myqasr/minmax"] == 250
+    assert {(r.stage, r.field): r.bytes for r in down}["personalize", "model myqasr/minmax"] == 276
+
+
+def test_what_still_raises_for_one_answer_is_that_clients_failure(tmp_path):
+    """A defect of the server: it costs one client, and says where it is."""
+
+    class Frail(Planner):
+        def own(self, client):
+            if client.client == "bob":
+                return 1 // 0
+            return super().own(client)
+
+    _, rows, failures, _ = run_scripted(tmp_path, OWN, planner=Frail)
+    ((client, stage, reason),) = [(f.client, f.stage, f.reason) for f in failures]
+    assert (client, stage) == ("bob", "plan")
+    assert "ZeroDivisionError" in reason
+    assert "report it as a defect" in reason
+    assert {row.client for row in rows} == {"ann", "cyd"}

@@ -38,7 +38,7 @@ def planner(tmp_path):
 
     def make(*methods, **options):
         bank = LayerBank(weights, LAYERS, PER_TENSOR, BlobStore(tmp_path / "bank"))
-        return Planner(scenario(*methods, **options), sizes, bank, no_public(LAYERS))
+        return Planner(scenario(*methods, **options), sizes, bank, no_public(LAYERS), 100)
 
     return make
 
@@ -80,8 +80,8 @@ def test_a_candidate_takes_the_order_of_its_source_and_the_budget_of_its_client(
 
 
 TUNED_ON = {
-    ("uniform", "none"): "-",
-    ("shuffled", "none"): "-",
+    ("uniform", "none"): "",
+    ("shuffled", "none"): "",
     ("uniform", "minmax"): "ann",  # the ranges are hers
     ("shuffled", "cosine"): "ann",
     ("myqasr", "none"): "ann",  # the plan is hers
@@ -148,10 +148,10 @@ RETURNED = {
 def test_own_models(planner):
     found = planner(*METHODS).own(SUMMARIES["bob"])
     assert [(c.name, c.tuned_on) for c in found] == [
-        ("uniform/none", "-"),
+        ("uniform/none", ""),
         ("uniform/minmax", "bob"),
         ("myqasr/minmax", "bob"),
-        ("shuffled/none", "-"),
+        ("shuffled/none", ""),
     ]
     assert all(c.ranges == () for c in found)
 
@@ -161,11 +161,11 @@ def test_tested_models(planner):
     found, lost = plan.tested(SUMMARIES["cyd"], SUMMARIES, RETURNED, KEYS)
     assert lost == ""
     assert [(c.name, c.tuned_on) for c in found] == [
-        ("uniform/none", "-"),
+        ("uniform/none", ""),
         ("uniform/minmax", "cyd"),
         ("myqasr/minmax", "cyd"),
         ("myqasr/minmax", "ann"),
-        ("shuffled/none", "-"),  # once: it is tuned on nobody, so there is no other's
+        ("shuffled/none", ""),  # once: it is tuned on nobody, so there is no other's
     ]
     assert [bool(c.ranges) for c in found] == [False, False, False, True, False]
     assert found[3].ranges == RETURNED["ann"]["myqasr/minmax"].ranges

@@ -32,9 +32,9 @@ def test_rows_of_a_recognizer(run):
     _, rows, _, _ = run(OWN)
     full, own = rows[:2]
     assert (full.method, full.allocation, full.calibration) == ("fp32", "fp32", "-")
-    assert (full.mean_bits, full.plan_sha256, full.tuned_on) == (32.0, "", "-")
+    assert (full.mean_bits, full.plan_sha256, full.tuned_on) == (32.0, "", "")
     assert (own.method, own.allocation, own.calibration) == ("myqasr/minmax", "myqasr", "minmax")
-    assert (own.file_bytes, own.errors, own.words) == (101, 1, 5)
+    assert (own.file_bytes, own.errors, own.words) == (276, 1, 5)
     assert (own.wer, own.cer, own.budget_bytes) == (0.2, 0.1, 300)
     assert (own.low, own.high, own.clips) == (0.0, 1.0, 4)
     assert (own.correct, own.accuracy) == (None, None)
@@ -46,7 +46,7 @@ def rows_of(scores: m.Scores, planner=None):
     bank = LayerBank({}, LAYERS, PER_TENSOR, None)
     request = m.Evaluation(True, ())
     summary = m.Summary("ann", 300, DEPTHS, 4, ())
-    planner = Planner(study, None, bank, no_public(LAYERS))
+    planner = Planner(study, None, bank, no_public(LAYERS), 100)
     return result_rows(request, scores, summary, planner)
 
 
