@@ -163,7 +163,7 @@ def rounder(net: Net):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_table_is_that_of_brute_force(kind):
     net, batches = Net(kind()), batches_of(kind)
-    depths = (2, 3, 5)
+    depths = (2, 3, 4)
     weight, before = rounder(net), state_of(net.module)
     profile = weight_losses(net, batches, depths, weight)
     assert state_of(net.module) == before
