@@ -12,11 +12,13 @@ from fedsim.audit.claim import measure_claim
 from fedsim.audit.record import FILE, Audited, write_audit
 from fedsim.audit.views import Payloads, View
 from fedsim.audit.voices import Voices, open_voices
+from fedsim.errors import FedsimError
 from fedsim.privacy.bounds import Bounds
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.results.rates import lines_of
 from fedsim.results.runs import Part, read_runs
+from fedsim.scenario.cells import LOSSES, measure_of
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
 from fedsim.study.clients import client_keys
@@ -78,6 +80,11 @@ def _audit(
     payloads: dict[str, Payloads] | None,
     targets: int,
 ) -> Audited:
+    if measure_of(scenario) == LOSSES:
+        raise FedsimError(
+            "methods: fedsim audit attacks profiles of one value per layer, and losses: own makes"
+            " devices send tables; audit a scenario whose methods read sensitivities"
+        )
     study = study_model(scenario, voices.model)
     trimmed = trimmed_models(scenario, study)
     view = View(scenario, voices, bounds, study.sizes, keys, payloads, trimmed)

@@ -175,6 +175,12 @@ def unfit_methods(
                 )
         if not method.reads_profile:
             continue
+        if method.reads_table and release.needs_bounds:
+            yield (
+                f"release {privacy.release!r} reads public bounds, and a table of losses has none:"
+                f" use losses: public, or privacy.release: values or plan",
+                ("methods", i, "losses"),
+            )
         if release.gives == "order" and method.reads != "order":
             known = [name for name in ALLOCATORS if ALLOCATORS[name].reads == "order"]
             yield (

@@ -107,3 +107,19 @@ def test_what_cannot_be_audited(folder, tmp_path, capsys):
     with pytest.raises(FedsimError, match="run fedsim audit again"):
         read_audit(tmp_path / "audit.json")
     assert read_audit(tmp_path / "none.json") == []
+
+
+def test_tables_of_losses_are_not_attacked(file, tmp_path, capsys):
+    own = "methods=[{allocation: knapsack, losses: own}]"
+    words = [
+        "audit",
+        str(file),
+        "--set",
+        *SMALL,
+        "matrix={}",
+        own,
+        "--out",
+        str(tmp_path / "a.json"),
+    ]
+    assert main(words) == 1
+    assert "losses: own makes devices send tables" in capsys.readouterr().err

@@ -72,6 +72,10 @@ def test_methods_that_need_more_than_is_released(refuse_privacy):
     for release, methods, key, words in (
         ("ranks", "[linear]", "methods.0", "use myqasr or reversed, or another privacy.release"),
         ("ranks", "[{allocation: knapsack, losses: own}]", "methods.0", "gives only their order"),
+        *(
+            (kind, "[{allocation: knapsack, losses: own}]", "methods.0.losses", "a table of losses")
+            for kind in ("noisy", "quantized", "none", "cohort")
+        ),
         ("plan", "[myqasr, reversed]", "methods.1", "run them separately"),
         ("noisy", other, "methods.0.tuned_on.1", "use own, or privacy.release: values"),
     ):
