@@ -1,0 +1,150 @@
+"""Whether a model file fits a model: its index of tensors, then every number in them.
+
+Functions raise `Flaw`, as those of `fedsim.quant.modelparse` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from fedsim.quant.activations import (
+    MAX_ACTIVATION_BITS,
+    MIN_ACTIVATION_BITS,
+    InputFormat,
+    Range,
+)
+from fedsim.quant.layers import Layer
+from fedsim.quant.modelheader import (
+    CODES,
+    DTYPES,
+    INPUT_BITS,
+    RANGES,
+    SCALES,
+    TensorSpec,
+    header_length,
+    layout,
+)
+from fedsim.quant.modelparse import Header, require
+from fedsim.quant.rows import SUFFIX as ROWS
+from fedsim.quant.rows import Rows, may_be_trimmed, rows_of, trimmed_layers
+from fedsim.quant.weights import usable_scales
+
+MAX_LEFTOVER_BYTES = 1 << 30
+"""Of all leftovers together, where the reader does not know those of the model."""
+_ANOTHER = "its index of tensors is not the one that belongs to its manifest and the model"
+
+
+class OtherModel(Exception):
+    """A file whose leftovers are not those of the model given; the text names the first."""
+
+
+def check_layout(
+    file: BinaryIO,
+    header: Header,
+    layers: Sequence[Layer],
+    leftovers: Mapping[str, np.ndarray] | None,
+) -> Rows | None:
+    """Return which rows of one layer a file stores, if its tensors are those of the model.
+
+    Args:
+        file: of which the bitmap of rows is read, no more.
+        header: of the file.
+        layers: of the model.
+        leftovers: of the model in full precision; None if they are not known.
+    """
+    bits = header.manifest.bits
+    require(len(bits) == len(layers), f"{len(bits)} bit depths for {len(layers)} layers")
+    known = {RANGES, SCALES, INPUT_BITS, *(layer.name + CODES for layer in layers)}
+    rows = _rows(file, header, layers)
+    if rows is not None:
+        known.add(rows.layer + ROWS)
+        layers = trimmed_layers(layers, rows)
+    rest = {name: spec for name, spec in header.tensors.items() if name not in known}
+    _check_rest(rest, leftovers)
+    expected = layout(layers, rest, header.manifest, rows)
+    require(list(expected.items()) == list(header.tensors.items()), _ANOTHER)
+    room = header_length(layers, rest, header.manifest, rows)
+    require(header.length == room, f"its header has {header.length:,} bytes, not {room:,}")
+    return rows
+
+
+def check_scales(scales: np.ndarray, layer: Layer) -> None:
+    """Refuse scales of a layer, float16, that are not finite, or 0, which no writer stores."""
+    require(usable_scales(scales), f"the scales of layer {layer.name!r} are not all finite, or 0")
+
+
+def inputs_of(layers: Sequence[Layer], bits: np.ndarray, ranges: np.ndarray) -> list[InputFormat]:
+    """Return how each layer's input is quantized, from uint8 (L,) and float32 (L, 2).
+
+    An input is in floats (0 bits), or has 4 to 16 bits and a range around 0. Without a range it is
+    dynamic, which only linear layers are. A table of embeddings has no input to quantize.
+    """
+    found = []
+    for layer, width, (low, high) in zip(layers, bits.tolist(), ranges.tolist(), strict=True):
+        place = f"the input of layer {layer.name!r}"
+        bare = np.isnan(low) and np.isnan(high)
+        fits = MIN_ACTIVATION_BITS <= width <= MAX_ACTIVATION_BITS and layer.kind != "embedding"
+        require(fits or width == 0, f"{place} has {width} bits")
+        if width == 0 or bare:
+            require(bare, f"{place} has a range and no bits")
+            require(width == 0 or layer.kind == "linear", f"{place} has bits and no range")
+            found.append(InputFormat(width))
+        else:
+            fits = bool(np.isfinite([low, high]).all()) and low <= 0 <= high
+            require(fits, f"{place} has a range from {low:g} to {high:g}")
+            found.append(InputFormat(width, Range(low, high)))
+    return found
+
+
+def check_leftovers(
+    found: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray] | None
+) -> None:
+    """Refuse leftovers that are not finite, unless the model's own are not either.
+
+    What is no float (places in a sequence, flags, counts) is the model's own to the bit.
+    """
+    for name, array in found.items():
+        own = None if known is None else known[name]
+        if array.dtype == bool:  # any other byte is neither true nor false
+            require(bool((array.view(np.uint8) <= 1).all()), f"{name!r} is neither true nor false")
+        if array.dtype.kind != "f":
+            same = own is None or np.array_equal(array, own)
+            require(same, f"{name!r} is not that of the model")
+        elif not np.isfinite(array).all():
+            wild = array.dtype != np.float16 and (own is None or not np.isfinite(own).all())
+            require(wild, f"{name!r} is not finite")
+
+
+def _rows(file: BinaryIO, header: Header, layers: Sequence[Layer]) -> Rows | None:
+    found = [layer for layer in layers if layer.name + ROWS in header.tensors]
+    if not found:
+        return None
+    layer, name = found[0], found[0].name + ROWS
+    spec = TensorSpec(DTYPES["U8"], (-(-layer.shape[0] // 8),))
+    fits = len(found) == 1 and may_be_trimmed(layer) and header.tensors[name] == spec
+    require(fits, "it holds some rows of a layer that has all of them")
+    file.seek(header.start_of(name))
+    bitmap = np.frombuffer(file.read(spec.nbytes), np.uint8)
+    require(bitmap.size == spec.nbytes, "it ends too early")
+    rows = rows_of(bitmap, layer)
+    fits = rows.count > 0 and np.array_equal(rows.bitmap, bitmap)
+    require(fits, f"the rows that it holds of layer {layer.name!r} are none of that layer")
+    return rows
+
+
+def _check_rest(found: Mapping[str, TensorSpec], known: Mapping[str, np.ndarray] | None) -> None:
+    reserved = [name for name in found if name.startswith("fedsim.") or name.endswith(ROWS)]
+    require(not reserved, _ANOTHER)
+    if known is None:
+        taken = sum(spec.nbytes for spec in found.values())
+        require(taken <= MAX_LEFTOVER_BYTES, f"its leftovers would take {taken:,} bytes")
+        return
+    for name in sorted(found.keys() | known.keys()):
+        one, own = found.get(name), known.get(name)
+        if one is None or own is None or one.shape != own.shape:
+            raise OtherModel(name)
+        halves = (DTYPES["F16"], DTYPES["F32"]) if own.dtype.kind == "f" else (own.dtype,)
+        require(one.dtype in halves, f"{name!r} has type {one.dtype}, and not that of the model")
