@@ -16,6 +16,7 @@ from fedsim.quant.activations import (
     InputFormat,
     Range,
 )
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelheader import (
     CODES,
@@ -23,17 +24,21 @@ from fedsim.quant.modelheader import (
     INPUT_BITS,
     RANGES,
     SCALES,
+    Manifest,
     TensorSpec,
     header_length,
     layout,
 )
 from fedsim.quant.modelparse import Header, require
+from fedsim.quant.packing import packed_bytes
 from fedsim.quant.rows import SUFFIX as ROWS
 from fedsim.quant.rows import Rows, may_be_trimmed, rows_of, trimmed_layers
-from fedsim.quant.weights import usable_scales
+from fedsim.quant.weights import PackedWeight, stored_weight, usable_scales
 
 MAX_LEFTOVER_BYTES = 1 << 30
 """Of all leftovers together, where the reader does not know those of the model."""
+_NONE = 0x7FC00000
+"""The bits of NaN, float32, which stands for an end of no range."""
 _ANOTHER = "its index of tensors is not the one that belongs to its manifest and the model"
 
 
@@ -71,21 +76,50 @@ def check_layout(
     return rows
 
 
-def check_scales(scales: np.ndarray, layer: Layer) -> None:
-    """Refuse scales of a layer, float16, that are not finite, or 0, which no writer stores."""
-    require(usable_scales(scales), f"the scales of layer {layer.name!r} are not all finite, or 0")
+def weights_of(
+    layers: Sequence[Layer], manifest: Manifest, tensors: Mapping[str, np.ndarray]
+) -> tuple[PackedWeight, ...]:
+    """Return the weight of each layer, as packed, from tensors of the right sizes.
+
+    Scales must be finite and not 0, and the last byte of codes filled with zeros.
+    """
+    how, scales, at = manifest.weight_format, tensors[SCALES], 0
+    weights = []
+    for layer, bits in zip(layers, manifest.bits, strict=True):
+        own, codes = scales[at : at + how.n_scales(layer.shape)], tensors[layer.name + CODES]
+        fits = usable_scales(own)
+        require(fits, f"the scales of layer {layer.name!r} are not all finite, or one is 0")
+        _check_padding(codes, layer, bits, how)
+        weights.append(stored_weight(codes, own, layer.shape, bits, how))
+        at += own.size
+    return tuple(weights)
 
 
-def inputs_of(layers: Sequence[Layer], bits: np.ndarray, ranges: np.ndarray) -> list[InputFormat]:
+def _check_padding(codes: np.ndarray, layer: Layer, bits: int, weight_format: WeightFormat) -> None:
+    """Refuse packed codes or zero points, uint8, whose last bytes are not filled with zeros."""
+    n = packed_bytes(layer.n_weights, bits)
+    for count, part in (
+        (layer.n_weights, codes[:n]),
+        (weight_format.n_scales(layer.shape), codes[n:]),
+    ):
+        used = count * bits % 8
+        blank = not (part.size and used) or int(part[-1]) >> used == 0
+        require(blank, f"the codes of layer {layer.name!r} do not end in zeros")
+
+
+def inputs_of(
+    layers: Sequence[Layer], bits: np.ndarray, ranges: np.ndarray
+) -> tuple[InputFormat, ...]:
     """Return how each layer's input is quantized, from uint8 (L,) and float32 (L, 2).
 
     An input is in floats (0 bits), or has 4 to 16 bits and a range around 0. Without a range it is
     dynamic, which only linear layers are. A table of embeddings has no input to quantize.
     """
-    found = []
-    for layer, width, (low, high) in zip(layers, bits.tolist(), ranges.tolist(), strict=True):
+    found, none = [], (ranges.view("<u4") == _NONE).all(axis=1)
+    for layer, width, (low, high), bare in zip(
+        layers, bits.tolist(), ranges.tolist(), none.tolist(), strict=True
+    ):
         place = f"the input of layer {layer.name!r}"
-        bare = np.isnan(low) and np.isnan(high)
         fits = MIN_ACTIVATION_BITS <= width <= MAX_ACTIVATION_BITS and layer.kind != "embedding"
         require(fits or width == 0, f"{place} has {width} bits")
         if width == 0 or bare:
@@ -96,7 +130,7 @@ def inputs_of(layers: Sequence[Layer], bits: np.ndarray, ranges: np.ndarray) -> 
             fits = bool(np.isfinite([low, high]).all()) and low <= 0 <= high
             require(fits, f"{place} has a range from {low:g} to {high:g}")
             found.append(InputFormat(width, Range(low, high)))
-    return found
+    return tuple(found)
 
 
 def check_leftovers(
@@ -136,8 +170,7 @@ def _rows(file: BinaryIO, header: Header, layers: Sequence[Layer]) -> Rows | Non
 
 
 def _check_rest(found: Mapping[str, TensorSpec], known: Mapping[str, np.ndarray] | None) -> None:
-    reserved = [name for name in found if name.startswith("fedsim.") or name.endswith(ROWS)]
-    require(not reserved, _ANOTHER)
+    require(not any(name.startswith("fedsim.") for name in found), _ANOTHER)
     if known is None:
         taken = sum(spec.nbytes for spec in found.values())
         require(taken <= MAX_LEFTOVER_BYTES, f"its leftovers would take {taken:,} bytes")

@@ -37,8 +37,8 @@ from fedsim.quant.modelchecks import (
     OtherModel,
     check_layout,
     check_leftovers,
-    check_scales,
     inputs_of,
+    weights_of,
 )
 from fedsim.quant.modelheader import (
     CODES,
@@ -67,7 +67,7 @@ from fedsim.quant.modelparse import (
 )
 from fedsim.quant.rows import Rows, trimmed_layers
 from fedsim.quant.signatures import KeySource, signer, verifier
-from fedsim.quant.weights import PackedWeight, code_bytes, stored_weight
+from fedsim.quant.weights import PackedWeight, code_bytes
 
 SUFFIX = ".safetensors"
 
@@ -192,7 +192,9 @@ def read(
             or of another format, is not signed by `key`, or holds what no model file may.
         FedsimError: if `key` is no Ed25519 key.
     """
-    known = None if leftovers is None else {k: v.numpy() for k, v in leftovers.items()}
+    known = None
+    if leftovers is not None:
+        known = {name: tensor.numpy() for name, tensor in load_leftovers(leftovers).items()}
     with _opened(path, key) as (file, header):
         manifest = header.manifest
         if manifest.fingerprint != fingerprint(layers):
@@ -204,21 +206,14 @@ def read(
         rows = check_layout(file, header, layers, known)
         layers = trimmed_layers(layers, rows)
         tensors = read_tensors(file, header)
-        scales, at, how = tensors[SCALES], 0, manifest.weight_format
-        weights = []
-        for layer, bits in zip(layers, manifest.bits, strict=True):
-            count = how.n_scales(layer.shape)
-            own, codes = scales[at : at + count], tensors[layer.name + CODES]
-            check_scales(own, layer)
-            weights.append(stored_weight(codes, own, layer.shape, bits, how))
-            at += count
+        weights = weights_of(layers, manifest, tensors)
         inputs = inputs_of(layers, tensors[INPUT_BITS], tensors[RANGES])
         fixed = {RANGES, SCALES, INPUT_BITS, *(layer.name + CODES for layer in layers)}
         fixed |= set() if rows is None else set(rows.tensor)
         rest = {name: array for name, array in tensors.items() if name not in fixed}
         check_leftovers(rest, known)
     copies = {name: torch.from_numpy(np.array(array)) for name, array in rest.items()}
-    return ModelFile(manifest, tuple(weights), tuple(inputs), copies, rows)
+    return ModelFile(manifest, weights, inputs, copies, rows)
 
 
 def read_manifest(path: str | os.PathLike[str], key: KeySource | None = None) -> Manifest:
