@@ -6,6 +6,7 @@ import os
 import random
 import struct
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -98,7 +99,11 @@ def clips(rng: random.Random, home: Path) -> Finding | None:
 
 def kept(rng: random.Random, home: Path) -> Finding | None:
     """Damage losses that are kept in the cache."""
-    os.environ["FEDSIM_CACHE"] = str(home)
+    with mock.patch.dict(os.environ, FEDSIM_CACHE=str(home)):
+        return _kept(rng, home)
+
+
+def _kept(rng: random.Random, home: Path) -> Finding | None:
     legal, made = {"values": (4, 2)}, {"values": np.arange(8.0).reshape(4, 2)}
     path = home / "public" / "losses.safetensors"
     path.unlink(missing_ok=True)

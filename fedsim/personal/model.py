@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim.errors import FedsimError, ModelFileError
+from fedsim.errors import FedsimError
 from fedsim.personal.checks import checked_clips
 from fedsim.quant import modelfile
 from fedsim.quant.activations import InputFormat
@@ -150,7 +150,7 @@ def load_personalized(
     file = modelfile.read(path, speech.layers, rest, key)
     _loading(path, file.manifest.settings)
     if file.rows is not None and file.rows.layer != _table(speech):
-        raise _flawed(path, f"it holds some rows of layer {file.rows.layer!r}")
+        raise modelfile.damaged(path, f"it holds some rows of layer {file.rows.layer!r}")
     spoken = language or file.manifest.settings.get(LANGUAGE)
     return PersonalizedModel(speech, file, os.path.getsize(path), spoken)
 
@@ -162,11 +162,11 @@ def _loading(
     window_s, keep = settings.get("window_s"), settings.get("keep", [])
     spoken = settings.get(LANGUAGE)
     if window_s is not None and not (isinstance(window_s, float) and 0 < window_s <= _MAX_WINDOW_S):
-        raise _flawed(path, "its window_s is no number of seconds")
+        raise modelfile.damaged(path, "its window_s is no number of seconds")
     if not isinstance(keep, list) or not all(isinstance(name, str) for name in keep):
-        raise _flawed(path, "its keep is no list of names")
+        raise modelfile.damaged(path, "its keep is no list of names")
     if spoken is not None and not isinstance(spoken, str):
-        raise _flawed(path, "its language is no text")
+        raise modelfile.damaged(path, "its language is no text")
     return window_s, tuple(keep)
 
 
@@ -176,10 +176,3 @@ def _table(speech: SpeechModel) -> str | None:
         return embedding(speech).name
     except FedsimError:
         return None
-
-
-def _flawed(path: str | os.PathLike[str], what: str) -> ModelFileError:
-    return ModelFileError(
-        f"the model file {path} is damaged or is not a fedsim model file ({what}); download or "
-        f"make it again"
-    )

@@ -11,8 +11,7 @@
 Because the header's length is fixed, the size of a file is a constant plus the packed bytes of each
 layer: a plan's size is known to the byte before anything is packed, and `getsize(file) <= budget`.
 The header (`quant/modelheader.py`) holds a SHA-256 over its length, itself (with zeros for the
-digest) and the tensors, and perhaps a signature (`quant/signatures.py`), which lies in what would
-else be padding.
+digest) and the tensors, and perhaps a signature (`quant/signatures.py`) in place of some padding.
 """
 
 from __future__ import annotations
@@ -177,8 +176,8 @@ def read(
 ) -> ModelFile:
     """Read and verify a model file that was made from a model with these layers.
 
-    Nothing in a file is believed: the index of its tensors must be the one that the writer makes
-    for the model, which bounds the memory, and every number must be one that the writer may write.
+    The index of its tensors must be the one that the writer makes for the model, which bounds the
+    memory, and every number one that the writer may write.
 
     Args:
         path: of the file.
@@ -259,10 +258,15 @@ def _opened(
             f"differs, was loaded with other options; give its id or folder instead"
         ) from None
     except Flaw as flaw:
-        raise ModelFileError(
-            f"the model file {path} is damaged or is not a fedsim model file ({flaw}); download or "
-            f"make it again"
-        ) from None
+        raise damaged(path, str(flaw)) from None
+
+
+def damaged(path: str | os.PathLike[str], what: str) -> ModelFileError:
+    """Return the refusal of a model file, `what` of which is wrong."""
+    return ModelFileError(
+        f"the model file {path} is damaged or is not a fedsim model file ({what}); download or "
+        f"make it again"
+    )
 
 
 def _options(manifest: Manifest) -> str:

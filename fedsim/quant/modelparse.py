@@ -16,7 +16,7 @@ import os
 import re
 import struct
 import unicodedata
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -35,7 +35,7 @@ from fedsim.quant.modelheader import (
     padded_header,
 )
 from fedsim.quant.packing import MAX_BITS, MIN_BITS
-from fedsim.quant.signatures import SIGNATURE_CHARS
+from fedsim.quant.signatures import SIGNATURE_BYTES
 
 MAX_HEADER_BYTES = 4 << 20
 """Of any header: whisper-large has one of about 200,000 bytes."""
@@ -115,7 +115,7 @@ def read_header(file: BinaryIO) -> Header:
     require(len(digest) == 64 and bool(_HEX.fullmatch(digest)), "its hash is none")
     if signature is not None:
         signature = _text_of(about, "ed25519")
-        require(len(signature) == SIGNATURE_CHARS, "its signature is none")
+        require(_raw(signature) is not None, "its signature is none")
     tensors = {name: _spec(name, entry) for name, entry in entries.items()}
     header = Header(manifest, tensors, length, digest, signature)
     taken = 8 + length + header.body_bytes
@@ -127,13 +127,8 @@ def read_header(file: BinaryIO) -> Header:
 
 def check_signature(header: Header, check: Callable[[bytes, bytes], bool]) -> bool:
     """Return whether `check`, from `fedsim.quant.signatures.verifier`, knows the signature."""
-    if header.signature is None:
-        return False
-    try:
-        signature = b64decode(header.signature, validate=True)
-    except ValueError:
-        return False
-    return check(header.without(digest=False), signature)
+    signature = None if header.signature is None else _raw(header.signature)
+    return signature is not None and check(header.without(digest=False), signature)
 
 
 def check_hash(file: BinaryIO, header: Header) -> None:
@@ -216,6 +211,20 @@ def _spec(name: str, entry: Any) -> TensorSpec:
     fits = fits and all(_whole(n) and 0 <= n <= MAX_FILE_BYTES for n in shape)
     require(fits, f"its index of tensors is damaged: {name!r:.80}")
     return TensorSpec(DTYPES[entry["dtype"]], tuple(shape))
+
+
+def _raw(signature: str) -> bytes | None:
+    """Return the 64 bytes of a signature; None for a text that is not the base64 of such bytes.
+
+    Of several texts that stand for the same bytes (four bits of the last letter are not read), one
+    is written.
+    """
+    try:
+        raw = b64decode(signature, validate=True)
+    except ValueError:
+        return None
+    same = len(raw) == SIGNATURE_BYTES and b64encode(raw).decode() == signature
+    return raw if same else None
 
 
 def _json(text: bytes | str) -> Any:

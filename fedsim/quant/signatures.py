@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 KeySource = str | os.PathLike[str] | bytes
 """A key: the path of a PEM file, or the contents of one (bytes)."""
-SIGNATURE_CHARS = 88
-"""Characters of a signature: 64 bytes in base64."""
+SIGNATURE_BYTES, SIGNATURE_CHARS = 64, 88
+"""Bytes of a signature, and characters in base64."""
 _PURPOSE = b"fedsim model file\0"
 """Precedes what is signed, so that no signature made for something else fits a model file."""
 _MAX_PEM = 1 << 16

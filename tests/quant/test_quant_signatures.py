@@ -121,14 +121,42 @@ def test_a_signed_file_that_is_damaged(signed):
         with pytest.raises(ModelFileError):
             read_manifest(signed, PUBLIC)
     text = json.loads(_header(data))["__metadata__"]["ed25519"].encode()
-    for other in (b"0" * 88, b"!" * 88, text[:-2] + b"A=", text.swapcase()):
+    for other in (b"A" * 86 + b"==", text[1:86][::-1] + b"A=="):
         signed.write_bytes(data.replace(text, other))
         with pytest.raises(ModelFileError, match="signed with another key"):
             read(signed, TOY.layers, key=PUBLIC)
-    for other in (b"0" * 87 + b'"', b'"' + b" " * 87):
-        signed.write_bytes(data.replace(text, other))
+
+
+def test_every_flipped_bit_of_a_signature_is_found(signed):
+    """Also those of the last letter, which a decoder of base64 does not read."""
+    data = signed.read_bytes()
+    text = json.loads(_header(data))["__metadata__"]["ed25519"].encode()
+    start = data.index(text)
+    for bit in range(8 * start, 8 * (start + 88)):
+        spoilt = bytearray(data)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        signed.write_bytes(spoilt)
         with pytest.raises(ModelFileError):
             read(signed, TOY.layers, key=PUBLIC)
+    last = text[85:86]
+    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    twin = alphabet[alphabet.index(last) ^ 1]
+    other = text[:85] + bytes([twin]) + b"=="
+    assert base64.b64decode(other) == base64.b64decode(text)
+    signed.write_bytes(data.replace(text, other))
+    for key in (PUBLIC, None):
+        with pytest.raises(ModelFileError, match="its signature is none"):
+            read(signed, TOY.layers, key=key)
+
+
+@pytest.mark.parametrize("other", [b"0" * 88, b"!" * 88, b"A" * 87 + b"=", b"\\u00e9" + b"A" * 82])
+def test_what_is_no_signature(signed, other):
+    data = signed.read_bytes()
+    text = json.loads(_header(data))["__metadata__"]["ed25519"].encode()
+    signed.write_bytes(data.replace(text, other))
+    for key in (PUBLIC, None):
+        with pytest.raises(ModelFileError, match="its signature is none"):
+            read(signed, TOY.layers, key=key)
 
 
 @pytest.mark.parametrize(
