@@ -112,14 +112,14 @@ def test_what_an_unverified_file_names_is_not_loaded(made, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("window_s", "30", "its window_s is no number of seconds"),
-        ("window_s", True, "its window_s is no number of seconds"),
-        ("window_s", -1.0, "its window_s is no number of seconds"),
-        ("window_s", 10**400, "its window_s is no number of seconds"),
-        ("window_s", 1e308, "its window_s is no number of seconds"),
-        ("keep", "abc", "its keep is no list of names"),
-        ("keep", [1], "its keep is no list of names"),
-        ("language", 3, "its language is no text"),
+        ("window_s", "30", "its window_s is not a number of seconds"),
+        ("window_s", True, "its window_s is not a number of seconds"),
+        ("window_s", -1.0, "its window_s is not a number of seconds"),
+        ("window_s", 10**400, "its window_s is not a number of seconds"),
+        ("window_s", 1e308, "its window_s is not a number of seconds"),
+        ("keep", "abc", "its keep is not a list of names"),
+        ("keep", [1], "its keep is not a list of names"),
+        ("language", 3, "its language is not a text"),
     ],
 )
 def test_settings_that_no_loader_takes(whisper, speech, tmp_path, name, value, reason):

@@ -150,7 +150,9 @@ def load_personalized(
     file = modelfile.read(path, speech.layers, rest, key)
     _loading(path, file.manifest.settings)
     if file.rows is not None and file.rows.layer != _table(speech):
-        raise modelfile.damaged(path, f"it holds some rows of layer {file.rows.layer!r}")
+        raise modelfile.damaged(
+            path, f"it drops rows of layer {file.rows.layer!r}, which needs all of them"
+        )
     spoken = language or file.manifest.settings.get(LANGUAGE)
     return PersonalizedModel(speech, file, os.path.getsize(path), spoken)
 
@@ -162,11 +164,11 @@ def _loading(
     window_s, keep = settings.get("window_s"), settings.get("keep", [])
     spoken = settings.get(LANGUAGE)
     if window_s is not None and not (isinstance(window_s, float) and 0 < window_s <= _MAX_WINDOW_S):
-        raise modelfile.damaged(path, "its window_s is no number of seconds")
+        raise modelfile.damaged(path, "its window_s is not a number of seconds")
     if not isinstance(keep, list) or not all(isinstance(name, str) for name in keep):
-        raise modelfile.damaged(path, "its keep is no list of names")
+        raise modelfile.damaged(path, "its keep is not a list of names")
     if spoken is not None and not isinstance(spoken, str):
-        raise modelfile.damaged(path, "its language is no text")
+        raise modelfile.damaged(path, "its language is not a text")
     return window_s, tuple(keep)
 
 

@@ -109,7 +109,7 @@ class BlobStore:
     def _read(self, name: str, read: Callable[[Path], T]) -> T:
         if not _NAME.fullmatch(name):  # a name comes from a message: it may be the path of a file
             raise FedsimError(
-                f"{name!r:.80} names no blob, which a SHA-256 in hexadecimal digits does; run the "
+                f"{name!r:.80} is not the name of a blob, a SHA-256 in hexadecimal digits; run the "
                 f"same version of fedsim on both sides"
             )
         try:

@@ -159,13 +159,13 @@ def _rows(file: BinaryIO, header: Header, layers: Sequence[Layer]) -> Rows | Non
     layer, name = found[0], found[0].name + ROWS
     spec = TensorSpec(DTYPES["U8"], (-(-layer.shape[0] // 8),))
     fits = len(found) == 1 and may_be_trimmed(layer) and header.tensors[name] == spec
-    require(fits, "it holds some rows of a layer that has all of them")
+    require(fits, "it drops rows of a layer that needs all of them")
     file.seek(header.start_of(name))
     bitmap = np.frombuffer(file.read(spec.nbytes), np.uint8)
     require(bitmap.size == spec.nbytes, "it ends too early")
     rows = rows_of(bitmap, layer)
     fits = rows.count > 0 and np.array_equal(rows.bitmap, bitmap)
-    require(fits, f"the rows that it holds of layer {layer.name!r} are none of that layer")
+    require(fits, f"the bitmap of rows of layer {layer.name!r} is malformed")
     return rows
 
 

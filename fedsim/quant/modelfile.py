@@ -233,7 +233,7 @@ def _opened(
     check = None if key is None else verifier(key)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
-            raise Flaw("it is no regular file")
+            raise Flaw("it is not a regular file")
         with Path(path).open("rb") as file:
             header = read_header(file)
             if check is not None and not check_signature(header, check):

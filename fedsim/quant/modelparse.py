@@ -112,10 +112,10 @@ def read_header(file: BinaryIO) -> Header:
     about, entries = _parts(text)
     manifest = _manifest(_json(_text_of(about, "manifest")))
     digest, signature = _text_of(about, "sha256"), about.get("ed25519")
-    require(len(digest) == 64 and bool(_HEX.fullmatch(digest)), "its hash is none")
+    require(len(digest) == 64 and bool(_HEX.fullmatch(digest)), "its hash is malformed")
     if signature is not None:
         signature = _text_of(about, "ed25519")
-        require(_raw(signature) is not None, "its signature is none")
+        require(_raw(signature) is not None, "its signature is malformed")
     tensors = {name: _spec(name, entry) for name, entry in entries.items()}
     header = Header(manifest, tensors, length, digest, signature)
     taken = 8 + length + header.body_bytes
@@ -166,7 +166,7 @@ def read_tensors(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
 def _parts(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metadata and the index of tensors in the text of a header."""
     entries = _json(text)
-    require(isinstance(entries, dict), "its header is no JSON object")
+    require(isinstance(entries, dict), "its header is not a JSON object")
     about = entries.pop("__metadata__", None)
     require(isinstance(about, dict), "its header has no metadata")
     version = _text_of(about, "format")
@@ -234,12 +234,12 @@ def _json(text: bytes | str) -> Any:
     try:
         return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError):
-        raise Flaw("its header is no JSON object") from None
+        raise Flaw("its header is not a JSON object") from None
 
 
 def _text_of(found: dict[str, Any], key: str) -> str:
     value = found.get(key)
-    require(isinstance(value, str), f"its header has no text {key!r}")
+    require(isinstance(value, str), f"its field {key!r} is missing or not a text")
     assert isinstance(value, str)
     return value
 

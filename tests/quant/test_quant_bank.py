@@ -102,7 +102,9 @@ def test_a_name_is_a_hash_and_no_path(store, name):
     (store.folder.parent / "secret").write_bytes(b"secret")
     room = np.empty(6, np.uint8)
     for attempt in (lambda: store.get(name), lambda: store.fill(room, name)):
-        with pytest.raises(FedsimError, match=r"names no blob, .* run the same version") as caught:
+        with pytest.raises(
+            FedsimError, match=r"is not the name of a blob, .* run the same version"
+        ) as caught:
             attempt()
         assert len(str(caught.value)) < 300
     assert name not in store

@@ -231,7 +231,7 @@ def test_a_table_of_embeddings_has_no_input(tmp_path):
     ("field", "value", "reason"),
     [
         ("granularity", "group_0", "its granularity is unknown"),
-        ("granularity", ["per_tensor"], "no text 'granularity'"),
+        ("granularity", ["per_tensor"], "'granularity' is missing or not a text"),
         ("granularity", "per_tensor", "its index of tensors is not the one that belongs"),
         ("zero_points", 1, "zero_points is neither true nor false"),
         ("zero_points", False, "its index of tensors is not the one that belongs"),
@@ -246,7 +246,7 @@ def test_a_table_of_embeddings_has_no_input(tmp_path):
         ("model", "a\0b", "its manifest names no model"),
         ("model", "\ud800", "its manifest names no model"),
         ("model", "m" * 5000, "its manifest names no model"),
-        ("fingerprint", 3, "no text 'fingerprint'"),
+        ("fingerprint", 3, "'fingerprint' is missing or not a text"),
         ("fingerprint", "0" * 16, "load it with the model it was made from"),
         ("settings", [], "its settings are not all plain"),
         ("settings", {"x": {"y": 1}}, "its settings are not all plain"),
@@ -406,7 +406,7 @@ def test_what_is_no_regular_file(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", "/dev/zero"):
         for attempt in (lambda p=path: read(p, TOY.layers), lambda p=path: read_manifest(p)):
-            with pytest.raises(ModelFileError, match="it is no regular file"):
+            with pytest.raises(ModelFileError, match="it is not a regular file"):
                 attempt()
 
 
@@ -435,8 +435,8 @@ def test_rows_that_no_layer_has(tmp_path):
     header, manifest, body, length = parts(data)
     at = place(header, "head.rows")
     for bits, reason in (
-        (b"\0\0", "none of that layer"),
-        (b"\x22\xf0", "none of that layer"),  # rows beyond the last
+        (b"\0\0", "is malformed"),
+        (b"\x22\xf0", "is malformed"),  # rows beyond the last
         (b"\xff\x0f", "its index of tensors"),  # more rows than there are codes
         (b"\x02\x00", "its index of tensors"),
     ):
@@ -446,7 +446,7 @@ def test_rows_that_no_layer_has(tmp_path):
     assert read(tmp_path / "rows", toy.layers, rest).rows is not None
     moved = {{"head.rows": "mid.rows"}.get(name, name): entry for name, entry in header.items()}
     text = refusal(tmp_path, joined(moved, manifest, body, length), toy, rest)
-    assert "it holds some rows of a layer that has all of them" in text
+    assert "it drops rows of a layer that needs all of them" in text
 
 
 # ---- what stays legal
