@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
-from fedsim.errors import ModelFileError
+from fedsim.errors import FedsimError
 from fedsim.personal.checks import checked_clips
 from fedsim.quant import modelfile
 from fedsim.quant.activations import InputFormat
@@ -18,11 +19,17 @@ from fedsim.quant.allocation import mean_bits
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import ModelFile
+from fedsim.quant.modelheader import LANGUAGE
 from fedsim.quant.rows import trimmed_layers
+from fedsim.quant.signatures import KeySource
 from fedsim.quant.switch import Switch, switch_of
 from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, transcribe_clips
+from fedsim.speech.vocabulary import embedding
+
+_MAX_WINDOW_S = 1e6
+"""Seconds; a model says itself which of them it takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +79,18 @@ class PersonalizedModel:
         finally:
             switch.restore()
 
-    def save(self, path: str | os.PathLike[str]) -> int:
-        """Write the model file atomically (safetensors) and return its size: `nbytes`."""
-        return modelfile.write(path, self.model.layers, self.file)
+    def save(self, path: str | os.PathLike[str], *, key: KeySource | None = None) -> int:
+        """Write the model file atomically (safetensors) and return its size: `nbytes`.
+
+        With a `key`, an Ed25519 private key (the path of a PEM file, or its contents), the file is
+        signed: `load_personalized(path, key=public_key)` refuses all others. A signed file is as
+        long as an unsigned one.
+
+        Raises `FedsimError` if the file cannot be written, the key is no private key, or the model
+        was loaded from a path so long (about 120 characters) that the header has no room for a
+        signature.
+        """
+        return modelfile.write(path, self.model.layers, self.file, key)
 
     @property
     def _layers(self) -> tuple[Layer, ...]:
@@ -104,33 +120,61 @@ def load_personalized(
     model: str | os.PathLike[str] | SpeechModel | None = None,
     *,
     language: str | None = None,
+    key: KeySource | None = None,
 ) -> PersonalizedModel:
     """Read a model file that `PersonalizedModel.save` or a run wrote.
 
-    `model` is the full-precision model that it was made from, whose architecture, tokenizer and
-    preprocessing are needed; by default the one that the file names. `language` replaces the one
-    that it was personalized for. Raises `ModelFileError` for a file that is missing, damaged or of
-    another model.
+    Args:
+        path: of the file.
+        model: the full-precision model that it was made from, whose architecture, tokenizer and
+            preprocessing are needed; by default the one that the file names.
+        language: replaces the language that it was personalized for.
+        key: demands that the file was signed by the owner of this Ed25519 key: the path of a PEM
+            file with the public key, or its contents. Without it the hash in the file is checked,
+            which finds accidents and no intent: whoever changes a file can change its hash.
+
+    Raises:
+        ModelFileError: if the file is missing, damaged, of another model, not signed by `key`, or
+            holds what no model file may.
+        FedsimError: if `key` is no Ed25519 key, or the model that the file names cannot be loaded.
     """
-    manifest = modelfile.read_manifest(path)
-    settings = manifest.settings
-    source = manifest.model if model is None else model
-    if isinstance(source, str | os.PathLike):
-        window_s, keep = settings.get("window_s"), settings.get("keep", ())
-        speech = load_model(source, window_s=window_s, keep=keep)
-    else:
-        speech = source
-    file = modelfile.read(path, speech.layers)
-    rest = switch_of(speech).full_leftovers()
-    shapes, stored = (
-        {name: tensor.shape for name, tensor in tensors.items()}
-        for tensors in (rest, file.leftovers)
-    )
-    if shapes != stored:
-        raise ModelFileError(
-            f"{path} was made with window_s {settings.get('window_s')} of {manifest.model!r}, and "
-            f"the given model was loaded with another; give its id or folder instead"
+    if model is None or isinstance(model, str | os.PathLike):
+        manifest = modelfile.read_manifest(path, key)
+        window_s, keep = _loading(path, manifest.settings)
+        speech = load_model(
+            manifest.model if model is None else model, window_s=window_s, keep=keep
         )
-    return PersonalizedModel(
-        speech, file, os.path.getsize(path), language or settings.get("language")
-    )
+    else:
+        speech = model
+    rest = switch_of(speech).full_leftovers()
+    file = modelfile.read(path, speech.layers, rest, key)
+    _loading(path, file.manifest.settings)
+    if file.rows is not None and file.rows.layer != _table(speech):
+        raise modelfile.damaged(
+            path, f"it drops rows of layer {file.rows.layer!r}, which needs all of them"
+        )
+    spoken = language or file.manifest.settings.get(LANGUAGE)
+    return PersonalizedModel(speech, file, os.path.getsize(path), spoken)
+
+
+def _loading(
+    path: str | os.PathLike[str], settings: Mapping[str, Any]
+) -> tuple[float | None, tuple[str, ...]]:
+    """Return `window_s` and `keep` of a file's settings, which name a language beside."""
+    window_s, keep = settings.get("window_s"), settings.get("keep", [])
+    spoken = settings.get(LANGUAGE)
+    if window_s is not None and not (isinstance(window_s, float) and 0 < window_s <= _MAX_WINDOW_S):
+        raise modelfile.damaged(path, "its window_s is not a number of seconds")
+    if not isinstance(keep, list) or not all(isinstance(name, str) for name in keep):
+        raise modelfile.damaged(path, "its keep is not a list of names")
+    if spoken is not None and not isinstance(spoken, str):
+        raise modelfile.damaged(path, "its language is not a text")
+    return window_s, tuple(keep)
+
+
+def _table(speech: SpeechModel) -> str | None:
+    """Return the layer of which a file may hold some rows; None if there is none."""
+    try:
+        return embedding(speech).name
+    except FedsimError:
+        return None

@@ -8,6 +8,8 @@ server; `WeightCache` reads it in a client's process and keeps unpacked layers.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +25,24 @@ from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
 from fedsim.quant.moments import LayerMoments
+from fedsim.quant.packing import check_bits
 from fedsim.quant.rounding.plan import round_plan
 from fedsim.quant.rows import Rows
-from fedsim.quant.weights import PackedWeight, code_bytes, dequantize_weight, stored_weight
+from fedsim.quant.weights import (
+    PackedWeight,
+    code_bytes,
+    dequantize_weight,
+    stored_weight,
+    usable_scales,
+)
 
 T = TypeVar("T")
 
 CACHE_BYTES = 1 << 30
 """Bytes of unpacked layers that a process keeps at most."""
+MAX_BLOB_BYTES = 4 << 30
+"""Bytes of one blob at most, where nothing else is known of it."""
+_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,26 @@ class BlobStore:
         return name
 
     def __contains__(self, name: str) -> bool:
-        return (self.folder / name).is_file()
+        return bool(_NAME.fullmatch(name)) and (self.folder / name).is_file()
 
-    def get(self, name: str) -> bytes:
-        """Return the bytes called `name`; raises `FedsimError` if they are missing or damaged."""
-        data = self._read(name, Path.read_bytes)
+    def get(self, name: str, max_bytes: int = MAX_BLOB_BYTES) -> bytes:
+        """Return the bytes called `name`, of which at most `max_bytes` are read.
+
+        Raises `FedsimError` if they are missing or damaged, or there are more.
+        """
+
+        def read(path: Path) -> bytes | None:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                return file.read(max_bytes) if size <= max_bytes else None
+
+        data = self._read(name, read)
+        if data is None:
+            raise FedsimError(
+                f"blob {name[:12]} in {self.folder} is damaged or of another layer: it has more "
+                f"than {max_bytes:,} bytes; use the model and the weight format that it was packed "
+                f"with, or delete the file and run again"
+            )
         verify(self, name, data)
         return data
 
@@ -80,6 +107,11 @@ class BlobStore:
             raise _damaged(self, name)
 
     def _read(self, name: str, read: Callable[[Path], T]) -> T:
+        if not _NAME.fullmatch(name):  # a name comes from a message: it may be the path of a file
+            raise FedsimError(
+                f"{name!r:.80} is not the name of a blob, a SHA-256 in hexadecimal digits; run the "
+                f"same version of fedsim on both sides"
+            )
         try:
             return read(self.folder / name)
         except OSError as error:
@@ -107,22 +139,32 @@ def to_blob(packed: PackedWeight) -> bytes:
 
 
 def from_blob(data: bytes, layer: Layer, bits: int, weight_format: WeightFormat) -> PackedWeight:
-    """Return the packed weight in `data`; raises `FedsimError` if its length is not the
-    layer's."""
-    scales = weight_format.scale_bytes(layer.shape)
-    expected = scales + weight_format.code_bytes(layer.shape, bits)
+    """Return the packed weight in `data`.
+
+    Raises `FedsimError` for another length than the layer's, a bit depth that cannot be packed, and
+    scales that are not finite, or 0.
+    """
+    expected = blob_bytes(layer, bits, weight_format)
     if len(data) != expected:
         raise FedsimError(
             f"layer {layer.name!r} at {bits} bits takes {expected:,} bytes, but its blob has "
             f"{len(data):,}; use the model and the weight format that it was packed with"
         )
-    return stored_weight(
-        np.frombuffer(data, np.uint8, offset=scales),
-        np.frombuffer(data[:scales], "<f2"),
-        layer.shape,
-        bits,
-        weight_format,
-    )
+    n = weight_format.scale_bytes(layer.shape)
+    scales = np.frombuffer(data[:n], "<f2")
+    if not usable_scales(scales):
+        raise FedsimError(
+            f"layer {layer.name!r} at {bits} bits has scales in its blob that are not finite, or "
+            f"0; use the model and the weight format that it was packed with"
+        )
+    codes = np.frombuffer(data, np.uint8, offset=n)
+    return stored_weight(codes, scales, layer.shape, bits, weight_format)
+
+
+def blob_bytes(layer: Layer, bits: int, weight_format: WeightFormat) -> int:
+    """Return the bytes of a packed layer; `FedsimError` for a depth that cannot be packed."""
+    check_bits(bits)
+    return weight_format.scale_bytes(layer.shape) + weight_format.code_bytes(layer.shape, bits)
 
 
 class LayerBank:
@@ -213,11 +255,13 @@ class WeightCache:
     ) -> UnpackedLayer:
         """Return `layer`, unpacked from the blob called `name`, of `bits` bits.
 
-        Raises `FedsimError` for a blob that is missing or damaged, or whose length is not the
+        Raises `FedsimError` for a blob that is missing or damaged, or whose contents are not the
         layer's.
         """
 
         def unpack() -> UnpackedLayer:
-            return unpacked(from_blob(self.store.get(name), layer, bits, weight_format), layer)
+            data = self.store.get(name, blob_bytes(layer, bits, weight_format))
+            return unpacked(from_blob(data, layer, bits, weight_format), layer)
 
-        return self._recent.get(name, unpack)
+        # The same bytes are another weight where they are read as another layer's.
+        return self._recent.get((name, layer.kind, layer.shape, bits, weight_format), unpack)

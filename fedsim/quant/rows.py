@@ -8,7 +8,7 @@ rounded without second moments, so that those of one table are the same on a ser
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -63,14 +63,15 @@ class Rows:
         return {self.layer + SUFFIX: self.bitmap}
 
 
-def rows_in(tensors: Mapping[str, np.ndarray], layers: Sequence[Layer]) -> Rows | None:
-    """Return the rows that a model file's tensors name; None if it holds every row."""
-    for layer in layers:
-        bitmap = tensors.get(layer.name + SUFFIX)
-        if bitmap is not None:
-            kept = np.unpackbits(bitmap, count=layer.shape[0], bitorder="little")
-            return Rows(layer.name, kept.astype(bool))
-    return None
+def may_be_trimmed(layer: Layer) -> bool:
+    """Return whether a file may hold some rows of a layer: a head that is a table of tokens too."""
+    return layer.kind == "linear" and bool(layer.aliases)
+
+
+def rows_of(bitmap: np.ndarray, layer: Layer) -> Rows:
+    """Return the rows of a layer, of V rows, in a bitmap, uint8 (ceil(V / 8),)."""
+    kept = np.unpackbits(bitmap, count=layer.shape[0], bitorder="little")
+    return Rows(layer.name, kept.astype(bool))
 
 
 def trimmed_layers(layers: Sequence[Layer], rows: Rows | None) -> tuple[Layer, ...]:

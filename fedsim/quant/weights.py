@@ -130,3 +130,11 @@ def stored_weight(
     if weight_format.zero_points:
         zeros = unpack(codes[n:], bits, grid[0] * grid[1]).reshape(grid)
     return PackedWeight(shape, bits, weight_format, codes[:n], scales.reshape(grid), zeros)
+
+
+def usable_scales(scales: np.ndarray) -> bool:
+    """Return whether stored scales, float16, can be scales: finite, and not 0.
+
+    A block of zeros has the scale 1, and a weight that overflows float16 is refused when packed.
+    """
+    return bool(np.isfinite(scales).all() and scales.all())

@@ -17,11 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from fedsim.base.files import atomic_write
-from fedsim.base.paths import cache_dir
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.granularities import WeightFormat
@@ -35,6 +31,7 @@ from fedsim.quant.rounding.plan import round_plan
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.public_cache import kept_arrays, kept_moments, moment_shapes
 from fedsim.speech.public_set import PublicSet
 from fedsim.speech.tuning import TuningPass, tuning_pass
 
@@ -44,7 +41,6 @@ LOSS_CLIPS = 8
 """Clips on which losses are measured, or `CLIPS_PER_LANGUAGE` per language if that is more."""
 CLIPS_PER_LANGUAGE = 4
 WIDE, NARROW = 16, 8
-_DIGEST = "fedsim.digest"
 
 AUTO = "auto"
 """In place of a bit depth of activations: 8, or 16 where 8 loses too much."""
@@ -69,8 +65,8 @@ class PublicModel:
     @cached_property
     def moments(self) -> dict[str, LayerMoments]:
         """Layer name -> second moments of its inputs on all public clips."""
-        kept = _kept(self._key("moments"), lambda: _pack_moments(self._moments()))
-        return _unpack_moments(kept)
+        legal = moment_shapes(self.model)
+        return kept_moments(self._key("moments"), legal, self._moments)
 
     def losses(
         self,
@@ -92,7 +88,10 @@ class PublicModel:
             return found if profile.pairs is None else found | {"pairs": profile.pairs}
 
         if facts not in self._profiles:  # one object for all clients: allocators share their work
-            kept = _kept(self._key("losses", *facts), measure)
+            entries = len(self.model.layers) * len(depths)
+            legal = {"values": (len(self.model.layers), len(depths))}
+            legal |= {"pairs": (entries, entries)} if pairs else {}
+            kept = kept_arrays(self._key("losses", *facts), legal, measure)
             profile = LayerProfile(kept["values"], MEASURE, depths, kept.get("pairs"))
             self._profiles[facts] = profile
         return self._profiles[facts]
@@ -100,7 +99,8 @@ class PublicModel:
     @cached_property
     def wide(self) -> tuple[bool, ...]:
         """Which layers' inputs need 16 bits over a static range, layer by layer."""
-        kept = _kept(self._key("inputs"), lambda: {"losses": self._input_losses()})
+        legal = {"losses": (len(self.model.layers),)}
+        kept = kept_arrays(self._key("inputs"), legal, lambda: {"losses": self._input_losses()})
         return tuple(wide_inputs(kept["losses"]).tolist())
 
     def input_bits(
@@ -230,50 +230,3 @@ def own_losses(
     """
     probe = ROUNDINGS[rounding].probe
     return losses_on(tuning.model, tuning.batches(), probe, weight_format, depths, {})
-
-
-def _kept(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the arrays kept under `name` in the cache folder, made and kept the first time."""
-    path = cache_dir() / "public" / f"{name}.safetensors"
-    try:
-        kept = load_file(path)
-        digest = kept.pop(_DIGEST, np.empty(0, np.uint8))
-        if digest.tobytes() == _digest(kept):
-            return kept
-    except (OSError, SafetensorError):  # there is none, or it is damaged
-        pass
-    arrays = {key: np.ascontiguousarray(array) for key, array in make().items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(save(arrays | {_DIGEST: np.frombuffer(_digest(arrays), np.uint8)}))
-    except OSError:
-        return arrays  # a cache that cannot be written costs time, not the result
-    return arrays
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return a hash of all arrays, so that a single altered bit of a kept file is found."""
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
-        digest.update(array.data)
-    return digest.digest()
-
-
-def _pack_moments(moments: dict[str, LayerMoments]) -> dict[str, np.ndarray]:
-    """Return moments as arrays by name; layers that share one array share its name."""
-    arrays: dict[str, np.ndarray] = {}
-    owners: dict[int, str] = {}
-    rows: dict[str, list] = {}
-    for name, one in moments.items():
-        owner = owners.setdefault(id(one.mean), name)
-        arrays[owner] = one.mean
-        rows[name] = [owner, one.rows]
-    arrays["fedsim.rows"] = np.frombuffer(json.dumps(rows).encode(), np.uint8)
-    return arrays
-
-
-def _unpack_moments(arrays: dict[str, np.ndarray]) -> dict[str, LayerMoments]:
-    rows = json.loads(arrays["fedsim.rows"].tobytes())
-    return {name: LayerMoments(arrays[owner], n) for name, (owner, n) in rows.items()}

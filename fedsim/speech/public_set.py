@@ -15,6 +15,8 @@ from safetensors.numpy import load, save
 from fedsim.errors import FedsimError
 
 _FULL_SCALE = 32_768
+_MAX_LANGUAGE = 64
+"""Characters of the name of a language."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,19 +60,34 @@ def read_public_set(data: bytes) -> PublicSet:
     """Return the set that `PublicSet.to_bytes` wrote; `FedsimError` for anything else."""
     try:
         arrays = load(data)
+        samples, lengths = arrays["samples"], arrays["lengths"]
         languages = json.loads(arrays["languages"].tobytes())
-        ends = np.cumsum(arrays["lengths"])[:-1]
-        parts = np.split(arrays["samples"], ends)
+        if not _are_clips(samples, lengths, languages):
+            raise ValueError("not what a set is written as")
+        parts = np.split(samples, np.cumsum(lengths)[:-1])
         pairs = zip(parts, languages, strict=True)
         public = PublicSet(tuple(PublicClip(_samples(codes), spoken) for codes, spoken in pairs))
-        if public.to_bytes() != data:  # lengths that do not add up, samples of another type
+        if public.to_bytes() != data:  # more than a set has, or written in another way
             raise ValueError("not what a set is written as")
         return public
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FedsimError(
             "the public clips that the server sent are damaged; run the same version of fedsim on"
             " both sides"
         ) from error
+
+
+def _are_clips(samples: np.ndarray, lengths: np.ndarray, languages: object) -> bool:
+    """Return whether types are those of a set, and lengths add up to the samples."""
+    if samples.dtype != np.int16 or lengths.dtype != np.int64 or not isinstance(languages, list):
+        return False
+    if samples.ndim != 1 or lengths.ndim != 1 or not 0 < len(lengths) == len(languages):
+        return False
+    spoken = [name for name in languages if name is not None]
+    if not all(isinstance(name, str) and len(name) <= _MAX_LANGUAGE for name in spoken):
+        return False
+    counts = lengths.tolist()  # integers that do not overflow
+    return min(counts) >= 0 and sum(counts) == samples.size
 
 
 def _codes(samples: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +90,72 @@ def test_a_blob_read_into_an_array(store):
     values[3] = 4
     with pytest.raises(FedsimError, match=rf"blob {name[:12]} .* is damaged"):
         verify(store, name, values.data)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "../secret", "/dev/zero", "a" * 63, "A" * 64, "a" * 65, "\0", "x" * 5000, "\ud800"],
+)
+def test_a_name_is_a_hash_and_no_path(store, name):
+    """Names come in messages: none of them reaches another file."""
+    store.folder.mkdir(exist_ok=True)
+    (store.folder.parent / "secret").write_bytes(b"secret")
+    room = np.empty(6, np.uint8)
+    for attempt in (lambda: store.get(name), lambda: store.fill(room, name)):
+        with pytest.raises(
+            FedsimError, match=r"is not the name of a blob, .* run the same version"
+        ) as caught:
+            attempt()
+        assert len(str(caught.value)) < 300
+    assert name not in store
+
+
+def test_a_blob_is_read_up_to_a_bound(store):
+    name = store.put(b"x" * 100)
+    assert store.get(name, 100) == b"x" * 100
+    os.truncate(store.folder / name, 60 << 30)  # all of it hollow
+    for bound in (100, 99):
+        with pytest.raises(FedsimError, match=rf"is damaged or of another layer.* {bound} bytes"):
+            store.get(name, bound)
+    with pytest.raises(FedsimError, match="is damaged or of another layer"):
+        store.get(name)
+    with pytest.raises(FedsimError, match="is damaged or of another layer"):
+        WeightCache(store).layer(name, LAYER, 5, PER_CHANNEL)
+
+
+@pytest.mark.parametrize("value", [0, -0.0, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_scales_that_no_rounding_gives_are_refused(value, weight_format, store):
+    """The name of a blob is right for any content."""
+    data = bytearray(to_blob(quantize_weight(weight(), 5, weight_format)))
+    data[:2] = np.float16(value).tobytes()
+    message = r"'layer' at 5 bits has scales in its blob that are not finite, or 0; use the model"
+    with pytest.raises(FedsimError, match=message):
+        from_blob(bytes(data), LAYER, 5, weight_format)
+    with pytest.raises(FedsimError, match=message):
+        WeightCache(store).layer(store.put(bytes(data)), LAYER, 5, weight_format)
+
+
+@pytest.mark.parametrize("bits", [-3, 0, 1, 17, 10**9])
+def test_a_depth_that_cannot_be_packed(bits, store):
+    data = to_blob(quantize_weight(weight(), 5, PER_CHANNEL))
+    with pytest.raises(FedsimError, match=f"bit depth of {bits} cannot be packed"):
+        from_blob(data, LAYER, bits, PER_CHANNEL)
+    with pytest.raises(FedsimError, match=f"bit depth of {bits} cannot be packed"):
+        WeightCache(store).layer(store.put(data), LAYER, bits, PER_CHANNEL)
+
+
+def test_one_blob_read_as_two_layers(store):
+    """A sender may name one blob for two layers that take as many bytes: each has its shape."""
+    turned = replace(LAYER, name="turned", shape=LAYER.shape[::-1])
+    name = store.put(to_blob(quantize_weight(weight(), 8, PER_TENSOR)))
+    cache = WeightCache(store)
+    first = cache.layer(name, LAYER, 8, PER_TENSOR).weight
+    second = cache.layer(name, turned, 8, PER_TENSOR).weight
+    assert first.shape == LAYER.shape
+    assert second.shape == turned.shape
+    assert torch.equal(first.ravel(), second.ravel())
+    assert cache.layer(name, LAYER, 8, PER_TENSOR).weight is first
 
 
 def test_a_missing_blob_is_an_error(store):

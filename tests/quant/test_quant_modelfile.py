@@ -31,7 +31,7 @@ from fedsim.quant.modelfile import (
     store_leftovers,
     write,
 )
-from fedsim.quant.packing import pack, packed_bytes
+from fedsim.quant.packing import pack
 from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.weights import PackedWeight, dequantize_weight
 
@@ -253,7 +253,7 @@ def contents(layers, rest, manifest, seed=0) -> ModelFile:
     rng, how = np.random.default_rng(seed), manifest.weight_format
     weights = []
     for layer, bits in zip(layers, manifest.bits, strict=True):
-        codes = rng.integers(0, 256, packed_bytes(layer.n_weights, bits), np.uint8)
+        codes = pack(rng.integers(0, 1 << bits, layer.n_weights), bits)
         scales = rng.random(how.grid(layer.shape)).astype(np.float16)
         zeros = rng.integers(0, 1 << bits, how.grid(layer.shape), np.uint16)
         kept = zeros if how.zero_points else None

@@ -94,6 +94,18 @@ def spoilt() -> dict[str, bytes]:
         "a sample more": other(samples=np.append(arrays["samples"], np.int16(3))),
         "lengths that lead back": other(lengths=lengths + np.array([5000, -5000, 0])),
         "other samples": other(samples=arrays["samples"].astype(np.float32)),
+        "samples in rows": other(samples=arrays["samples"][None]),
+        "lengths in floats": other(lengths=lengths.astype(np.float64)),
+        "lengths in a row": other(lengths=lengths[None]),
+        "lengths that overflow": other(lengths=np.array([2**63 - 1, 2**63 - 1, 2])),
+        "huge lengths": other(lengths=np.array([2**40, 3, 3])),
+        "no clip": other(lengths=lengths[:0], samples=arrays["samples"][:0], languages=text([])),
+        "a text of languages": other(languages=text("abc")),
+        "languages by name": other(languages=text({"a": 1, "b": 2, "c": 3})),
+        "a number for a language": other(languages=text(["it", None, 3])),
+        "a long language": other(languages=text(["it", None, "x" * 65])),
+        "deep JSON": other(languages=np.frombuffer(b"[" * 100_000, np.uint8)),
+        "one array more": other(more=lengths),
     }
 
 
