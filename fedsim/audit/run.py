@@ -14,7 +14,7 @@ from fedsim.audit.views import Payloads, View
 from fedsim.audit.voices import Voices, open_voices
 from fedsim.privacy.bounds import Bounds
 from fedsim.results.folder import RunFolder
-from fedsim.results.ledger import Ledger
+from fedsim.results.ledger_reader import read_ledger
 from fedsim.results.rates import lines_of
 from fedsim.results.runs import Part, read_runs
 from fedsim.scenario.matrix import expand
@@ -104,7 +104,7 @@ def _voices(scenario: Scenario, known: dict[str, Voices]) -> Voices:
 def _payloads(part: Part) -> dict[str, Payloads] | None:
     """Return client -> what the server received from it, one payload per round."""
     found: dict[str, list[bytes]] = {}
-    with Ledger(RunFolder(part.path).ledger) as ledger:
+    with read_ledger(RunFolder(part.path).ledger) as ledger:
         for payload in ledger.payloads():
             found.setdefault(payload.client, []).append(payload.payload)
     return dict(found)

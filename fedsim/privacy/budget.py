@@ -26,6 +26,10 @@ from pathlib import Path
 from fedsim.errors import FedsimError
 from fedsim.privacy.budget_file import LOCK_TIMEOUT_S, open_account
 
+SPENT = "privacy.sqlite"
+"""The file of privacy spending; in the folder that `HOME` names, else in the run folder."""
+HOME = "FEDSIM_PRIVACY_DIR"
+"""Environment variable: the device's own folder, where its budget holds across runs."""
 # Sums are exact in whole numbers of these: three times 0.1 is 0.3. In SQLite's 64 bits they reach
 # an epsilon of 9e9 and a delta of 9.
 _EPSILON_UNIT = Decimal("1e-9")
