@@ -26,10 +26,10 @@ from fedsim.study.public_bounds import scenario_bounds
 from fedsim.study.vocabulary import trimmed_models
 
 
-def audit_run(path: Path, targets: int) -> Iterator[Audited]:
+def audit_run(path: Path, targets: int, *, write: bool = True) -> Iterator[Audited]:
     """Audit a run folder, or each member of a matrix; yield each result when it is done.
 
-    Writes an audit.json into each member's folder.
+    Writes an audit.json into each member's folder, unless `write` is false.
 
     Raises:
         FedsimError: if `path` is not a run folder, nothing finished, or a file cannot be written.
@@ -51,7 +51,8 @@ def audit_run(path: Path, targets: int) -> Iterator[Audited]:
             payloads = None  # no method of the run needed a release
         audited = _audit(part.settings, scenario, voices, bounds, keys, payloads, targets)
         audited = Audited(**{**vars(audited), "rates": tuple(_rates(part))})
-        write_audit(part.path / FILE, [audited])
+        if write:
+            write_audit(part.path / FILE, [audited])
         yield audited
 
 
