@@ -61,7 +61,7 @@ def check_settings(ledger: LedgerReader, path: Path, scenario: Scenario) -> None
         now = settings_of(scenario)
         texts = [
             f"{key} was {_shown(begun.get(key))} and is {_shown(now.get(key))}"
-            for key in dict.fromkeys([*begun, *now])
+            for key in dict.fromkeys([*now, *begun])
             if begun.get(key) != now.get(key)
         ]
         if texts:
