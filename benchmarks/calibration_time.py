@@ -27,6 +27,7 @@ from fedsim.quant.observe import observe
 from fedsim.quant.rounding.independent import quantize_weight
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
+from fedsim.results.bound import seal
 from fedsim.results.folder import RunFolder
 from fedsim.results.runs import read_runs
 from fedsim.scenario.schema import Scenario
@@ -106,6 +107,7 @@ def main() -> None:
             "calibration_seconds": {k: round(v, 4) for k, v in seconds.items()}
         }
         write_text(RunFolder(part.path).timing, json.dumps(timing, indent=2) + "\n")
+        seal(RunFolder(part.path))
 
 
 if __name__ == "__main__":

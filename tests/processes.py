@@ -52,3 +52,19 @@ def foreground(words: list[str], mark: str, **environment: str) -> Iterator[subp
             for process in marked(mark, seconds=0):
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
+
+
+def on_read_only_disk(folder: Path, *argv: str) -> subprocess.CompletedProcess[str] | None:
+    """Run a program that sees `folder` on a file system that is read only; None where the system
+    cannot show it one."""
+    script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" || exit 99; exec "$@"'
+    try:
+        done = subprocess.run(
+            ["unshare", "--mount", "--map-root-user", "sh", "-c", script, str(folder), *argv],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    except FileNotFoundError:
+        return None
+    return None if done.returncode == 99 or done.stderr.startswith("unshare:") else done

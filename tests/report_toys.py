@@ -123,7 +123,7 @@ def write_matrix(path, key, cells, settings=None):
     for number, (value, models) in enumerate(cells, start=1):
         name = f"cells/{number:03d}"
         write_run(folder.path / name, models, settings=plain)
-        index.append({"folder": name, "settings": {key: value}, "keys": {}})
+        index.append({"folder": name, "settings": {key: value}})
     (folder.path / "matrix.json").write_text(json.dumps(index))
     return path
 

@@ -6,6 +6,7 @@ The full text stays on the device, in the log `fedsim.device` at level INFO.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 from traceback import extract_tb
@@ -15,9 +16,11 @@ from fedsim.errors import FedsimError
 from fedsim.speech.clips import ClientData
 
 _LOG = logging.getLogger("fedsim.device")
-_IN = r"[^\n:;,'\"()]"
+_START = r"(?:[A-Za-z]:[/\\]|~\w*[/\\]|\.{0,2}[/\\])(?=\S)"
+_BEGIN = rf"(?<![\w.]){_START}"
+# Folders have names such as `calls, old (2)`; but after a comma another path may begin.
+_IN = rf"(?:[^\n:'\",;(]|[,;(](?!\s*{_START}))"
 _EXTENSION = r"(?:\.[A-Za-z]\w{0,7})+(?![\w/\\])"
-_BEGIN = r"(?<![\w.])(?:[A-Za-z]:[/\\]|~\w*[/\\]|\.{0,2}[/\\])(?=\S)"
 _PATH = re.compile(
     rf"(['\"]){_BEGIN}[^'\"\n]*\1"  # in quotes, to their end
     rf"|(['\"])[^'\"\n]*[/\\][^'\"\n]*{_EXTENSION}\2"
@@ -26,6 +29,10 @@ _PATH = re.compile(
     rf"|[^\s:;,'\"()/\\]+[/\\]{_IN}*?{_EXTENSION}"
 )
 """A path, a relative one only with an extension: it matches too much rather than too little."""
+_ABSOLUTE = re.compile(_BEGIN)
+_END = re.compile(r"(?=[\s:;,.'\"()]|\Z)")
+_MAX_PATH = 4_096
+_FILE = "a local file"
 _MAX_REASON = 1_000
 """Characters of a reason."""
 _PACKAGES = (Path(__file__).parent, Path(fedsim.__file__).parent)
@@ -48,7 +55,7 @@ def redacted_reason(
     """
     _LOG.info("client %s: %s", client, error, exc_info=error)
     if isinstance(error, FedsimError) and data is not None:
-        text = _PATH.sub("a local file", _without_clips(str(error), data))
+        text = _PATH.sub(_FILE, _without_existing(_without_clips(str(error), data)))
         if client and repr(client) not in text:
             text = f"client {client!r}: {text}"
         return text[:_MAX_REASON]
@@ -56,6 +63,25 @@ def redacted_reason(
     if isinstance(error, OSError) and error.strerror:  # the system's text, without a file name
         what += f" ({error.strerror})"
     return f"client {client!r} failed in {message_type}: {what} in {_place(error)}"
+
+
+def _without_existing(text: str) -> str:
+    """Return the text without paths that exist on this device, whatever characters they have.
+
+    Where a path ends cannot be seen: `calls, old (2) is empty` may be a folder or a sentence.
+    """
+    found, at = [], 0
+    for start in _ABSOLUTE.finditer(text):
+        if start.start() < at:
+            continue  # inside the path before
+        ends = (end.start() for end in _END.finditer(text, start.end(), start.end() + _MAX_PATH))
+        for end in sorted(ends, reverse=True):
+            beyond = text[end : end + 1] in ("/", "\\")  # a file in it is missing: see `_PATH`
+            if not beyond and os.path.lexists(os.path.expanduser(text[start.start() : end])):
+                found += [text[at : start.start()], _FILE]
+                at = end
+                break
+    return "".join([*found, text[at:]])
 
 
 def _without_clips(text: str, data: ClientData) -> str:

@@ -11,18 +11,21 @@ import numpy as np
 
 from fedsim.base.seeds import client_rng
 from fedsim.errors import DeclinedError
-from fedsim.privacy.budget import UNLIMITED, Limit, answer_once, is_answered, spend, spent
+from fedsim.privacy.budget import (
+    HOME,
+    SPENT,
+    UNLIMITED,
+    Limit,
+    answer_once,
+    is_answered,
+    spend,
+    spent,
+)
 from fedsim.privacy.releases import release
 from fedsim.protocol import messages as m
 from fedsim.quant.allocation import Sizes
 from fedsim.study.release_params import device_planner, given_bounds, release_params
 from fedsim_clients.runtime import Runtime
-
-SPENT = "privacy.sqlite"
-"""Privacy spending of each device with the releases made for it; in `HOME`, else in the run
-folder."""
-HOME = "FEDSIM_PRIVACY_DIR"
-"""Environment variable: the device's own folder, where its budget holds across runs."""
 
 
 def released(

@@ -7,9 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from fedsim.base.files import write_text
+from fedsim.base.jsonfile import read_json_as
 from fedsim.errors import FedsimError
 from fedsim.privacy.attacks.result import Finding
 
@@ -65,24 +68,47 @@ def read_audit(path: Path) -> list[Audited]:
     """
     if not path.is_file():
         return []
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["version"] != VERSION:
-            raise ValueError(f"version {content['version']}")
-        return [
-            Audited(
-                settings=one["settings"],
-                release=one["release"],
-                findings=tuple(Finding(**finding) for finding in one["findings"]),
-                claim=None if one["claim"] is None else Claim(**one["claim"]),
-                rates=tuple(one["rates"]),
-            )
-            for one in content["audits"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FedsimError(
-            f"{path}: not an audit of this version of fedsim; run fedsim audit again"
-        ) from error
+    content = read_json_as(_File, path, "run fedsim audit again")
+    return [
+        Audited(
+            settings=one["settings"],
+            release=one["release"],
+            findings=tuple(_finding(finding) for finding in one["findings"]),
+            claim=one["claim"],
+            rates=tuple(one["rates"]),
+        )
+        for one in content["audits"]
+    ]
+
+
+def _finding(fields: Any) -> Finding:
+    return Finding(**fields)
+
+
+class _Finding(TypedDict):
+    attack: str
+    attribute: str
+    release: str
+    figure: str
+    value: float | None
+    low: float | None
+    high: float | None
+    chance: float | None
+    n: int
+    note: str
+
+
+class _Audited(TypedDict):
+    settings: dict[str, Any]
+    release: str
+    findings: list[_Finding]
+    claim: Claim | None
+    rates: list[dict[str, Any]]
+
+
+class _File(TypedDict):
+    version: Literal[1]
+    audits: list[_Audited]
 
 
 def _plain(value: Any) -> Any:

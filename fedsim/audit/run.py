@@ -15,7 +15,7 @@ from fedsim.audit.voices import Voices, open_voices
 from fedsim.errors import FedsimError
 from fedsim.privacy.bounds import Bounds
 from fedsim.results.folder import RunFolder
-from fedsim.results.ledger import Ledger
+from fedsim.results.ledger_reader import read_ledger
 from fedsim.results.rates import lines_of
 from fedsim.results.runs import Part, read_runs
 from fedsim.scenario.cells import LOSSES, measure_of
@@ -28,10 +28,10 @@ from fedsim.study.public_bounds import scenario_bounds
 from fedsim.study.vocabulary import trimmed_models
 
 
-def audit_run(path: Path, targets: int) -> Iterator[Audited]:
+def audit_run(path: Path, targets: int, *, write: bool = True) -> Iterator[Audited]:
     """Audit a run folder, or each member of a matrix; yield each result when it is done.
 
-    Writes an audit.json into each member's folder.
+    Writes an audit.json into each member's folder, unless `write` is false.
 
     Raises:
         FedsimError: if `path` is not a run folder, nothing finished, or a file cannot be written.
@@ -53,7 +53,8 @@ def audit_run(path: Path, targets: int) -> Iterator[Audited]:
             payloads = None  # no method of the run needed a release
         audited = _audit(part.settings, scenario, voices, bounds, keys, payloads, targets)
         audited = Audited(**{**vars(audited), "rates": tuple(_rates(part))})
-        write_audit(part.path / FILE, [audited])
+        if write:
+            write_audit(part.path / FILE, [audited])
         yield audited
 
 
@@ -111,7 +112,7 @@ def _voices(scenario: Scenario, known: dict[str, Voices]) -> Voices:
 def _payloads(part: Part) -> dict[str, Payloads] | None:
     """Return client -> what the server received from it, one payload per round."""
     found: dict[str, list[bytes]] = {}
-    with Ledger(RunFolder(part.path).ledger) as ledger:
+    with read_ledger(RunFolder(part.path).ledger) as ledger:
         for payload in ledger.payloads():
             found.setdefault(payload.client, []).append(payload.payload)
     return dict(found)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, durable: bool = True, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that replaces it when the block ends without an error.
 
     Readers see the old file or the new one, even if this process dies; of several writers, the last
@@ -21,6 +21,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         path: the file to write.
         durable: whether to flush the file to disk before it gets its name, so that it survives a
             power cut. Not needed for what can be made again.
+        mode: who may read and write the file.
 
     Raises:
         OSError: if the folder or the file cannot be written; no temporary file remains.
@@ -33,7 +34,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

@@ -50,7 +50,10 @@ def add(verbs: argparse._SubParsersAction) -> None:
         help="clients whose clips are attacked (default: 20)",
     )
     audit.add_argument(
-        "--out", metavar="FILE", type=Path, help="for a scenario: the file (default: ./audit.json)"
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="the file (default: ./audit.json; for a run, audit.json in its folder)",
     )
     audit.set_defaults(verb=_audit)
 
@@ -60,11 +63,8 @@ def _audit(options: argparse.Namespace) -> int:
 
     folder = Path(options.subject).expanduser()
     is_run = (folder / "scenario.yaml").is_file()
-    if is_run and (options.set or options.out):
-        raise FedsimError(
-            f"{options.subject}: a run is audited as it was, and its audit.json is written into its"
-            " folder: remove --set and --out"
-        )
+    if is_run and options.set:
+        raise FedsimError(f"{options.subject}: a run is audited as it was: remove --set")
 
     from fedsim.audit.record import write_audit
     from fedsim.audit.run import audit_run, audit_scenario
@@ -72,14 +72,15 @@ def _audit(options: argparse.Namespace) -> int:
     from fedsim.results.table import stdout_console
 
     if is_run:
-        audits = _collect(audit_run(folder, options.targets))
-        place = folder
+        audits = _collect(audit_run(folder, options.targets, write=options.out is None))
+        place = options.out or folder
     else:
         from fedsim.scenario import find_scenario, load_scenario
 
         scenario = load_scenario(find_scenario(options.subject), options.set)
         audits = _collect(audit_scenario(scenario, options.targets))
         place = options.out or Path("audit.json")
+    if options.out or not is_run:
         write_audit(place, audits)
     print_audits(audits, stdout_console())
     print(f"audit: {place.absolute()}")

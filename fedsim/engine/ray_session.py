@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import ray
@@ -22,6 +24,7 @@ import ray
 from fedsim.base.interrupts import held_back
 from fedsim.engine.ray_cluster import check_address, check_shared, free_workers, not_joined
 from fedsim.engine.settings import QUIET, EngineSettings, cores, environment
+from fedsim.errors import FedsimError
 
 # Each client needs the same memory again, which glibc would give back and fetch page by page: some
 # thirtieth of a worker's time.
@@ -58,8 +61,8 @@ def connected(settings: EngineSettings, clients: int) -> Iterator[Capacity]:
     joined here is shut down, also after Ctrl-C.
 
     Raises:
-        FedsimError: the address does not answer, a machine of the cluster does not see
-            `settings.shared`, or too few cores are free.
+        FedsimError: Ray cannot start here, the address does not answer, a machine of the cluster
+            does not see `settings.shared`, or too few cores are free.
     """
     variables = _variables(settings.threads)
     stated = {"env_vars": variables}
@@ -90,19 +93,50 @@ def _variables(threads: int) -> dict[str, str]:
 def _started(variables: Mapping[str, str], num_cpus: int) -> Iterator[None]:
     """Start Ray on this machine with an environment for its workers, and end all of it."""
     mark = secrets.token_hex(8)
+    session, ended = None, False
     try:
         # Inherited rather than stated for each worker: Ray starts an agent for what is stated.
         with environment({**variables, **_NO_SPARE_WORKERS, _MARK: mark}):
-            _init(address="local", num_cpus=num_cpus, include_dashboard=False)
+            try:
+                _init(address="local", num_cpus=num_cpus, include_dashboard=False)
+            except Exception as error:  # Ray raises what its processes happened to die of
+                raise _not_started(error) from error
+        session = _session_folder()
         _inherited.update(variables)
         _end_helpers()
         yield
+        ended = True
     finally:
         with held_back():
             _inherited.clear()
             _end_helpers()
             ray.shutdown()
             _kill_marked(mark)
+            if ended and session is not None:  # after an error its logs may tell why
+                _remove_session(session)
+
+
+def _not_started(error: Exception) -> FedsimError:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return FedsimError(
+        f"Ray could not start its processes on this machine ({text:.200}): check free memory and"
+        " the space for temporary files, or choose engine inprocess"
+    )
+
+
+def _session_folder() -> Path:
+    """Return the folder of the logs and sockets of the Ray to which this process is connected."""
+    context = ray.get_runtime_context()
+    return Path(context.get_temp_dir()) / context.get_session_name()
+
+
+def _remove_session(folder: Path) -> None:
+    """Remove the folder of a Ray that has ended, and the link to it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    latest = folder.with_name("session_latest")
+    with suppress(OSError):  # another Ray may just be writing its own
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
 
 
 @contextmanager

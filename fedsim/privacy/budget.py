@@ -12,23 +12,24 @@ Filters"). It is not tight: many releases by one mechanism cost less than their 
 
 The file is SQLite with one transaction per spending, so a spending is counted completely or not at
 all, also after kill -9, and by one process at a time. A device that is killed between spending and
-answering has released nothing; it can still do so without spending again.
+answering has released nothing; it can still do so without spending again. What is damaged, emptied
+or gone is refused, not taken for a new budget: see `budget_file`.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 
 from fedsim.errors import FedsimError
+from fedsim.privacy.budget_file import LOCK_TIMEOUT_S, open_account
 
-VERSION = 1
-LOCK_TIMEOUT_S = 30.0
-"""How long to wait for another process that writes."""
+SPENT = "privacy.sqlite"
+"""The file of privacy spending; in the folder that `HOME` names, else in the run folder."""
+HOME = "FEDSIM_PRIVACY_DIR"
+"""Environment variable: the device's own folder, where its budget holds across runs."""
 # Sums are exact in whole numbers of these: three times 0.1 is 0.3. In SQLite's 64 bits they reach
 # an epsilon of 9e9 and a delta of 9.
 _EPSILON_UNIT = Decimal("1e-9")
@@ -60,12 +61,12 @@ def spend(
     """Count one release of a client and return True, or return False if it would exceed the limit.
 
     A request that was counted before is granted and costs nothing more. A refused one costs
-    nothing. The file is created if it does not exist.
+    nothing. The file is created if it does not exist and nothing beside it tells of a spending.
 
     Raises:
-        FedsimError: if a number is negative or not finite, or if the file cannot be read or
-            written, for instance because it is locked for longer than `lock_timeout_s`; then
-            nothing may be released.
+        FedsimError: if a number is negative or not finite, or if the file is damaged, emptied or
+            gone, or cannot be read or written, for instance because it is locked for longer than
+            `lock_timeout_s`; then nothing may be released.
     """
     for name, value in (
         ("epsilon", epsilon),
@@ -83,14 +84,13 @@ def spend(
         _units(limit.epsilon, _EPSILON_UNIT, ROUND_FLOOR),
         _units(limit.delta, _DELTA_UNIT, ROUND_FLOOR),
     )
-    with _transaction(Path(path), lock_timeout_s) as db:
-        if _known(db, client, request):
+    with open_account(Path(path), client, lock_timeout_s) as account:
+        if request in account.spendings:
             return True
-        before = _read(db, client)
-        after = tuple(b + c for b, c in zip(before, cost, strict=True))
+        after = tuple(b + c for b, c in zip(account.total, cost, strict=True))
         if any(a > m for a, m in zip(after, maximum, strict=True)):
             return False
-        db.execute("INSERT INTO spent VALUES (?, ?, ?, ?, NULL)", (client, request, *cost))
+        account.add(request, *cost)
     return True
 
 
@@ -100,95 +100,38 @@ def answer_once(path: str | Path, client: str, request: str, make: Callable[[], 
     It is stored before it is returned, and so before anything leaves the device.
 
     Raises:
-        FedsimError: if nothing was spent for the request, or the file cannot be read or written.
+        FedsimError: if nothing was spent for the request, or the file is damaged, or cannot be read
+            or written.
     """
-    with _transaction(Path(path)) as db:
-        known = _known(db, client, request)
-        if known is None:
+    with open_account(Path(path), client) as account:
+        if request not in account.spendings:
             raise FedsimError(
                 f"client {client!r}: nothing was spent for {request!r}; call spend first"
             )
-        (answer,) = known
+        answer = account.spendings[request].answer
         if answer is None:
             answer = make()
-            db.execute(
-                "UPDATE spent SET answer = ? WHERE client = ? AND request = ?",
-                (answer, client, request),
-            )
-    return bytes(answer)
+            account.answer(request, answer)
+    return answer
 
 
 def is_answered(path: str | Path, client: str, request: str) -> bool:
     """Return whether the answer to a request is stored, so that it need not be computed."""
-    with _transaction(Path(path)) as db:
-        known = _known(db, client, request)
-    return known is not None and known[0] is not None
+    with open_account(Path(path), client) as account:
+        spending = account.spendings.get(request)
+    return spending is not None and spending.answer is not None
 
 
 def spent(path: str | Path, client: str) -> tuple[float, float]:
     """Return the epsilon and the delta that a client has spent; (0, 0) for an unknown client.
 
-    Raises `FedsimError` if the file cannot be read.
+    Raises `FedsimError` if the file is damaged or cannot be read.
     """
-    with _transaction(Path(path)) as db:
-        epsilon, delta = _read(db, client)
+    with open_account(Path(path), client) as account:
+        epsilon, delta = account.total
     return float(epsilon * _EPSILON_UNIT), float(delta * _DELTA_UNIT)
 
 
 def _units(value: float, unit: Decimal, rounding: str) -> int:
     # repr gives the shortest decimal that is this float: 0.1, not 0.1000000000000000055.
     return int((Decimal(repr(float(value))) / unit).to_integral_value(rounding))
-
-
-def _read(db: sqlite3.Connection, client: str) -> tuple[int, int]:
-    query = "SELECT COALESCE(SUM(epsilon), 0), COALESCE(SUM(delta), 0) FROM spent WHERE client = ?"
-    epsilon, delta = db.execute(query, (client,)).fetchone()
-    return epsilon, delta
-
-
-def _known(db: sqlite3.Connection, client: str, request: str) -> tuple[bytes | None] | None:
-    """Return (answer,) of a granted request, (None,) before it is answered; None if not granted."""
-    query = "SELECT answer FROM spent WHERE client = ? AND request = ?"
-    found: tuple[bytes | None] | None = db.execute(query, (client, request)).fetchone()
-    return found
-
-
-@contextmanager
-def _transaction(
-    path: Path, lock_timeout_s: float = LOCK_TIMEOUT_S
-) -> Iterator[sqlite3.Connection]:
-    """Open the file for exclusive writing; on leaving, commit, or roll back after an error."""
-    try:
-        db = sqlite3.connect(path, timeout=lock_timeout_s, isolation_level=None)
-        try:
-            # A rollback journal, the default, needs no shared memory, unlike a write-ahead log.
-            # With EXTRA a commit also survives a power failure right after it.
-            db.execute("PRAGMA synchronous = EXTRA")
-            db.execute("BEGIN IMMEDIATE")
-            _set_up(db, path)
-            yield db
-            db.execute("COMMIT")
-        finally:
-            db.close()  # rolls back what was not committed
-    except sqlite3.DatabaseError as error:
-        raise FedsimError(
-            f"{path}: the privacy budget cannot be read or written ({error}), so nothing is"
-            " released; check the file, its folder and the space on its disk"
-        ) from error
-
-
-def _set_up(db: sqlite3.Connection, path: Path) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if version == 0 and tables == 0:
-        db.execute(
-            "CREATE TABLE spent (client TEXT NOT NULL, request TEXT NOT NULL,"
-            " epsilon INTEGER NOT NULL, delta INTEGER NOT NULL, answer BLOB,"
-            " PRIMARY KEY (client, request)) WITHOUT ROWID"
-        )
-        db.execute(f"PRAGMA user_version = {VERSION}")
-    elif version != VERSION:
-        raise FedsimError(
-            f"{path}: not a privacy budget of this version of fedsim (version {version} instead of"
-            f" {VERSION}); name another file, or a new one"
-        )

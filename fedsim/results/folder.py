@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from fedsim.base.files import atomic_write, write_text
 from fedsim.base.version import __version__
 from fedsim.errors import FedsimError
+from fedsim.privacy.budget import SPENT
 from fedsim.results.rows import Row, from_arrow, to_arrow
 from fedsim.scenario.schema import Scenario
 
@@ -23,7 +23,7 @@ MATRIX_INDEX = "matrix.json"
 """In the folder of a matrix: the settings and the run folder of each combination, in JSON."""
 _PACKAGES = (
     *("flwr", "ray", "torch", "transformers", "datasets", "numpy", "jiwer"),
-    *("safetensors", "pyarrow", "pydantic"),
+    *("safetensors", "pyarrow", "pydantic", "wordfreq", "espeakng-loader"),
 )
 
 
@@ -64,15 +64,14 @@ class RunFolder:
         return self.path / "timing.json"
 
     @property
-    def tables(self) -> Path:
-        """Path -> SHA-256 of the scenario's own device tables, in JSON; only if its fleet names
-        any."""
-        return self.path / "tables.json"
-
-    @property
     def privacy(self) -> Path:
         """The privacy statement: what is guaranteed for what leaves a device, in JSON."""
         return self.path / "privacy.json"
+
+    @property
+    def budget(self) -> Path:
+        """What each client has spent of its privacy budget; elsewhere with FEDSIM_PRIVACY_DIR."""
+        return self.path / SPENT
 
     @property
     def ledger(self) -> Path:
@@ -106,10 +105,6 @@ def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
         folder = RunFolder(path.absolute())
         write_text(folder.scenario, scenario.to_yaml())
         write_text(folder.versions, json.dumps(versions(), indent=2) + "\n")
-        tables = _fleet_tables(scenario)
-        if tables:
-            digests = {name: _sha256(Path(name)) for name in tables}
-            write_text(folder.tables, json.dumps(digests, indent=2) + "\n")
         if scenario.save_models:
             folder.models.mkdir()
     except OSError as error:
@@ -125,8 +120,7 @@ def open_run(path: Path) -> RunFolder:
     """Return the folder of a run that was begun, to resume it.
 
     Raises:
-        FedsimError: if it is not a run folder, or was begun with other versions or other device
-            tables, so that old and new results would not belong together.
+        FedsimError: if it is not a run folder.
     """
     folder = RunFolder(path.expanduser().absolute())
     if not folder.scenario.is_file() or not folder.versions.is_file():
@@ -134,35 +128,7 @@ def open_run(path: Path) -> RunFolder:
             f"{path}: this is not a run folder (it lacks scenario.yaml or versions.json): name the"
             f" folder that the run printed"
         )
-    try:
-        begun = json.loads(folder.versions.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FedsimError(f"{folder.versions}: damaged ({error}): begin a new run") from error
-    installed = versions()
-    for name in RELEVANT_VERSIONS:
-        if begun.get(name) != installed[name]:
-            raise FedsimError(
-                f"{path}: the run was begun with {name} {begun.get(name)}, but {installed[name]} is"
-                f" installed: install that version, or begin a new run"
-            )
-    tables = json.loads(folder.tables.read_text("utf-8")) if folder.tables.is_file() else {}
-    for name, digest in tables.items():
-        if not Path(name).is_file() or _sha256(Path(name)) != digest:
-            raise FedsimError(
-                f"{path}: the run was begun with other devices than {name} holds now: restore the"
-                f" file, or begin a new run"
-            )
     return folder
-
-
-def _fleet_tables(scenario: Scenario) -> list[str]:
-    """Return the paths of the scenario's own device tables."""
-    fleet = scenario.fleet
-    return [name for name in (fleet.catalogue, fleet.trace) if name] if fleet else []
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager
@@ -230,16 +196,29 @@ def write_results(folder: RunFolder, rows: Sequence[Row], scenario: Scenario) ->
     }
     try:
         with atomic_write(folder.results) as file:
-            pq.write_table(to_arrow(rows, metadata), file, compression="zstd")
+            pq.write_table(
+                to_arrow(rows, metadata), file, compression="zstd", write_page_checksum=True
+            )
     except OSError as error:
         raise _unwritable(error, folder.results) from error
 
 
 def read_results(path: Path) -> list[Row]:
-    """Return the rows of a `results.parquet`."""
+    """Return the rows of a `results.parquet`.
+
+    Raises:
+        FedsimError: if the file cannot be read, is damaged, or of another version of fedsim.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return from_arrow(pq.read_table(path))
+    try:
+        return from_arrow(pq.read_table(path, page_checksum_verification=True))
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise FedsimError(
+            f"{path}: these are not results of this version of fedsim, or the file is damaged:"
+            f" restore it, or run the scenario again"
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -7,9 +7,8 @@ cost other clients time (`keep`).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,38 +16,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.errors import FedsimError
-from fedsim.results.ledger_schema import (
-    ASKED_GROUP,
-    EVENT_NAMES,
-    RELEASE_NAMES,
-    ROW_NAMES,
-    SCHEMA,
-    VERSION,
-    pack_counts,
-    unpack_counts,
-    unpack_floats,
-    write_log,
-)
-from fedsim.results.records import (
-    FULL_MODEL,
-    PUBLIC_CLIPS,
-    Event,
-    Failure,
-    Log,
-    Outcome,
-    Payload,
-    Release,
-    Workload,
-)
-from fedsim.results.rows import COLUMNS, Plan, Row, Sensed, sort_rows
+from fedsim.results.ledger_reader import LedgerReader
+from fedsim.results.ledger_schema import ASKED_GROUP, SCHEMA, insert, pack_counts, write_log
+from fedsim.results.records import Log, Outcome, Payload
+from fedsim.results.rows import Plan, Row, Sensed
 from fedsim.results.sqlite import BUSY_S, connect, explained, transaction
 
 if TYPE_CHECKING:
     import sqlite3
 
 
-class Ledger:
-    """An open ledger. Its methods may be called from any thread; close it, or use `with`."""
+class Ledger(LedgerReader):
+    """An open ledger. Its methods may be called from any thread; close it, or use `with`.
+
+    To read one that is written no more, see `fedsim.results.ledger_reader`.
+    """
 
     def __init__(self, path: str | Path, busy_s: float = BUSY_S) -> None:
         """Open the ledger at `path`, or create it.
@@ -60,11 +42,9 @@ class Ledger:
         Raises:
             FedsimError: if the file cannot be opened or written, or is of another version.
         """
-        self.path = Path(path)
-        self._busy_s = busy_s
-        self._lock = threading.RLock()
-        with self._explained():
-            self._db = connect(self.path, busy_s)
+        with explained(Path(path), "ledger", busy_s):
+            db = connect(Path(path), busy_s)
+        super().__init__(Path(path), db, busy_s)
         try:
             self._set_up()
         except FedsimError:
@@ -105,16 +85,13 @@ class Ledger:
             raise ValueError(
                 f"client {client!r}: two rows have the same method and tuned_on: pass one of them"
             )
-        places = ", ".join("?" for _ in COLUMNS)
         with self._transaction() as db:
             db.execute("DELETE FROM results WHERE client = ?", (client,))
-            db.executemany(
-                f"INSERT INTO results ({ROW_NAMES}) VALUES ({places})",
-                [astuple(row) for row in rows],
-            )
+            insert(db, "results", [astuple(row) for row in rows], "INSERT")
             db.execute("DELETE FROM plans WHERE client = ?", (client,))
-            db.executemany(
-                "INSERT INTO plans VALUES (?, ?, ?, ?, ?, ?)",
+            insert(
+                db,
+                "plans",
                 [
                     (
                         *(plan.client, plan.method, plan.tuned_on, bytes(plan.bits)),
@@ -122,21 +99,16 @@ class Ledger:
                     )
                     for plan in plans
                 ],
+                "INSERT",
             )
             if sensed is not None:
                 values = [
                     np.asarray(v, "<f8").tobytes() for v in (sensed.sensitivity, sensed.quantiles)
                 ]
-                db.execute(
-                    "INSERT OR REPLACE INTO sensed VALUES (?, ?, ?, ?)",
-                    (client, *values, bytes(sensed.depths)),
-                )
-            db.executemany(
-                "INSERT OR REPLACE INTO payloads VALUES (?, ?, ?, ?)",
-                [astuple(payload) for payload in payloads],
-            )
+                insert(db, "sensed", [(client, *values, bytes(sensed.depths))])
+            insert(db, "payloads", [astuple(payload) for payload in payloads])
             write_log(db, log)
-            db.execute("INSERT OR REPLACE INTO clients (client) VALUES (?)", (client,))
+            insert(db, "clients", [(client,)])
 
     def keep(self, client: str, stage: str, reply: str, log: Log | None = None) -> None:
         """Write the reply of an unfinished client at a stage, as text."""
@@ -147,10 +119,7 @@ class Ledger:
     ) -> None:
         """Write the replies of several clients at a stage (client -> text), all or none."""
         with self._transaction() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)",
-                [(client, stage, reply) for client, reply in replies.items()],
-            )
+            insert(db, "kept", [(client, stage, reply) for client, reply in replies.items()])
             for log in logs:
                 write_log(db, log)
 
@@ -164,16 +133,20 @@ class Ledger:
     ) -> None:
         """Write that a client failed at a stage, and why; its earlier results are kept."""
         with self._transaction() as db:
-            db.execute(
-                "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)",
-                (client, stage, reason, outcome),
-            )
+            insert(db, "failures", [(client, stage, reason, outcome)], "INSERT OR IGNORE")
             write_log(db, log)
 
     def write(self, log: Log) -> None:
         """Write releases and events in one transaction."""
         with self._transaction() as db:
             write_log(db, log)
+
+    def put_facts(self, facts: Mapping[str, Iterable[tuple[str, str]]]) -> None:
+        """Write facts about the run, kind -> (name, value), all or none, replacing those kinds."""
+        with self._transaction() as db:
+            for kind, named in facts.items():
+                db.execute("DELETE FROM facts WHERE kind = ?", (kind,))
+                insert(db, "facts", ((kind, name, value) for name, value in named), "INSERT")
 
     def begin_again(self) -> None:
         """Delete what a resumed run does again.
@@ -196,81 +169,6 @@ class Ledger:
                     f" client NOT IN (SELECT client FROM kept WHERE stage = '{ASKED_GROUP}')"
                 )
 
-    def rows(self) -> list[Row]:
-        """Return every result, sorted by client, method and `tuned_on`."""
-        return sort_rows(
-            [Row(*values) for values in self._read(f"SELECT {ROW_NAMES} FROM results")]
-        )
-
-    def plans(self) -> Iterator[Plan]:
-        """Yield every plan, sorted by client, method and `tuned_on`."""
-        query = "SELECT client, method, tuned_on, bits, wrong, of FROM plans ORDER BY 1, 2, 3"
-        for client, method, tuned_on, bits, wrong, of in self._read(query):
-            yield Plan(
-                client, method, tuned_on, tuple(bits), unpack_counts(wrong), unpack_counts(of)
-            )
-
-    def sensed(self) -> Iterator[Sensed]:
-        """Yield what the server knows of each client's layers, sorted by client."""
-        query = "SELECT client, sensitivity, quantiles, depths FROM sensed ORDER BY client"
-        for client, sensitivity, quantiles, depths in self._read(query):
-            yield Sensed(
-                client, unpack_floats(sensitivity), unpack_floats(quantiles), tuple(depths)
-            )
-
-    def payloads(self) -> list[Payload]:
-        """Return the releases of each finished client as bytes, sorted by client and round."""
-        query = "SELECT client, round, release, payload FROM payloads ORDER BY 1, 2"
-        return [Payload(*values) for values in self._read(query)]
-
-    def kept(self, stage: str) -> Iterator[str]:
-        """Yield the replies that were kept at a stage, sorted by client."""
-        for (reply,) in self._read("SELECT reply FROM kept WHERE stage = ? ORDER BY client", stage):
-            yield reply
-
-    def failures(self) -> list[Failure]:
-        """Return every failure, sorted by client and stage."""
-        records = self._read("SELECT client, stage, reason, outcome FROM failures")
-        return [Failure(*values) for values in sorted(records)]
-
-    def events(self) -> list[Event]:
-        """Return every event, sorted by client and then by time."""
-        records = self._read(f"SELECT {EVENT_NAMES} FROM events ORDER BY client, id")
-        return [Event(*values) for values in records]
-
-    def all_releases(self) -> list[Release]:
-        """Return every release in the order of writing."""
-        records = self._read(f"SELECT {RELEASE_NAMES} FROM releases ORDER BY id")
-        return [Release(*values) for values in records]
-
-    def message_bytes(self) -> dict[str, dict[tuple[str, str], int]]:
-        """Return client -> (stage, direction) -> bytes of its messages.
-
-        Models and public clips, which devices download beside them, are not counted.
-        """
-        sizes: dict[str, dict[tuple[str, str], int]] = {}
-        query = (
-            "SELECT client, stage, direction, SUM(bytes) FROM releases"
-            " WHERE field NOT LIKE 'model %' AND field NOT IN (?, ?) GROUP BY 1, 2, 3"
-        )
-        for client, stage, direction, size in self._read(query, FULL_MODEL, PUBLIC_CLIPS):
-            sizes.setdefault(client, {})[stage, direction] = size
-        return sizes
-
-    def workloads(self) -> dict[tuple[str, str], Workload]:
-        """Return (client, stage) -> how much audio there was to compute on."""
-        records = self._read("SELECT client, stage, clips, seconds, tokens FROM workloads")
-        return {values[:2]: Workload(*values) for values in records}
-
-    def planned(self, method: str) -> dict[str, tuple[int, ...]]:
-        """Return client -> the plan of the model that it was sent for a method."""
-        query = "SELECT client, bits FROM planned WHERE method = ?"
-        return {client: tuple(bits) for client, bits in self._read(query, method)}
-
-    def finished(self) -> set[str]:
-        """Return the keys of the clients that finished."""
-        return {client for (client,) in self._read("SELECT client FROM clients")}
-
     def _set_up(self) -> None:
         with self._transaction() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -278,20 +176,9 @@ class Ledger:
             if version == 0 and tables == 0:
                 for statement in SCHEMA:
                     db.execute(statement)
-            elif version != VERSION:
-                raise FedsimError(
-                    f"{self.path}: this is not a ledger of this version of fedsim (its format is"
-                    f" {version}, not {VERSION}): start a run in another folder"
-                )
-
-    def _read(self, query: str, *values: str) -> list[tuple]:
-        with self._lock, self._explained():
-            return self._db.execute(query, values).fetchall()
+        self._check_version()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._explained(), transaction(self._db) as db:
             yield db
-
-    def _explained(self) -> AbstractContextManager[None]:
-        return explained(self.path, "ledger", self._busy_s)

@@ -1,77 +1,198 @@
-"""The tables of a ledger, and how records are written to them."""
+"""The tables of a ledger, with a checksum per row, and how records are written to them."""
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fedsim.results.records import Event, Log, Release
+from fedsim.results.records import Log
 from fedsim.results.rows import COLUMNS
 
-VERSION = 7
+VERSION = 8
 ASKED_GROUP = "cohort"
 """The stage under which `kept` marks the clients whose group was asked for its sum."""
-_SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL"}
-ROW_NAMES = ", ".join(c.name for c in COLUMNS)
-_ROW_COLUMNS = ", ".join(
-    f"{c.name} {_SQL_KINDS[c.kind]}{'' if c.optional else ' NOT NULL'}" for c in COLUMNS
-)
+_SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL", bytes: "BLOB"}
+_CHECK_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its Python type, and what SQL says of it beside that."""
+
+    name: str
+    kind: type
+    optional: bool = False
+    check: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; its rows are numbered from 1 in order of writing if it has no key of columns."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> str:
+        """The columns, as SQL lists them."""
+        return ", ".join(column.name for column in self.columns)
+
+    @property
+    def sql(self) -> str:
+        """The statement that creates the table."""
+        columns = [
+            " ".join(
+                word
+                for word in (
+                    *(c.name, _SQL_KINDS[c.kind]),
+                    *("" if c.optional else "NOT NULL", f"CHECK ({c.check})" if c.check else ""),
+                )
+                if word
+            )
+            for c in self.columns
+        ]
+        if not self.key:
+            columns.insert(0, "id INTEGER PRIMARY KEY")
+        columns.append("checksum BLOB NOT NULL")
+        keyed = f", PRIMARY KEY ({', '.join(self.key)})" if self.key else ""
+        return f"CREATE TABLE {self.name} ({', '.join(columns)}{keyed})" + (
+            " WITHOUT ROWID" if self.key else ""
+        )
+
+
+def _texts(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, str) for name in names)
+
+
+def _blobs(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, bytes) for name in names)
+
+
+_MODEL = ("client", "method", "tuned_on")
+TABLES = {
+    table.name: table
+    for table in (
+        Table("facts", _texts("kind", "name", "value"), ("kind", "name")),
+        Table("clients", _texts("client"), ("client",)),
+        Table("results", tuple(Column(c.name, c.kind, c.optional) for c in COLUMNS), _MODEL),
+        Table("plans", (*_texts(*_MODEL), *_blobs("bits", "wrong", "of")), _MODEL),
+        Table(
+            "sensed",
+            (*_texts("client"), *_blobs("sensitivity", "quantiles", "depths")),
+            ("client",),
+        ),
+        Table("kept", _texts("client", "stage", "reply"), ("client", "stage")),
+        Table(
+            "failures",
+            _texts("client", "stage", "reason", "outcome"),
+            ("client", "stage", "reason"),
+        ),
+        Table(
+            "events",
+            (*_texts("client", "stage"), Column("attempt", int), *_texts("event", "detail")),
+        ),
+        Table(
+            "releases",
+            (
+                *_texts("client", "stage"),
+                Column("direction", str, check="direction IN ('up', 'down')"),
+                *_texts("field"),
+                Column("bytes", int, check="bytes >= 0"),
+                Column("epsilon", float, optional=True),
+            ),
+        ),
+        Table(
+            "workloads",
+            (
+                *_texts("client", "stage"),
+                *(Column("clips", int), Column("seconds", float), Column("tokens", float)),
+            ),
+            ("client", "stage"),
+        ),
+        Table(
+            "payloads",
+            (
+                Column("client", str),
+                Column("round", int),
+                Column("release", str),
+                *_blobs("payload"),
+            ),
+            ("client", "round"),
+        ),
+        Table(
+            "planned",
+            (*_texts("client", "stage", "method"), *_blobs("bits")),
+            ("client", "method"),
+        ),
+    )
+}
 SCHEMA = (
-    "CREATE TABLE clients (client TEXT PRIMARY KEY) WITHOUT ROWID",
-    f"CREATE TABLE results ({_ROW_COLUMNS}, PRIMARY KEY (client, method, tuned_on)) WITHOUT ROWID",
-    "CREATE TABLE plans (client TEXT NOT NULL, method TEXT NOT NULL, tuned_on TEXT NOT NULL,"
-    " bits BLOB NOT NULL, wrong BLOB NOT NULL, of BLOB NOT NULL,"
-    " PRIMARY KEY (client, method, tuned_on)) WITHOUT ROWID",
-    "CREATE TABLE sensed (client TEXT PRIMARY KEY, sensitivity BLOB NOT NULL,"
-    " quantiles BLOB NOT NULL, depths BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE kept (client TEXT NOT NULL, stage TEXT NOT NULL, reply TEXT NOT NULL,"
-    " PRIMARY KEY (client, stage)) WITHOUT ROWID",
-    "CREATE TABLE failures (client TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,"
-    " outcome TEXT NOT NULL, PRIMARY KEY (client, stage, reason)) WITHOUT ROWID",
-    "CREATE TABLE events (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
-    " attempt INTEGER NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL)",
-    "CREATE TABLE releases (id INTEGER PRIMARY KEY, client TEXT NOT NULL, stage TEXT NOT NULL,"
-    " direction TEXT NOT NULL CHECK (direction IN ('up', 'down')), field TEXT NOT NULL,"
-    " bytes INTEGER NOT NULL CHECK (bytes >= 0), epsilon REAL)",
-    "CREATE TABLE workloads (client TEXT NOT NULL, stage TEXT NOT NULL, clips INTEGER NOT NULL,"
-    " seconds REAL NOT NULL, tokens REAL NOT NULL, PRIMARY KEY (client, stage)) WITHOUT ROWID",
-    "CREATE TABLE payloads (client TEXT NOT NULL, round INTEGER NOT NULL, release TEXT NOT NULL,"
-    " payload BLOB NOT NULL, PRIMARY KEY (client, round)) WITHOUT ROWID",
-    "CREATE TABLE planned (client TEXT NOT NULL, stage TEXT NOT NULL DEFAULT 'personalize',"
-    " method TEXT NOT NULL, bits BLOB NOT NULL, PRIMARY KEY (client, method)) WITHOUT ROWID",
+    *(table.sql for table in TABLES.values()),
     "CREATE INDEX events_of ON events (client)",
     "CREATE INDEX releases_of ON releases (client)",
     f"PRAGMA user_version = {VERSION}",
 )
 
-RELEASE_NAMES = ", ".join(f.name for f in fields(Release))
-EVENT_NAMES = ", ".join(f.name for f in fields(Event))
+
+def insert(
+    db: sqlite3.Connection,
+    table: str,
+    records: Iterable[Sequence[Any]],
+    how: str = "INSERT OR REPLACE",
+) -> None:
+    """Write records, the values of a table's columns in order, inside the caller's transaction."""
+    schema = TABLES[table]
+    places = ", ".join("?" for _ in (*schema.columns, *("id",) * (not schema.key), "checksum"))
+    rows = (_stored(schema, values) for values in records)
+    if not schema.key:
+        (last,) = db.execute(f"SELECT COALESCE(MAX(id), 0) FROM {table}").fetchone()
+        rows = ((number, *row) for number, row in enumerate(rows, start=last + 1))
+    db.executemany(
+        f"{how} INTO {table} VALUES ({places})", ((*row, checksum(table, row)) for row in rows)
+    )
+
+
+def _stored(table: Table, values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return values as SQLite gives them back: NaN as None, -0.0 as 0.0, 1 in a column of floats
+    as 1.0."""
+    return tuple(
+        (None if value != value else float(value) + 0.0)
+        if column.kind is float and isinstance(value, int | float)
+        else value
+        for column, value in zip(table.columns, values, strict=True)
+    )
+
+
+def checksum(table: str, row: Sequence[Any]) -> bytes:
+    """Return the checksum of a row as it is stored, with its id if it has one, else its columns.
+
+    It finds accidents, such as a flipped bit or an edit by hand, not who computes it anew.
+    """
+    text = repr((table, *row)).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=_CHECK_BYTES).digest()
 
 
 def write_log(db: sqlite3.Connection, log: Log | None) -> None:
     """Write a log, inside the caller's transaction."""
     if log is None:
         return
-    places = ", ".join("?" for _ in fields(Release))
-    db.executemany(
-        f"INSERT INTO releases ({RELEASE_NAMES}) VALUES ({places})",
-        [tuple(vars(release).values()) for release in log.releases],
-    )
-    places = ", ".join("?" for _ in fields(Event))
-    db.executemany(
-        f"INSERT INTO events ({EVENT_NAMES}) VALUES ({places})",
-        [tuple(vars(event).values()) for event in log.events],
-    )
-    db.executemany(
-        "INSERT OR REPLACE INTO workloads VALUES (?, ?, ?, ?, ?)",
-        [tuple(vars(workload).values()) for workload in log.workloads],
-    )
-    db.executemany(
-        "INSERT OR REPLACE INTO planned (client, method, bits) VALUES (?, ?, ?)",
-        [(plan.client, plan.method, bytes(plan.bits)) for plan in log.planned],
+    for table, records in (
+        ("releases", log.releases),
+        ("events", log.events),
+        ("workloads", log.workloads),
+    ):
+        if records:
+            insert(db, table, [tuple(vars(record).values()) for record in records])
+    insert(
+        db,
+        "planned",
+        [(plan.client, "personalize", plan.method, bytes(plan.bits)) for plan in log.planned],
     )
 
 

@@ -10,12 +10,21 @@ from typing import Any
 
 from fedsim.base.units import count_words
 from fedsim.errors import FedsimError
+from fedsim.results.bound import SEALED, check_cell, check_seal, check_settings
 from fedsim.results.differences import distinguishing_settings, run_names
 from fedsim.results.endings import endings, sentences
 from fedsim.results.folder import MATRIX_INDEX, RunFolder
 from fedsim.results.labels import BUDGET, RUN, settings_label
-from fedsim.results.ledger import Ledger
-from fedsim.results.reading import read_json, read_scenario
+from fedsim.results.ledger_reader import read_ledger
+from fedsim.results.reading import (
+    LayerFacts,
+    Timing,
+    read_index,
+    read_layers,
+    read_scenario,
+    read_timing,
+    read_versions,
+)
 from fedsim.results.records import Event, Failure, Release
 from fedsim.results.rows import Plan, Row, Sensed
 from fedsim.results.timed import TimedRound, read_round
@@ -40,11 +49,11 @@ class Part:
     failures: tuple[Failure, ...]
     events: tuple[Event, ...]
     releases: tuple[Release, ...]
-    layers: tuple[dict[str, Any], ...]
+    layers: tuple[LayerFacts, ...]
     """Name, kind and number of weights of each layer; empty if layers.json is missing."""
     timed: TimedRound | None
     """The round on the virtual clock; None without a fleet, or if the run did not end."""
-    timing: Mapping[str, Any]
+    timing: Timing
     versions: Mapping[str, str]
     gaps: tuple[str, ...]
     """One sentence for each thing that is missing; empty if every client finished."""
@@ -146,7 +155,7 @@ def _read_cells(path: Path, scenario: Scenario) -> tuple[list[Part], list[str]]:
     """Read every combination that was begun; return the parts, and what is missing."""
     settings_of: dict[str, Mapping[str, Any]] = {}  # by folder
     if (path / MATRIX_INDEX).is_file():
-        settings_of = {cell["folder"]: cell["settings"] for cell in read_json(path / MATRIX_INDEX)}
+        settings_of.update(read_index(path / MATRIX_INDEX))
     cells = expand(scenario) if scenario.matrix else ()
     for number, cell in enumerate(cells, start=1):  # an interrupted one is not in the index
         settings_of.setdefault(f"cells/{number:03d}", cell.settings)
@@ -168,20 +177,27 @@ def _read_part(path: Path, settings: Mapping[str, Any], scenario: Scenario) -> P
         path=path,
         settings=settings,
         scenario=scenario,
-        **_read_ledger(folder.ledger),
-        layers=tuple(read_json(folder.layers, [])),
+        **_read_ledger(folder, scenario, settings),
+        layers=read_layers(folder.layers),
         timed=read_round(folder.timeline) if folder.timeline.is_file() else None,
-        timing=read_json(folder.timing, {}),
-        versions=read_json(folder.versions, {}),
+        timing=read_timing(folder.timing),
+        versions=read_versions(folder.versions),
         gaps=(),
     )
     return replace(part, gaps=tuple(_gaps(part, folder)))
 
 
-def _read_ledger(path: Path) -> dict[str, Any]:
-    if not path.is_file():  # opening it would create it
+def _read_ledger(
+    folder: RunFolder, scenario: Scenario, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the ledger of a part holds, if it belongs to the files beside it."""
+    if not folder.ledger.is_file():
         return dict.fromkeys(("rows", "plans", "sensed", "failures", "events", "releases"), ())
-    with Ledger(path) as ledger:
+    with read_ledger(folder.ledger) as ledger:
+        ledger.check()
+        check_settings(ledger, folder.path, scenario)
+        check_cell(ledger, folder.path, settings)
+        check_seal(folder, ledger.facts(SEALED))
         return {
             "rows": tuple(ledger.rows()),
             "plans": tuple(ledger.plans()),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from fedsim.base.files import atomic_write
 from fedsim.errors import FedsimError
-from fedsim.fleet.timeline import ServerTotals, Timeline, from_arrow, to_arrow
+from fedsim.fleet.timeline import OUTCOMES, ServerTotals, Timeline, from_arrow, to_arrow
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def write_round(path: Path, timed: TimedRound) -> None:
     ):
         table = table.append_column(name, pa.array([values[c] for c in clients], kind))
     with atomic_write(path) as file:
-        pq.write_table(table, file)
+        pq.write_table(table, file, write_page_checksum=True)
 
 
 def read_round(path: Path) -> TimedRound:
@@ -60,20 +63,34 @@ def read_round(path: Path) -> TimedRound:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         metadata = table.schema.metadata
         clients, budgets, sensing = (
             table.column(name).to_pylist() for name in ("client", "budget_bytes", "sensing")
         )
-        return TimedRound(
+        timed = TimedRound(
             model=metadata[b"model"].decode(),
             timelines=tuple(from_arrow(table)),
-            server=ServerTotals(**json.loads(metadata[b"server"])),
+            server=TypeAdapter(ServerTotals).validate_json(metadata[b"server"], strict=True),
             budgets=dict(zip(clients, budgets, strict=True)),
             sensing=dict(zip(clients, sensing, strict=True)),
         )
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        _check(timed)
+        return timed
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise FedsimError(
             f"{path}: this is not a timeline of this version of fedsim, or it is damaged: run the"
             f" scenario again"
         ) from error
+
+
+def _check(timed: TimedRound) -> None:
+    """Raise `ValueError` for a number or a word that no round has."""
+    for values in (astuple(timed.server), *map(astuple, timed.timelines)):
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if not all(0 <= number < math.inf for number in numbers):
+            raise ValueError("a negative number, or one that is not finite")
+    if not {line.outcome for line in timed.timelines} <= set(OUTCOMES):
+        raise ValueError("an outcome that no client has")
+    if any(budget is None or budget < 0 for budget in timed.budgets.values()):
+        raise ValueError("a client without a budget")

@@ -25,6 +25,8 @@ from fedsim.engine.settings import cores
 from fedsim.engine.worker import load_app
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
+from fedsim.results.ledger_reader import read_ledger
+from fedsim.run.contents import Contents
 from fedsim.run.engine_choice import choose_engine, with_chosen_engine
 from fedsim.run.matrix import computed
 from fedsim.run.single import CLIENT_APP, run_scenario
@@ -126,7 +128,7 @@ def estimate(
         out = Path(home) / "run"
         began = time.monotonic()
         with _Meter(out / "bank") as meter, progress.using(watch), suppress(_EnoughError):
-            run_scenario(few, out)
+            run_scenario(few, out, Contents(read=False))
         ended = time.monotonic()
         finished = _finished(out)
         once, each = _disk(out, Path(home) / "empty.sqlite", max(finished, 1))
@@ -180,7 +182,7 @@ def _spread(keys: Sequence[str], limit: int) -> list[str]:
 
 
 def _finished(out: Path) -> int:
-    with Ledger(RunFolder(out).ledger) as ledger:
+    with read_ledger(RunFolder(out).ledger) as ledger:
         return len(ledger.finished() | {failure.client for failure in ledger.failures()})
 
 

@@ -16,15 +16,19 @@ from typing import Any
 from fedsim.base import progress
 from fedsim.base.files import write_text
 from fedsim.engine import EngineSettings, kept_running
+from fedsim.results.bound import CELL, cell_settings, seal
 from fedsim.results.folder import MATRIX_INDEX, RunFolder, create_run
 from fedsim.results.ledger import Ledger
+from fedsim.results.ledger_reader import read_ledger
+from fedsim.results.reading import read_index
 from fedsim.results.records import Payload
 from fedsim.results.rows import Plan, Row
+from fedsim.run.binding import write_binding
 from fedsim.run.engine_choice import with_chosen_engine
 from fedsim.run.result_key import ResultKeys
 from fedsim.run.single import RunResult, collect, run_scenario
 from fedsim.scenario.cells import cells_of, sources
-from fedsim.scenario.matrix import expand
+from fedsim.scenario.matrix import MatrixCell, expand
 from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT, NOBODY, MethodSettings
 from fedsim.scenario.quantization import QuantizationSettings
 from fedsim.scenario.schema import Scenario
@@ -46,6 +50,10 @@ class _Known:
 
     ledger: Path
     method: MethodSettings
+
+
+KEY = "key"
+"""Kind of facts: the key of a result in a ledger -> its method in JSON."""
 
 
 def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
@@ -70,9 +78,9 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
         for number, cell in enumerate(cells, start=1):
             name = f"cells/{number:03d}"
             progress.current().part(number, len(cells))
-            result, methods = _run_cell(cell.scenario, engine.kind, folder.path / name, known, keys)
+            result = _run_cell(cell, engine.kind, folder.path / name, known, keys)
             results.append(CellResult(cell.settings, result))
-            index.append({"folder": name, "settings": cell.settings, "keys": methods})
+            index.append({"folder": name, "settings": cell.settings})
             write_text(folder.path / MATRIX_INDEX, json.dumps(index, indent=2) + "\n")
     return results
 
@@ -93,31 +101,34 @@ def computed(scenario: Scenario) -> list[Scenario]:
 
 
 def _run_cell(
-    scenario: Scenario, engine: str, place: Path, known: dict[str, _Known], keys: ResultKeys
-) -> tuple[RunResult, dict[str, dict[str, Any]]]:
+    cell: MatrixCell, engine: str, place: Path, known: dict[str, _Known], keys: ResultKeys
+) -> RunResult:
     """Run the methods of one combination that are not known yet, and copy the others.
 
-    Returns:
-        The result, and key -> method of what later combinations can copy.
+    Adds what later combinations can copy to `known`, and to the ledger of the combination.
     """
-    if scenario.fleet is not None:
-        known = {}  # the virtual clock needs the messages of this very run
+    scenario = cell.scenario
+    copied = known if scenario.fleet is None else {}  # the clock needs this very run's messages
     methods = {keys.key(scenario, method): method for method in _single_methods(scenario)}
-    missing = tuple(method for key, method in methods.items() if key not in known)
+    missing = tuple(method for key, method in methods.items() if key not in copied)
     if missing:
         chosen = scenario.engine.model_copy(update={"kind": engine})
         part = scenario.model_copy(update={"methods": missing, "engine": chosen})
-        folder = run_scenario(part, place).folder
+        folder = run_scenario(part, place, keys.contents).folder
     else:
         folder = create_run(place, scenario)
-    _copy([known[key] for key in methods if key in known], folder, scenario)
+    _copy([copied[key] for key in methods if key in copied], folder, scenario)
     write_text(folder.scenario, scenario.to_yaml())
     result = collect(folder, scenario)
-    if result.failures or scenario.fleet is not None:
-        return result, {}  # a failed client may finish next time; fleets share nothing
-    ledger = result.folder.ledger
-    known.update({k: _Known(ledger, m) for k, m in methods.items() if k not in known})
-    return result, {k: m.model_dump(mode="json") for k, m in methods.items()}
+    # A failed client may finish next time, and fleets share nothing.
+    shared = {} if result.failures or scenario.fleet is not None else methods
+    with Ledger(folder.ledger) as ledger:
+        write_binding(ledger, scenario, keys.contents)
+        named = [(key, method.model_dump_json()) for key, method in shared.items()]
+        ledger.put_facts({KEY: named, CELL: cell_settings(cell.settings).items()})
+    seal(folder)
+    known.update({k: _Known(folder.ledger, m) for k, m in shared.items() if k not in known})
+    return result
 
 
 def _single_methods(scenario: Scenario) -> list[MethodSettings]:
@@ -146,11 +157,12 @@ def _known_beside(run: Path) -> dict[str, _Known]:
     for index in sorted(run.parent.glob(f"*/{MATRIX_INDEX}")):
         if index.parent == run:
             continue
-        for cell in json.loads(index.read_text(encoding="utf-8")):
-            ledger = RunFolder(index.parent / cell["folder"]).ledger
-            for key, method in cell["keys"].items():
-                if ledger.is_file():
-                    known[key] = _Known(ledger, MethodSettings.model_validate(method))
+        for folder, _ in read_index(index):
+            if not (ledger := RunFolder(index.parent / folder).ledger).is_file():
+                continue
+            with read_ledger(ledger) as source:
+                for key, method in source.facts(KEY).items():
+                    known[key] = _Known(ledger, MethodSettings.model_validate_json(method))
     return known
 
 
@@ -168,7 +180,7 @@ def _copy(methods: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> N
         plans = {_place(plan): plan for plan in ledger.plans()}
         sensed = {s.client: s for s in ledger.sensed()}
         for known in methods:
-            with Ledger(known.ledger) as source:
+            with read_ledger(known.ledger) as source:
                 copied = _rows_of(known.method, scenario.quantization, source.rows())
                 rows |= copied
                 plans |= {k: plan for plan in source.plans() if (k := _place(plan)) in copied}

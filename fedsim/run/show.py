@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fedsim.base.units import count_words
 from fedsim.results.fleettable import print_fleet, print_fleets
-from fedsim.results.reading import read_json
+from fedsim.results.reading import read_layers
 from fedsim.results.table import print_matrix, print_statements, print_table
 from fedsim.results.timed import read_round
 from fedsim.run.matrix import CellResult
@@ -45,8 +45,8 @@ def _statements(results: Sequence[RunResult]) -> list[str]:
 
 def _uncompensated(result: RunResult) -> list[str]:
     """Return a sentence if the public clips gave layers too little for compensated rounding."""
-    layers = read_json(result.folder.layers, [])
-    bare = [layer["name"] for layer in layers if layer["moments"] is False]
+    layers = read_layers(result.folder.layers)
+    bare = [layer["name"] for layer in layers if layer.get("moments") is False]
     if not bare:
         return []
     named = ", ".join(bare[:3]) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")

@@ -16,10 +16,14 @@ from fedsim.base.files import write_text
 from fedsim.engine import EngineSettings, open_grid, run_server
 from fedsim.errors import FedsimError
 from fedsim.protocol.run_config import RunConfig
+from fedsim.results.bound import check_settings, seal
 from fedsim.results.folder import RunFolder, create_run, locked, open_run, write_results
 from fedsim.results.ledger import Ledger
+from fedsim.results.ledger_reader import read_ledger
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
+from fedsim.run.binding import bind
+from fedsim.run.contents import Contents
 from fedsim.run.engine_choice import choose_engine
 from fedsim.scenario.cells import stages
 from fedsim.scenario.load import load_scenario
@@ -39,17 +43,25 @@ class RunResult:
     failures: list[Failure]
 
 
-def run_scenario(scenario: Scenario, out: Path | None = None) -> RunResult:
+def run_scenario(
+    scenario: Scenario, out: Path | None = None, contents: Contents | None = None
+) -> RunResult:
     """Run a scenario and write its run folder (`out`, or a new one under `runs/`).
 
     After an error or an interruption, what had finished is in the ledger and in `results.parquet`;
     `resume_run` continues from there.
 
+    Args:
+        scenario: the scenario to run.
+        out: the run folder.
+        contents: hashes the files of model and corpus, to which the run is bound; runs of the same
+            files share it.
+
     Raises:
         FedsimError: for errors that concern the whole run: corpus, model, engine, folder.
     """
     clients = client_keys(scenario)
-    return _run(create_run(out, scenario), scenario, clients)
+    return _run(create_run(out, scenario), scenario, clients, contents or Contents())
 
 
 def resume_run(path: Path, engine: EngineChoice | None = None) -> RunResult:
@@ -62,17 +74,24 @@ def resume_run(path: Path, engine: EngineChoice | None = None) -> RunResult:
         engine: replaces the engine of the scenario.
 
     Raises:
-        FedsimError: as `run_scenario`, and if the folder is not a run folder, or its run is still
-            going on.
+        FedsimError: as `run_scenario`, and if the folder is not a run folder, its run is still
+            going on, or it was begun with another scenario or other packages or files: names what
+            differs. Settings on which no result depends may differ.
     """
     folder = open_run(path)
     scenario = load_scenario(folder.scenario)
+    if folder.ledger.is_file():
+        with read_ledger(folder.ledger) as ledger:  # before another corpus is opened
+            ledger.check()
+            check_settings(ledger, folder.path, scenario)
     if engine is not None:
         scenario = scenario.model_copy(update={"engine": engine})
-    return _run(folder, scenario, client_keys(scenario))
+    return _run(folder, scenario, client_keys(scenario), Contents())
 
 
-def _run(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> RunResult:
+def _run(
+    folder: RunFolder, scenario: Scenario, clients: Sequence[str], contents: Contents
+) -> RunResult:
     """Run what is not yet in the ledger of a folder, on the scenario's engine."""
     engine = scenario.engine
     kind = choose_engine([(scenario, len(clients))])
@@ -85,7 +104,7 @@ def _run(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) -> RunRe
         with open_grid(kind, CLIENT_APP, clients, config, settings) as grid:
             run_server(SERVER_APP, grid, config)
 
-    return record(folder, scenario, clients, kind, serve)
+    return record(folder, scenario, clients, kind, serve, contents)
 
 
 def record(
@@ -94,10 +113,12 @@ def record(
     clients: Sequence[str],
     engine: str,
     serve: Callable[[RunConfig], None],
+    contents: Contents | None = None,
 ) -> RunResult:
     """Run a scenario in a run folder by calling `serve`, and collect the results.
 
     They are collected even if `serve` raises. `engine` is the name of the engine in timing.json.
+    The run is bound to its scenario and to its files, as `contents` hashes them.
     """
     shown = progress.current()
     shown.start(len(clients), stages(scenario))
@@ -106,6 +127,7 @@ def record(
     run_config = RunConfig(scenario.model_dump_json(), folder.path)
     with locked(folder), _bank(run_config.bank_dir):
         with Ledger(folder.ledger) as ledger:
+            bind(ledger, folder, scenario, contents or Contents())
             ledger.begin_again()
         try:
             serve(run_config)
@@ -125,6 +147,7 @@ def record(
                 "clients": len(clients),
             }
             write_text(folder.timing, json.dumps(timing, indent=2) + "\n")
+            seal(folder)
     return result
 
 

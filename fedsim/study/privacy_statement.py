@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from fedsim.base.files import write_text
+from fedsim.base.jsonfile import read_json_as
 from fedsim.errors import FedsimError
 from fedsim.privacy.accounting import Guarantee, guarantee
 from fedsim.privacy.bounds import Bounds
@@ -85,15 +86,28 @@ def read_statement(path: Path) -> PrivacyStatement | None:
     """
     if not path.is_file():
         return None
-    try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if fields["guarantee"] is not None:
-            fields["guarantee"] = Guarantee(**fields["guarantee"])
-        if fields["bounds"] is not None:
-            ends = (np.asarray(fields["bounds"][key], float) for key in ("low", "high"))
-            fields["bounds"] = Bounds(*ends)
-        return PrivacyStatement(**fields)
-    except (ValueError, KeyError, TypeError) as error:
+    remedy = "restore it, or run the scenario again"
+    fields = read_json_as(_Statement, path, remedy)
+    if fields["release"] not in RELEASES:
         raise FedsimError(
-            f"{path}: this is not a privacy.json of this version of fedsim; run the scenario again"
-        ) from error
+            f"{path}: the file is damaged, or of another version of fedsim (release"
+            f" {fields['release']!r:.60}): {remedy}"
+        )
+    ends = fields.pop("bounds")
+    try:
+        bounds = Bounds(np.array(ends["low"]), np.array(ends["high"])) if ends else None
+    except FedsimError as error:
+        raise FedsimError(f"{path}: the file is damaged ({error}): {remedy}") from None
+    return PrivacyStatement(bounds=bounds, **fields)
+
+
+class _Ends(TypedDict):
+    low: list[float]
+    high: list[float]
+
+
+class _Statement(TypedDict):
+    release: str
+    sentence: str
+    guarantee: Guarantee | None
+    bounds: _Ends | None

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from fedsim_clients.redaction import redacted_reason
 
 from fedsim.errors import AudioError, FedsimError
@@ -42,6 +43,9 @@ PATHS = {
     "/home/anna smith/calls is empty": "a local file is empty",
     "../anna/notes, ~anna/notes: no": "a local file, a local file: no",
     "/home/a.b c/My d.wav, no": "a local file a local file, no",
+    "/srv/calls, old (2); x/a b.wav: no": "a local file: no",
+    "/srv/calls, old (2)/b/notes: no": "a local file: no",
+    "data/calls, old (2)/a.csv is broken": "a local file is broken",
 }
 NO_PATHS = (
     "the file of 'myqasr/minmax' takes 3 / 4 of 1/2",
@@ -83,3 +87,23 @@ def test_of_other_errors_only_the_type_and_our_line_are_sent(tmp_path):
 def test_a_reason_is_cut(tmp_path):
     data, _ = data_of(tmp_path)
     assert len(redacted_reason(FedsimError("x" * 9_999), "ann", m.SENSE, data)) == 1_000
+
+
+@pytest.mark.parametrize("name", ["calls, of ann; (2)", "a. b", "é (x", "x;y", 'a\'s "b"', "x: y"])
+def test_a_path_that_exists_is_replaced_to_its_end(tmp_path, name):
+    """Without an extension, only the device's own disk tells where it ends."""
+    data, _ = data_of(tmp_path)
+    folder = tmp_path / "calls of ann" / name
+    folder.mkdir(parents=True)
+    for text, sent in (
+        (f"{folder}: it is empty", "a local file: it is empty"),
+        (f"the folder {folder} is empty; add clips", "the folder a local file is empty; add clips"),
+        (f"{folder}, {folder}", "a local file, a local file"),
+        (f"see ({folder})", "see (a local file)"),
+        (f"no {folder}", "no a local file"),
+    ):
+        assert redacted_reason(FedsimError(text), "ann", m.SENSE, data) == f"client 'ann': {sent}"
+    file = folder / "talk, with bob (1).wav"
+    reason = redacted_reason(FedsimError(f"{file}: gone"), "ann", m.SENSE, data)
+    for word in ("ann;", "talk", "bob", "(1)"):
+        assert word not in reason

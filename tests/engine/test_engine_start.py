@@ -108,3 +108,64 @@ def test_nothing_is_left_of_a_raylet_that_was_killed(tmp_path):
     )
     assert marked(str(tmp_path), seconds=0.2) == {}
     assert run.stdout.startswith("killed\n"), run.stderr
+
+
+SESSION = """
+from pathlib import Path
+from fedsim.engine import EngineSettings, kept_running
+with kept_running("ray", 1, EngineSettings(workers=1)):
+    import ray
+
+    context = ray.get_runtime_context()
+    folder = Path(context.get_temp_dir()) / context.get_session_name()
+    assert folder.is_dir()
+print(folder, folder.exists())
+"""
+
+
+@pytest.mark.slow
+def test_a_normal_end_leaves_no_session_folder(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", SESSION],
+        env={**os.environ, **environment()},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.stdout.endswith(" False\n"), run.stderr
+
+
+DYING = """
+import sys, threading, time
+import psutil
+from fedsim.engine import EngineSettings, kept_running
+from fedsim.errors import FedsimError
+
+def kill():
+    while True:
+        for child in psutil.Process().children():
+            if "gcs_server" in child.name():
+                return child.kill()
+        time.sleep(0.01)
+
+threading.Thread(target=kill, daemon=True).start()
+try:
+    with kept_running("ray", 1, EngineSettings(workers=1)):
+        pass
+except FedsimError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_of_ray_that_dies_at_the_start_is_one_sentence(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", DYING],
+        env={**os.environ, **environment(), MARK: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert run.stdout.startswith("Ray could not start its processes on this machine (")
+    assert run.stdout.count("\n") == 1
+    assert marked(str(tmp_path), seconds=0.5) == {}

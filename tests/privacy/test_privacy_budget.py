@@ -8,12 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 
 from fedsim.errors import FedsimError
 from fedsim.privacy import budget
 from fedsim.privacy.budget import UNLIMITED, Limit, answer_once, is_answered, spent
+from fedsim.privacy.budget_file import mark_of
 
 ONE = Limit(1.0, 1e-5)
 _numbers = itertools.count()
@@ -136,7 +138,7 @@ def test_files_that_are_no_budget(tmp_path):
         db.execute("CREATE TABLE results (client TEXT)")
     for path, why in (
         (text, "not a database"),
-        (other, "name another file"),
+        (other, "name the right file"),
         (tmp_path / "no folder" / "b.sqlite", "unable to open"),
     ):
         with pytest.raises(FedsimError, match=why):
@@ -190,3 +192,113 @@ def test_an_answer_that_failed_may_be_given_later_at_no_further_cost(path):
 def test_there_is_no_answer_without_a_spending(path):
     with pytest.raises(FedsimError, match=r"client 'en': .* 'round 1'; call spend first"):
         answer_once(path, "en", "round 1", lambda: b"answer")
+
+
+# ---- what is emptied, gone or damaged
+
+
+@pytest.fixture
+def used(path):
+    """A budget of which `en` has spent 0.75 in two requests, and `de` 0.5 in one."""
+    budget.spend(path, "en", "round 1", 0.5, 1e-6, ONE)
+    answer_once(path, "en", "round 1", lambda: b"answer")
+    budget.spend(path, "en", "round 2", 0.25, 1e-6, ONE)
+    budget.spend(path, "de", "round 1", 0.5, 0.0, ONE)
+    return path
+
+
+def changed(statement, *values):
+    def change(path):
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute("PRAGMA ignore_check_constraints = 1")
+            db.execute(statement, values)
+
+    return change
+
+
+def older(path):
+    """Put back a copy that was made before the last spending."""
+    copy = path.read_bytes()
+    budget.spend(path, "en", "round 3", 0.125, 0.0, ONE)
+    path.write_bytes(copy)
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda path: path.write_bytes(b""), "it is empty, and the marker beside it tells"),
+        (lambda path: path.unlink(), "the file is gone, and the marker beside it tells"),
+        (lambda path: mark_of(path).unlink(), r"\.mark beside it, which holds its key, is gone"),
+        (lambda path: mark_of(path).write_text("[]"), r"\.mark beside it is not what was written"),
+        (lambda path: mark_of(path).write_bytes(b"\xff{"), "is not what was written"),
+        (older, "it counts 3 spendings, and the marker beside it 4: an older copy"),
+        (changed("UPDATE spent SET epsilon = -1"), "does not fit its checksum"),
+        (changed("UPDATE spent SET epsilon = epsilon + 1"), "does not fit its checksum"),
+        (changed("UPDATE spent SET epsilon = 'much'"), "does not fit its checksum"),
+        (changed("UPDATE spent SET answer = x'00' WHERE answer NOT NULL"), "its checksum"),
+        (changed("UPDATE spent SET client = 'fr' WHERE client = 'en'"), "do not add up"),
+        (changed("DELETE FROM spent"), "client 'en' do not add up to its total"),
+        (changed("DELETE FROM spent WHERE request = 'round 2'"), "do not add up to its total"),
+        (changed("DELETE FROM totals"), "do not add up to its total"),
+        (changed("UPDATE totals SET epsilon = 0"), "does not fit its checksum"),
+        (changed("DELETE FROM counter"), "it counts 0 spendings, and the marker beside it 3"),
+        (changed("UPDATE counter SET spendings = 9"), "does not fit its checksum"),
+    ],
+)
+def test_a_damaged_budget_grants_nothing(used, damage, what):
+    damage(used)
+    for ask in (
+        lambda: spend(used, "en", 0.1, 0.0, ONE),
+        lambda: spent(used, "en"),
+        lambda: is_answered(used, "en", "round 1"),
+        lambda: answer_once(used, "en", "round 1", bytes),
+    ):
+        with pytest.raises(FedsimError, match=f"budget is damaged .*{what}.* nothing is released"):
+            ask()
+
+
+def test_the_key_is_for_its_owner_only(used):
+    assert mark_of(used).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_rows_of_another_budget_do_not_fit(used, tmp_path):
+    """Each file has a key of its own."""
+    other = tmp_path / "other.sqlite"
+    spend(other, "en", 0.0, 0.0, ONE)
+    other.write_bytes(used.read_bytes())
+    with pytest.raises(FedsimError, match="does not fit its checksum"):
+        spent(other, "en")
+
+
+def test_a_kill_before_the_first_spending_leaves_a_budget_that_can_be_used(path):
+    """The key is there then, and the file is empty or gone."""
+    assert spent(path, "en") == (0.0, 0.0)
+    path.write_bytes(b"")
+    assert spend(path, "en", 0.5, 0.0, ONE)
+
+
+def test_a_marker_that_lags_behind_is_brought_up_to_date(used):
+    """A process was killed between its commit and the marker."""
+    mark = mark_of(used).read_bytes()
+    spend(used, "en", 0.125, 0.0, ONE)
+    mark_of(used).write_bytes(mark)
+    copy = used.read_bytes()
+    assert spent(used, "en") == (0.875, 2e-6)
+    assert mark_of(used).read_bytes() != mark
+    assert used.read_bytes() == copy
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_never_grants_more(used, seed):
+    """After each of 100 flips: an error, or exactly what is left."""
+    rng, whole = random.Random(seed), used.read_bytes()
+    for _ in range(100):
+        content = bytearray(whole)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        used.write_bytes(content)
+        try:
+            assert not spend(used, "en", 0.26, 0.0, ONE)
+            assert not spend(used, "de", 0.51, 0.0, ONE)
+            assert (spent(used, "en"), spent(used, "de")) == ((0.75, 2e-6), (0.5, 0.0))
+        except FedsimError:
+            pass

@@ -4,9 +4,11 @@ import html
 import io
 import json
 import re
+import sys
 from dataclasses import replace
 
 import pytest
+from processes import on_read_only_disk
 from report_toys import clips_study, model, scenario, words_study, write_matrix, write_run
 from rich.console import Console
 
@@ -225,3 +227,28 @@ def test_the_command_explains_what_it_cannot_do(tmp_path, capsys):
     assert "name another file with --out" in capsys.readouterr().err
     with pytest.raises(FedsimError, match="run it again"):
         write_report([write_run(tmp_path / "empty", [])])
+
+
+def test_runs_on_a_read_only_disk(tmp_path):
+    """One that has ended, and one that was killed: its ledger still has a write-ahead log."""
+    disk = tmp_path / "disk"
+    write_run(disk / "ended", words_study())
+    killed = write_run(disk / "killed", words_study(30.0), ended=False)
+    with Ledger(killed / "ledger.sqlite") as ledger:
+        ledger.fail_client("late", "sense", "no clips")
+        files = {name: (killed / name).read_bytes() for name in ("ledger.sqlite-wal",)}
+        whole = (killed / "ledger.sqlite").read_bytes()
+    (killed / "ledger.sqlite").write_bytes(whole)
+    for name, content in files.items():
+        (killed / name).write_bytes(content)
+    program = [sys.executable, "-m", "fedsim", "report", str(disk / "ended"), str(killed)]
+    out = tmp_path / "report.html"
+    done = on_read_only_disk(disk, *program, "--out", str(out))
+    if done is None:
+        pytest.skip("no read-only file system can be had here")
+    assert done.returncode == 0, done.stderr
+    assert "1 client failed" in done.stderr
+    assert "ann" in out.read_text()
+    done = on_read_only_disk(disk, *program[:-1])
+    assert done.returncode == 1
+    assert "the report cannot be written here (read-only file system): name another" in done.stderr

@@ -2,21 +2,23 @@
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 from contextlib import closing
-from dataclasses import astuple, replace
+from dataclasses import astuple, fields, replace
 
 import pytest
 
 from fedsim.errors import FedsimError
 from fedsim.results.ledger import Ledger
-from fedsim.results.ledger_schema import VERSION
-from fedsim.results.records import Event, Failure, Log, Release
-from fedsim.results.rows import Row
+from fedsim.results.ledger_reader import read_ledger
+from fedsim.results.ledger_schema import TABLES, VERSION, insert
+from fedsim.results.records import Event, Failure, Log, Payload, Planned, Release, Workload
+from fedsim.results.rows import Plan, Row, Sensed
 from fedsim.results.sqlite import connect, explained, transaction
 
 ROW = Row(
@@ -248,8 +250,7 @@ def test_a_ledger_of_another_version_is_refused_in_a_sentence(ledger):
 def add_clients(db, path, n=1):
     """Add clients through a connection of their own, as a ledger writes them."""
     with explained(path, "ledger"), transaction(db):
-        keys = [(f"client {i}" * 20,) for i in range(n)]
-        db.executemany("INSERT INTO clients (client) VALUES (?)", keys)
+        insert(db, "clients", [(f"client {i}" * 20,) for i in range(n)])
 
 
 def test_a_full_disk_keeps_what_was_written(ledger):
@@ -294,6 +295,123 @@ def test_a_damaged_ledger(tmp_path):
     path.write_bytes(content)
     with pytest.raises(FedsimError, match="restore it"), Ledger(path) as ledger:
         ledger.rows()
+
+
+def test_columns_are_the_fields_of_records():
+    """Values are written in the order of a record's fields."""
+    records = {"releases": Release, "events": Event, "workloads": Workload, "payloads": Payload}
+    records |= {"failures": Failure, "results": Row}
+    for name, record in records.items():
+        columns = [column.name for column in TABLES[name].columns]
+        assert sorted(columns) == sorted(field.name for field in fields(record))
+        if name != "failures":
+            assert columns == [field.name for field in fields(record)]
+
+
+def test_numbers_come_back_as_they_fit_their_checksum(ledger):
+    """SQLite keeps -0.0 as 0, an int in a column of floats as a float, and no NaN."""
+    strange = replace(ROW, mean_bits=4, wer=-0.0, accuracy=float("nan"), low=1e308, high=2.0**53)
+    ledger.finish_client("en", [strange])
+    (row,) = ledger.rows()
+    assert (row.mean_bits, row.wer, row.accuracy) == (4.0, 0.0, None)
+    assert (row.low, row.high) == (1e308, 2.0**53)
+    ledger.check()
+
+
+def test_facts_are_replaced_kind_by_kind(ledger):
+    ledger.put_facts({"setting": [("seed", "1"), ("name", '"é"')], "package": [("x", "1")]})
+    ledger.put_facts({"setting": [("seed", "2")], "file": []})
+    assert ledger.facts("setting") == {"seed": "2"}
+    assert (ledger.facts("package"), ledger.facts("file")) == ({"x": "1"}, {})
+    with pytest.raises(FedsimError, match="UNIQUE"):
+        ledger.put_facts({"package": [], "setting": [("a", "1"), ("a", "2")]})
+    assert ledger.facts("package") == {"x": "1"}
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A ledger with rows in every table."""
+    path = tmp_path / "full.sqlite"
+    with Ledger(path) as ledger:
+        log = Log([Release("en", "sense", "up", "x", 8, 0.5)], [replace(EVENT, client="en")])
+        log.workloads.append(Workload("en", "sense", 3, 4.5))
+        log.planned.append(Planned("en", "uniform", (4, 5)))
+        plan = Plan("en", ROW.method, "en", (4, 5), (1, 0), (3, 4))
+        payload = Payload("en", 1, "values", b"payload")
+        ledger.finish_client("en", [ROW], [plan], Sensed("en", (1.0, 2.0)), log, [payload])
+        ledger.keep("de", "sense", "reply")
+        ledger.fail_client("fr", "sense", "no clips")
+        ledger.put_facts({"setting": [("seed", "1")]})
+    return path
+
+
+def everything(ledger):
+    return (
+        *(ledger.rows(), list(ledger.plans()), list(ledger.sensed()), ledger.payloads()),
+        *(list(ledger.kept("sense")), ledger.failures(), ledger.events(), ledger.all_releases()),
+        *(ledger.workloads(), ledger.planned("uniform"), ledger.message_bytes()),
+        *(ledger.finished(), ledger.facts("setting")),
+    )
+
+
+def test_every_table_has_a_checksum_per_row(full):
+    with closing(sqlite3.connect(full)) as db:
+        for table in TABLES:
+            assert db.execute(f"SELECT count(*) FROM {table}").fetchone() >= (1,)
+    for name, table in TABLES.items():
+        for column in table.columns:
+            copy = full.with_name("copy.sqlite")
+            copy.write_bytes(full.read_bytes())
+            other = {str: "'up'", int: "7", float: "'x'", bytes: "x'0102'"}[column.kind]
+            other = "'down'" if column.name == "direction" else other
+            with closing(sqlite3.connect(copy)) as db, db:
+                db.execute(f"UPDATE {name} SET {column.name} = {other}")
+            with (
+                read_ledger(copy) as ledger,
+                pytest.raises(FedsimError, match=r"copy\.sqlite: .*is damaged: restore it"),
+            ):
+                ledger.check()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_is_an_error_or_without_effect(full, seed):
+    rng, whole = random.Random(seed), full.read_bytes()
+    with read_ledger(full) as ledger:
+        before = everything(ledger)
+    for _ in range(100):
+        content = bytearray(whole)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        full.write_bytes(content)
+        try:
+            with read_ledger(full) as ledger:
+                ledger.check()
+                assert everything(ledger) == before
+        except FedsimError:
+            pass
+
+
+def test_reading_makes_no_file(full):
+    files = sorted(full.parent.iterdir())
+    with read_ledger(full) as ledger:
+        assert ledger.finished() == {"en"}
+        assert sorted(full.parent.iterdir()) == files
+    with pytest.raises(FedsimError, match="no such file"), read_ledger(full.with_name("no")):
+        pass
+    assert sorted(full.parent.iterdir()) == files
+
+
+def test_reading_what_a_killed_run_left(full, tmp_path):
+    """Its last transactions are in the write-ahead log, with or without a file for locking."""
+    left = tmp_path / "left"
+    left.mkdir()
+    with Ledger(full) as ledger:
+        ledger.finish_client("late", [replace(ROW, client="late")])
+        for name in (full.name, f"{full.name}-wal"):
+            shutil.copy(full.with_name(name), left / name)
+    before = {file.name: file.read_bytes() for file in left.iterdir()}
+    with read_ledger(left / full.name) as ledger:
+        assert ledger.finished() == {"en", "late"}
+    assert {file.name: file.read_bytes() for file in left.iterdir()} == before
 
 
 def test_durability_settings(ledger):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -244,25 +243,72 @@ def test_a_folder_has_one_run_at_a_time(chosen, tmp_path):
     resume_run(place)  # the lock went with its process
 
 
-def with_torch(run, version):
-    file = run / "versions.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "torch": version}))
+def rewritten(**changes):
+    """Change lines of scenario.yaml: what is there -> what takes its place."""
+
+    def spoil(run):
+        text = (run / "scenario.yaml").read_text()
+        for old, new in changes.values():
+            assert old in text, old
+            text = text.replace(old, new)
+        (run / "scenario.yaml").write_text(text)
+
+    return spoil
+
+
+def with_fact(kind, name, value):
+    """Let a run have begun with something else."""
+
+    def spoil(run):
+        with Ledger(run / "ledger.sqlite") as ledger:
+            ledger.put_facts({kind: (ledger.facts(kind) | {name: value}).items()})
+
+    return spoil
 
 
 SPOILED = [
     (lambda run: (run / "scenario.yaml").unlink(), "not a run folder"),
-    (lambda run: (run / "versions.json").write_text("{"), "versions.json"),
-    (lambda run: with_torch(run, "1.0"), "torch 1.0"),
+    (with_fact("package", "torch", "1.0"), "begun with torch 1.0, but"),
+    (with_fact("package", "transformers", "1.0"), "begun with transformers 1.0, but"),
+    (
+        rewritten(seed=("seed: 3", "seed: 4")),
+        r"scenario\.yaml: .* \(seed was 3 and is 4\): restore",
+    ),
+    (rewritten(clips=("test_clips: 2", "test_clips: 1")), "corpus.test_clips was 2 and is 1"),
+    (
+        with_fact("setting", "methods[0].allocation", '"uniform"'),
+        r'methods\[0\]\.allocation was "uniform" and is "fp32"',
+    ),
+    (
+        lambda run: (run / "scenario.yaml").write_text(
+            (run / "scenario.yaml").read_text() + "fleet: {devices: {watch: 1}}\n"
+        ),
+        "fleet.* was not there and is",
+    ),
 ]
 
 
 def test_what_cannot_be_resumed(chosen, tmp_path):
     run_scenario(chosen("methods=[fp32]"), tmp_path / "run")
+    before = (tmp_path / "run/results.parquet").read_bytes()
     for number, (spoil, words) in enumerate(SPOILED):
         place = shutil.copytree(tmp_path / "run", tmp_path / str(number))
         spoil(place)
         with pytest.raises(FedsimError, match=words):
             resume_run(place)
+        assert (place / "results.parquet").read_bytes() == before
+
+
+def test_settings_without_effect_may_differ(chosen, tmp_path):
+    whole = run_scenario(chosen("methods=[fp32]"), tmp_path / "run")
+    spoil = rewritten(
+        name=("name: ", "name: other-"),
+        workers=("workers: ", "workers: 2 # "),
+        save=("save_models: false", "save_models: true"),
+    )
+    spoil(tmp_path / "run")
+    resumed = resume_run(tmp_path / "run")
+    assert resumed.rows == whole.rows
 
 
 def test_a_run_is_not_resumed_on_another_fleet(chosen, tmp_path):
@@ -272,10 +318,39 @@ def test_a_run_is_not_resumed_on_another_fleet(chosen, tmp_path):
     scenario = chosen("methods=[{allocation: uniform}]", f"fleet={{trace: {table}}}")
     run_scenario(scenario, tmp_path / "run")
     resume_run(tmp_path / "run")
-    for text in ("device\nhub\n", None):
-        table.write_text(text) if text else table.unlink()
-        with pytest.raises(FedsimError, match=r"other devices than .*devices\.csv holds now"):
+    table.write_text("device\nhub\n")
+    with pytest.raises(FedsimError, match=r"devices\.csv was changed \(fleet\.trace\); restore"):
+        resume_run(tmp_path / "run")
+    table.unlink()
+    with pytest.raises(FedsimError, match=r"devices\.csv"):
+        resume_run(tmp_path / "run")
+
+
+def test_a_run_is_not_resumed_on_another_corpus_or_model(study, chosen, tmp_path):
+    scenario = chosen("methods=[fp32]")
+    model, clips = Path(scenario.model.id), Path(scenario.corpus.path)
+    for name, place in (("model", model), ("clips", clips)):
+        shutil.copytree(place, tmp_path / name)
+    scenario = chosen(
+        "methods=[fp32]", f"model.id={tmp_path / 'model'}", f"corpus.path={tmp_path / 'clips'}"
+    )
+    whole = run_scenario(scenario, tmp_path / "run")
+    assert resume_run(tmp_path / "run").rows == whole.rows
+    clip = next((tmp_path / "clips").rglob("*.wav"))
+    weights = next((tmp_path / "model").glob("*.safetensors"))
+    for file, key in ((clip, "corpus.path"), (weights, "model.id")):
+        content = file.read_bytes()
+        status = file.stat()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with pytest.raises(FedsimError, match=rf"{file.name} was changed \({key}\); restore them"):
             resume_run(tmp_path / "run")
+        file.write_bytes(content)
+    (tmp_path / "model/notes.txt").write_text("new")
+    with pytest.raises(FedsimError, match=r"notes\.txt was added \(model\.id\)"):
+        resume_run(tmp_path / "run")
+    (tmp_path / "model/notes.txt").unlink()
+    assert resume_run(tmp_path / "run").rows == whole.rows
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -1,0 +1,122 @@
+"""The contents of the files on which results depend, as hashes: of the model, the corpus, tables.
+
+Sizes and times are no proof that a file is the same, so every byte is read; once for each
+`Contents`, several files at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob
+from itertools import islice
+from pathlib import Path
+
+from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
+from fedsim.errors import FedsimError
+from fedsim.scenario.corpus import CorpusSettings
+from fedsim.scenario.schema import Scenario
+from fedsim.scenario.vocabulary import LANGUAGE
+
+_THREADS = 4
+_AT_ONCE = 256
+"""Files in the hands of the threads: memory does not grow with their number."""
+
+
+class Contents:
+    """Hashes of files and folders; every file is read only once.
+
+    Nothing is read with `read=False`, for runs that nobody resumes.
+    """
+
+    def __init__(self, *, read: bool = True) -> None:
+        self._read = read
+        self._files: dict[str, tuple[tuple[str, bytes], ...]] = {}
+
+    def digest(self, place: str | None) -> str:
+        """Return a hash of a local file or folder; empty for anything that is not local."""
+        found = hashlib.sha256()
+        for name, digest in (files := self.files(place)):
+            found.update(f"{name}\0".encode("utf-8", "surrogateescape"))
+            found.update(digest)
+        return found.hexdigest() if files else ""
+
+    def files(self, place: str | None) -> tuple[tuple[str, bytes], ...]:
+        """Return the path below a folder and the SHA-256 of every file in it; `.` for a file.
+
+        Nothing for what is not local. Raises `FedsimError` if a file cannot be read.
+        """
+        if not self._read or place is None or not Path(place).exists():
+            return ()
+        if place not in self._files:
+            self._files[place] = tuple(_hashed(Path(place)))
+        return self._files[place]
+
+
+def places(scenario: Scenario) -> dict[str, str]:
+    """Return the files and folders that a scenario names: dotted key -> path.
+
+    A model or data set of the hub, by its id, is among them: it is a place that is not local. The
+    texts that `words_from` names with `{language}` are named one by one.
+    """
+    vocabulary, fleet = scenario.model.vocabulary, scenario.fleet
+    words = vocabulary.words_from if vocabulary else None
+    model = scenario.model.id
+    if model.startswith(BUNDLED_PREFIX):
+        model = str(bundled_folder(model))
+    found = {
+        "model.id": model,
+        **_corpus_places("corpus", scenario.corpus),
+        **_corpus_places("quantization.public_clips", scenario.quantization.public_clips),
+        "fleet.catalogue": fleet and fleet.catalogue,
+        "fleet.trace": fleet and fleet.trace,
+    }
+    for text in sorted(glob(words.replace(LANGUAGE, "*"))) if words else ():
+        found[f"model.vocabulary.words_from ({Path(text).name})"] = text
+    return {key: str(place) for key, place in found.items() if place}
+
+
+def _corpus_places(key: str, corpus: CorpusSettings | None) -> dict[str, str | None]:
+    if corpus is None:
+        return {}
+    people = corpus.population
+    return {
+        f"{key}.path": corpus.path,
+        f"{key}.speakers": corpus.speakers,
+        f"{key}.population.sentences": people.sentences if people else None,
+    }
+
+
+def _hashed(place: Path) -> Iterator[tuple[str, bytes]]:
+    files = _below(place)
+    with ThreadPoolExecutor(_THREADS) as threads:  # hashing does not hold the interpreter
+        while some := list(islice(files, _AT_ONCE)):
+            digests = threads.map(lambda file: _sha256(file, place), some)
+            for file, digest in zip(some, digests, strict=True):
+                yield file.relative_to(place).as_posix(), digest
+
+
+def _sha256(file: Path, place: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe or a device might never end
+            raise OSError(0, "it is not a regular file")
+        with file.open("rb", buffering=0) as data:
+            return hashlib.file_digest(data, "sha256").digest()
+    except OSError as error:
+        raise FedsimError(
+            f"{file} cannot be read ({error.strerror}), and results depend on the files of {place}:"
+            " make it readable or remove it"
+        ) from error
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """Yield the file itself, or all files below a folder, in the same order on every system."""
+    if place.is_file():
+        yield place
+        return
+    for folder, folders, names in os.walk(place, followlinks=True):
+        folders.sort()
+        yield from (Path(folder) / name for name in sorted(names))

@@ -1,0 +1,86 @@
+"""What a run is bound to: packages that its scenario needs, and the contents of its files."""
+
+import hashlib
+import os
+
+import pytest
+
+from fedsim.errors import FedsimError
+from fedsim.results.folder import create_run
+from fedsim.results.ledger import Ledger
+from fedsim.results.records import Log, Release
+from fedsim.run.binding import bind, relevant_versions
+from fedsim.run.contents import Contents, places
+from fedsim.scenario import Scenario
+
+BASE = {
+    "name": "bound",
+    "model": {"id": "org/model"},
+    "corpus": {"path": "org/clips", "group_by": "speaker"},
+    "clients": {"budget_mb": 40.0},
+    "methods": ["fp32"],
+    "quantization": {"public_clips": {"path": "org/public", "group_by": "speaker"}},
+}
+
+
+def scenario(**sections):
+    return Scenario.model_validate({**BASE, **sections})
+
+
+def test_packages_on_which_results_depend():
+    always = {"fedsim", "torch", "transformers", "numpy"}
+    assert set(relevant_versions(scenario())) == always
+    voices = {"kind": "voices", "population": {"speakers": 2}, "group_by": "speaker"}
+    assert set(relevant_versions(scenario(corpus=voices))) == {*always, "espeakng-loader"}
+    synthetic = scenario(quantization={})  # its public clips are synthetic
+    assert set(relevant_versions(synthetic)) == {*always, "espeakng-loader"}
+    chosen = scenario(model={"id": "org/model", "vocabulary": {"words": 10}})
+    assert set(relevant_versions(chosen)) == {*always, "wordfreq"}
+
+
+def test_contents_against_hashlib(tmp_path):
+    files = {"b.txt": b"b", "a/c.bin": b"", "a/d/e.wav": os.urandom(300_000)}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    found = dict(Contents().files(str(tmp_path)))
+    assert found == {name: hashlib.sha256(content).digest() for name, content in files.items()}
+    assert Contents().files(str(tmp_path / "b.txt")) == ((".", hashlib.sha256(b"b").digest()),)
+    assert Contents().digest("org/model") == Contents(read=False).digest(str(tmp_path)) == ""
+
+
+def test_a_pipe_among_the_clips_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "clip.wav")
+    with pytest.raises(FedsimError, match=r"clip\.wav cannot be read \(it is not a regular file\)"):
+        Contents().digest(str(tmp_path))
+
+
+def test_bundled_models_are_files_too():
+    chosen = scenario(model={"id": "bundled:keywords"})
+    names = dict(Contents().files(places(chosen)["model.id"]))
+    assert {"config.json"} <= set(names)
+
+
+def test_results_without_a_scenario_are_not_gone_on_with(tmp_path):
+    folder = create_run(tmp_path / "run", scenario())
+    with Ledger(folder.ledger) as ledger:
+        ledger.finish_client("ann", [])
+        with pytest.raises(FedsimError, match="has results, but not of which scenario"):
+            bind(ledger, folder, scenario(), Contents())
+
+
+def test_a_budget_that_is_gone_is_not_a_new_one(tmp_path, monkeypatch):
+    """The ledger knows that clients have spent, though the file and its marker are gone."""
+    monkeypatch.delenv("FEDSIM_PRIVACY_DIR", raising=False)
+    folder = create_run(tmp_path / "run", scenario())
+    with Ledger(folder.ledger) as ledger:
+        bind(ledger, folder, scenario(), Contents())
+        ledger.write(Log([Release("ann", "sense", "up", "payload", 8)]))
+        bind(ledger, folder, scenario(), Contents())
+        ledger.write(Log([Release("ann", "sense", "up", "payload", 8, 0.5)]))
+        with pytest.raises(
+            FedsimError, match=r"privacy\.sqlite: the clients have spent .* is gone"
+        ):
+            bind(ledger, folder, scenario(), Contents())
+        monkeypatch.setenv("FEDSIM_PRIVACY_DIR", str(tmp_path))  # where devices have their own
+        bind(ledger, folder, scenario(), Contents())
