@@ -101,9 +101,8 @@ def _read_all(rng: random.Random, folder: Path, before: Any, *, same: bool) -> s
             what = read()
         except FedsimError as error:
             text = str(error)
-            what = (
-                f"an error of several lines: {text}" if "\n" in text or len(text) > 1000 else None
-            )
+            # A scenario's mistakes are listed one per line, at most a screen of them.
+            what = f"a long error: {text}" if len(text) > 2000 or text.count("\n") > 23 else None
         if what is not None:
             return what
     return None

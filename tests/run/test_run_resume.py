@@ -279,12 +279,6 @@ SPOILED = [
         with_fact("setting", "methods[0].allocation", '"uniform"'),
         r'methods\[0\]\.allocation was "uniform" and is "fp32"',
     ),
-    (
-        lambda run: (run / "scenario.yaml").write_text(
-            (run / "scenario.yaml").read_text() + "fleet: {devices: {watch: 1}}\n"
-        ),
-        "fleet.* was not there and is",
-    ),
 ]
 
 
