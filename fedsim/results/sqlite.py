@@ -98,6 +98,10 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         raise
 
 
+class ContentError(FedsimError):
+    """What was to be written is wrong, not the file: the caller knows whose it is."""
+
+
 @contextmanager
 def explained(path: Path, kind: str, busy_s: float = BUSY_S) -> Iterator[None]:
     """Turn database errors into a `FedsimError` that says what to do.
@@ -109,6 +113,8 @@ def explained(path: Path, kind: str, busy_s: float = BUSY_S) -> Iterator[None]:
     """
     try:
         yield
+    except (sqlite3.IntegrityError, sqlite3.DataError) as error:
+        raise ContentError(f"{path}: {_explain(error, kind, busy_s)}") from error
     except sqlite3.Error as error:
         raise FedsimError(f"{path}: {_explain(error, kind, busy_s)}") from error
     except UnicodeDecodeError as error:  # of a damaged text that SQLite's own message quotes

@@ -21,6 +21,7 @@ from fedsim.errors import DeclinedError, FedsimError, defect
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.results.records import Planned, Release, Workload
+from fedsim.results.sqlite import ContentError
 from fedsim.scenario.cells import all_cells, is_grouped, measure_of, needs_others
 from fedsim.scenario.methods import FULL_PRECISION
 from fedsim.scenario.schema import Scenario
@@ -158,13 +159,15 @@ class Coordinator:
         """
         try:
             return list(self._take(sent, answer))
-        except FedsimError:
-            raise
+        except FedsimError as error:
+            if not isinstance(error, ContentError):
+                raise
+            cause = str(error)
         except Exception as error:
-            roster = self.roster
-            reason = f"client {answer.client!r}: its answer cannot be used ({defect(error)})"
-            roster.fail_exchange(sent, reason, "failed")
-            return []
+            cause = defect(error)
+        reason = f"client {answer.client!r}: its answer cannot be used ({cause})"
+        self.roster.fail_exchange(sent, reason, "failed")
+        return []
 
     def _declined(self, sent: Outgoing, reason: str) -> Iterable[Outgoing]:
         """Plan from what a client released before its budget was spent, if it released anything."""
