@@ -206,18 +206,20 @@ def test_releases(run):
     assert {(r.stage, r.field): r.bytes for r in down}["personalize", "model myqasr/minmax"] == 276
 
 
-def test_what_still_raises_for_one_answer_is_that_clients_failure(tmp_path):
+@pytest.mark.parametrize(("method", "stage"), [("own", "plan"), ("layers", "evaluate")])
+def test_what_still_raises_for_one_answer_is_that_clients_failure(tmp_path, method, stage):
     """A defect of the server: it costs one client, and says where it is."""
 
-    class Frail(Planner):
-        def own(self, client):
-            if client.client == "bob":
-                return 1 // 0
-            return super().own(client)
+    def frail(self, client):
+        if client.client == "bob":
+            raise OverflowError("Python int too large to convert to SQLite INTEGER")
+        return getattr(Planner, method)(self, client)
 
-    _, rows, failures, _ = run_scripted(tmp_path, OWN, planner=Frail)
-    ((client, stage, reason),) = [(f.client, f.stage, f.reason) for f in failures]
-    assert (client, stage) == ("bob", "plan")
-    assert "ZeroDivisionError" in reason
-    assert "report it as a defect" in reason
+    planner = type("Frail", (Planner,), {method: frail})
+    _, rows, failures, _ = run_scripted(tmp_path, OWN, planner=planner)
+    ((client, found, reason),) = [(f.client, f.stage, f.reason) for f in failures]
+    assert (client, found) == ("bob", stage)
+    assert "client 'bob'" in reason
+    assert "OverflowError: Python int too large to convert to SQLite INTEGER at " in reason
+    assert reason.endswith("report it as a defect)")
     assert {row.client for row in rows} == {"ann", "cyd"}
