@@ -6,8 +6,8 @@ Opening reads metadata only; audio is read, or synthesized, when a client proces
 from __future__ import annotations
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import READERS, CorpusSettings
-from fedsim.scenario.schema import ClientSettings
 from fedsim.speech.clips import ClientData, Clients
 
 

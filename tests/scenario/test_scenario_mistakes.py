@@ -234,7 +234,7 @@ NOT_YAML = [
     ("name: !!python/name:os.system x\n", "s.yaml:1: the tag"),
     ("name: a\nx: \x01\n", "s.yaml:2: the character U+0001"),
     (b"name: a\nx: \xff\n", "s.yaml:2: the file is not UTF-8"),
-    ("[" * 5000, "s.yaml:1: lists or mappings are nested too deep"),
+    ("[" * 5000, "s.yaml:1: lists or mappings are nested more than 50 deep"),
 ]
 
 

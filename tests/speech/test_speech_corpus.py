@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from fedsim.base.seeds import client_rng
 from fedsim.errors import AudioError, FedsimError
+from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import READERS, CorpusReader, CorpusSettings
-from fedsim.scenario.schema import ClientSettings
 from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance, require_clips
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.folder import read_folder
