@@ -24,6 +24,8 @@ from fedsim.scenario.settings import (
 
 MAX_CLIPS = 100_000
 """Clips of one client that are tuned on, and that are tested."""
+MAX_SPOKEN = 5_000
+"""The same of synthetic speakers: grammars have no more sentences to draw from in seconds."""
 MAX_SPEAKERS = 100_000
 COLUMN_NAMES = ("audio", "text", "speaker", "gender", "language")
 TOPICS = ("home", "timers", "music", "numbers", "names")
@@ -237,6 +239,10 @@ class CorpusSettings(Settings):
                 raise problem(f"corpus kind {self.kind!r} needs {key}: add it", key)
             if given and key not in (*reader.needs, *reader.takes):
                 raise problem(f"corpus kind {self.kind!r} takes no {key}: remove it", key)
+        for key in ("tuning_clips", "test_clips") if self.population is not None else ():
+            if getattr(self, key) > MAX_SPOKEN:
+                text = f"synthetic speakers say at most {MAX_SPOKEN:,} sentences: lower it"
+                raise problem(text, key)
         if isinstance(self.config, dict) and "language" in self.columns:
             text = "corpus.config gives the language of each configuration: remove this column"
             raise problem(text, "columns", "language")

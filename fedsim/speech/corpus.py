@@ -36,7 +36,10 @@ def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> 
                 )
         keys = sorted(clients.select)
     if clients.min_clips:
-        keys = [k for k in keys if _clips(found[k]) >= clients.min_clips]
+        same = None if found.clips is None else sum(found.clips)
+        keys = [
+            k for k in keys if (_clips(found[k]) if same is None else same) >= clients.min_clips
+        ]
         if not keys:
             raise FedsimError(
                 f"no {corpus.group_by} has the {clients.min_clips} clips of clients.min_clips, of "
