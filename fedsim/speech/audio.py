@@ -49,7 +49,8 @@ def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.n
                 f"audio file {name} has {samples.shape[1]} channels; mix it down to one, or set "
                 f"corpus.convert: true"
             )
-        samples = samples.mean(axis=1, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            samples = samples.mean(axis=1, keepdims=True)
     clip = samples[:, 0]
     if rate != SAMPLE_RATE:
         if not convert:
@@ -68,7 +69,7 @@ def clip_seconds(source: Path | bytes) -> float:
 
     Raises `AudioError` if it cannot be read.
     """
-    with _opened(source, "a clip") as file:
+    with _opened(source, "(its header)") as file:
         return file.frames / file.samplerate
 
 
@@ -97,6 +98,19 @@ def _decoded(source: Path | bytes, name: str) -> tuple[np.ndarray, int]:
     return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks)), rate
 
 
+class _Bytes(io.BytesIO):
+    """Bytes in which a damaged header may lead before the beginning: that is the beginning.
+
+    libsndfile reads through a callback, in which an exception is printed and not raised.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return super().seek(0)
+
+
 @contextmanager
 def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     """Open a clip; `AudioError` for one that cannot be opened or read, or has an absurd rate."""
@@ -105,7 +119,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     try:
         if isinstance(source, Path):
             require_regular(source)
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as f:
+        with soundfile.SoundFile(_Bytes(source) if isinstance(source, bytes) else source) as f:
             if not MIN_RATE <= f.samplerate <= MAX_RATE:
                 raise AudioError(
                     f"audio file {name} has a rate of {f.samplerate:,} Hz, which no recording has:"
