@@ -15,6 +15,7 @@ import soundfile
 
 from benchmarks.fuzz import Finding
 from benchmarks.fuzz.reading import damaged, watched
+from fedsim.base.text import has_control
 from fedsim.errors import AudioError, FedsimError
 from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import CorpusSettings
@@ -153,7 +154,7 @@ def _open(rng: random.Random, folder: Path) -> str | None:
     clients = open_clients(corpus, ClientSettings(), rng.randrange(3))
     wordless_line(clients)
     for key, client in clients.items():
-        if not key.isprintable() or len(key) > 200:
+        if has_control(key) or len(key) > 200:
             return f"a client called {key!r}"
         try:
             require_clips(client, corpus)

@@ -74,7 +74,7 @@ def preflight(scenario: Scenario, clients: Clients) -> Iterator[str]:
 
 def _survey(scenario: Scenario, clients: Clients) -> _Survey:
     survey = _Survey()
-    keys = list(clients)
+    keys, wordless = list(clients), ""
     survey.spoken = dict.fromkeys(keys)
     if clients.clips is not None and scenario.model.vocabulary is None:
         # Synthetic speakers have as many clips each, and nothing that one lacks: a choice will do.
@@ -84,6 +84,8 @@ def _survey(scenario: Scenario, clients: Clients) -> _Survey:
         keys = keys[::step]
     for client in (clients[key] for key in keys):
         survey.spoken[client.key] = client.language
+        survey.wordless += len(client.wordless)
+        wordless = wordless or next(iter(client.wordless), "")
         try:
             check_metadata(client, scenario.corpus)
         except FedsimError:
@@ -91,11 +93,15 @@ def _survey(scenario: Scenario, clients: Clients) -> _Survey:
         survey.clients += 1
         survey.first = survey.first or client
         survey.references += len(client.test)
-        survey.wordless += len(client.wordless)
         survey.languages[client.language] = None
         for utterance in client.test:
             where = f"client {client.key!r}: test clip {utterance.key}"
             survey.labels.setdefault(utterance.text or "", where)
+    if survey.first is None and wordless:
+        raise FedsimError(
+            f"corpus: no client has a test clip whose text has a word once normalized, the first"
+            f" without is {wordless}: correct the texts, or choose other clients"
+        )
     if survey.first is None:
         raise FedsimError(
             "corpus: no client has both tuning and test clips, so there is nothing to run: lower"

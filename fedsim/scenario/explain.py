@@ -158,7 +158,9 @@ def _allowed(details: Any, place: Place, model: type[BaseModel], value: Any) -> 
         return f"must be {' or '.join(words)}{guess}"
     if kind in _LIMITS:
         limit, words_of = _LIMITS[kind]
-        return f"{words_of} {context[limit]:.15g}{about}"
+        number = context[limit]
+        number = number if isinstance(number, int) else f"{number:.15g}"
+        return f"{words_of} {number}{about}"
     if _lacks_item(details) or kind in ("too_short", "too_long"):
         return f"{_length(details, model)}{about}"
     if kind == "string_too_long":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fedsim.base.yamltree import (
     problem,
     replace,
 )
-from fedsim.errors import FedsimError, shortened
+from fedsim.errors import FedsimError, on_a_screen, shortened
 from fedsim.scenario.clock import ClockSettings
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.explain import explain
@@ -91,14 +92,14 @@ def describe_scenario(path: Path) -> str:
     try:
         root = compose(_read(path), str(path))
     except (Problem, FedsimError) as error:
-        return shortened(f"cannot be read: {error}", _MAX_SUMMARY)
+        return shortened(f"cannot be read: {on_a_screen(str(error))[0]}", _MAX_SUMMARY)
     description = plain(find(root, ["description"]).value) if root is not None else None
     lines = description.strip().splitlines() if isinstance(description, str) else []
-    return shortened(lines[0], _MAX_SUMMARY) if lines else ""
+    return shortened(on_a_screen(lines[0])[0], _MAX_SUMMARY) if lines else ""
 
 
 def _read(path: Path) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise FedsimError(f"{path}: this is a folder: name the YAML file in it")
     return read_text(path, MAX_BYTES)
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from fedsim.base.files import read_text
-from fedsim.base.text import composed
+from fedsim.base.text import composed, has_control
 from fedsim.errors import FedsimError, quoted
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.speech.clips import GROUPS, Clients, Utterance
@@ -36,9 +36,9 @@ def read_folder(corpus: CorpusSettings) -> list[Utterance]:
     """
     root = Path(str(corpus.path))
     table = root / "metadata.csv"
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise FedsimError(f"corpus.path {root} is not a folder; check the path")
-    if not table.exists():
+    if not os.path.lexists(table):
         raise FedsimError(
             f"corpus {root} has no metadata.csv; write one with the columns file_name and any of "
             f"text, {', '.join(GROUPS)}"
@@ -57,7 +57,7 @@ def read_folder(corpus: CorpusSettings) -> list[Utterance]:
         key = row[names["audio"]]
         if not key:
             raise FedsimError(f"{table}:{line}: the row has no file_name; add it or remove the row")
-        if len(key) > MAX_NAME or not key.isprintable():
+        if len(key) > MAX_NAME or has_control(key):
             raise FedsimError(f"{table}:{line}: {quoted(key)} is no name of a file; correct it")
         place = composed(os.path.normpath(key))
         if place in seen:

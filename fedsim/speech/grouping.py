@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedsim.base.seeds import client_rng
-from fedsim.base.text import composed
+from fedsim.base.text import composed, has_control
 from fedsim.errors import FedsimError, nearest, quoted
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.speech.clips import FIELDS, ClientData, Clients, Utterance, utterance_seconds
@@ -51,8 +51,8 @@ def _check_key(key: str, corpus: CorpusSettings, first: Utterance) -> None:
     """Raise `FedsimError` for a key that is text or noise rather than a name."""
     if len(key) > MAX_KEY:
         what = f"has {len(key):,} characters, more than {MAX_KEY}"
-    elif not key.isprintable():
-        what = "holds a character that cannot be printed"
+    elif has_control(key):
+        what = "holds a control character"
     else:
         return
     raise FedsimError(

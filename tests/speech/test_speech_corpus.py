@@ -109,7 +109,7 @@ def test_blank_lines_and_short_rows(folder):
         ("", r"no column 'file_name' for audio: known: none; map it under"),
         (
             b"file_name,speaker\n1.wav,Zo\xeb\n",
-            r"metadata.csv cannot be read as UTF-8 CSV .*; save it as such",
+            r"metadata.csv:2: the file is not UTF-8 text: save it as UTF-8",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -184,7 +185,7 @@ def _listed(path: Path, role: Role, n: int, rng: np.random.Generator, seed: int)
 
 
 def _halves(path: Path, seed: int) -> tuple[list[str], list[str]]:
-    changed = path.stat().st_mtime_ns if path.exists() else 0
+    changed = path.stat().st_mtime_ns if os.path.isfile(path) else 0
     return _split_list(path, changed, seed)
 
 
