@@ -51,7 +51,8 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def _voices(options: argparse.Namespace) -> int:
     if not 0 <= options.seed < 2**63:
-        raise FedsimError(f"--seed is {quoted(options.seed)}: must be from 0 to 2^63 - 1")
+        bound = "at least 0" if options.seed < 0 else f"at most {2**63 - 1}"
+        raise FedsimError(f"--seed is {quoted(options.seed)}: must be {bound}")
     corpus = _corpus(options)
 
     from fedsim.speech.voices.population import open_population

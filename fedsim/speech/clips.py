@@ -158,13 +158,14 @@ def require_distinct(client: ClientData) -> None:
 
 
 def _size(utterance: Utterance) -> int | None:
-    """Return the bytes of a recorded clip; None for one that cannot be read, which shows later."""
+    """Return the bytes of a recorded clip; None for one that is empty or cannot be read, which
+    shows later."""
     assert isinstance(utterance.source, Path | tuple)
     source, _ = _audio(utterance.source, utterance.key)
     if isinstance(source, bytes):
-        return len(source)
+        return len(source) or None
     try:
-        return require_regular(source)
+        return require_regular(source) or None
     except (OSError, FedsimError):
         return None
 
