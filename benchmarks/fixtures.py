@@ -9,8 +9,8 @@ import torch
 
 from fedsim.base.paths import cache_dir
 from fedsim.errors import FedsimError
+from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import CorpusSettings
-from fedsim.scenario.schema import ClientSettings
 from fedsim.speech.clips import read_utterance
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.models import load_model, wrap_model

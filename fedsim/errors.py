@@ -15,6 +15,15 @@ from pathlib import Path
 
 _MAX_LISTED = 40
 """Names that a hint lists."""
+_MAX_COMPARED = 20_000
+"""Names among which the nearest is looked for."""
+_MAX_WORD = 200
+"""Characters of a word to which the nearest is looked for."""
+MAX_LINES = 20
+"""Lines of an error's text that are shown."""
+MAX_LINE = 600
+"""Characters of a line that are shown."""
+_MAX_VALUE = 80
 
 
 class FedsimError(Exception):
@@ -41,12 +50,14 @@ class ModelFileError(FedsimError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint with the known word nearest to `word`, or with all known words."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    shown = names[:_MAX_LISTED] + (
-        [f"and {len(names) - _MAX_LISTED:,} more"] if names[_MAX_LISTED:] else []
-    )
+    if len(word) <= _MAX_WORD and len(names) <= _MAX_COMPARED:
+        short = [name for name in names if len(name) <= 2 * _MAX_WORD]
+        close = difflib.get_close_matches(word, short, n=1, cutoff=0.6)
+        if close:
+            return f"did you mean {close[0]!r}?"
+    shown = [shortened(name, _MAX_VALUE) for name in names[:_MAX_LISTED]]
+    if names[_MAX_LISTED:]:
+        shown.append(f"and {len(names) - _MAX_LISTED:,} more")
     return "known: " + (", ".join(shown) if shown else "none")
 
 
@@ -55,3 +66,33 @@ def defect(error: Exception) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1:]
     places = "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in where)
     return f"{type(error).__name__}: {error!s:.200}{places}; report it as a defect"
+
+
+def quoted(value: object) -> str:
+    """Return a value as a sentence quotes it: its `repr`, at most 80 characters of it."""
+    return shortened(repr(value), _MAX_VALUE)
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text without its middle, if it is longer than `length` characters."""
+    if len(text) <= length:
+        return text
+    ends = (length - 5) // 2
+    return f"{text[:ends]} ... {text[-ends:]}"
+
+
+def on_a_screen(text: str) -> list[str]:
+    """Return the lines of an error's text as a terminal shows them: `MAX_LINES` at most.
+
+    None is longer than `MAX_LINE`, and characters that would steer the terminal are escaped.
+    """
+    lines = text.splitlines() or [""]
+    shown = [shortened("".join(map(_visible, line)), MAX_LINE) for line in lines[:MAX_LINES]]
+    if lines[MAX_LINES:]:
+        shown.append(f"... and {len(lines) - MAX_LINES:,} more like these")
+    return shown
+
+
+def _visible(character: str) -> str:
+    plain = character.isprintable() or character.isspace()
+    return character if plain else character.encode("unicode_escape").decode()

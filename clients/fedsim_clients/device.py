@@ -39,6 +39,8 @@ from fedsim_clients.release import released
 from fedsim_clients.runtime import Runtime
 
 R = TypeVar("R", bound=m.Message)
+_MAX_NAME = 180
+"""Bytes of a file's name, besides a hash, a suffix and what a temporary file adds."""
 
 
 @dataclass(frozen=True)
@@ -268,9 +270,11 @@ class Device:
 
 
 def model_name(client: str, candidate: str) -> str:
-    """Return the file name of a client's model: readable, and different for each client."""
+    """Return the file name of a client's model: different for each client, as readable as a name
+    of a file, which has at most 255 bytes, can be."""
     text = f"{client}-{candidate}"
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
-    if plain != text:
-        plain += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    short = plain.encode()[:_MAX_NAME].decode(errors="ignore")
+    if short != text:
+        plain = short + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
     return plain + modelfile.SUFFIX

@@ -1,13 +1,17 @@
-"""Atomic writing: a file is written whole or not at all."""
+"""Files: written whole or not at all, and read only if they end."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from fedsim.errors import FedsimError
 
 
 @contextmanager
@@ -45,3 +49,64 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically; raises `OSError` as `atomic_write` does."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_regular(path: Path) -> int:
+    """Return the size of a file in bytes, after checking that it is one.
+
+    A pipe or a device is never opened: reading it may wait for ever, or never end.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        FedsimError: for anything else than a regular file, and a name that no file can have.
+    """
+    try:
+        found = path.stat()
+    except ValueError:
+        raise FedsimError(f"{str(path)!r}: no file has such a name: correct it") from None
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise
+        raise FedsimError(f"{path}: {_reason(error)}: check the path") from None
+    kind = stat.S_IFMT(found.st_mode)
+    if kind != stat.S_IFREG:
+        raise FedsimError(f"{path}: this is {_KINDS.get(kind, 'not a file')}: name a regular file")
+    return found.st_size
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """Return the text of a UTF-8 file; a byte order mark at its beginning is dropped.
+
+    Raises `FedsimError` for a file that is missing, no regular one, longer than `max_bytes`, not
+    readable or not UTF-8; then with the line.
+    """
+    try:
+        size = require_regular(path)
+        if size > max_bytes:
+            raise FedsimError(
+                f"{path}: the file has {size:,} bytes, more than the {max_bytes:,} that are read:"
+                f" name another, or shorten it"
+            )
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+        return content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise FedsimError(f"{path}: there is no such file: check the path") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise FedsimError(f"{path}:{line}: the file is not UTF-8 text: save it as UTF-8") from None
+    except OSError as error:
+        raise FedsimError(f"{path}: the file cannot be read: {_reason(error)}: check it") from None
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

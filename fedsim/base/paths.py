@@ -65,6 +65,8 @@ def resolve(text: str, base: Path) -> str:
         raise FedsimError(f"{text!r} uses {unset[0]}, which is not set; set that variable")
     is_relative = expanded in (".", "..") or expanded.startswith(("./", "../"))
     path = base.expanduser().absolute() / expanded
-    if os.path.isabs(expanded) or is_relative or path.exists():
+    if (
+        os.path.isabs(expanded) or is_relative or os.path.exists(path)
+    ):  # not Path.exists: it raises for names too long
         return os.path.normpath(path)
     return text

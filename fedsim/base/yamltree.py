@@ -1,6 +1,8 @@
 """YAML as a tree of nodes that know their place, so that every error can name its line.
 
-Scalars are read as in YAML 1.2: `no` is text (Norwegian), not false, and 1e3 is a number.
+Scalars are read as in YAML 1.2: `no` is text (Norwegian), not false, and 1e3 is a number. A tree is
+small whatever its text says: aliases are copied where they stand, up to `MAX_NODES` values, and
+nothing is nested deeper than `MAX_DEPTH`, so whoever walks through one needs no bound of its own.
 """
 
 from __future__ import annotations
@@ -13,17 +15,36 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-_TAG = "tag:yaml.org,2002:"
-OVERRIDE = "--set "
-"""The name of an override begins with this, where it stands in place of a file's."""
+from fedsim.base.yamlnodes import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_NODES,
+    OVERRIDE,
+    TAG,
+    TOO_DEEP,
+    TOO_MANY,
+    Problem,
+    check,
+    place,
+    problem,
+    written_out,
+)
 
-
-class Problem(Exception):
-    """One mistake: its place (`file:line` or the override), its line, and a sentence about it."""
-
-    def __init__(self, place: str, line: int, sentence: str) -> None:
-        super().__init__(f"{place}: {sentence}")
-        self.line = line
+__all__ = [
+    "MAX_BYTES",
+    "OVERRIDE",
+    "Problem",
+    "Spot",
+    "compose",
+    "dump",
+    "find",
+    "item_index",
+    "place",
+    "plain",
+    "problem",
+    "replace",
+]
+_MAX_INDEX_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -36,8 +57,24 @@ class Spot:
     """How many parts of the path exist; fewer than its length if the path leads nowhere."""
 
 
+class _TooMuchError(Exception):
+    """The sentence about a tree that is nested too deep or too large, and the line."""
+
+
 class _Loader(yaml.SafeLoader):
-    pass
+    depth = nodes = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        # Here already: pyyaml takes seconds for what is far above the bounds.
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        wrong = TOO_DEEP if self.depth > MAX_DEPTH + 1 else ""
+        wrong = TOO_MANY if self.nodes > MAX_NODES else wrong
+        if wrong:
+            raise _TooMuchError(wrong, self.peek_event().start_mark.line + 1)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 _Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1's
@@ -63,21 +100,21 @@ class _Dumper(yaml.SafeDumper):
 
 for _kind, _pattern, _first in _SCALARS:
     _compiled = re.compile(rf"^(?:{_pattern})$")
-    _Loader.add_implicit_resolver(_TAG + _kind, _compiled, _first)
+    _Loader.add_implicit_resolver(TAG + _kind, _compiled, _first)
     # The writer quotes text that either version of YAML would read as something else.
-    _Dumper.add_implicit_resolver(_TAG + _kind, _compiled, _first)
+    _Dumper.add_implicit_resolver(TAG + _kind, _compiled, _first)
 
 
 def _write_list(dumper: _Dumper, values: list[Any]) -> Node:
     inline = not any(isinstance(v, dict | list) for v in values)
-    return dumper.represent_sequence(_TAG + "seq", values, flow_style=inline)
+    return dumper.represent_sequence(TAG + "seq", values, flow_style=inline)
 
 
 def _write_text(dumper: _Dumper, text: str) -> Node:
     style = "|" if "\n" in text else None
     if re.search("[\x85\u2028\u2029\r]", text):
         style = '"'  # the only style in which pyyaml preserves these line breaks
-    return dumper.represent_scalar(_TAG + "str", text, style=style)
+    return dumper.represent_scalar(TAG + "str", text, style=style)
 
 
 _Dumper.add_representer(list, _write_list)
@@ -97,8 +134,12 @@ def compose(text: str, name: str) -> Node | None:
         name: the file's path, or `--set ...` for an override; places begin with it.
 
     Raises:
-        Problem: for a syntax error, a duplicate key, and a tag or key that is not a plain value.
+        Problem: for a syntax error, a duplicate key, a tag or key that is not a plain value, a
+            character that no setting needs, and a tree above `MAX_NODES` or `MAX_DEPTH`.
     """
+    if len(text) > MAX_BYTES:
+        sentence = f"{len(text):,} characters are more than {MAX_BYTES:,}: write a shorter file"
+        raise _at(name, 1, sentence)
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
@@ -110,24 +151,17 @@ def compose(text: str, name: str) -> Node | None:
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         raise _syntax_problem(error, name, text) from None
-    except RecursionError:
-        raise _at(name, 1, "lists or mappings are nested too deep") from None
+    except _TooMuchError as error:
+        sentence, line = error.args
+        raise _at(name, line, sentence) from None
+    except (ValueError, OverflowError):  # a code point or a version that no number holds
+        raise _at(name, 1, "not YAML: a number in an escape or a directive is too large") from None
     finally:
         loader.dispose()
-    if root is not None:
-        _check(root, ())
-    return root
-
-
-def place(node: Node) -> tuple[str, int]:
-    """Return where a node is: the text with which a message about it begins, and its line."""
-    name, line = node.start_mark.name, node.start_mark.line + 1
-    return (name, 0) if name.startswith(OVERRIDE) else (f"{name}:{line}", line)
-
-
-def problem(node: Node, sentence: str) -> Problem:
-    """Return a problem at a node."""
-    return Problem(*place(node), sentence)
+    if root is None:
+        return None
+    check(root)
+    return written_out(root)
 
 
 def plain(node: Node) -> Any:
@@ -136,7 +170,7 @@ def plain(node: Node) -> Any:
         return {key.value: plain(value) for key, value in node.value}
     if isinstance(node, SequenceNode):
         return [plain(value) for value in node.value]
-    text, kind = node.value, node.tag.removeprefix(_TAG)
+    text, kind = node.value, node.tag.removeprefix(TAG)
     try:
         match kind:
             case "null":
@@ -163,13 +197,22 @@ def find(root: Node, path: Sequence[str | int]) -> Spot:
     return spot
 
 
+def item_index(part: str, count: int) -> int | None:
+    """Return the place in a list of `count` items that a part of a dotted key means, or None."""
+    if not part.isascii() or not part.isdigit() or len(part) > _MAX_INDEX_DIGITS:
+        return None
+    return int(part) if int(part) < count else None
+
+
 def replace(root: MappingNode, path: Sequence[str], value: Node) -> None:
     """Put `value` at `path` in the tree, creating missing mappings on the way.
 
     Raises:
-        Problem: if the path leads through a value that has no such part; its place is that of
-            `value`.
+        Problem: if the path leads through a value that has no such part, or is longer than
+            `MAX_DEPTH`; its place is that of `value`.
     """
+    if len(path) > MAX_DEPTH:
+        raise problem(value, f"{len(path)} keys: {TOO_DEEP}")
     node: Node = root
     for i, part in enumerate(path):
         last = i + 1 == len(path)
@@ -178,7 +221,7 @@ def replace(root: MappingNode, path: Sequence[str], value: Node) -> None:
             known = _child(node, part)
             if last or known is None or _is_null(known[1]):
                 new: Node = value if last else _mapping(value)
-                key = ScalarNode(_TAG + "str", part, value.start_mark, value.end_mark)
+                key = ScalarNode(TAG + "str", part, value.start_mark, value.end_mark)
                 pairs = [(k, v) for k, v in node.value if k.value != part]
                 at = next((j for j, (k, _) in enumerate(node.value) if k.value == part), len(pairs))
                 node.value = [*pairs[:at], (key, new), *pairs[at:]]
@@ -187,21 +230,23 @@ def replace(root: MappingNode, path: Sequence[str], value: Node) -> None:
                 node = known[1]
         elif isinstance(node, SequenceNode):
             count = len(node.value)
-            if not part.isascii() or not part.isdigit() or int(part) >= count:
-                raise problem(value, f"{here} has no item {part!r}: it has items 0 to {count - 1}")
+            item = item_index(part, count)
+            if item is None:
+                items = f"it has items 0 to {count - 1}" if count else "it is empty"
+                raise problem(value, f"{here} has no item {part!r}: {items}")
             if last:
-                node.value[int(part)] = value
-            node = node.value[int(part)]
+                node.value[item] = value
+            node = node.value[item]
         else:
             raise problem(value, f"{here} is {node.value!r} and has no part {part!r}")
 
 
 def _mapping(like: Node) -> MappingNode:
-    return MappingNode(_TAG + "map", [], like.start_mark, like.end_mark)
+    return MappingNode(TAG + "map", [], like.start_mark, like.end_mark)
 
 
 def _is_null(node: Node) -> bool:
-    return isinstance(node, ScalarNode) and node.tag == _TAG + "null"
+    return isinstance(node, ScalarNode) and node.tag == TAG + "null"
 
 
 def _child(node: Node, part: str | int) -> tuple[Node, Node] | None:
@@ -210,29 +255,6 @@ def _child(node: Node, part: str | int) -> tuple[Node, Node] | None:
     if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
         return node.value[part], node.value[part]
     return None
-
-
-def _check(node: Node, above: tuple[int, ...]) -> None:
-    if id(node) in above:
-        raise problem(node, "an alias (*) may not stand inside what it names")
-    above = (*above, id(node))
-    if isinstance(node, ScalarNode):
-        if node.tag.removeprefix(_TAG) not in ("null", "bool", "int", "float", "str"):
-            raise problem(node, f"the tag {node.tag!r} is not allowed: write a plain value")
-    elif isinstance(node, SequenceNode):
-        for item in node.value:
-            _check(item, above)
-    else:
-        first: dict[str, Node] = {}
-        for key, value in node.value:
-            if not isinstance(key, ScalarNode):
-                raise problem(key, "a key must be one word, not a list or a mapping")
-            if key.value in first:
-                line = place(first[key.value])[1]
-                where = f", first on line {line}" if line else ""
-                raise problem(key, f"the key {key.value!r} is written twice{where}: remove one")
-            first[key.value] = key
-            _check(value, above)
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, name: str, text: str) -> Problem:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from fedsim.base.interrupts import stoppable
 from fedsim.base.version import __version__
 from fedsim.cli import audit, estimate, init, listing, report, run, validate, voices
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, on_a_screen
 
 _DESCRIPTION = """\
 Simulate federated personalization of a speech model: every client gets a mixed-precision copy of
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe can still be handled
         return int(code)
     except FedsimError as error:
-        for line in str(error).splitlines():
+        for line in on_a_screen(str(error)):
             print(f"error: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def _audit(options: argparse.Namespace) -> int:
     from fedsim.errors import FedsimError
 
     folder = Path(options.subject).expanduser()
-    is_run = (folder / "scenario.yaml").is_file()
+    is_run = os.path.isfile(folder / "scenario.yaml")
     if is_run and options.set:
         raise FedsimError(f"{options.subject}: a run is audited as it was: remove --set")
 

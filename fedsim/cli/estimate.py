@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def _estimate(options: argparse.Namespace) -> int:
     from fedsim.errors import FedsimError
     from fedsim.run.estimate import estimate
 
-    if options.scratch is not None and not options.scratch.is_dir():
+    if options.scratch is not None and not os.path.isdir(options.scratch):
         raise FedsimError(f"--scratch {options.scratch}: there is no such folder: create it first")
     print(f"rehearsing {scenario.name} ...", file=sys.stderr, flush=True)
     found = estimate(scenario, options.scratch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def _init(options: argparse.Namespace) -> int:
     path = Path(options.file)
-    if path.exists():
+    if os.path.lexists(path):
         raise FedsimError(f"{path} exists: name another file, or remove it")
     if path.suffix not in (".yaml", ".yml"):
         raise FedsimError(f"{path}: a scenario is a YAML file: end its name with .yaml")

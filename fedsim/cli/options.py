@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, quoted
 
 if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
+_MAX_DIGITS = 9
 _SET_HELP = """\
 override keys of the scenario: a dotted key, list items by index, and a value in YAML,
 such as clients.budget_mb=40 or methods.0.calibration=[minmax,cosine]"""
@@ -53,7 +54,17 @@ def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
     for name in ("workers", "threads", "address"):
         if getattr(options, name) is not None:
             update[name] = getattr(options, name)
-    return scenario.model_copy(update={"engine": scenario.engine.model_copy(update=update)})
+    from pydantic import ValidationError
+
+    from fedsim.scenario.explain import sentences
+    from fedsim.scenario.schema import EngineChoice
+
+    try:
+        engine = EngineChoice.model_validate({**scenario.engine.model_dump(), **update})
+    except ValidationError as error:
+        found = sentences(error, EngineChoice, lambda path: f"--{path[0]}")
+        raise FedsimError("\n".join(found)) from None
+    return scenario.model_copy(update={"engine": engine})
 
 
 def chosen_scenario(options: argparse.Namespace) -> Scenario:
@@ -65,6 +76,9 @@ def chosen_scenario(options: argparse.Namespace) -> Scenario:
 
 def positive(text: str) -> int:
     """Return `text` as a whole number of at least 1; for argparse."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    digits = text if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else "0"
+    if int(digits) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{quoted(text)} is not a whole number from 1 to {10**_MAX_DIGITS - 1:,}"
+        )
+    return int(digits)

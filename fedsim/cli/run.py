@@ -87,6 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         else:
             print_run(scenario, result, console)
     print(captured.get())
+    _print_wordless(scenario)
     print(f"run folder: {out.absolute()}")
     results = [cell.result for cell in cells] if scenario.matrix else [result]
     return 0 if any(r.rows for r in results) or not any(r.failures for r in results) else 1
@@ -115,6 +116,19 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
             f" --out beside it, and the results that finished are reused"
         )
     return scenario
+
+
+def _print_wordless(scenario: Scenario) -> None:
+    """Print how many references were not scored because they have no word, and of whom."""
+    from fedsim.errors import FedsimError
+    from fedsim.speech.corpus import open_clients
+    from fedsim.speech.wordless import wordless_line
+
+    if scenario.corpus.kind == "voices":
+        return
+    with contextlib.suppress(FedsimError):  # a corpus that is gone by now spoils no result
+        line = wordless_line(open_clients(scenario.corpus, scenario.clients, scenario.seed))
+        print(line, end="\n" if line else "")
 
 
 def _remove_if_empty(folder: Path) -> None:

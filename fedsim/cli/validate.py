@@ -12,7 +12,10 @@ from fedsim.cli.options import add_scenario, chosen_scenario
 from fedsim.errors import FedsimError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fedsim.scenario import Scenario
+    from fedsim.speech.clips import ClientData, Clients
 
 _DESCRIPTION = """\
 Check a scenario without running it: every key and value; then open its corpus and list the clients
@@ -56,31 +59,31 @@ def _validate(options: argparse.Namespace) -> int:
     scenario = chosen_scenario(options)
     _check_places(scenario)
 
+    from fedsim.scenario.cells import forward_passes
     from fedsim.scenario.matrix import expand
-    from fedsim.speech.clips import require_clips
     from fedsim.speech.corpus import open_clients
-    from fedsim.study.clients import client_keys
+    from fedsim.study.clients import keys_of_cells
     from fedsim.study.devices import Devices
 
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
-    for cell in expand(scenario):
-        client_keys(cell.scenario)  # raises what a run would raise
+    cells = [cell.scenario for cell in expand(scenario)]
+    keys = keys_of_cells(cells)  # raises what a run would raise
+    passes = sum(forward_passes(cell, len(found)) for cell, found in zip(cells, keys, strict=True))
+    runs = f"{count_words(len(cells), 'combination')}, " if scenario.matrix else ""
+    print(f"{count_words(len(clients), 'client')}; {runs}{passes:,.0f} forward passes of one clip")
     devices = Devices(scenario, list(clients))
-    width = max(map(len, ["client", *clients]))
+    width = max(map(len, ["client", *list(clients)[:_MAX_SHOWN]]))
     print(f"{'client':{width}}  tuning clips  test clips  budget MB", end="")
     print("  device" if scenario.fleet else "")
     for key in list(clients)[:_MAX_SHOWN]:
-        tuning, test = len(clients[key].tuning), len(clients[key].test)
+        tuning, test = clients.clips or _clips(clients[key])
         budget, profile = devices[key].budget_bytes / MB, devices.profile(key)
         print(f"{key:{width}}  {tuning:12,}  {test:10,}  {budget:9,.1f}", end="")
         print(f"  {profile.device}" if profile else "")
     if len(clients) > _MAX_SHOWN:
         print(f"... and {count_words(len(clients) - _MAX_SHOWN, 'client')} more")
-    for client in clients.values():
-        try:
-            require_clips(client, scenario.corpus)
-        except FedsimError as error:
-            print(f"this client will fail: {error}")
+    for line in _doubts(scenario, clients):
+        print(line)
     if options.deep:
         from fedsim.run.preflight import preflight
 
@@ -91,6 +94,38 @@ def _validate(options: argparse.Namespace) -> int:
     )
     print(f"ok: {scenario.name}: {counts}")
     return 0
+
+
+def _clips(client: ClientData) -> tuple[int, int]:
+    return len(client.tuning), len(client.test)
+
+
+def _doubts(scenario: Scenario, clients: Clients) -> Iterator[str]:
+    """Yield a line for each client that will fail, as far as metadata shows; of the clients that
+    are listed, the content of their clips is compared too.
+
+    The last line counts references without a word.
+    """
+    from fedsim.speech.clips import check_metadata, require_clips
+    from fedsim.speech.wordless import wordless_line
+
+    if clients.clips is not None:
+        require_clips(next(iter(clients.values())), scenario.corpus)
+        return
+    failing = 0
+    for number, client in enumerate(clients.values()):
+        try:
+            check = require_clips if number < _MAX_SHOWN else check_metadata
+            check(client, scenario.corpus)
+        except FedsimError as error:
+            failing += 1
+            if failing <= _MAX_SHOWN:
+                yield f"this client will fail: {error}"
+    if failing > _MAX_SHOWN:
+        yield f"... and {count_words(failing - _MAX_SHOWN, 'client')} more will fail"
+    line = wordless_line(clients)
+    if line:
+        yield line
 
 
 def _check_places(scenario: Scenario) -> None:

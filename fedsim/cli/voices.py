@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.base.units import count_words
 from fedsim.cli.options import positive
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, quoted
 
 if TYPE_CHECKING:
     from fedsim.scenario.corpus import CorpusSettings
@@ -50,8 +50,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def _voices(options: argparse.Namespace) -> int:
-    if options.seed < 0:
-        raise FedsimError(f"--seed is {options.seed}: must be at least 0")
+    if not 0 <= options.seed < 2**63:
+        bound = "at least 0" if options.seed < 0 else f"at most {2**63 - 1}"
+        raise FedsimError(f"--seed is {quoted(options.seed)}: must be {bound}")
     corpus = _corpus(options)
 
     from fedsim.speech.voices.population import open_population

@@ -14,7 +14,8 @@ from typing import Any
 
 from yaml.nodes import MappingNode, Node
 
-from fedsim.base.yamltree import Problem, compose, place, plain
+from fedsim.base.files import read_text
+from fedsim.base.yamltree import MAX_BYTES, Problem, compose, place, plain
 from fedsim.errors import FedsimError, nearest
 from fedsim.fleet.timeline import FLEET
 from fedsim.fleet.windows import Hours, read_hours, write_hours
@@ -151,9 +152,7 @@ def check_number(value: Any, *, may_be_zero: bool = False) -> float:
 def _read(path: Path) -> dict[str, tuple[str, dict[str, Node]]]:
     """Return class -> (its location in the file, its keys)."""
     try:
-        root = compose(path.read_text(encoding="utf-8-sig"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FedsimError(f"{path} cannot be read as UTF-8 ({error}): check the file") from error
+        root = compose(read_text(path, MAX_BYTES), str(path))
     except Problem as error:
         raise FedsimError(str(error)) from None
     if not isinstance(root, MappingNode):

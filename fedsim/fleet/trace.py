@@ -7,11 +7,14 @@ values that the row leaves empty; a row without a class gives every value.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fedsim.base.files import read_text, require_regular
+from fedsim.base.text import composed
 from fedsim.errors import FedsimError, nearest
 from fedsim.fleet.devices import (
     DEPTHS,
@@ -24,6 +27,9 @@ from fedsim.fleet.devices import (
     vary,
 )
 from fedsim.fleet.windows import read_hours
+
+MAX_BYTES = 2**28
+"""Largest trace in CSV that is read."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +95,17 @@ def deal(trace: Trace, keys: Sequence[str]) -> dict[str, DeviceProfile]:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(read_text(path, MAX_BYTES), newline=""), strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            for row in reader:
-                if None in row or None in row.values():
-                    raise FedsimError(
-                        f"{path}:{reader.line_num}: the row does not have the"
-                        f" {len(reader.fieldnames or ())} cells of the header: add or remove commas"
-                    )
-                yield reader.line_num, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FedsimError(
-            f"{path} cannot be read as UTF-8 CSV ({error}): check the file"
-        ) from error
+        for row in reader:
+            if None in row or None in row.values():
+                raise FedsimError(
+                    f"{path}:{reader.line_num}: the row does not have the"
+                    f" {len(reader.fieldnames or ())} cells of the header: add or remove commas"
+                )
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise FedsimError(f"{path} cannot be read as CSV ({error}): check the file") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -110,6 +113,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow.parquet as pq
 
     try:
+        require_regular(path)
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise FedsimError(f"{path} cannot be read as Parquet ({error}): check the file") from error
@@ -197,7 +201,10 @@ def _bit_depths(cell: Any) -> tuple[int, ...]:
     if not isinstance(parts, list):
         parts = [parts]
     return check_depths(
-        int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts
+        int(part)
+        if isinstance(part, str) and part.isascii() and part.isdigit() and len(part) < 4
+        else part
+        for part in parts
     )
 
 
@@ -208,7 +215,7 @@ def _by_depth(cell: Any) -> float | dict[int, float]:
     found: dict[int, float] = {}
     for part in cell.split():
         depth, _, number = part.partition(":")
-        bits = int(depth) if depth.isdecimal() else 0
+        bits = int(depth) if depth.isascii() and depth.isdigit() and len(depth) < 4 else 0
         if bits not in DEPTHS and bits != FULL:
             raise FedsimError(
                 f"{part!r}: {depth!r} is not a bit depth: use one from 2 to 16, or 32"
@@ -220,7 +227,7 @@ def _by_depth(cell: Any) -> float | dict[int, float]:
 
 
 _CELLS: dict[str, Callable[[Any], Any]] = {
-    "client": _text,
+    "client": lambda cell: composed(_text(cell)),
     "device": _text,
     "budget_mb": _positive,
     "memory_mb": _positive,

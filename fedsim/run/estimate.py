@@ -33,7 +33,7 @@ from fedsim.run.single import CLIENT_APP, run_scenario
 from fedsim.scenario.cells import forward_passes, is_grouped, needs_others
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
-from fedsim.study.clients import client_keys
+from fedsim.study.clients import client_keys, keys_of_cells
 
 WATCHED_S = 15.0
 """Seconds for which clients are timed, after every worker has finished one."""
@@ -141,7 +141,8 @@ def estimate(
         client_s = (timed[-1] - warm) / max(len(timed) - 1, 1)
         pass_s = client_s * len(keys) / forward_passes(first, len(keys))
     runs = computed(scenario)
-    passes = [forward_passes(run, len(client_keys(run))) for run in runs]
+    counts = map(len, keys_of_cells(runs))
+    passes = [forward_passes(run, n) for run, n in zip(runs, counts, strict=True)]
     return Estimate(
         combinations=len(cells),
         clients=len(keys),

@@ -32,7 +32,7 @@ from fedsim.scenario.matrix import MatrixCell, expand
 from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT, NOBODY, MethodSettings
 from fedsim.scenario.quantization import QuantizationSettings
 from fedsim.scenario.schema import Scenario
-from fedsim.study.clients import client_keys
+from fedsim.study.clients import keys_of_cells
 from fedsim.study.devices import Devices
 
 
@@ -69,7 +69,7 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
     index: list[dict[str, Any]] = []
     results = []
     # Every corpus is opened first: an error in the last combination shows before the first runs.
-    counts = [len(client_keys(cell.scenario)) for cell in cells]
+    counts = [len(keys) for keys in keys_of_cells([cell.scenario for cell in cells])]
     runs = list(zip((cell.scenario for cell in cells), counts, strict=True))
     engine = with_chosen_engine(runs, scenario).engine
     settings = EngineSettings(engine.workers, engine.threads, engine.address, shared=folder.path)

@@ -6,7 +6,7 @@ texts, labels and languages of all clients are checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,21 @@ from fedsim.quant.allocation import smallest
 from fedsim.scenario import Scenario
 from fedsim.scenario.matrix import expand
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.clips import ClientData, Utterance, read_utterance, require_clips
+from fedsim.speech.clips import (
+    ClientData,
+    Clients,
+    Utterance,
+    check_metadata,
+    read_utterance,
+    require_distinct,
+)
 from fedsim.speech.models.base import SpeechModel
-from fedsim.speech.scoring import normalize
 from fedsim.study.devices import Devices
 from fedsim.study.model import StudyModel, load_study_model, study_model
 from fedsim.study.vocabulary import TrimmedModels, trimmed_models
+
+_LOOKED_AT = 200
+"""Clients of a population that are made."""
 
 
 @dataclass
@@ -33,13 +42,14 @@ class _Survey:
     clients: int = 0
     first: ClientData | None = None
     references: int = 0
+    wordless: int = 0
     labels: dict[str, str] = field(default_factory=dict)  # text -> its first clip, for errors
     languages: dict[str | None, None] = field(default_factory=dict)
     spoken: dict[str, str | None] = field(default_factory=dict)
     """Client -> its language."""
 
 
-def preflight(scenario: Scenario, clients: Mapping[str, ClientData]) -> Iterator[str]:
+def preflight(scenario: Scenario, clients: Clients) -> Iterator[str]:
     """Yield one sentence for each check that passes.
 
     Args:
@@ -62,12 +72,22 @@ def preflight(scenario: Scenario, clients: Mapping[str, ClientData]) -> Iterator
         yield _languages(model, survey)
 
 
-def _survey(scenario: Scenario, clients: Mapping[str, ClientData]) -> _Survey:
+def _survey(scenario: Scenario, clients: Clients) -> _Survey:
     survey = _Survey()
-    for client in clients.values():
+    keys, wordless = list(clients), ""
+    survey.spoken = dict.fromkeys(keys)
+    if clients.clips is not None and scenario.model.vocabulary is None:
+        # Synthetic speakers have as many clips each, and nothing that one lacks: a choice will do.
+        step = max(1, len(keys) // _LOOKED_AT)
+        survey.clients = len(keys) - len(keys[::step])
+        survey.references = survey.clients * clients.clips[1]
+        keys = keys[::step]
+    for client in (clients[key] for key in keys):
         survey.spoken[client.key] = client.language
+        survey.wordless += len(client.wordless)
+        wordless = wordless or next(iter(client.wordless), "")
         try:
-            require_clips(client, scenario.corpus)
+            check_metadata(client, scenario.corpus)
         except FedsimError:
             continue  # this client fails in a run, and the others go on
         survey.clients += 1
@@ -77,6 +97,11 @@ def _survey(scenario: Scenario, clients: Mapping[str, ClientData]) -> _Survey:
         for utterance in client.test:
             where = f"client {client.key!r}: test clip {utterance.key}"
             survey.labels.setdefault(utterance.text or "", where)
+    if survey.first is None and wordless:
+        raise FedsimError(
+            f"corpus: no client has a test clip whose text has a word once normalized, the first"
+            f" without is {wordless}: correct the texts, or choose other clients"
+        )
     if survey.first is None:
         raise FedsimError(
             "corpus: no client has both tuning and test clips, so there is nothing to run: lower"
@@ -147,6 +172,8 @@ def _clips(model: SpeechModel, scenario: Scenario, survey: _Survey) -> str:
     """Read the clips of one client, and batch them as the model does."""
     client = survey.first
     assert client is not None
+    if scenario.corpus.duplicates == "refuse":
+        require_distinct(client)
     lengths = [
         _seconds(model, scenario, client, utterance) for utterance in (*client.tuning, *client.test)
     ]
@@ -169,15 +196,10 @@ def _seconds(
 
 
 def _texts(survey: _Survey) -> str:
-    for text, where in survey.labels.items():
-        if not normalize(text):
-            raise FedsimError(
-                f"{where} has the text {text!r}, of which normalization leaves nothing: correct it,"
-                f" or list it under corpus.leave_out"
-            )
+    wordless = f"{survey.wordless:,} more have no word and are not scored"
     return (
-        f"texts: {survey.references:,} references of {survey.clients:,} clients, none empty once "
-        f"normalized"
+        f"texts: {survey.references:,} references of {survey.clients:,} clients, "
+        f"{wordless if survey.wordless else 'none empty once normalized'}"
     )
 
 

@@ -10,6 +10,10 @@ from fedsim.fleet.faults import FAULTS
 from fedsim.fleet.work import ServerClock, unfit_settings
 from fedsim.scenario.settings import Settings, Text, as_tuple, problem
 
+MAX_S = 10_000_000.0
+"""Seconds that anything of the virtual clock may last: some months."""
+_Seconds = Annotated[float, Field(le=MAX_S)]
+
 
 class ClockSettings(Settings):
     """The server on the virtual clock, and when a round ends."""
@@ -20,10 +24,14 @@ class ClockSettings(Settings):
         " quantized one",
     )
     egress_mbit: float | None = Field(
-        default=None, gt=0, description="Mbit a second out of the server; null is no limit"
+        default=None, gt=0, le=1e9, description="Mbit a second out of the server; null is no limit"
     )
-    planners: int = Field(default=1, ge=1, description="clients that are planned for at once")
-    plan_s: float = Field(default=0.001, ge=0, description="seconds to plan for one client")
+    planners: int = Field(
+        default=1, ge=1, le=1_000_000, description="clients that are planned for at once"
+    )
+    plan_s: float = Field(
+        default=0.001, ge=0, le=MAX_S, description="seconds to plan for one client"
+    )
     begin_hour: float = Field(
         default=0, ge=0, lt=24, description="hour of the day at which the round begins"
     )
@@ -32,7 +40,9 @@ class ClockSettings(Settings):
         description="who is waited for: all; drop who is late; extend until the goal is reached;"
         " end as soon as it is",
     )
-    deadline_s: float | None = Field(default=None, gt=0, description="seconds until the deadline")
+    deadline_s: float | None = Field(
+        default=None, gt=0, le=MAX_S, description="seconds until the deadline"
+    )
     goal: float | None = Field(
         default=None, gt=0, le=1, description="share of the clients whose models are enough"
     )
@@ -75,7 +85,7 @@ class FaultSettings(Settings):
         default="message",
         description="drawn anew for every attempt, or once for a client: then it always happens",
     )
-    seconds: Annotated[tuple[float, float], BeforeValidator(as_tuple)] | None = Field(
+    seconds: Annotated[tuple[_Seconds, _Seconds], BeforeValidator(as_tuple)] | None = Field(
         default=None, description="delay: [low, high], seconds of the fleet; uniform between them"
     )
 
@@ -98,18 +108,27 @@ class FaultSettings(Settings):
 class RetrySettings(Settings):
     """What the server does about a client that does not answer, or not as it should."""
 
-    attempts: int = Field(default=3, ge=1, description="times that a message is sent at most")
+    attempts: int = Field(
+        default=3, ge=1, le=20, description="times that a message is sent at most"
+    )
     timeout_s: float = Field(
         default=600,
         gt=0,
+        le=MAX_S,
         description="seconds of the fleet until a lost answer is missed, from when it would have"
         " come",
     )
     backoff_s: float = Field(
-        default=30, ge=0, description="pause before the second attempt; each further one doubles it"
+        default=30,
+        ge=0,
+        le=MAX_S,
+        description="pause before the second attempt; each further one doubles it",
     )
     quarantine_after: int = Field(
-        default=2, ge=1, description="unreadable replies to one message until the client is left"
+        default=2,
+        ge=1,
+        le=100,
+        description="unreadable replies to one message until the client is left",
     )
 
     def pause_s(self, attempt: int) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from fedsim.errors import nearest
+from fedsim.errors import nearest, quoted
 from fedsim.registry import Lazy, Registry
 from fedsim.scenario.place import Places, PlaceSettings
 from fedsim.scenario.settings import (
@@ -22,13 +22,18 @@ from fedsim.scenario.settings import (
     refuse_repeats,
 )
 
+MAX_CLIPS = 100_000
+"""Clips of one client that are tuned on, and that are tested."""
+MAX_SPOKEN = 5_000
+"""The same of synthetic speakers: grammars have no more sentences to draw from in seconds."""
+MAX_SPEAKERS = 100_000
 COLUMN_NAMES = ("audio", "text", "speaker", "gender", "language")
 TOPICS = ("home", "timers", "music", "numbers", "names")
 """What synthetic speakers talk about. There is a sixth topic, `words`, which cannot be combined."""
 
 OPTIONAL_KEYS = (
     *("path", "population", "config", "split", "columns", "speakers"),
-    *("leave_out", "max_seconds", "convert"),
+    *("leave_out", "max_seconds", "convert", "duplicates"),
 )
 """Keys of the section that only some kinds of corpus use."""
 
@@ -51,7 +56,7 @@ class CorpusReader:
 
 
 READERS: Registry[CorpusReader] = Registry("corpus")
-_RECORDED = ("split", "columns", "speakers", "leave_out", "max_seconds", "convert")
+_RECORDED = ("split", "columns", "speakers", "leave_out", "max_seconds", "convert", "duplicates")
 READERS.add(
     "folder",
     CorpusReader(
@@ -102,11 +107,14 @@ class PopulationSettings(Settings):
     """Synthetic speakers (corpus kind `voices`), and what they say."""
 
     speakers: int = Field(
-        ge=1, description="number of speakers, to whom the languages are dealt round"
+        ge=1,
+        le=MAX_SPEAKERS,
+        description="number of speakers, to whom the languages are dealt round",
     )
     first: int = Field(
         default=0,
         ge=0,
+        le=1_000_000,
         description="number of the first speaker; a number is always the same person",
     )
     languages: Texts = Field(default=("en",), min_length=1, description="languages spoken")
@@ -184,11 +192,24 @@ class CorpusSettings(Settings):
         description="what makes one client: all clips of one speaker, gender or language"
     )
     tuning_clips: int = Field(
-        default=16, ge=1, description="clips that a client tunes on; their labels are not read"
+        default=16,
+        ge=1,
+        le=MAX_CLIPS,
+        description="clips that a client tunes on; their labels are not read",
     )
-    test_clips: int = Field(default=40, ge=1, description="held-out clips a client is tested on")
+    test_clips: int = Field(
+        default=40, ge=1, le=MAX_CLIPS, description="held-out clips a client is tested on"
+    )
     max_seconds: float | None = Field(
-        default=None, gt=0, description="longer clips are left out; null takes clips of any length"
+        default=None,
+        gt=0,
+        le=3_600,
+        description="longer clips are left out; null takes clips of any length",
+    )
+    duplicates: Literal["refuse", "keep"] = Field(
+        default="refuse",
+        description="what is done about a client two of whose clips have the same content under"
+        " different names: refuse it, or keep both",
     )
     convert: bool = Field(
         default=False, description="resample and mix down clips that are not 16 kHz mono"
@@ -199,7 +220,7 @@ class CorpusSettings(Settings):
     def _check_columns(cls, columns: dict[str, str]) -> dict[str, str]:
         for name in columns:
             if name not in COLUMN_NAMES:
-                raise problem(f"unknown column {name!r}: {nearest(name, COLUMN_NAMES)}", name)
+                raise problem(f"unknown column {quoted(name)}: {nearest(name, COLUMN_NAMES)}", name)
         return columns
 
     @field_validator("config")
@@ -218,6 +239,10 @@ class CorpusSettings(Settings):
                 raise problem(f"corpus kind {self.kind!r} needs {key}: add it", key)
             if given and key not in (*reader.needs, *reader.takes):
                 raise problem(f"corpus kind {self.kind!r} takes no {key}: remove it", key)
+        for key in ("tuning_clips", "test_clips") if self.population is not None else ():
+            if getattr(self, key) > MAX_SPOKEN:
+                text = f"synthetic speakers say at most {MAX_SPOKEN:,} sentences: lower it"
+                raise problem(text, key)
         if isinstance(self.config, dict) and "language" in self.columns:
             text = "corpus.config gives the language of each configuration: remove this column"
             raise problem(text, "columns", "language")

@@ -41,9 +41,12 @@ DISTRIBUTIONS = (
 """In words, what a quantity is written as."""
 Number = Annotated[float, Field(ge=MIN_QUANTITY, le=MAX_QUANTITY), AsWritten()]
 """A size in MB, or a factor."""
-Width = Annotated[float, Field(ge=0), AsWritten()]
+_MAX_CHOICES = 1_000
+Width = Annotated[float, Field(ge=0, le=MAX_QUANTITY), AsWritten()]
 Weights = Annotated[
-    tuple[Annotated[float, Field(ge=0), AsWritten()], ...], BeforeValidator(as_tuple)
+    tuple[Annotated[float, Field(ge=0, le=1e9), AsWritten()], ...],
+    BeforeValidator(as_tuple),
+    Field(max_length=_MAX_CHOICES),
 ]
 
 Range = Annotated[tuple[Number, Number], BeforeValidator(as_tuple), AfterValidator(ascending)]
@@ -88,7 +91,7 @@ class NumberChoices(GivenKeys):
     """One of several numbers."""
 
     choices: Annotated[tuple[Number, ...], BeforeValidator(as_tuple)] = Field(
-        min_length=1, description="the numbers that devices have"
+        min_length=1, max_length=_MAX_CHOICES, description="the numbers that devices have"
     )
     weights: Weights | None = Field(
         default=None, description="how often each is drawn, in proportion; null is all alike"
@@ -104,7 +107,9 @@ class DepthChoices(GivenKeys):
     """One of several lists of bit depths."""
 
     choices: Annotated[tuple[Depths, ...], BeforeValidator(as_tuple)] = Field(
-        min_length=1, description="lists of bit depths, such as [[8], [4, 8]]"
+        min_length=1,
+        max_length=_MAX_CHOICES,
+        description="lists of bit depths, such as [[8], [4, 8]]",
     )
     weights: Weights | None = Field(
         default=None, description="how often each is drawn, in proportion; null is all alike"

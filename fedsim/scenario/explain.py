@@ -13,7 +13,7 @@ from yaml.nodes import Node, ScalarNode
 
 from fedsim.base.units import count_words
 from fedsim.base.yamltree import Problem, find, plain, problem
-from fedsim.errors import nearest
+from fedsim.errors import nearest, quoted, shortened
 from fedsim.scenario.fields import Place, keys_of, place_at
 
 _ALLOWED = {
@@ -38,6 +38,12 @@ _LIMITS = {
     "less_than": ("lt", "must be less than"),
     "less_than_equal": ("le", "must be at most"),
 }
+_MAX_NUMBER = 40
+"""Digits of a number in a sentence."""
+_MAX_KEY = 200
+"""Characters of a dotted key in a sentence."""
+_MAX_EXPLAINED = 200
+"""Mistakes that are put into sentences; of more, somebody repeated one."""
 _ANYTHING_ELSE = "not allowed here"
 
 
@@ -83,7 +89,7 @@ def sentences(
 def _mistakes(error: ValidationError) -> Iterator[Any]:
     found = error.errors(include_url=False)
     bad = [details["loc"] for details in found]
-    for details in found:
+    for details in found[:_MAX_EXPLAINED]:
         # pydantic counts only the good items, and so calls a list of bad ones too short as well
         if details["type"] != "too_short" or not any(_below(loc, details["loc"]) for loc in bad):
             yield details
@@ -112,7 +118,7 @@ def _is_about_keys(details: Any) -> bool:
 
 
 def _dotted(path: Sequence[str | int]) -> str:
-    return ".".join(map(str, path))
+    return shortened(".".join(map(str, path)), _MAX_KEY)
 
 
 def _sentence(details: Any, model: type[BaseModel], key: str, shown: str, value: Any) -> str:
@@ -133,9 +139,9 @@ def _sentence(details: Any, model: type[BaseModel], key: str, shown: str, value:
         *above, last = keys_of(location)
         where = f" in {_dotted(above)}" if above else ""
         if not _is_wrong_key(details):
-            return f"the key {str(last)!r}{where} is missing: add it{_about(place)}"
+            return f"the key {quoted(str(last))}{where} is missing: add it{_about(place)}"
         hint = nearest(str(last), place_at(model, _above(location)).keys())
-        return f"unknown key {str(last)!r}{where}: {hint}"
+        return f"unknown key {quoted(str(last))}{where}: {hint}"
     return f"{key or 'the scenario'} is {shown}: {_allowed(details, place, model, value)}"
 
 
@@ -152,9 +158,13 @@ def _allowed(details: Any, place: Place, model: type[BaseModel], value: Any) -> 
         return f"must be {' or '.join(words)}{guess}"
     if kind in _LIMITS:
         limit, words_of = _LIMITS[kind]
-        return f"{words_of} {context[limit]:.15g}{about}"
+        number = context[limit]
+        number = number if isinstance(number, int) else f"{number:.15g}"
+        return f"{words_of} {number}{about}"
     if _lacks_item(details) or kind in ("too_short", "too_long"):
         return f"{_length(details, model)}{about}"
+    if kind == "string_too_long":
+        return f"must have at most {count_words(context['max_length'], 'character')}{about}"
     if kind == "string_type" and isinstance(value, bool | int | float):
         return f"must be text, so put it in quotes{about}"
     return f"{_ALLOWED.get(kind, _ANYTHING_ELSE)}{about}"
@@ -178,7 +188,7 @@ def _about(place: Place) -> str:
 def _show_node(node: Node) -> str:
     value = plain(node)
     if isinstance(node, ScalarNode) and value is not None and not isinstance(value, str):
-        return str(node.value)  # a number as it was written
+        return shortened(str(node.value), _MAX_NUMBER)  # a number as it was written
     return _show(value)
 
 
@@ -189,4 +199,4 @@ def _show(value: Any) -> str:
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}" if value else "an empty list"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    return str(value).lower() if isinstance(value, bool) else quoted(value)

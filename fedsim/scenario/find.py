@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from fedsim.errors import FedsimError, nearest
+from fedsim.errors import FedsimError, nearest, quoted
 from fedsim.scenario.load import describe_scenario
 
 _ENDINGS = (".yaml", ".yml")
@@ -17,15 +18,15 @@ def find_scenario(name_or_path: str | Path) -> Path:
         FedsimError: if there is no such file; its text has the nearest known name.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     known = _known_scenarios()
     name = path.with_suffix("").as_posix() if path.suffix in _ENDINGS else path.as_posix()
     if name in known:
         return known[name]
-    if path.is_dir():
+    if os.path.isdir(path):
         raise FedsimError(f"{path}: this is a folder: name the YAML file in it")
-    raise FedsimError(f"there is no scenario {str(name_or_path)!r}: {nearest(name, known)}")
+    raise FedsimError(f"there is no scenario {quoted(str(name_or_path))}: {nearest(name, known)}")
 
 
 def list_scenarios() -> list[tuple[str, str]]:

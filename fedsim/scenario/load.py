@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from fedsim.base.files import read_text
 from fedsim.base.paths import is_path, resolve
 from fedsim.base.yamltree import (
+    MAX_BYTES,
     OVERRIDE,
     Problem,
     compose,
     find,
+    item_index,
     place,
     plain,
     problem,
     replace,
 )
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, on_a_screen, shortened
 from fedsim.scenario.clock import ClockSettings
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.explain import explain
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario
 
+_MAX_SUMMARY = 300
+"""Characters of a scenario's summary in a list."""
 _FLEET_FILES = ("catalogue", "trace")
 
 
@@ -86,24 +92,16 @@ def describe_scenario(path: Path) -> str:
     try:
         root = compose(_read(path), str(path))
     except (Problem, FedsimError) as error:
-        return f"cannot be read: {error}"
+        return shortened(f"cannot be read: {on_a_screen(str(error))[0]}", _MAX_SUMMARY)
     description = plain(find(root, ["description"]).value) if root is not None else None
-    return description.strip().split("\n")[0] if isinstance(description, str) else ""
+    lines = description.strip().splitlines() if isinstance(description, str) else []
+    return shortened(on_a_screen(lines[0])[0], _MAX_SUMMARY) if lines else ""
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise FedsimError(f"{path}: there is no such file: check the path") from None
-    except IsADirectoryError:
-        raise FedsimError(f"{path}: this is a folder: name the YAML file in it") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise FedsimError(f"{path}:{line}: the file is not UTF-8 text: save it as UTF-8") from None
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise FedsimError(f"{path}: the file cannot be read: {reason}") from None
+    if os.path.isdir(path):
+        raise FedsimError(f"{path}: this is a folder: name the YAML file in it")
+    return read_text(path, MAX_BYTES)
 
 
 def _override(root: MappingNode, override: str) -> None:
@@ -124,10 +122,11 @@ def _override(root: MappingNode, override: str) -> None:
 def _expand_bare_method(root: MappingNode, index: str) -> None:
     """Turn `- uniform` into `- allocation: uniform`, so that an override can add keys to it."""
     methods = find(root, ["methods"]).value
-    if not isinstance(methods, SequenceNode) or not index.isdigit():
+    if not isinstance(methods, SequenceNode):
         return
+    place_in_list = item_index(index, len(methods.value))
     for i, node in enumerate(methods.value):
-        if i == int(index) and isinstance(node, ScalarNode):
+        if i == place_in_list and isinstance(node, ScalarNode):
             key = ScalarNode("tag:yaml.org,2002:str", "allocation", node.start_mark, node.end_mark)
             pairs = [(key, node)]
             methods.value[i] = MappingNode(

@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fedsim.errors import FedsimError
+from fedsim.base.yamltree import item_index
+from fedsim.errors import FedsimError, quoted
 from fedsim.scenario.explain import sentences
 from fedsim.scenario.schema import Scenario
 
@@ -60,7 +61,7 @@ def _cell(plain: dict[str, Any], settings: dict[str, Any]) -> MatrixCell:
     try:
         return MatrixCell(settings, Scenario.model_validate(data))
     except ValidationError as error:
-        words = ", ".join(f"{k}={v!r}" for k, v in settings.items())
+        words = ", ".join(f"{k}={quoted(v)}" for k, v in settings.items())
         raise FedsimError(f"matrix: {words}: {sentences(error, Scenario)[0]}") from None
 
 
@@ -71,9 +72,10 @@ def _changed(data: Any, path: list[str], value: Any, key: str) -> Any:
     step, rest = path[0], path[1:]
     if isinstance(data, dict) and (step in data or rest == []):
         return {**data, step: _changed(data.get(step), rest, value, key)}
-    if isinstance(data, list | tuple) and step.isdigit() and int(step) < len(data):
-        i = int(step)
+    i = item_index(step, len(data)) if isinstance(data, list | tuple) else None
+    if i is not None:
         return (*data[:i], _changed(data[i], rest, value, key), *data[i + 1 :])
     raise FedsimError(
-        f"matrix: {key}: this scenario has no such setting, there is no {step!r}: correct the key"
+        f"matrix: {key}: this scenario has no such setting, there is no {quoted(step)}:"
+        f" correct the key"
     )

@@ -8,12 +8,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fedsim.errors import nearest
+from fedsim.errors import nearest, quoted
 from fedsim.quant.allocation import ALLOCATORS, Allocator
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.rounding import ROUNDINGS
 from fedsim.scenario.quantization import ROUNDING, Losses, Moments, QuantizationSettings
-from fedsim.scenario.settings import OneOf, Settings, Text, Words, as_tuple, one_or_more, problem
+from fedsim.scenario.settings import (
+    MAX_ITEMS,
+    ClientKey,
+    OneOf,
+    Settings,
+    Text,
+    as_tuple,
+    one_or_more,
+    problem,
+    refuse_repeats,
+)
 
 FULL_PRECISION = "fp32"
 """Stands for the full-precision model where a method names an allocation."""
@@ -64,7 +74,11 @@ class MethodSettings(Settings):
         description="whose clips compensated rounding fits; not given, as"
         " quantization.moments says",
     )
-    tuned_on: Words = Field(
+    tuned_on: Annotated[
+        tuple[ClientKey, ...],
+        BeforeValidator(one_or_more, json_schema_input_type=str | list[str]),
+        Field(max_length=MAX_ITEMS),
+    ] = Field(
         default=("own",),
         description="whose clips plan and ranges come from: own, other (the next client in key"
         " order), each (every other client) or the key of a client",
@@ -77,7 +91,9 @@ class MethodSettings(Settings):
     order: Literal["descending", "ascending"] = Field(
         default="descending", description="which layers lose bits first, by sensitivity"
     )
-    draws: int = Field(default=1, ge=1, description="number of random plans, for shuffled only")
+    draws: int = Field(
+        default=1, ge=1, le=1_000, description="number of random plans, for shuffled only"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -95,9 +111,7 @@ class MethodSettings(Settings):
             given = key == "tuned_on" or (key in self.model_fields_set and key != "moments")
             if self.allocation != FULL_PRECISION and not words and given:
                 raise problem("the list is empty: name at least one, or remove the key", key)
-            for i, word in enumerate(words):
-                if word in words[:i]:
-                    raise problem(f"{word!r} is listed twice: remove one", key, i)
+            refuse_repeats(words, key)
         entry = self.allocator
         if self.draws != 1 and (entry is None or not entry.is_random):
             text = f"{self.allocation} is not random, so every draw would be equal: remove it"
@@ -155,6 +169,12 @@ class MethodSettings(Settings):
             whose = self.moments if ROUNDINGS[rounding].reads_moments else (NOBODY,)
             yield from ((calibration, rounding, moments) for moments in whose)
 
+    @property
+    def n_models(self) -> int:
+        """Number of models of a client that a resolved method makes, or of an unresolved one the
+        least; a source that stands for several clients counts as one."""
+        return max(1, sum(1 for _ in self.ways()) * self.draws) * max(1, len(self.tuned_on))
+
     def cells(self) -> Iterator[tuple[str, ...]]:
         """Yield each (allocation, calibration, rounding, moments, tuned_on, order, losses) that a
         resolved method computes."""
@@ -182,7 +202,7 @@ def wrong_sources(
     methods: Sequence[MethodSettings], keys: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str | int, ...]]]:
     """Yield (message, location) for every `tuned_on` entry that matches no client in `keys`."""
-    words = (OWN, OTHER, EACH)
+    words, known = (OWN, OTHER, EACH), frozenset(keys)
     for i, method in enumerate(methods):
         for j, source in enumerate(method.tuned_on):
             place = ("methods", i, "tuned_on", j)
@@ -192,9 +212,9 @@ def wrong_sources(
                     f" add clients, or use own",
                     place,
                 )
-            elif source not in words and source not in keys:
+            elif source not in words and source not in known:
                 hint = nearest(source, (*words, *keys))
-                yield f"{source!r} is not a client of this corpus: {hint}", place
+                yield f"{quoted(source)} is not a client of this corpus: {hint}", place
 
 
 def cell_words(cell: tuple[str, ...]) -> str:

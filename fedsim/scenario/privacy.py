@@ -13,6 +13,8 @@ from fedsim.quant.allocation import ALLOCATORS
 from fedsim.scenario.methods import OWN, MethodSettings
 from fedsim.scenario.settings import OneOf, Settings, Text, as_tuple, problem, refuse_repeats
 
+_Layer = Annotated[int, Field(le=1_000_000)]
+
 
 class PrivacyBudget(Settings):
     """What all releases of a device may cost together; a device that has spent it declines."""
@@ -28,6 +30,7 @@ class CohortSettings(Settings):
     threshold: int | None = Field(
         default=None,
         ge=3,
+        le=2048,
         description="devices that must stay to the end; null is the minimum, more than half",
     )
 
@@ -60,9 +63,10 @@ class PrivacySettings(Settings):
         default="seeded",
         description="noisy: seeded is repeatable and protects nobody; secure protects and is not",
     )
-    layers: Annotated[tuple[int, ...], BeforeValidator(as_tuple)] | None = Field(
+    layers: Annotated[tuple[_Layer, ...], BeforeValidator(as_tuple)] | None = Field(
         default=None,
         min_length=1,
+        max_length=100_000,
         description="noisy: layers that are released, counted from 0; null is all of them",
     )
     rounds: int = Field(

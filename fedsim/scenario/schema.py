@@ -10,10 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import (
     BeforeValidator,
-    Discriminator,
     Field,
     StringConstraints,
-    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -23,6 +21,7 @@ from pydantic import (
 from fedsim.base import yamltree
 from fedsim.engine import ENGINES
 from fedsim.errors import FedsimError
+from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.clock import ClockSettings, FaultSettings, RetrySettings
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.explain import sentences
@@ -31,7 +30,6 @@ from fedsim.scenario.methods import FULL_PRECISION, Methods, cell_words, wrong_s
 from fedsim.scenario.privacy import PrivacySettings, unfit_methods
 from fedsim.scenario.quantization import QuantizationSettings
 from fedsim.scenario.settings import (
-    BitDepth,
     OneOf,
     Settings,
     Text,
@@ -42,24 +40,11 @@ from fedsim.scenario.settings import (
 )
 from fedsim.scenario.vocabulary import VocabularySettings
 
-BIT_DEPTHS = tuple(range(2, 17))
-
-
-def _budget_shape(value: Any) -> str:
-    if isinstance(value, dict):
-        return "<by client>"
-    return "<dealt round>" if isinstance(value, list | tuple) else "<one>"
-
-
-Budget = Annotated[float, Field(gt=0, le=1_000_000)]
-Budgets = Annotated[
-    Annotated[Budget, Tag("<one>")]
-    | Annotated[
-        tuple[Budget, ...], BeforeValidator(as_tuple), Field(min_length=1), Tag("<dealt round>")
-    ]
-    | Annotated[dict[str, Budget], Field(min_length=1), Tag("<by client>")],
-    Discriminator(_budget_shape),
-]
+MAX_METHODS = 100
+MAX_MODELS = 10_000
+"""Models that all methods together make of one client."""
+MAX_WORKERS = 1_024
+"""Worker processes, and threads of one."""
 
 
 class ModelSettings(Settings):
@@ -73,55 +58,12 @@ class ModelSettings(Settings):
         description="Whisper: seconds of encoder input; null is the model's own, 30 s",
     )
     keep: Texts = Field(default=(), description="names of layers left in full precision")
-    batch_size: int = Field(default=8, ge=1, description="clips in one forward pass")
+    batch_size: int = Field(default=8, ge=1, le=1024, description="clips in one forward pass")
     vocabulary: VocabularySettings | None = Field(
         default=None,
         description="Whisper: the tokens that model files keep, by client language: words, own;"
         " null is the whole vocabulary",
     )
-
-
-class ClientSettings(Settings):
-    """Which clients take part, and how large a model each can hold."""
-
-    select: Texts | None = Field(
-        default=None, min_length=1, description="keys of the clients; null is every group found"
-    )
-    min_clips: int = Field(
-        default=0,
-        ge=0,
-        description="leave out clients with fewer clips, for tuning and testing together",
-    )
-    limit: int | None = Field(default=None, ge=1, description="maximum number of clients")
-    budget_mb: Budgets | None = Field(
-        default=None,
-        description="maximum size of a model file in MB: one number, a list dealt round the"
-        " clients in key order, or a mapping from client key to number; null is the budget of each"
-        " device of the fleet",
-    )
-    bit_depths: Annotated[tuple[BitDepth, ...], BeforeValidator(as_tuple)] = Field(
-        default=BIT_DEPTHS,
-        min_length=1,
-        description="bit depths that the clients' runtime supports",
-    )
-
-    @field_validator("select")
-    @classmethod
-    def _check_select(cls, keys: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return keys if keys is None else refuse_repeats(keys)
-
-    @field_validator("bit_depths")
-    @classmethod
-    def _check_bit_depths(cls, depths: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(refuse_repeats(depths)))
-
-    @model_validator(mode="after")
-    def _check_budgets(self) -> ClientSettings:
-        if isinstance(self.budget_mb, dict):
-            missing = [k for k in self.select or () if k not in self.budget_mb]
-            if missing:
-                raise problem(f"client {missing[0]!r} has no budget: add one", "budget_mb")
-        return self
 
 
 AUTO = "auto"
@@ -138,26 +80,30 @@ class EngineChoice(Settings):
     workers: int | None = Field(
         default=None,
         ge=1,
+        le=MAX_WORKERS,
         description="number of worker processes; null is as many as the cores can run",
     )
     threads: int = Field(
         default=1,
         ge=1,
+        le=MAX_WORKERS,
         description="torch threads in each process; another number may change last digits",
     )
-    address: str | None = Field(default=None, description="address of a Ray cluster to join")
+    address: Text | None = Field(default=None, description="address of a Ray cluster to join")
 
 
 class Scenario(Settings):
     """One study: a model, a corpus, clients with budgets, and the methods that are compared."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
-        description="letters, digits, '.', '_' and '-'; the run folder is named after it"
-    )
+    name: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    ] = Field(description="at most 100 letters, digits, '.', '_' and '-'; it names the run folder")
     description: str = Field(
-        default="", description="what the study shows; fedsim list prints the first line"
+        default="",
+        max_length=20_000,
+        description="what the study shows; fedsim list prints the first line",
     )
-    seed: int = Field(default=0, ge=0, description="seed of every random number")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="seed of every random number")
     model: ModelSettings = Field(description="the speech model: id, window_s, ...")
     corpus: CorpusSettings = Field(description="the recordings: path, group_by, ...")
     clients: ClientSettings = Field(
@@ -168,7 +114,9 @@ class Scenario(Settings):
         description="how weights and activations become integers: weights, sensitivity, ...",
     )
     methods: Methods = Field(
-        min_length=1, description="the ways to make a client's model, which are compared"
+        min_length=1,
+        max_length=MAX_METHODS,
+        description="the ways to make a client's model, which are compared",
     )
     fleet: FleetChoice | None = Field(
         default=None, description="the clients' devices; null: all equal, and no virtual clock"
@@ -178,7 +126,9 @@ class Scenario(Settings):
         description="the server on the virtual clock of a fleet, and when a round ends",
     )
     faults: Annotated[tuple[FaultSettings, ...], BeforeValidator(as_tuple)] = Field(
-        default=(), description="what goes wrong, and how often; if several occur, the first counts"
+        default=(),
+        max_length=100,
+        description="what goes wrong, and how often; if several occur, the first counts",
     )
     retries: RetrySettings = Field(
         default=RetrySettings(), description="what the server does about a client without an answer"
@@ -196,8 +146,11 @@ class Scenario(Settings):
         " would: for comparisons clip by clip",
     )
 
-    matrix: dict[str, Annotated[tuple[Any, ...], BeforeValidator(as_tuple)]] = Field(
+    matrix: dict[
+        Text, Annotated[tuple[Any, ...], BeforeValidator(as_tuple), Field(max_length=1_000)]
+    ] = Field(
         default={},
+        max_length=100,
         description="dotted key -> values: the scenario is run for every combination of values",
     )
 
@@ -217,7 +170,7 @@ class Scenario(Settings):
                 raise problem("no result depends on it: remove it", key)
             if not values:
                 raise problem("the list is empty: add a value", key)
-            refuse_repeats(values)
+            refuse_repeats(values, key)
         return matrix
 
     @model_validator(mode="after")
@@ -242,6 +195,10 @@ class Scenario(Settings):
                 f" layer: run them separately, or use losses: public"
             )
             raise problem(text, "methods", tables[0])
+        count = sum(method.n_models for method in self.methods)
+        if count > MAX_MODELS:
+            text = f"{count:,} models of each client are more than {MAX_MODELS:,}: list fewer"
+            raise problem(text, "methods")
         seen: dict[tuple[str, ...], int] = {}
         for i, method in enumerate(self.methods):
             for cell in method.cells():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,7 +23,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from fedsim.errors import nearest
+from fedsim.base.text import composed
+from fedsim.errors import nearest, quoted
 from fedsim.registry import Registry
 
 
@@ -82,19 +84,39 @@ def ascending(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-def refuse_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the values; raise `PydanticCustomError` at the first one that is listed twice."""
+def refuse_repeats(values: tuple[Any, ...], *at: str | int) -> tuple[Any, ...]:
+    """Return the values; raise `PydanticCustomError` at the first one that is listed twice.
+
+    `at` are the keys of the list, relative to the section that checks it.
+    """
+    seen: set[Any] = set()
+    unhashable: list[Any] = []
     for i, value in enumerate(values):
-        if value in values[:i]:
-            raise problem(f"{value!r} is listed twice: remove one", i)
+        try:
+            repeated = value in seen
+            seen.add(value)
+        except TypeError:  # a list or a mapping
+            repeated = value in unhashable
+            unhashable.append(value)
+        if repeated:
+            raise problem(f"{quoted(value)} is listed twice: remove one", *at, i)
     return values
 
 
-Text = Annotated[str, StringConstraints(min_length=1)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
+MAX_ITEMS = 50_000
+"""Items of any list."""
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(max_length=MAX_ITEMS)]
+ClientKey = Annotated[Text, AfterValidator(composed)]
+"""The key of a client, in Unicode's composed form (NFC), as corpora give it."""
+ClientKeys = Annotated[
+    tuple[ClientKey, ...], BeforeValidator(as_tuple), Field(max_length=MAX_ITEMS)
+]
 BitDepth = Annotated[int, Field(ge=2, le=16)]
 Words = Annotated[
-    tuple[Text, ...], BeforeValidator(one_or_more, json_schema_input_type=str | list[str])
+    tuple[Text, ...],
+    BeforeValidator(one_or_more, json_schema_input_type=str | list[str]),
+    Field(max_length=MAX_ITEMS),
 ]
 
 
@@ -132,7 +154,7 @@ class OneOf:
         """Return what is wrong with a name, and the nearest known one; None for a known name."""
         if name in self.more or name in self.registry:
             return None
-        return f"there is no {self.registry.family} {name!r}: {nearest(name, self.names())}"
+        return f"there is no {self.registry.family} {quoted(name)}: {nearest(name, self.names())}"
 
     def _check(self, name: str) -> str:
         mistake = self.mistake(name)

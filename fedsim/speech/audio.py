@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fedsim.errors import AudioError
+from fedsim.base.files import require_regular
+from fedsim.errors import AudioError, FedsimError
 
 SAMPLE_RATE = 16_000
 """Hz. Every clip, everywhere, is mono float32 at this rate."""
 
 MIN_SECONDS = 0.1
 """A shorter clip holds no word; one below 0.025 s gives not even one frame."""
+
+MAX_SECONDS = 3_600
+"""A longer file is no utterance."""
+MIN_RATE, MAX_RATE = 4_000, 192_000
+"""Hz, between which recordings of speech are made; at other rates a header is wrong."""
+MAX_CHANNELS = 64
+MAX_LEVEL = 2.0**31
+"""Largest magnitude of a sample: that of 32-bit integers. Above, squares overflow in a model."""
+_BLOCK = 1 << 20
 
 
 def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.ndarray:
@@ -25,28 +38,19 @@ def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.n
         convert: mix channels down and resample other rates.
 
     Raises:
-        AudioError: if the clip is missing, unreadable, empty, too short or not finite; without
-            `convert`, also if it has several channels or another rate.
+        AudioError: if the clip is missing, no regular file, unreadable, empty, too short, longer
+            than an hour, not finite, far too loud, or at a rate outside 4 to 192 kHz; without
+            `convert`, also if it has several channels or another rate than 16 kHz.
     """
-    import soundfile
-
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        if isinstance(source, Path) and not source.is_file():
-            raise AudioError(f"audio file {name} is missing; check file_name in metadata.csv")
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise AudioError(
-            f"audio file {name} cannot be read ({_reason(error)}); replace it or remove it from "
-            f"the corpus"
-        ) from error
+    samples, rate = _decoded(source, name)
     if samples.shape[1] != 1:
         if not convert:
             raise AudioError(
                 f"audio file {name} has {samples.shape[1]} channels; mix it down to one, or set "
                 f"corpus.convert: true"
             )
-        samples = samples.mean(axis=1, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            samples = samples.mean(axis=1, keepdims=True)
     clip = samples[:, 0]
     if rate != SAMPLE_RATE:
         if not convert:
@@ -65,14 +69,73 @@ def clip_seconds(source: Path | bytes) -> float:
 
     Raises `AudioError` if it cannot be read.
     """
+    with _opened(source, "(its header)") as file:
+        return file.frames / file.samplerate
+
+
+def _decoded(source: Path | bytes, name: str) -> tuple[np.ndarray, int]:
+    """Return the samples of a clip, float32 (frames, channels), and their rate in Hz."""
+    with _opened(source, name) as file:
+        rate, limit = file.samplerate, int(MAX_SECONDS * file.samplerate)
+        if file.channels > MAX_CHANNELS:
+            raise AudioError(
+                f"audio file {name} has {file.channels:,} channels, more than {MAX_CHANNELS}; mix"
+                f" it down to one"
+            )
+        blocks: list[np.ndarray] = []
+        frames = 0
+        # In blocks: a header may promise more frames than memory holds, or not know their number.
+        while frames <= limit:
+            block = file.read(_BLOCK, dtype="float32", always_2d=True)
+            blocks.append(block)
+            frames += len(block)
+            if len(block) < _BLOCK:
+                break
+        if frames > limit:
+            raise AudioError(
+                f"audio file {name} lasts more than {MAX_SECONDS:,} s; cut it into utterances"
+            )
+    return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks)), rate
+
+
+class _Bytes(io.BytesIO):
+    """Bytes in which a damaged header may lead before the beginning: that is the beginning.
+
+    libsndfile reads through a callback, in which an exception is printed and not raised.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return super().seek(0)
+
+
+@contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
+    """Open a clip; `AudioError` for one that cannot be opened or read, or has an absurd rate."""
     import soundfile
 
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        return float(soundfile.info(file).duration)
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        if isinstance(source, Path):
+            require_regular(source)
+        with soundfile.SoundFile(_Bytes(source) if isinstance(source, bytes) else source) as f:
+            if not MIN_RATE <= f.samplerate <= MAX_RATE:
+                raise AudioError(
+                    f"audio file {name} has a rate of {f.samplerate:,} Hz, which no recording has:"
+                    f" give it its own, from {MIN_RATE:,} to {MAX_RATE:,} Hz"
+                )
+            yield f
+    except FileNotFoundError:
+        raise AudioError(f"audio file {name} is missing; check file_name in metadata.csv") from None
+    except AudioError:
+        raise
+    except FedsimError as error:
+        raise AudioError(f"audio file {error}") from None
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(
-            f"the header of a clip cannot be read ({_reason(error)}); replace the file"
+            f"audio file {name} cannot be read ({_reason(error)}); replace it or remove it from "
+            f"the corpus"
         ) from error
 
 
@@ -80,7 +143,7 @@ def check_clip(clip: np.ndarray, name: str) -> np.ndarray:
     """Return `clip` as contiguous float32 (samples,).
 
     An array has no rate: it is taken to be at 16 kHz. Raises `AudioError`, with `name`, for a clip
-    that is empty, too short, not finite, not floats or of several channels.
+    that is empty, too short, not finite, far too loud, not floats or of several channels.
     """
     samples = np.asarray(clip)
     if samples.ndim != 1:
@@ -98,6 +161,12 @@ def check_clip(clip: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
         raise AudioError(f"{name} holds {bad} samples that are NaN or infinite; leave it out")
+    loudest = float(np.abs(samples).max())
+    if loudest > MAX_LEVEL:
+        raise AudioError(
+            f"{name} has a sample of {loudest:.3g}; scale samples to between -1 and 1, for example"
+            f" by their largest magnitude"
+        )
     if samples.size < MIN_SECONDS * SAMPLE_RATE:
         raise AudioError(
             f"{name} lasts {samples.size / SAMPLE_RATE:.3g} s; the shortest usable clip is "

@@ -5,6 +5,8 @@ Tuning clips are unlabelled: the `Utterance` of one has no text.
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fedsim.base.files import require_regular
 from fedsim.errors import AudioError, FedsimError
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.speech.audio import clip_seconds, read_clip
 
 GROUPS = ("speaker", "gender", "language")
+_BLOCK = 4_096
 FIELDS = ("audio", "text", *GROUPS)
 
 
@@ -50,14 +54,24 @@ class ClientData:
     tuning: tuple[Utterance, ...]
     test: tuple[Utterance, ...]
     language: str | None = None
+    wordless: tuple[str, ...] = ()
+    """Keys of clips that would be test clips, had their reference a word; they are not scored."""
 
 
 class Clients(Mapping[str, ClientData]):
     """Clients by key, each made on demand: thousands take no more memory than one."""
 
-    def __init__(self, keys: Sequence[str], make: Callable[[str], ClientData]) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        make: Callable[[str], ClientData],
+        clips: tuple[int, int] | None = None,
+    ) -> None:
         self._keys = dict.fromkeys(keys)
         self._make = make
+        self.clips = clips
+        """Numbers of tuning and test clips where all clients have as many, each with a text: then
+        no client needs to be made to know whether it can take part. None if they may differ."""
 
     def __getitem__(self, key: str) -> ClientData:
         if key not in self._keys:
@@ -75,15 +89,31 @@ class Clients(Mapping[str, ClientData]):
 
     def restrict(self, keys: Sequence[str]) -> Clients:
         """Return only the clients with these keys, in this order."""
-        return Clients(keys, self._make)
+        return Clients(keys, self._make, self.clips)
 
 
 def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
-    """Check that a client can take part.
+    """Check that a client can take part; the content of its clips may be read.
+
+    Raises `FedsimError` as `check_metadata` and `require_distinct` do.
+    """
+    check_metadata(client, corpus)
+    if corpus.duplicates == "refuse":
+        require_distinct(client)
+
+
+def check_metadata(client: ClientData, corpus: CorpusSettings) -> None:
+    """Check that a client can take part, by the metadata of its clips.
 
     Raises `FedsimError` if it has no tuning clips, no test clips, or a test clip without text.
     """
     total = len(client.tuning) + len(client.test)
+    if client.wordless and not client.test:
+        raise FedsimError(
+            f"client {client.key!r}: no reference of its {len(client.wordless)} test clips has a"
+            f" word once normalized, the first is {client.wordless[0]}; correct the texts or leave"
+            f" the client out"
+        )
     if not client.tuning or not client.test:
         which = "tuning" if not client.tuning else "test"
         raise FedsimError(
@@ -97,6 +127,72 @@ def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
             f"client {client.key!r}: test clip {without_text.key} has no text to compare with; "
             f"fill in its text or remove the clip"
         )
+
+
+def require_distinct(client: ClientData) -> None:
+    """Check that no two clips of a client have the same content.
+
+    Sizes are compared first, then a block from the middle, and only clips that agree in both are
+    read as a whole. The same samples in another container or encoding are not noticed.
+
+    Raises `FedsimError` with the names of both.
+    """
+    recorded = [u for u in (*client.tuning, *client.test) if isinstance(u.source, Path | tuple)]
+    alike: dict[Any, list[Utterance]] = defaultdict(list)
+    for utterance in recorded:
+        alike[_size(utterance)].append(utterance)
+    for look in (_middle, _content):
+        groups = [group for size, group in alike.items() if size is not None and len(group) > 1]
+        alike = defaultdict(list)
+        for i, group in enumerate(groups):
+            for utterance in group:
+                alike[i, look(utterance)].append(utterance)
+    for group in alike.values():
+        if len(group) > 1:
+            first, second = (u.key for u in group[:2])
+            raise FedsimError(
+                f"client {client.key!r}: clips {first} and {second} have the same content, and one"
+                f" recording must not be tuned on and tested; remove one, or set"
+                f" corpus.duplicates: keep"
+            )
+
+
+def _size(utterance: Utterance) -> int | None:
+    """Return the bytes of a recorded clip; None for one that is empty or cannot be read, which
+    shows later."""
+    assert isinstance(utterance.source, Path | tuple)
+    source, _ = _audio(utterance.source, utterance.key)
+    if isinstance(source, bytes):
+        return len(source) or None
+    try:
+        return require_regular(source) or None
+    except (OSError, FedsimError):
+        return None
+
+
+def _middle(utterance: Utterance) -> bytes:
+    """Return a block from the middle of a clip, where there is no header and less silence."""
+    assert isinstance(utterance.source, Path | tuple)
+    source, _ = _audio(utterance.source, utterance.key)
+    if isinstance(source, bytes):
+        return source[len(source) // 2 :][:_BLOCK]
+    try:
+        with source.open("rb") as file:
+            file.seek(source.stat().st_size // 2)
+            return file.read(_BLOCK)
+    except OSError:
+        return utterance.key.encode()  # like no other: that it cannot be read shows later
+
+
+def _content(utterance: Utterance) -> bytes:
+    """Return the SHA-256 of a clip's content."""
+    assert isinstance(utterance.source, Path | tuple)
+    source, _ = _audio(utterance.source, utterance.key)
+    try:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError:
+        return utterance.key.encode()
+    return hashlib.sha256(content).digest()
 
 
 def read_utterance(utterance: Utterance, *, convert: bool = False) -> np.ndarray:

@@ -6,8 +6,8 @@ Opening reads metadata only; audio is read, or synthesized, when a client proces
 from __future__ import annotations
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import READERS, CorpusSettings
-from fedsim.scenario.schema import ClientSettings
 from fedsim.speech.clips import ClientData, Clients
 
 
@@ -36,7 +36,10 @@ def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> 
                 )
         keys = sorted(clients.select)
     if clients.min_clips:
-        keys = [k for k in keys if _clips(found[k]) >= clients.min_clips]
+        same = None if found.clips is None else sum(found.clips)
+        keys = [
+            k for k in keys if (_clips(found[k]) if same is None else same) >= clients.min_clips
+        ]
         if not keys:
             raise FedsimError(
                 f"no {corpus.group_by} has the {clients.min_clips} clips of clients.min_clips, of "

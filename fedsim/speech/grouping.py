@@ -7,16 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedsim.base.seeds import client_rng
-from fedsim.errors import FedsimError, nearest
+from fedsim.base.text import composed, has_control
+from fedsim.errors import FedsimError, nearest, quoted
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.speech.clips import FIELDS, ClientData, Clients, Utterance, utterance_seconds
+from fedsim.speech.scoring import has_word
 from fedsim.speech.speakers import fill_genders
+
+MAX_KEY = 200
+"""Characters of a client's key."""
 
 
 def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> Clients:
-    """Return one client per value of `corpus.group_by`.
+    """Return one client per value of `corpus.group_by`, keys in Unicode's composed form.
 
-    Raises `FedsimError` if no utterance has one, and as `fill_genders` does.
+    Test clips whose reference has no word once normalized are not scored, whatever the hypothesis:
+    `ClientData.wordless` has their keys.
+
+    Raises `FedsimError` if no utterance has one, for a key that cannot be a name, and as
+    `fill_genders` does.
     """
     utterances = [u for u in utterances if u.text not in corpus.leave_out]
     if corpus.speakers is not None:
@@ -25,7 +34,7 @@ def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> C
     for utterance in utterances:
         value = getattr(utterance, corpus.group_by)
         if value is not None:
-            groups[value].append(utterance)
+            groups[composed(value)].append(utterance)
     if not groups:
         listed = "give corpus.speakers, " if corpus.group_by == "gender" else ""
         raise FedsimError(
@@ -33,7 +42,23 @@ def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> C
             f"{corpus.group_by!r}, map one under corpus.columns, {listed}or choose another "
             f"corpus.group_by"
         )
+    for key in groups:
+        _check_key(key, corpus, groups[key][0])
     return Clients(sorted(groups), lambda key: _split(corpus, key, groups[key], seed))
+
+
+def _check_key(key: str, corpus: CorpusSettings, first: Utterance) -> None:
+    """Raise `FedsimError` for a key that is text or noise rather than a name."""
+    if len(key) > MAX_KEY:
+        what = f"has {len(key):,} characters, more than {MAX_KEY}"
+    elif has_control(key):
+        what = "holds a control character"
+    else:
+        return
+    raise FedsimError(
+        f"corpus {corpus.path}: clip {first.key}: the {corpus.group_by} {quoted(key)} {what};"
+        f" correct it"
+    )
 
 
 def _split(corpus: CorpusSettings, key: str, utterances: list[Utterance], seed: int) -> ClientData:
@@ -43,11 +68,14 @@ def _split(corpus: CorpusSettings, key: str, utterances: list[Utterance], seed: 
     test = sorted(order[: corpus.test_clips])
     tuning = sorted(order[corpus.test_clips : corpus.test_clips + corpus.tuning_clips])
     spoken = {u.language for u in utterances}
+    scored = [utterances[i] for i in test]
+    silent = [bool(u.text) and not has_word(u.text or "") for u in scored]
     return ClientData(
         key,
         tuple(replace(utterances[i], text=None) for i in tuning),
-        tuple(utterances[i] for i in test),
+        tuple(u for u, is_silent in zip(scored, silent, strict=True) if not is_silent),
         spoken.pop() if len(spoken) == 1 else None,
+        tuple(u.key for u, is_silent in zip(scored, silent, strict=True) if is_silent),
     )
 
 

@@ -42,6 +42,11 @@ def normalize(text: str) -> str:
     return " ".join("".join(" " if _is_symbol(c) else c for c in text).split())
 
 
+def has_word(text: str) -> bool:
+    """Return whether anything of a text is left once it is normalized."""
+    return text.isalnum() or bool(normalize(text))
+
+
 def _is_symbol(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
 

@@ -10,10 +10,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from fedsim.base.files import read_text
+from fedsim.base.text import composed
 from fedsim.errors import FedsimError
 from fedsim.speech.clips import Utterance
 
+MAX_LIST = 2**26
+"""Bytes of a list of speakers, or of sentences, that is read."""
 COLUMNS = ("speaker", "gender")
 _WORDS = {"f": "female", "m": "male"}
 
@@ -33,12 +38,13 @@ def fill_genders(utterances: Sequence[Utterance], path: str) -> list[Utterance]:
     filled = []
     for u in utterances:
         if u.gender is None and u.speaker is not None:
-            if u.speaker not in known:
+            who = composed(u.speaker)
+            if who not in known:
                 raise FedsimError(
                     f"corpus.speakers: {path} does not list speaker {u.speaker!r} of the corpus; "
                     f"add a line, or give another list"
                 )
-            u = replace(u, gender=known[u.speaker])
+            u = replace(u, gender=known[who])
         filled.append(u)
     return filled
 
@@ -46,18 +52,14 @@ def fill_genders(utterances: Sequence[Utterance], path: str) -> list[Utterance]:
 def read_genders(path: str) -> dict[str, str]:
     """Return speaker -> gender ("female" and "male" also where the file says F and M)."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        raise FedsimError(f"corpus.speakers: there is no file {path}; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FedsimError(
-            f"corpus.speakers: {path} cannot be read as UTF-8 ({error}); save it as such"
-        ) from error
+        lines = read_text(Path(path), MAX_LIST).splitlines()
+    except FedsimError as error:
+        raise FedsimError(f"corpus.speakers: {error}") from None
     first = next((line for line in lines if line.strip() and not line.startswith(";")), "")
     pairs = _piped(lines, path) if "|" in first else _table(lines, path)
     genders: dict[str, str] = {}
     for line, speaker, word in pairs:
+        speaker = composed(speaker)
         gender = _WORDS.get(word.lower(), word.lower())
         if not speaker or not gender:
             raise FedsimError(
@@ -83,11 +85,14 @@ def _piped(lines: Iterable[str], path: str) -> Iterator[tuple[int, str, str]]:
 
 def _table(lines: Iterable[str], path: str) -> Iterator[tuple[int, str, str]]:
     reader = csv.DictReader(lines)
-    found = list(reader.fieldnames or ())
+    try:
+        found, rows = list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise FedsimError(f"{path} cannot be read as CSV ({error}); save it as such") from error
     if not set(COLUMNS) <= set(found):
         raise FedsimError(
             f"{path} has the columns {', '.join(found) or 'none'}; name them {', '.join(COLUMNS)}"
         )
-    for row in reader:
+    for line, row in rows:
         speaker, gender = ((row[column] or "").strip() for column in COLUMNS)
-        yield reader.line_num, speaker, gender
+        yield line, speaker, gender

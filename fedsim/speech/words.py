@@ -9,8 +9,11 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from fedsim.base.files import read_text
 from fedsim.errors import FedsimError, nearest
 
+MAX_TEXT = 2**28
+"""Bytes of a text whose words are counted."""
 EXTRA = "fedsim-speech[vocabulary]"
 _WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*['’]?")
 _LISTS = {"no": "nb", "nn": "nb", "tl": "fil", "hr": "sh", "bs": "sh"}
@@ -82,12 +85,9 @@ def _of_package(language: str, count: int) -> tuple[str, ...]:
 @lru_cache(maxsize=8)
 def _of_file(file: str, language: str) -> tuple[str, ...]:
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise FedsimError(
-            f"model.vocabulary.words_from: {file} cannot be read: {reason}; name a UTF-8 text file"
-        ) from error
+        text = read_text(Path(file), MAX_TEXT)
+    except FedsimError as error:
+        raise FedsimError(f"model.vocabulary.words_from: {error}") from None
     words = count_words([text])
     if not words:
         raise FedsimError(

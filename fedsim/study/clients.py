@@ -14,6 +14,9 @@ from fedsim.speech.voices.speaker import FIRST_BROAD_SPEAKER, FIRST_PUBLIC_SPEAK
 from fedsim.speech.voices.synthesizer import require_synthesizer
 from fedsim.study.devices import Devices
 
+MAX_CLIENT_RUNS = 500_000
+"""Clients of all combinations of a matrix together."""
+
 
 def client_keys(scenario: Scenario) -> list[str]:
     """Return the keys of a scenario's clients, in sorted order.
@@ -21,7 +24,39 @@ def client_keys(scenario: Scenario) -> list[str]:
     Raises `FedsimError` for a corpus that cannot be opened, and where the scenario's budgets,
     sources or privacy settings do not fit the clients that were found.
     """
-    clients = list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
+    return check_clients(
+        scenario, list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
+    )
+
+
+def keys_of_cells(scenarios: Sequence[Scenario]) -> list[list[str]]:
+    """Return `client_keys` of each combination of a matrix; equal corpora are opened once.
+
+    Raises `FedsimError` as `client_keys` does, and for more than `MAX_CLIENT_RUNS` together.
+    """
+    opened: dict[tuple[str, str, int], list[str]] = {}
+    found, total = [], 0
+    for scenario in scenarios:
+        corpus, clients, seed = scenario.corpus, scenario.clients, scenario.seed
+        chosen = clients.model_dump_json(include={"select", "min_clips", "limit"})
+        key = corpus.model_dump_json(), chosen, seed
+        if key not in opened:
+            opened[key] = list(open_clients(corpus, clients, seed))
+        total += len(opened[key])
+        if total > MAX_CLIENT_RUNS:
+            raise FedsimError(
+                f"matrix: its {len(scenarios):,} combinations have more than {MAX_CLIENT_RUNS:,}"
+                f" clients together: vary less, or lower clients.limit"
+            )
+        found.append(check_clients(scenario, opened[key]))
+    return found
+
+
+def check_clients(scenario: Scenario, clients: list[str]) -> list[str]:
+    """Return the clients that were found, after checking that the scenario fits them.
+
+    Raises `FedsimError` as `client_keys` does.
+    """
     check_sources(scenario, clients)
     check_privacy(scenario, clients)
     check_public_voices(scenario)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from fedsim.base.files import atomic_write, write_text
+from fedsim.base.files import atomic_write, read_text, write_text
+from fedsim.errors import FedsimError
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -111,3 +113,26 @@ def test_text_is_utf8_and_long_names_are_fine(tmp_path):
     path = tmp_path / ("n" * 240 + ".txt")
     write_text(path, "größer\n")
     assert path.read_bytes() == "größer\n".encode()
+
+
+def test_only_regular_files_are_read(tmp_path):
+    pipe, good = tmp_path / "pipe", tmp_path / "good"
+    os.mkfifo(pipe)
+    good.write_bytes(b"\xef\xbb\xbfna\xc3\xafve")
+    assert read_text(good, 100) == "naïve"
+    for path, words in (
+        (pipe, "a named pipe: name a regular file"),
+        (tmp_path, "a folder: name a regular file"),
+        (tmp_path / "none", "no such file: check the path"),
+        (tmp_path / ("x" * 300), "file name too long: check the path"),
+        (tmp_path / "a\0b", "no file has such a name"),
+    ):
+        with pytest.raises(FedsimError, match=words):
+            read_text(path, 100)
+    with pytest.raises(FedsimError, match="this is a device"):
+        read_text(Path("/dev/zero"), 100)
+    with pytest.raises(FedsimError, match="the file has 9 bytes, more than the 5 that are read"):
+        read_text(good, 5)
+    good.write_bytes(b"a\n\xff")
+    with pytest.raises(FedsimError, match="good:2: the file is not UTF-8"):
+        read_text(good, 100)

@@ -91,9 +91,9 @@ def test_run_keeps_the_engine_of_the_scenario_otherwise(probe, folder):
 
 
 def test_exit_code_when_clients_fail(toy, capsys, folder):
-    (folder / "speech/ann/0.wav").write_bytes(b"no audio")
-    (folder / "speech/ann/1.wav").write_bytes(b"no audio")
-    (folder / "speech/ann/2.wav").write_bytes(b"no audio")
+    (folder / "speech/ann/0.wav").write_bytes(b"no audio 0")
+    (folder / "speech/ann/1.wav").write_bytes(b"no audio 1")
+    (folder / "speech/ann/2.wav").write_bytes(b"no audio 2")
     assert main(["run", "toy.yaml"]) == 0
     assert "ann (evaluate): " in capsys.readouterr().out
     assert main(["run", "toy.yaml", "--set", "clients.select=[ann]", "--out", "b"]) == 1

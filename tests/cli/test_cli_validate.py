@@ -12,7 +12,7 @@ from fedsim.quant.measures import MEASURES
 def test_validate_lists_clients_clips_and_budgets(capsys):
     assert main(["validate", "small.yaml"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[1:3]] == [
+    assert [line.split() for line in lines[2:4]] == [
         ["ann", "3", "2", "30.0"],
         ["bob", "1", "2", "40.5"],
     ]

@@ -124,7 +124,7 @@ MISTAKES = [
     ("--languages fr --topics words", ["'words'", "'fr'"]),
     ("--first 999991", ["1,000,000", "lower first or speakers"]),
     ("--sentences empty.txt", ["empty.txt", "write one sentence"]),
-    ("--sentences nowhere.txt", ["nowhere.txt", "No such file or directory"]),
+    ("--sentences nowhere.txt", ["nowhere.txt", "no such file"]),
     ("--sentences few.txt --clips 2", ["few.txt", "test_clips"]),
     ("--sentences few.txt --languages en fr", ["--languages", "name only that one"]),
     ("--genders femal", ["--genders", "female", "'femal'"]),
@@ -179,9 +179,10 @@ def test_validate_a_population(capsys, spoken):
     Path("voices.yaml").write_text(VOICES)
     assert main(["validate", "voices.yaml"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["en-000000", "2", "3", "30.0"]
-    assert lines[40].split()[0] == "en-000039"
-    assert lines[41:] == ["... and 10 clients more", "ok: voices: 50 clients, 1 method"]
+    assert lines[0] == "50 clients; 250 forward passes of one clip"
+    assert lines[2].split() == ["en-000000", "2", "3", "30.0"]
+    assert lines[41].split()[0] == "en-000039"
+    assert lines[42:] == ["... and 10 clients more", "ok: voices: 50 clients, 1 method"]
     few = "corpus.population={speakers: 2, languages: [en, fr, de]}"
     assert main(["validate", "voices.yaml", "--set", few, "corpus.group_by=language"]) == 0
     assert "this client will fail: client 'de' has no tuning clips" in capsys.readouterr().out

@@ -293,6 +293,9 @@ def test_models_are_saved_where_the_scenario_says(open_study, plan_for, tmp_path
 
 def test_file_names():
     assert model_name("ann", "uniform") == "ann-uniform.safetensors"
+    long = {model_name(key * 200, "uniform") for key in ("\u65e5", "\u672c", "x", "y")}
+    assert len(long) == 4
+    assert all(len(name.encode()) <= 220 for name in long)
     pairs = [
         ("../ann", "x/y"),
         ("..-ann", "x/y"),

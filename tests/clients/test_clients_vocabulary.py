@@ -10,7 +10,6 @@ import vocabulary_toys
 from fedsim_clients.device import Device
 from fedsim_clients.runtime import open_runtime
 from fedsim_server.planner import Planner
-from fedsim_server.replies import _problem_in_language
 
 from fedsim.errors import FedsimError
 from fedsim.protocol import messages as m
@@ -75,22 +74,6 @@ def test_language_is_missing(device, planner):
     summary = replace(device.sense(m.SenseRequest("median")), language="")
     with pytest.raises(FedsimError, match=r"client 'ann': .*none is given; give the clips a lang"):
         planner.own(summary)
-
-
-@pytest.mark.parametrize(
-    ("language", "requested", "problem"),
-    [
-        ("it", True, ""),
-        ("", False, ""),
-        ("it", False, "its language, which was not requested"),
-        ("i" * 49, True, "as its language"),
-        ("i\n", True, "as its language"),
-    ],
-)
-def test_check_of_the_language(language, requested, problem):
-    found = _problem_in_language(language, requested)
-    assert found.endswith(problem)
-    assert bool(found) == bool(problem)
 
 
 def test_a_fleet_is_refused(tmp_path):

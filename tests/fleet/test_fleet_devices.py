@@ -150,5 +150,5 @@ def test_a_file_that_is_not_a_catalogue(tmp_path, text, message):
 
 
 def test_a_file_that_is_missing():
-    with pytest.raises(FedsimError, match=r"nowhere\.yaml .*check the file"):
+    with pytest.raises(FedsimError, match=r"nowhere\.yaml: .*check the path"):
         load_catalogue(Path("nowhere.yaml"))

@@ -172,6 +172,7 @@ def test_what_is_no_signature(signed, other):
         ("a\0b", r"cannot be read: .*null.*check the path"),
         ("/", r"cannot be read: Is a directory"),
     ],
+    ids=["empty", "text", "cut", "rsa", "rsa-public", "encrypted", "nowhere", "null", "folder"],
 )
 def test_a_key_that_is_none(key, reason, signed, tmp_path):
     for attempt in (

@@ -147,7 +147,8 @@ def test_the_resolved_scenario_round_trips(load):
     assert scenario_from_json(scenario.model_dump_json()) == scenario
 
 
-TEXT = st.text(min_size=1).filter(lambda t: t.encode("utf-8", "ignore").decode() == t)
+# Neither surrogates nor control characters, which no scenario needs.
+TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1)
 TRICKY = st.sampled_from(
     [
         "no",
@@ -174,7 +175,7 @@ KEYS = st.lists(TEXT | TRICKY, min_size=2, max_size=4, unique=True)
     description=TEXT | st.text(alphabet=string.ascii_letters + "\n :-#\t'\"|>"),
     keys=KEYS,
     budget=st.floats(min_value=1e-300, max_value=1e6),
-    seed=st.integers(min_value=0),
+    seed=st.integers(min_value=0, max_value=2**63 - 1),
 )
 def test_any_text_and_number_round_trips(tmp_path_factory, description, keys, budget, seed):
     scenario = Scenario.model_validate(

@@ -66,19 +66,25 @@ def dotted(path) -> str:
     return ".".join(parts)
 
 
+def number(limit):
+    return limit if isinstance(limit, int) else f"{limit:.15g}"
+
+
 def outside(field) -> list[tuple[float, str]]:
     """Numbers that a setting cannot be, with the words that the error has for each."""
     found: list[tuple[float, str]] = []
     for limit in field.metadata(bounds.BaseMetadata):
         match limit:
             case bounds.Ge(ge=low):
-                found.append((low - 1, f"must be at least {low:.15g}"))
+                found.append((low - 1, f"must be at least {number(low)}"))
             case bounds.Gt(gt=low):
-                found += [(value, f"must be more than {low:.15g}") for value in (low, low - 1)]
+                found += [(value, f"must be more than {number(low)}") for value in (low, low - 1)]
             case bounds.Le(le=high):
-                found.append((high + 1, f"must be at most {high:.15g}"))
+                found.append((high + 1, f"must be at most {number(high)}"))
             case bounds.Lt(lt=high):
-                found += [(value, f"must be less than {high:.15g}") for value in (high, high + 1)]
+                found += [
+                    (value, f"must be less than {number(high)}") for value in (high, high + 1)
+                ]
     return found
 
 
@@ -234,7 +240,7 @@ NOT_YAML = [
     ("name: !!python/name:os.system x\n", "s.yaml:1: the tag"),
     ("name: a\nx: \x01\n", "s.yaml:2: the character U+0001"),
     (b"name: a\nx: \xff\n", "s.yaml:2: the file is not UTF-8"),
-    ("[" * 5000, "s.yaml:1: lists or mappings are nested too deep"),
+    ("[" * 5000, "s.yaml:1: lists or mappings are nested more than 50 deep"),
 ]
 
 

@@ -13,9 +13,9 @@ import soundfile
 
 from fedsim.errors import FedsimError
 from fedsim.scenario import load_scenario
+from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.matrix import expand
-from fedsim.scenario.schema import ClientSettings
 from fedsim.speech.clips import read_utterance
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.hub import read_hub

@@ -103,7 +103,7 @@ def test_a_bad_file(written, samples, rate, sentence):
 def test_a_missing_file(tmp_path):
     with pytest.raises(AudioError, match=r"ann/1.wav is missing; check file_name"):
         read_clip(tmp_path / "1.wav", "ann/1.wav")
-    with pytest.raises(AudioError, match="is missing"):
+    with pytest.raises(AudioError, match="this is a folder"):
         read_clip(tmp_path, "a folder")
 
 
@@ -117,7 +117,7 @@ def test_an_unreadable_file(tmp_path):
             ) as caught:
                 read_clip(source, "ann/1.wav")
             assert "\n" not in str(caught.value)
-            with pytest.raises(AudioError, match=r"header .*; replace the file"):
+            with pytest.raises(AudioError, match=r"header.*; replace it"):
                 clip_seconds(source)
 
 

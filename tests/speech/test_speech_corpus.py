@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from fedsim.base.seeds import client_rng
 from fedsim.errors import AudioError, FedsimError
+from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import READERS, CorpusReader, CorpusSettings
-from fedsim.scenario.schema import ClientSettings
 from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance, require_clips
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.folder import read_folder
@@ -109,7 +109,7 @@ def test_blank_lines_and_short_rows(folder):
         ("", r"no column 'file_name' for audio: known: none; map it under"),
         (
             b"file_name,speaker\n1.wav,Zo\xeb\n",
-            r"metadata.csv cannot be read as UTF-8 CSV .*; save it as such",
+            r"metadata.csv:2: the file is not UTF-8 text: save it as UTF-8",
         ),
     ],
 )

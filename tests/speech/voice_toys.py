@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import CorpusSettings
-from fedsim.scenario.schema import ClientSettings
 from fedsim.speech.clips import Clients
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.voices import Take

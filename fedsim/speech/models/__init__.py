@@ -88,16 +88,16 @@ def _read_config(name: str) -> Any:
     from transformers import AutoConfig
 
     folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if os.path.isdir(folder) and not (folder / "config.json").is_file():
         raise FedsimError(
             f"model folder {name} has no config.json; give a folder in the transformers layout"
         )
-    if not folder.is_dir() and (folder.is_absolute() or name.startswith(".")):
+    if not os.path.isdir(folder) and (folder.is_absolute() or name.startswith(".")):
         raise FedsimError(f"there is no model folder {name}; check model.id")
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        if folder.is_dir():
+        if os.path.isdir(folder):
             raise FedsimError(
                 f"config.json of model {name!r} cannot be read: {_first_line(error)}; fetch it "
                 f"again"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,13 @@ from fedsim.speech.voices.sentences import (
     grammar,
     read_sentences,
 )
-from fedsim.speech.voices.speaker import FIRST_TRAINING_SPEAKER, GENDERS, Speaker, speaker
+from fedsim.speech.voices.speaker import (
+    FIRST_TRAINING_SPEAKER,
+    GENDERS,
+    Speaker,
+    gender_of,
+    speaker,
+)
 from fedsim.speech.voices.synthesizer import require_synthesizer
 
 _TEST_TAKES = 1_000_000
@@ -53,9 +60,17 @@ def open_population(corpus: CorpusSettings, seed: int) -> Clients:
     if corpus.group_by == "speaker":
         places = {f"{lang}-{number:06d}": (lang, number) for lang, number in _identities(people)}
         keys = sorted(places)
-        return Clients(keys, lambda key: _client(corpus, key, (speaker(*places[key]),), seed))
+        clips = corpus.tuning_clips, corpus.test_clips
+        make = partial(_one_speaker, corpus, places, seed)
+        return Clients(keys, make, clips)
     groups = list(people.genders if corpus.group_by == "gender" else people.languages)
     return Clients(sorted(groups), lambda key: _client(corpus, key, _members(corpus, key), seed))
+
+
+def _one_speaker(
+    corpus: CorpusSettings, places: dict[str, tuple[str, int]], seed: int, key: str
+) -> ClientData:
+    return _client(corpus, key, (speaker(*places[key]),), seed)
 
 
 def _identities(people: PopulationSettings) -> Iterator[tuple[str, int]]:
@@ -78,7 +93,7 @@ def _gendered(people: PopulationSettings, language: str, number: int) -> int:
     if len(people.genders) == len(GENDERS):
         return number
     even = number - number % 2
-    return even if speaker(language, even).gender == people.genders[0] else even + 1
+    return even if gender_of(language, even) == people.genders[0] else even + 1
 
 
 def _members(corpus: CorpusSettings, key: str) -> tuple[Speaker, ...]:
@@ -170,7 +185,7 @@ def _listed(path: Path, role: Role, n: int, rng: np.random.Generator, seed: int)
 
 
 def _halves(path: Path, seed: int) -> tuple[list[str], list[str]]:
-    changed = path.stat().st_mtime_ns if path.exists() else 0
+    changed = path.stat().st_mtime_ns if os.path.isfile(path) else 0
     return _split_list(path, changed, seed)
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 import yaml
 
+from fedsim.base.files import read_text
 from fedsim.errors import FedsimError, nearest
 from fedsim.speech.scoring import normalize
 
@@ -28,6 +29,10 @@ _FOLDER = Path(__file__).with_name("sentences")
 _BRACKETS = re.compile(r"[()\[\]<>]")
 _SLOT = re.compile(r"\{(\w+)\}")
 _TRIES = 200
+_MISSES = 5_000
+"""Sentences in a row that are nothing new after which a grammar counts as exhausted."""
+MAX_LIST = 2**26
+"""Bytes of a sentence list that is read."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,17 @@ def draw_sentences(
         if topic not in spoken.topics:
             raise FedsimError(f"there is no topic {topic!r}: {nearest(topic, spoken.topics)}")
     found: dict[str, None] = {}
+    misses = 0
     for _ in range(_TRIES * n):
-        if len(found) == n:
+        if len(found) == n or misses > _MISSES:
             break
+        misses += 1
         templates = spoken.topics[topics[rng.integers(len(topics))]]
         sentence = _fill(templates[rng.integers(len(templates))], spoken, rng)
         if role_of(sentence) == role:
+            misses = misses if sentence in found else 0
             found.setdefault(sentence)
-    else:
+    if len(found) < n:
         raise FedsimError(
             f"the topics {', '.join(topics)} have fewer than {n} {role} sentences in "
             f"{language!r}; ask for fewer clips or more topics"
@@ -110,11 +118,9 @@ def read_sentences(path: Path) -> list[str]:
     Raises `FedsimError` if the file cannot be read, or no line has a letter or digit.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FedsimError(
-            f"sentence list {path} cannot be read as UTF-8 text: {error}; save it as such"
-        ) from error
+        lines = read_text(path, MAX_LIST).splitlines()
+    except FedsimError as error:
+        raise FedsimError(f"sentence list {error}") from None
     # Scoring ignores text in brackets: without the brackets it is scored like any other.
     kept = [line for line in lines if not line.strip().startswith("#")]
     texts = [" ".join(_BRACKETS.sub(" ", line).split()) for line in kept]

@@ -101,6 +101,11 @@ def own_rng(stream: int, language: str, number: int) -> np.random.Generator:
     return np.random.default_rng([stream, int.from_bytes(language.encode(), "little"), number])
 
 
+def gender_of(language: str, number: int) -> str:
+    """Return the gender of speaker `number` of a language, without the rest of the person."""
+    return GENDERS[(own_rng(_PAIRS, language, number // 2).integers(2) + number) % 2]
+
+
 @lru_cache(maxsize=4096)
 def speaker(language: str, number: int) -> Speaker:
     """Return speaker `number` of a language.
@@ -117,7 +122,7 @@ def speaker(language: str, number: int) -> Speaker:
         raise FedsimError(
             f"speaker {number} of {language!r}: numbers begin at 0; give one from 0 on"
         )
-    gender = GENDERS[(own_rng(_PAIRS, language, number // 2).integers(2) + number) % 2]
+    gender = gender_of(language, number)
     rng = own_rng(_PEOPLE, language, number)
     is_new = number < FIRST_TRAINING_SPEAKER
     variants = [v for v in VARIANTS[gender] if is_new or v not in UNHEARD_VARIANTS]
