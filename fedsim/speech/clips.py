@@ -129,6 +129,10 @@ def check_metadata(client: ClientData, corpus: CorpusSettings) -> None:
         )
 
 
+_HEADER_BYTES = 128
+"""A file of no more holds a header without samples."""
+
+
 def require_distinct(client: ClientData) -> None:
     """Check that no two clips of a client have the same content.
 
@@ -158,16 +162,15 @@ def require_distinct(client: ClientData) -> None:
 
 
 def _size(utterance: Utterance) -> int | None:
-    """Return the bytes of a recorded clip; None for one that is empty or cannot be read, which
-    shows later."""
+    """Return the bytes of a recorded clip; None for one that is too short to be a clip or cannot
+    be read, which shows later."""
     assert isinstance(utterance.source, Path | tuple)
     source, _ = _audio(utterance.source, utterance.key)
-    if isinstance(source, bytes):
-        return len(source) or None
     try:
-        return require_regular(source) or None
+        size = len(source) if isinstance(source, bytes) else require_regular(source)
     except (OSError, FedsimError):
         return None
+    return size if size > _HEADER_BYTES else None
 
 
 def _middle(utterance: Utterance) -> bytes:

@@ -230,7 +230,10 @@ WRONG = [
     ("{methods.1.calibration: [[cosin]]}", "did you mean 'cosine'"),
     ("{name: [a, b]}", "no result depends on it"),
     ("{engine.threads: [1, 2]}", "no result depends on it"),
-    (f"{{seed: {list(range(1001))}}}", "combinations are 1,001, more than 1,000: remove"),
+    (
+        f"{{seed: {list(range(77))}, corpus.tuning_clips: {list(range(1, 14))}}}",
+        "combinations are 1,001, more than 1,000: remove",
+    ),
 ]
 
 

@@ -138,7 +138,7 @@ def check_crowd(crowd, engine, home, data):
     return len(heard)
 
 
-@settings(own, max_examples=2)
+@settings(own, max_examples=1)
 @given(data=st.data())
 def test_twenty_liars_among_forty_on_the_real_server(crowd, engine, tmp_path_factory, data):
     check_crowd(crowd, engine, tmp_path_factory.mktemp("run"), data)

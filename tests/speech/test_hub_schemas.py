@@ -289,7 +289,10 @@ def test_lists_of_speakers(tmp_path):
         ("; a\n | F | x\n", r"list:2: .* no speaker; add one"),
         ("61 | F\n62, F\n", r"list:2: '62, F' .*; write ID \| SEX \| SUBSET"),
         ("61|F\n61|M\n", r"list:2: speaker '61' is male here and female above; remove"),
-        (b"speaker,gender\nZo\xeb,F\n", r"corpus.speakers: .* as UTF-8 .*; save it as such"),
+        (
+            b"speaker,gender\nZo\xeb,F\n",
+            r"corpus.speakers: .*:2: the file is not UTF-8 text: save it as UTF-8",
+        ),
     ],
 )
 def test_wrong_lists_of_speakers(tmp_path, text, sentence):
@@ -302,7 +305,7 @@ def test_speakers_that_are_not_listed(librispeech, tmp_path):
     (tmp_path / "few.csv").write_text("speaker,gender\n121,F\n")
     with pytest.raises(FedsimError, match=r"few.csv does not list speaker '237' .*; add a line"):
         clients_of(study("gender", librispeech, f"corpus.speakers={tmp_path}/few.csv"))
-    with pytest.raises(FedsimError, match=r"corpus.speakers: .*/none.csv; check the path"):
+    with pytest.raises(FedsimError, match=r"corpus.speakers: .*/none.csv: .*: check the path"):
         clients_of(study("gender", librispeech, f"corpus.speakers={tmp_path}/none.csv"))
     with pytest.raises(
         FedsimError, match=r"corpus.speakers .*; map it under corpus.columns.speaker"

@@ -118,5 +118,5 @@ def test_scripts(tmp_path, language, text, fits):
 def test_text_of_another_encoding(tmp_path):
     path = tmp_path / "words.txt"
     path.write_bytes("città".encode("latin-1"))
-    with pytest.raises(FedsimError, match="it is not UTF-8 text; name a UTF-8 text file"):
+    with pytest.raises(FedsimError, match="the file is not UTF-8 text: save it as UTF-8"):
         frequent_words("it", 10, str(path))
