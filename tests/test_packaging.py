@@ -68,6 +68,7 @@ def test_a_run_from_the_wheel(wheel, users_folder):
     assert where.stdout.startswith(str(wheel))
 
 
+@pytest.mark.slow
 def test_a_run_from_the_installed_package(users_folder):
     """As `pip install -e .` or `pip install` has put it where Python finds it."""
     ran = run(users_folder, "-m", "fedsim", *SMALL)

@@ -29,7 +29,8 @@ def ray():
         yield
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
 def test_ray_gives_the_same_results_to_the_byte(study, ray, tmp_path, workers):
     scenario = load_scenario(study.file, ["engine.kind=ray", f"engine.workers={workers}"])
     torch.set_num_threads(2)  # of whoever calls: they must not show in the last bit of a weight
