@@ -62,7 +62,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights, store = study.switch.full_weights(), BlobStore(Path(folder))
         bank = LayerBank(weights, layers, study.weight_format, store)
-        planner = Planner(scenario, sizes, bank, public_model(scenario, study.model))
+        public, full = public_model(scenario, study.model), study.switch.full_bytes()
+        planner = Planner(scenario, sizes, bank, public, full)
         for bits in depths:  # each layer is packed once per depth, whatever the number of clients
             bank.manifest((bits,) * len(layers), "nearest")
         began = time.perf_counter()
