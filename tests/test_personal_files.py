@@ -169,3 +169,8 @@ def test_a_model_named_by_a_file_that_there_is_not(made, tmp_path):
         with pytest.raises(FedsimError) as caught:
             load_personalized(path)
         assert not re.search("Traceback|\n", str(caught.value))
+
+
+def test_a_name_that_no_file_has():
+    with pytest.raises(ModelFileError, match="no file has such a name"):
+        load_personalized("a\0b")

@@ -231,6 +231,10 @@ def _opened(
 ) -> Iterator[tuple[BinaryIO, Header]]:
     """Open a model file and read its header; whatever is wrong is a `ModelFileError`."""
     check = None if key is None else verifier(key)
+    if "\0" in os.fspath(path):
+        raise ModelFileError(
+            f"the model file {path!r} cannot be read: no file has such a name; correct it"
+        )
     try:
         if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
             raise Flaw("it is not a regular file")
