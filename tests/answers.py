@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from fedsim.protocol import messages as m
-from fedsim.protocol.checks import MAX_BYTES, MAX_COUNT, MAX_SECONDS, Known
+from fedsim.protocol.checks import MAX_BYTES, MAX_COUNT, MAX_SECONDS
+from fedsim.protocol.known import Known
 from fedsim.quant.quantiles import QUANTILES
 
 LEGAL = (2, 3, 4, 6, 8)

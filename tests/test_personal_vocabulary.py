@@ -157,5 +157,5 @@ def test_mistakes(model, text, speech, tmp_path):
     (tmp_path / "none.txt").write_text("1 2 3")
     with pytest.raises(FedsimError, match="has no words"):
         made(model, str(tmp_path / "none.txt"), vocabulary=1)
-    with pytest.raises(FedsimError, match=r"missing.txt: there is no such file: check the path"):
+    with pytest.raises(FedsimError, match=r"missing.txt: the file does not exist: check the path"):
         made(model, str(tmp_path / "missing.txt"), vocabulary=1)

@@ -25,7 +25,7 @@ from benchmarks.fuzz import Finding
 from fedsim.errors import FedsimError
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
-from fedsim.protocol.checks import Known
+from fedsim.protocol.known import Known
 from fedsim.protocol.limits import check_size, max_message_bytes
 from fedsim.protocol.rules import broken_rule
 from fedsim.quant.bank import BlobStore, LayerBank

@@ -100,7 +100,7 @@ def read_text(path: Path, max_bytes: int) -> str:
             content = file.read(max_bytes + 1)
         return content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise FedsimError(f"{path}: there is no such file: check the path") from None
+        raise FedsimError(f"{path}: the file does not exist: check the path") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise FedsimError(f"{path}:{line}: the file is not UTF-8 text: save it as UTF-8") from None

@@ -86,9 +86,9 @@ class PersonalizedModel:
         signed: `load_personalized(path, key=public_key)` refuses all others. A signed file is as
         long as an unsigned one.
 
-        Raises `FedsimError` if the file cannot be written, the key is no private key, or the model
-        was loaded from a path so long (about 120 characters) that the header has no room for a
-        signature.
+        Raises `FedsimError` if the file cannot be written, the key is not a private key, or the
+        model was loaded from a path so long (about 120 characters) that the header has no room for
+        a signature.
         """
         return modelfile.write(path, self.model.layers, self.file, key)
 
@@ -136,7 +136,8 @@ def load_personalized(
     Raises:
         ModelFileError: if the file is missing, damaged, of another model, not signed by `key`, or
             holds what no model file may.
-        FedsimError: if `key` is no Ed25519 key, or the model that the file names cannot be loaded.
+        FedsimError: if `key` is not an Ed25519 key, or the model that the file names cannot be
+            loaded.
     """
     if model is None or isinstance(model, str | os.PathLike):
         manifest = modelfile.read_manifest(path, key)

@@ -1,4 +1,4 @@
-"""The checks behind the rules of answers (`fedsim.protocol.rules`), and what they compare with.
+"""The checks behind the rules of answers (`fedsim.protocol.rules`).
 
 Each is f(request, answer, known) -> what the answer holds instead, to follow "sent"; "" if it keeps
 the rule.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fedsim.protocol import messages as m
+from fedsim.protocol.known import Known
 from fedsim.quant.quantiles import QUANTILES
 
 MAX_BYTES = 1 << 50
@@ -28,32 +28,6 @@ MAX_LANGUAGE = 48
 COUNTS = ("errors", "words", "char_errors", "chars")
 LOOPS = ("looped", "looped_errors", "looped_words")
 _LARGEST = float(np.finfo(np.float32).max)
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the server knows of an exchange before it reads the answer."""
-
-    layers: int
-    """Number of layers of the model."""
-    depths: tuple[int, ...]
-    """Bit depths that the scenario allows."""
-    clips: int
-    """The most clips that a client tunes on, or is tested on: those that the answer is about."""
-    plain: bool = True
-    """Whether layer profiles travel as they are, rather than as a payload."""
-    table: bool = False
-    """Whether a layer profile is a table of losses, with a column per bit depth."""
-    spoken: bool = False
-    """Whether the language is needed."""
-    sizes: tuple[int, ...] = ()
-    """Exact bytes of each model that the answer is about, full precision first."""
-    static: tuple[bool, ...] = ()
-    """Whether the inputs of layers have static ranges, candidate by candidate."""
-    recognizes: bool = True
-    """Whether the model transcribes, rather than classifies."""
-    loops: bool = False
-    """Whether the model decodes token by token, and so may repeat itself."""
 
 
 def _short(value: object) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedsim.protocol import checks
 from fedsim.protocol import messages as m
-from fedsim.protocol.checks import Known
+from fedsim.protocol.known import Known
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def check_leftovers(
 ) -> None:
     """Refuse leftovers that are not finite, unless the model's own are not either.
 
-    What is no float (places in a sequence, flags, counts) is the model's own to the bit.
+    Anything other than a float (places in a sequence, flags, counts) is the model's own to the bit.
     """
     for name, array in found.items():
         own = None if known is None else known[name]

@@ -146,24 +146,23 @@ def write(
         key: an Ed25519 private key that signs it (`quant/signatures.py`); None for no signature.
 
     Raises:
-        FedsimError: if the folder cannot be written, the key is no private key, or the header has
-            no room for a signature.
+        FedsimError: if the folder cannot be written, the key is not a private key, or the header
+            has no room for a signature.
     """
-    target = Path(path)
     sign = None if key is None else signer(key)
     layers = trimmed_layers(layers, model.rows)
     tensors = _tensors(layers, model)
     length = header_length(layers, _specs(model.leftovers), model.manifest, model.rows)
     header = make_header(tensors, model.manifest, length, sign)
     try:
-        with atomic_write(target) as file:
+        with atomic_write(Path(path)) as file:
             file.write(header)
             for array in tensors.values():
                 file.write(raw_bytes(array))
             return file.tell()
     except OSError as error:
         raise FedsimError(
-            f"the model file {target} cannot be written: {error.strerror}; choose a folder that is "
+            f"the model file {path} cannot be written: {error.strerror}; choose a folder that is "
             f"writable and has {len(header) + sum(a.nbytes for a in tensors.values()):,} bytes free"
         ) from error
 
@@ -189,7 +188,7 @@ def read(
     Raises:
         ModelFileError: if the file is missing, truncated, altered by a single bit, of another model
             or of another format, is not signed by `key`, or holds what no model file may.
-        FedsimError: if `key` is no Ed25519 key.
+        FedsimError: if `key` is not an Ed25519 key.
     """
     known = None
     if leftovers is not None:
@@ -231,11 +230,9 @@ def _opened(
 ) -> Iterator[tuple[BinaryIO, Header]]:
     """Open a model file and read its header; whatever is wrong is a `ModelFileError`."""
     check = None if key is None else verifier(key)
-    if "\0" in os.fspath(path):
-        raise ModelFileError(
-            f"the model file {path!r} cannot be read: no file has such a name; correct it"
-        )
     try:
+        if "\0" in os.fspath(path):
+            raise Flaw("no file has such a name")
         if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
             raise Flaw("it is not a regular file")
         with Path(path).open("rb") as file:
@@ -286,9 +283,8 @@ def _specs(leftovers: Mapping[str, torch.Tensor]) -> dict[str, TensorSpec]:
 
 def _tensors(layers: Sequence[Layer], model: ModelFile) -> dict[str, np.ndarray]:
     """Return every tensor of the file, in the order in which they are written."""
-    nothing = (np.nan, np.nan)
     ranges = [i.range for i in model.inputs]
-    pairs = [nothing if r is None else (r.low, r.high) for r in ranges]
+    pairs = [(np.nan, np.nan) if r is None else (r.low, r.high) for r in ranges]
     tensors = {
         RANGES: np.asarray(pairs, "<f4").reshape(len(layers), 2),
         SCALES: np.concatenate([w.scales.reshape(-1) for w in model.weights]).astype("<f2"),

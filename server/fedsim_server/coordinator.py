@@ -110,7 +110,7 @@ class Coordinator:
             receipt = codec.from_text(m.Receipt, text)
             # Layers that a device rounded are gone with the bank of a run that ended: ask it again.
             if receipt.client in roster.summaries and self.planner.holds(receipt.blobs):
-                self._keep_models(receipt)
+                self.returned[receipt.client] = self.planner.returned(receipt)
 
     def _stage(self, name: str, clients: int, first: Iterable[Outgoing]) -> None:
         """Send messages and handle their replies until none is in flight."""
@@ -200,7 +200,7 @@ class Coordinator:
             return []
         if self._shared:
             self._keep(sent, answer)
-            self._keep_models(answer)
+            self.returned[client] = self.planner.returned(answer)
             return []
         assert isinstance(sent.message, m.Delivery)  # a client tests what it was sent
         return [self._evaluation_of(client, sent.message.candidates)]
@@ -269,15 +269,6 @@ class Coordinator:
         sent = self.sent_layers
         return () if sent is None else sent.layers_to_send(node, candidates)
 
-    def _keep_models(self, receipt: m.Receipt) -> None:
-        layers, cells = len(self.planner.bank.layers), all_cells(self.scenario)
-        blobs, size, models = receipt.blobs, layers * m.HASH_BYTES, {}
-        for i, cell in enumerate(cells):
-            ranges = receipt.ranges[2 * layers * i : 2 * layers * (i + 1)]
-            models[cell.label] = Returned(ranges, blobs[:size] if cell.rounded_by_device else b"")
-            blobs = blobs[size:] if cell.rounded_by_device else blobs
-        self.returned[receipt.client] = models
-
     def _log_releases(self, sent: Outgoing, answer: m.Summary | m.Receipt | m.Scores) -> None:
         client, stage, roster = answer.client, m.STAGES[sent.kind], self.roster
         roster.log_message(client, sent, answer)
@@ -285,15 +276,7 @@ class Coordinator:
         if not isinstance(answer, m.Receipt) and answer.workload:
             log.workloads.append(Workload(client, stage, answer.clips, *answer.workload))
         if isinstance(answer, m.Receipt) and isinstance(sent.message, m.Delivery):
-            # A model's layers count as the bytes of its file, though workers read them from disk.
-            candidates = sent.message.candidates
-            down = {
-                f"model {candidate.name}": size
-                for candidate, size in zip(candidates, answer.file_bytes, strict=True)
-                if not candidate.rounded_here
-            }
-            if any(candidate.rounded_here for candidate in candidates):
-                down |= self.planner.downloads
+            down = self.planner.fetched(sent.message.candidates, answer)
             log.releases += [
                 Release(client, stage, "down", name, size) for name, size in down.items()
             ]

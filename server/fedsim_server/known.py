@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedsim.protocol import messages as m
-from fedsim.protocol.checks import Known
+from fedsim.protocol.known import Known
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.scenario.cells import LOSSES, measure_of
 from fedsim_server.messaging import Outgoing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -111,6 +111,27 @@ class Planner:
         """Return whether the bank has all layers whose names, 32 bytes each, stand in a row."""
         each = (names[i : i + m.HASH_BYTES].hex() for i in range(0, len(names), m.HASH_BYTES))
         return all(name in self.bank.store for name in each)
+
+    def returned(self, receipt: m.Receipt) -> dict[str, Returned]:
+        """Return cell label -> what a client returned of that model."""
+        layers, blobs, models = len(self.bank.layers), receipt.blobs, {}
+        for i, cell in enumerate(all_cells(self.scenario)):
+            ranges = receipt.ranges[2 * layers * i : 2 * layers * (i + 1)]
+            size = layers * m.HASH_BYTES * cell.rounded_by_device
+            models[cell.label] = Returned(ranges, blobs[:size])
+            blobs = blobs[size:]
+        return models
+
+    def fetched(self, candidates: Sequence[m.Candidate], receipt: m.Receipt) -> dict[str, int]:
+        """Return what a client had to fetch for its models -> bytes.
+
+        A model's layers count as the bytes of its file, though workers read them from disk.
+        """
+        sizes = zip(candidates, receipt.file_bytes, strict=True)
+        down = {f"model {one.name}": size for one, size in sizes if not one.rounded_here}
+        if any(candidate.rounded_here for candidate in candidates):
+            down |= self.downloads
+        return down
 
     def layers(self, client: m.Summary) -> tuple[Layer, ...]:
         """Return the layers of a client's models: one may have rows of its language only."""

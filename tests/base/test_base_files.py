@@ -123,7 +123,7 @@ def test_only_regular_files_are_read(tmp_path):
     for path, words in (
         (pipe, "a named pipe: name a regular file"),
         (tmp_path, "a folder: name a regular file"),
-        (tmp_path / "none", "no such file: check the path"),
+        (tmp_path / "none", "the file does not exist: check the path"),
         (tmp_path / ("x" * 300), "file name too long: check the path"),
         (tmp_path / "a\0b", "no file has such a name"),
     ):

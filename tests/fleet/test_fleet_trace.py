@@ -160,7 +160,7 @@ def test_a_mistake_in_a_trace_is_located(tmp_path):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    with pytest.raises(FedsimError, match=r"none.csv: there is no such file: check the path"):
+    with pytest.raises(FedsimError, match=r"none.csv: the file does not exist: check the path"):
         read_trace(tmp_path / "none.csv", CATALOGUE)
     path = tmp_path / "fleet.csv"
     path.write_bytes(b"device\n\xff\n")

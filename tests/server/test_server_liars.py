@@ -16,7 +16,7 @@ from scripted import LAYERS, OWN, SHARED, good, run_scripted
 from fedsim.engine.flower_internals import server_identity
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
-from fedsim.protocol.checks import Known
+from fedsim.protocol.known import Known
 from fedsim.protocol.rules import RULES
 from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario

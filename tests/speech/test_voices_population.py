@@ -420,7 +420,7 @@ def test_a_list_without_text_or_that_is_not_there(listed, tmp_path):
     path = listed("# nothing", "...", "")
     refuse(corpus(sentences=path), rf"sentence list {path} .*; write one sentence per line")
     missing = str(tmp_path / "nowhere.txt")
-    refuse(corpus(sentences=missing), rf"sentence list {missing}: there is no such file: check")
+    refuse(corpus(sentences=missing), rf"sentence list {missing}: the file does not exist: check")
 
 
 def test_a_list_that_is_too_short(listed):

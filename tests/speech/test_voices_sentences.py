@@ -259,7 +259,7 @@ def test_a_list_without_a_text_that_could_be_spoken(listed):
 
 def test_a_list_that_cannot_be_read(listed, tmp_path):
     for path in (tmp_path / "nowhere.txt", tmp_path, listed(b"caf\xe9\n")):
-        words = r"no such file: check|this is a folder: name|not UTF-8 text: save"
+        words = r"does not exist: check|this is a folder: name|not UTF-8 text: save"
         with pytest.raises(FedsimError, match=words) as caught:
             read_sentences(path)
         assert str(caught.value).startswith(f"sentence list {path}:")
