@@ -124,7 +124,7 @@ MISTAKES = [
     ("--languages fr --topics words", ["'words'", "'fr'"]),
     ("--first 999991", ["1,000,000", "lower first or speakers"]),
     ("--sentences empty.txt", ["empty.txt", "write one sentence"]),
-    ("--sentences nowhere.txt", ["nowhere.txt", "no such file"]),
+    ("--sentences nowhere.txt", ["nowhere.txt", "does not exist", "check the path"]),
     ("--sentences few.txt --clips 2", ["few.txt", "test_clips"]),
     ("--sentences few.txt --languages en fr", ["--languages", "name only that one"]),
     ("--genders femal", ["--genders", "female", "'femal'"]),
