@@ -36,9 +36,12 @@ def pack(codes: np.ndarray, bits: int, *, chunk: int = CHUNK) -> np.ndarray:
     if bits == 16:
         return flat.astype("<u2").view(np.uint8)
     out = np.empty(packed_bytes(flat.size, bits), np.uint8)
+    unit = np.uint8 if bits < 8 else np.dtype("<u2")
     for start in range(0, flat.size, chunk):
-        part = flat[start : start + chunk].astype("<u2")
-        planes = np.unpackbits(part.view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")
+        part = flat[start : start + chunk].astype(unit)
+        planes = np.unpackbits(
+            part.view(np.uint8).reshape(part.size, -1), axis=1, bitorder="little"
+        )
         packed = np.packbits(planes[:, :bits], bitorder="little")
         at = start * bits // 8
         out[at : at + packed.size] = packed

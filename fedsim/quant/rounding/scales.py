@@ -8,6 +8,7 @@ result depends neither on the number of threads nor on what else is rounded.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -66,25 +67,42 @@ def largest_magnitude(blocks: np.ndarray, bits: int) -> BlockScales:
     return BlockScales(scale, np.full(len(blocks), float(1 << (bits - 1))))
 
 
-def whole_range(blocks: np.ndarray, bits: int, share: float = 1.0) -> BlockScales:
-    """Return S = (max W - min W) / (2^b - 1), both ends times `share`, and Z the code of 0."""
-    low = np.minimum(blocks.min(axis=1), 0.0).astype(np.float64) * share
-    high = np.maximum(blocks.max(axis=1), 0.0).astype(np.float64) * share
+def whole_range(blocks: np.ndarray, bits: int) -> BlockScales:
+    """Return S = (max W - min W) / (2^b - 1), and Z the code of 0."""
+    return _between(*_ends(blocks), bits, 1.0)
+
+
+def signed_full(blocks: np.ndarray, bits: int) -> BlockScales:
+    """Return the scale with which the largest weight has the code 0: S (0 - Z).
+
+    Symmetric codes reach from -2^(b-1) to 2^(b-1) - 1: one more on the negative side. S is negative
+    where the largest magnitude is a positive weight, so that this code is used.
+    """
+    return _up_to(_largest(blocks), bits, 1.0)
+
+
+def _ends(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest weight of each block, and 0 within them, (M,)."""
+    low, high = np.minimum(blocks.min(axis=1), 0.0), np.maximum(blocks.max(axis=1), 0.0)
+    return low.astype(np.float64), high.astype(np.float64)
+
+
+def _between(low: np.ndarray, high: np.ndarray, bits: int, share: float) -> BlockScales:
+    low, high = low * share, high * share
     top = (1 << bits) - 1
     scale = half_up((high - low) / top)
     return BlockScales(scale, np.clip(np.rint(-low / scale), 0, top))
 
 
-def signed_full(blocks: np.ndarray, bits: int, share: float = 1.0) -> BlockScales:
-    """Return the scale with which the largest weight, times `share`, has the code 0: S (0 - Z).
+def _largest(blocks: np.ndarray) -> np.ndarray:
+    """Return the weight of largest magnitude of each block, with its sign, (M,)."""
+    return np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)[:, 0]
 
-    Symmetric codes reach from -2^(b-1) to 2^(b-1) - 1: one more on the negative side. S is negative
-    where the largest magnitude is a positive weight, so that this code is used.
-    """
-    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)[:, 0]
+
+def _up_to(largest: np.ndarray, bits: int, share: float) -> BlockScales:
     middle = 1 << (bits - 1)
     scale = half_up(np.abs(largest).astype(np.float64) * share / middle)
-    return BlockScales(np.where(largest > 0, -scale, scale), np.full(len(blocks), float(middle)))
+    return BlockScales(np.where(largest > 0, -scale, scale), np.full(len(largest), float(middle)))
 
 
 def least_squares(blocks: np.ndarray, bits: int, *, zero_points: bool) -> BlockScales:
@@ -93,13 +111,13 @@ def least_squares(blocks: np.ndarray, bits: int, *, zero_points: bool) -> BlockS
     A search over shares of the range, then S = <W, q - Z> / <q - Z, q - Z>, the best scale of the
     codes found, as long as it lowers the error.
     """
-    start = whole_range if zero_points else signed_full
+    start = partial(_between, *_ends(blocks)) if zero_points else partial(_up_to, _largest(blocks))
     top = float((1 << bits) - 1)
     shares = _SHARES if bits <= 4 else _SHARES[:4] if bits <= 6 else _SHARES[:1]
-    best, least = start(blocks, bits), np.full(len(blocks), np.inf)
+    best, least = start(bits, 1.0), np.full(len(blocks), np.inf)
     for share in (*shares, *(None,) * _REFINEMENTS):
         refit = share is None
-        scales = _refit(blocks, best, top) if refit else start(blocks, bits, share)
+        scales = _refit(blocks, best, top) if refit else start(bits, share)
         error = _squared_error(blocks, scales, top)
         better = error < least
         least = np.where(better, error, least)
