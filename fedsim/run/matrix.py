@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from fedsim.base import progress
 from fedsim.base.files import write_text
 from fedsim.engine import EngineSettings, kept_running
+from fedsim.errors import FedsimError
 from fedsim.results.bound import CELL, cell_settings, seal
 from fedsim.results.folder import MATRIX_INDEX, RunFolder, create_run
 from fedsim.results.ledger import Ledger
@@ -152,18 +154,28 @@ def _single_methods(scenario: Scenario) -> list[MethodSettings]:
 
 
 def _known_beside(run: Path) -> dict[str, _Known]:
-    """Return key -> method of what finished in the other matrix runs in the same folder."""
+    """Return key -> method of what finished in the other matrix runs in the same folder.
+
+    A run of another version of fedsim, or a damaged one, has nothing to copy: what is wrong with it
+    is not this run's matter.
+    """
     known = {}
     for index in sorted(run.parent.glob(f"*/{MATRIX_INDEX}")):
-        if index.parent == run:
-            continue
-        for folder, _ in read_index(index):
-            if not (ledger := RunFolder(index.parent / folder).ledger).is_file():
-                continue
-            with read_ledger(ledger) as source:
-                for key, method in source.facts(KEY).items():
-                    known[key] = _Known(ledger, MethodSettings.model_validate_json(method))
+        if index.parent != run:
+            with suppress(FedsimError):
+                for folder, _ in read_index(index):
+                    known |= _known_in(RunFolder(index.parent / folder).ledger)
     return known
+
+
+def _known_in(ledger: Path) -> dict[str, _Known]:
+    if not ledger.is_file():
+        return {}
+    with read_ledger(ledger) as source:
+        return {
+            key: _Known(ledger, MethodSettings.model_validate_json(method))
+            for key, method in source.facts(KEY).items()
+        }
 
 
 def _copy(methods: Sequence[_Known], folder: RunFolder, scenario: Scenario) -> None:

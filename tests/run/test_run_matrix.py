@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -127,6 +130,22 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(scenario
     assert len(engine.opened) == 1
     assert found[1].result.rows == cells[3].result.rows
     assert {row.budget_bytes for row in found[0].result.rows} == {int(0.032 * 2**20)}
+
+
+def test_runs_beside_it_that_cannot_be_read_are_left_alone(scenario, results, engine, tmp_path):
+    """One was written by an older fedsim, one is damaged: their results are computed again."""
+    home, cells, _ = results
+    for name in ("older", "damaged", "no-index"):
+        shutil.copytree(home / "first", tmp_path / name)
+    for ledger in (tmp_path / "older").rglob("ledger.sqlite"):
+        with closing(sqlite3.connect(ledger)) as database:
+            database.execute("PRAGMA user_version = 7")
+    for ledger in (tmp_path / "damaged").rglob("ledger.sqlite"):
+        ledger.write_bytes(b"\0" * 4096)
+    (tmp_path / "no-index" / "matrix.json").write_text("{")
+    again = run_matrix(on_own(scenario), tmp_path / "run")
+    assert len(engine.opened) == len(cells)
+    assert [c.result.rows for c in again] == [c.result.rows for c in cells]
 
 
 def test_a_method_that_reads_nothing_passes_no_statement_on(scenario, tmp_path):
