@@ -67,6 +67,15 @@ def test_run_prints_the_table_and_then_the_folder(toy, capsys, folder):
     assert (Path(last.removeprefix("run folder: ")) / "results.parquet").exists()
 
 
+def test_references_without_a_word_are_named_after_the_table(toy, capsys, folder):
+    """Three of four clips are tested, two of which are noises."""
+    noises = ["[cough]", "one two", "(music)", "three four"]
+    toys.write_corpus(folder / "speech", ("ann",), 4, read=lambda clips, language: noises)
+    assert main(["run", "toy.yaml", "--set", "corpus.test_clips=3"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2] == "not scored: 2 references without a word once normalized, of ann (2)"
+
+
 def test_run_options_reach_the_scenario(probe, folder):
     words = "run small.yaml --set seed=5 clients.budget_mb=7 --set name=other --engine probe"
     words += " --workers 3 --threads 2 --address head:6379 --out here"

@@ -348,3 +348,10 @@ def test_rounding_alone_is_packing_and_unpacking(n, k, bits, how):
     assert torch.equal(
         round_weight(half, bits, how), dequantize_weight(quantize_weight(half, bits, how))
     )
+
+
+def test_moments_that_no_inputs_have():
+    """Finite and symmetric, but not positive semidefinite, as a forged file in the cache may be."""
+    moments = np.diag([1.0, -5.0, 1.0])[None].astype(np.float32)
+    with pytest.raises(FedsimError, match=r"not positive semidefinite.*cache folder"):
+        compensated([RoundingTask(torch.ones(4, 3), 3, moments)], WeightFormat("per_channel"))

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from fedsim.errors import FedsimError
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.rounding.independent import scaled
 from fedsim.quant.rounding.scales import BlockScales, least_squares, require_finite, whole_range
@@ -150,12 +151,21 @@ def _scales(matrix: np.ndarray, bits: int, weight_format: WeightFormat) -> Block
 
 
 def triangular(moments: np.ndarray) -> np.ndarray:
-    """Return R, upper triangular float64 (K, K), with R R^T = H + damping; H float (K, K)."""
+    """Return R, upper triangular float64 (K, K), with R R^T = H + damping; H float (K, K).
+
+    Raises `FedsimError` for an H that is not positive semidefinite: no inputs have such moments.
+    """
     h = moments.astype(np.float64)
     diagonal = np.einsum("kk->k", h)
     mean = float(diagonal.mean())
     diagonal += DAMPING * mean if mean > 0 else 1.0  # a view: this writes into h
-    lower = torch.linalg.cholesky(torch.from_numpy(h).flip(0, 1))
+    try:
+        lower = torch.linalg.cholesky(torch.from_numpy(h).flip(0, 1))
+    except torch.linalg.LinAlgError as error:
+        raise FedsimError(
+            "second moments are not positive semidefinite, so no clips have them: if they were kept"
+            " in the cache folder, remove its folder public; else check the clips"
+        ) from error
     return np.ascontiguousarray(lower.flip(0, 1).numpy())
 
 
