@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
+from fedsim.export import Exported
 from fedsim.personal.checks import checked_clips
 from fedsim.quant import modelfile
 from fedsim.quant.activations import InputFormat
@@ -91,6 +92,33 @@ class PersonalizedModel:
         a signature.
         """
         return modelfile.write(path, self.model.layers, self.file, key)
+
+    def export(
+        self, folder: str | os.PathLike[str], *, to: str = "onnx", widen: bool = False
+    ) -> Exported:
+        """Write the model for another runtime and return the folder with the bytes of its files.
+
+        Its weights are those of this model, number for number, still packed. Inputs of layers are
+        computed as the runtime does it, whatever this model does with them.
+
+        Args:
+            folder: to make; it must not exist, or be empty.
+            to: a name in `fedsim.export.FORMATS`.
+            widen: store bit depths that the format lacks at the next one that it has.
+
+        Raises:
+            FedsimError: if the format does not exist or its packages are not installed, the model
+                cannot be exported, it has a depth that the format lacks, or the folder is not
+                empty or cannot be written.
+        """
+        from fedsim.export import export
+
+        if self.file.rows is not None:
+            raise FedsimError(
+                "this model holds a part of the vocabulary, which cannot be exported yet: make it"
+                " without model.vocabulary"
+            )
+        return export(self.model, self.file.weights, self._leftovers, folder, to=to, widen=widen)
 
     @property
     def _layers(self) -> tuple[Layer, ...]:

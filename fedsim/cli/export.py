@@ -1,0 +1,141 @@
+"""`fedsim export`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsim.errors import FedsimError
+
+if TYPE_CHECKING:
+    from fedsim.export import Exported
+    from fedsim.personal import PersonalizedModel
+    from fedsim.speech.clips import Utterance
+
+_DESCRIPTION = """\
+Write a model file for another runtime: ONNX, with the weights packed as they are. The exported file
+then transcribes clips in a process of its own, and what it hears is compared with what fedsim hears
+with the same weights: transcripts, word errors, milliseconds, memory."""
+_CLIPS = 16
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    export = verbs.add_parser(
+        "export",
+        help="write a model file for another runtime, and check it there",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    export.add_argument(
+        "file", metavar="MODEL_FILE", help="of PersonalizedModel.save, or of a run with save_models"
+    )
+    export.add_argument("--to", metavar="FORMAT", default="onnx", help="onnx (the default)")
+    export.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder to make (default: the file's name)"
+    )
+    export.add_argument(
+        "--model", metavar="ID", help="the full-precision model, if the file's own name of it fails"
+    )
+    export.add_argument(
+        "--widen",
+        action="store_true",
+        help="store bit depths that the format lacks at the next one that it has",
+    )
+    export.add_argument(
+        "--clips",
+        metavar="FOLDER",
+        help=f"recordings to check with, {_CLIPS} at most (default: synthetic voices)",
+    )
+    export.add_argument("--no-check", action="store_true", help="only write the files")
+    export.set_defaults(verb=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from fedsim.personal import load_personalized
+
+    if options.no_check and options.clips:
+        raise FedsimError("--clips is for the check, which --no-check leaves out: remove one")
+    model = load_personalized(options.file, options.model)
+    spoken = [] if options.no_check else _spoken(options.clips, model.language or "en")
+    out = options.out or Path(f"{Path(options.file).stem}-{options.to}")
+    exported = model.export(out, to=options.to, widen=options.widen)
+    _print_files(exported, model.nbytes)
+    if spoken:
+        _check(model, exported, spoken)
+    return 0
+
+
+def _spoken(folder: str | None, language: str) -> list[Utterance]:
+    """Return the clips to check with, and what is said in them."""
+    from fedsim.scenario.corpus import CorpusSettings, PopulationSettings
+
+    if folder is not None:
+        from fedsim.speech.readers import read_recordings
+
+        settings = CorpusSettings(path=folder, group_by="speaker")
+        return read_recordings(settings).utterances[:_CLIPS]
+    from fedsim.speech.voices.population import open_population
+
+    people = PopulationSettings(speakers=_CLIPS, languages=(language,))
+    settings = CorpusSettings(
+        kind="voices", population=people, group_by="speaker", tuning_clips=1, test_clips=1
+    )
+    return [client.test[0] for client in open_population(settings, 0).values()]
+
+
+def _print_files(exported: Exported, model_bytes: int) -> None:
+    for name, size in exported.files.items():
+        print(f"{exported.folder / name}: {size:,} bytes")
+    wider = exported.nbytes - model_bytes
+    print(
+        f"together {exported.nbytes:,} bytes, {abs(wider):,} {'more' if wider > 0 else 'fewer'}"
+        f" than the model file"
+    )
+
+
+def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Utterance]) -> None:
+    """Transcribe clips with the exported files and print the comparison."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedsim.base.units import MB
+    from fedsim.export.check import check
+    from fedsim.quant.modelfile import load_leftovers
+    from fedsim.speech.clips import read_utterance
+    from fedsim.speech.scoring import count_errors
+
+    clips = [read_utterance(one, convert=True) for one in spoken]
+    leftovers = load_leftovers(model.file.leftovers)
+    checked = check(model.model, model.file.weights, leftovers, exported, clips)
+    texts = [one.text or "" for one in spoken]
+
+    def wer(transcripts: Sequence[str]) -> str:
+        if not all(texts):
+            return "-"
+        counts = count_errors(texts, transcripts)
+        return f"{100 * counts.errors / counts.words:.1f}" if counts.words else "-"
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"{len(clips)} clips")
+    heads = ["fedsim", *(f"onnxruntime, level {ran.level}" for ran in checked.ran)]
+    for head in heads:
+        table.add_column(head, justify="right")
+    equal = [f"{checked.equal(ran)}" for ran in checked.ran]
+    table.add_row("transcripts equal to fedsim's", "", *equal)
+    table.add_row("WER %", wer(checked.emulated), *(wer(ran.transcripts) for ran in checked.ran))
+    table.add_row("ms per second of audio", "", *(f"{ran.ms_per_s:.1f}" for ran in checked.ran))
+    for name, field in (("loaded", "loaded_bytes"), ("at work", "work_bytes")):
+        values = [f"{getattr(ran, field) / MB:.1f}" for ran in checked.ran]
+        table.add_row(f"peak memory MB, {name}", "", *values)
+    print()
+    Console(width=200).print(table)
+    print(
+        "\nlevel: onnxruntime's accuracy level of products with packed weights; 4, its default,"
+        " rounds inputs to 8 bits,\n0 does not (session.qdq_matmulnbits_accuracy_level). fedsim:"
+        " the same weights, inputs not rounded.\nOne thread; memory above that of a process with"
+        " the runtime."
+    )

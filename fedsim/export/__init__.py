@@ -1,0 +1,145 @@
+"""Models for other runtimes: a folder of files that ships, made from a model file.
+
+The weights are those of the model file, number for number, and stay packed. Inputs of layers are
+computed as the runtime does it: what a model file says about them is fedsim's own emulation.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedsim.errors import FedsimError
+from fedsim.registry import Lazy, Registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedsim.quant.weights import PackedWeight
+    from fedsim.speech.models.base import SpeechModel
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A runtime's format."""
+
+    summary: str
+    depths: tuple[int, ...]
+    """Bit depths that its files store as they are."""
+    stored: Mapping[int, int]
+    """Bit depth -> the depth at which it is stored; one that is missing cannot be."""
+    write: Callable[..., None]
+    """f(model, weights, leftovers, folder): write the files into an empty folder, where `weights`
+    are the packed weights of the model's layers and `leftovers` the rest of its state. Raises
+    `FedsimError` for a model that cannot be exported."""
+
+
+FORMATS: Registry[ExportFormat] = Registry("export format")
+FORMATS.add(
+    "onnx",
+    ExportFormat(
+        "ONNX for onnxruntime and what builds on it; needs the extra fedsim-speech[onnx].",
+        depths=(2, 4, 6, 8),
+        stored={2: 2, 3: 4, 4: 4, 5: 6, 6: 6, 7: 8, 8: 8},
+        write=Lazy("fedsim.export.onnx:write"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model."""
+
+    folder: Path
+    files: Mapping[str, int]
+    """Name of each file -> its bytes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
+
+def export(
+    model: SpeechModel,
+    weights: Sequence[PackedWeight],
+    leftovers: Mapping[str, torch.Tensor],
+    folder: str | os.PathLike[str],
+    *,
+    to: str = "onnx",
+    widen: bool = False,
+) -> Exported:
+    """Write a quantized model for another runtime; the folder appears as a whole or not at all.
+
+    Args:
+        model: the full-precision model, which is left as it was.
+        weights: packed weight of each layer.
+        leftovers: the rest of the state, float32 where it is a float.
+        folder: to make; it must not exist, or be empty.
+        to: a name in `FORMATS`.
+        widen: store depths that the format lacks at the next one that it has.
+
+    Raises:
+        FedsimError: if the format does not exist or its packages are not installed, the model
+            cannot be exported, it has a depth that the format lacks, or the folder is not empty or
+            cannot be written.
+    """
+    chosen = FORMATS[to]
+    _check_depths(model, weights, to, chosen, widen)
+    place = Path(folder)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise FedsimError(f"{place} is not empty: name a new folder")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            chosen.write(model, weights, leftovers, made)
+            made.chmod(0o755)
+            if place.exists():
+                place.rmdir()
+            made.rename(place)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        raise FedsimError(
+            f"{place} cannot be written ({error.strerror or error}): free space, or name another"
+            f" folder"
+        ) from error
+    return Exported(place, {f.name: f.stat().st_size for f in sorted(place.iterdir())})
+
+
+def _check_depths(
+    model: SpeechModel, weights: Sequence[PackedWeight], to: str, chosen: ExportFormat, widen: bool
+) -> None:
+    """Raise `FedsimError` for a depth that a format lacks, and cannot or should not widen."""
+    lacking = [
+        (layer.name, weight.bits)
+        for layer, weight in zip(model.layers, weights, strict=True)
+        if weight.bits not in chosen.depths and not (widen and weight.bits in chosen.stored)
+    ]
+    if not lacking:
+        return
+    depths = ", ".join(map(str, sorted({bits for _, bits in lacking})))
+    legal = ", ".join(map(str, chosen.depths))
+    raise FedsimError(
+        f"{to} stores {legal} bits, and {len(lacking)} layers have {depths} (first:"
+        f" {lacking[0][0]!r}): personalize with bit_depths [{legal}], or store"
+        f" them wider (widen=True, --widen)"
+    )
+
+
+def require(package: str, extra: str) -> Any:
+    """Return an imported package; raises `FedsimError`, which names the extra that installs it."""
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise FedsimError(
+            f"the package {package} is not installed: pip install 'fedsim-speech[{extra}]'"
+        ) from error

@@ -1,0 +1,104 @@
+"""Does an exported model hear what fedsim's emulation of it hears, and what does it take?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.errors import FedsimError
+from fedsim.export import Exported, require
+from fedsim.quant.switch import switch_of
+from fedsim.quant.weights import dequantize_weight
+from fedsim.speech.models.base import transcribe_clips
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedsim.quant.weights import PackedWeight
+    from fedsim.speech.models.base import SpeechModel
+
+LEVELS = (0, 4)
+"""Accuracy levels of onnxruntime that are checked: float32 inputs, and its default of 8 bits."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Clips once transcribed by the exported file."""
+
+    level: int
+    transcripts: tuple[str, ...]
+    ms_per_s: float
+    """Milliseconds of work for each second of audio, on one thread."""
+    loaded_bytes: int
+    """Peak memory to load the model, above that of a process with the runtime."""
+    work_bytes: int
+    """Peak memory over all clips, above the same."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was heard, clip by clip."""
+
+    emulated: tuple[str, ...]
+    """By fedsim, with these weights and inputs in float32."""
+    ran: tuple[Ran, ...]
+    """By the exported file, at each of `LEVELS`."""
+
+    def equal(self, ran: Ran) -> int:
+        """Return how many transcripts equal the emulation's."""
+        return sum(a == b for a, b in zip(ran.transcripts, self.emulated, strict=True))
+
+
+def check(
+    model: SpeechModel,
+    weights: Sequence[PackedWeight],
+    leftovers: Mapping[str, torch.Tensor],
+    exported: Exported,
+    clips: Sequence[np.ndarray],
+) -> Checked:
+    """Transcribe clips (1-D float32, 16 kHz) with the exported file and with fedsim.
+
+    Raises:
+        FedsimError: if onnxruntime is not installed or refuses the file.
+    """
+    require("onnxruntime", "onnx")
+    switch = switch_of(model)
+    pairs = zip(model.layers, weights, strict=True)
+    switch.install({layer.name: dequantize_weight(one) for layer, one in pairs}, leftovers, {})
+    try:
+        emulated = transcribe_clips(model, clips)
+    finally:
+        switch.restore()
+    with tempfile.TemporaryDirectory() as home:
+        file = Path(home) / "clips.npz"
+        np.savez(file, **{f"{i:06d}": clip for i, clip in enumerate(clips)})  # type: ignore[arg-type]
+        ran = tuple(_run(exported.folder, file, level) for level in LEVELS)
+    return Checked(tuple(emulated), ran)
+
+
+def _run(folder: Path, clips: Path, level: int) -> Ran:
+    words = [sys.executable, "-m", "fedsim.export.onnx_run", str(folder), str(clips), str(level)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise FedsimError(
+            f"onnxruntime does not run {folder}: {reason}; install the onnxruntime that"
+            f" fedsim-speech[onnx] asks for"
+        )
+    found = json.loads(done.stdout)
+    start = found["start_bytes"]
+    return Ran(
+        level,
+        tuple(found["transcripts"]),
+        1000 * found["work_s"] / found["audio_s"],
+        found["loaded_bytes"] - start,
+        found["peak_bytes"] - start,
+    )

@@ -1,0 +1,233 @@
+"""A traced network with packed weights in place of its float32 ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedsim.errors import FedsimError
+from fedsim.export.onnx_weights import STORED, Dequantized, dequantized
+from fedsim.quant.layers import Layer
+from fedsim.quant.weights import PackedWeight, dequantize_weight
+
+OPSET = 21
+"""Of a graph with integers of 4 and 8 bits."""
+_OPSET_2BIT, _IR_2BIT = 25, 13
+_HALF_FROM = 64
+"""Numbers from which a tensor is stored in float16 where that is exact: the cast takes 60 bytes."""
+
+
+def pack_weights(traced: Any, layers: Sequence[Layer], packed: Sequence[PackedWeight]) -> Any:
+    """Return a model whose layers have packed weights, and whose other tensors are in float16
+    wherever that changes no number.
+
+    Args:
+        traced: `onnx.ModelProto` of the network with `dequantize_weight` of the weights installed:
+            a weight is known by its values, since tracing renames and transposes it.
+        layers: of the network.
+        packed: weight of each layer, of 2 to 8 bits.
+
+    Raises:
+        FedsimError: if the weight of a layer is not found.
+    """
+    import onnx
+    from onnx import helper, version_converter
+
+    if any(STORED[weight.bits] in (2, 6) for weight in packed):
+        traced = version_converter.convert_version(traced, _OPSET_2BIT)
+        traced.ir_version = _IR_2BIT
+    packer = _Packer(layers, packed)
+    others = [tensor for tensor in traced.graph.initializer if not packer.takes(tensor)]
+    if missing := [layer.name for i, layer in enumerate(layers) if i not in packer.seen]:
+        raise FedsimError(
+            f"the traced network does not show the weight of layer {missing[0]!r}"
+            f" ({len(missing)} of {len(layers)} are missing): models of this class cannot be"
+            f" exported"
+        )
+    nodes = [new for node in traced.graph.node for new in packer.rewritten(node)]
+    casts, stored = [], []
+    for tensor in others:
+        half = _halved(tensor)
+        stored.append(half)
+        if half is not tensor:
+            casts.append(
+                helper.make_node("Cast", [half.name], [tensor.name], to=onnx.TensorProto.FLOAT)
+            )
+    for node in nodes:
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+        node.ClearField("name")
+    graph = helper.make_graph(
+        [*casts, *nodes],
+        "fedsim",
+        traced.graph.input,
+        traced.graph.output,
+        [*stored, *packer.initializers],
+    )
+    return helper.make_model(
+        graph,
+        opset_imports=traced.opset_import,
+        ir_version=traced.ir_version,
+        producer_name="fedsim",
+    )
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A tensor of the traced graph that is the weight of a layer."""
+
+    layer: int
+    shape: tuple[int, ...]
+    """Of the tensor: (N, ...), or (K, N) if it is transposed."""
+    transposed: bool
+
+
+@dataclass
+class _Packer:
+    """Finds the weights of layers in a graph, and writes what takes their place."""
+
+    layers: Sequence[Layer]
+    packed: Sequence[PackedWeight]
+    initializers: list[Any] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    _weights: dict[str, _Weight] = field(default_factory=dict)
+    _written: dict[tuple[int, bool], Dequantized] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._known: dict[bytes, tuple[int, bool]] = {}
+        for i, weight in enumerate(self.packed):
+            values = dequantize_weight(weight).numpy()
+            self._known.setdefault(_digest(values), (i, False))
+            if values.ndim == 2:
+                self._known.setdefault(_digest(values.T), (i, True))
+        # Layers with the same weight are found together.
+        self._equal = {
+            i: self._known[_digest(dequantize_weight(weight).numpy())][0]
+            for i, weight in enumerate(self.packed)
+        }
+
+    def takes(self, tensor: Any) -> bool:
+        """Note the weight of a layer; return whether an initializer is one."""
+        from onnx import TensorProto, numpy_helper
+
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+            return False
+        found = self._known.get(_digest(numpy_helper.to_array(tensor)))
+        if found is None:
+            return False
+        layer, transposed = found
+        self._weights[tensor.name] = _Weight(layer, tuple(tensor.dims), transposed)
+        self.seen |= {i for i, first in self._equal.items() if first == layer}
+        return True
+
+    def rewritten(self, node: Any) -> Iterator[Any]:
+        """Yield the nodes that take the place of one of the traced graph."""
+        weights = {i: w for i, n in enumerate(node.input) if (w := self._weights.get(n))}
+        if not weights:
+            yield node
+            return
+        if node.op_type == "Transpose" and len(weights[0].shape) == 2:
+            flipped = weights[0]
+            self._weights[node.output[0]] = _Weight(
+                flipped.layer, flipped.shape[::-1], not flipped.transposed
+            )
+            return
+        attributes = {a.name: a for a in node.attribute}
+        flips = "transB" in attributes and attributes["transB"].i == 1
+        is_product = node.op_type in ("MatMul", "Gemm") and weights.keys() == {1}
+        if is_product and weights[1].transposed != flips:
+            yield from self._product(node, weights[1].layer)
+            return
+        for i, weight in weights.items():
+            nodes, name = self._whole(weight)
+            yield from nodes
+            node.input[i] = name
+        yield node
+
+    def _product(self, node: Any, layer: int) -> Iterator[Any]:
+        """Yield the product of a node's input and a weight, and the bias of a Gemm."""
+        from onnx import helper
+
+        weight, nodes = self._dequantized(layer, transposed=True)
+        yield from nodes
+        source, output = node.input[0], node.output[0]
+        n, bias = self.packed[layer].shape[0], list(node.input[2:])
+        cut = weight.n_columns > n
+        names = [f"{output}.{i}" for i in range(len(weight.outputs))]
+        for one, name in zip(weight.outputs, names, strict=True):
+            yield helper.make_node("MatMul", [source, one], [name])
+        if len(names) > 1:  # of MatMul and Add onnxruntime would make a Gemm, which is not packed
+            names = [*names, f"{output}.sum"]
+            yield helper.make_node("Sum", names[:-1], [names[-1]])
+        if cut:
+            ends = [f"{output}.{end}" for end in ("from", "to", "axis")]
+            for name, value in zip(ends, (0, n, -1), strict=True):
+                self.initializers.append(_integer(name, value))
+            yield helper.make_node("Slice", [names[-1], *ends], [f"{output}.cut"])
+            names.append(f"{output}.cut")
+        if bias:
+            yield helper.make_node("Add", [names[-1], *bias], [output])
+        else:
+            yield helper.make_node("Identity", [names[-1]], [output])
+
+    def _whole(self, weight: _Weight) -> tuple[list[Any], str]:
+        """Return the nodes that make a whole weight in the shape of the tensor, and its name."""
+        from onnx import helper
+
+        found, nodes = self._dequantized(weight.layer, transposed=False)
+        (name, *more) = found.outputs
+        shape, stem = self.packed[weight.layer].shape, f"layer{weight.layer}"
+        if more and nodes:
+            nodes.append(helper.make_node("Add", [name, *more], [f"{stem}.sum"]))
+        name = f"{stem}.sum" if more else name
+        if len(shape) > 2 and nodes:
+            self.initializers.append(_integer(f"{stem}.shape", *shape))
+            nodes.append(helper.make_node("Reshape", [name, f"{stem}.shape"], [f"{stem}.whole"]))
+        name = f"{stem}.whole" if len(shape) > 2 else name
+        if weight.transposed:
+            turned = f"{stem}.turned"
+            if nodes:
+                nodes.append(helper.make_node("Transpose", [name], [turned], perm=[1, 0]))
+            name = turned
+        return nodes, name
+
+    def _dequantized(self, layer: int, *, transposed: bool) -> tuple[Dequantized, list[Any]]:
+        """Return a weight, and the nodes that dequantize it if this is its first use."""
+        key = layer, transposed
+        if key in self._written:
+            return self._written[key], []
+        name = f"layer{layer}{'.t' if transposed else ''}"
+        found = dequantized(name, self.packed[layer], transposed=transposed)
+        self._written[key] = found
+        self.initializers += found.initializers
+        return found, list(found.nodes)
+
+
+def _digest(values: np.ndarray) -> bytes:
+    digest = hashlib.sha256(str(values.shape).encode())
+    digest.update(np.ascontiguousarray(values, np.float32).data)
+    return digest.digest()
+
+
+def _integer(name: str, *values: int) -> Any:
+    from onnx import TensorProto, helper
+
+    return helper.make_tensor(name, TensorProto.INT64, (len(values),), values)
+
+
+def _halved(tensor: Any) -> Any:
+    """Return a tensor of float32 in float16 if that is exact, under another name."""
+    from onnx import TensorProto, numpy_helper
+
+    if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _HALF_FROM:
+        return tensor
+    values = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.array_equal(half.astype(np.float32), values):
+        return tensor
+    return numpy_helper.from_array(half, f"{tensor.name}.half")

@@ -1,0 +1,83 @@
+"""Running an exported recognizer with nothing but numpy and onnxruntime, in a process of its own.
+
+    python -m fedsim.export.onnx_run FOLDER CLIPS.npz LEVEL
+
+Prints one JSON object: transcripts, the seconds of audio and of work, and the peak memory of the
+process in bytes before the model is loaded, once it is, and at the end. One thread; each clip by
+itself. `LEVEL` is onnxruntime's accuracy level for products with packed weights: 0 computes with
+inputs in float32, 4, its default, with inputs rounded to 8 bits.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def main() -> None:
+    """Run the command line."""
+    folder, clips, level = Path(sys.argv[1]), np.load(sys.argv[2]), sys.argv[3]
+    import onnxruntime
+
+    at_start = peak_bytes()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
+    loaded = peak_bytes()
+    tokens = vocabulary(folder)
+    transcripts, audio, work = [], 0.0, 0.0
+    for name in clips.files:
+        clip = clips[name]
+        inputs = {"input_values": clip[None], "input_lengths": np.array([len(clip)])}
+        session.run(None, inputs)  # the first pass of a length plans its memory
+        began = time.perf_counter()
+        (logprobs,) = session.run(None, inputs)
+        work += time.perf_counter() - began
+        audio += len(clip) / 16_000
+        transcripts.append(decode(logprobs[0].argmax(axis=-1), tokens))
+    report = {
+        "transcripts": transcripts,
+        "audio_s": audio,
+        "work_s": work,
+        "start_bytes": at_start,
+        "loaded_bytes": loaded,
+        "peak_bytes": peak_bytes(),
+    }
+    print(json.dumps(report))
+
+
+def vocabulary(folder: Path) -> list[str]:
+    """Return the token of each number; the blank is empty."""
+    lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines]
+    tokens = {int(number): token for token, number in pairs}
+    special = {"<blk>": "", "\u2581": " "}
+    return [special.get(tokens[i], tokens[i]) for i in range(len(tokens))]
+
+
+def decode(best: np.ndarray, tokens: list[str]) -> str:
+    """Return the greedy transcript: repeats merged, blanks dropped."""
+    changed = np.flatnonzero(np.diff(best, prepend=-1))
+    return "".join(tokens[i] for i in best[changed]).strip()
+
+
+def peak_bytes() -> int:
+    """Return the largest resident memory of this process so far."""
+    try:  # what getrusage gives on Linux is at least the parent's
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    main()
