@@ -13,7 +13,7 @@ BEGIN, END = "<!-- layouts: begin -->", "<!-- layouts: end -->"
 _HEADER = (
     "kind",
     "corpus",
-    "told by",
+    "recognized by",
     "what is read",
     "`corpus.split`",
     "tested with",
