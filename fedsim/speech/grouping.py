@@ -10,9 +10,9 @@ from fedsim.base.seeds import client_rng
 from fedsim.base.text import composed, has_control
 from fedsim.errors import FedsimError, nearest, quoted
 from fedsim.scenario.corpus import CorpusSettings
-from fedsim.speech.clips import FIELDS, ClientData, Clients, Utterance, utterance_seconds
+from fedsim.speech.clips import FIELDS, ClientData, Clients, Found, Utterance, utterance_seconds
 from fedsim.speech.scoring import has_word
-from fedsim.speech.speakers import fill_genders
+from fedsim.speech.tidy import tidied
 
 MAX_KEY = 200
 """Characters of a client's key."""
@@ -24,12 +24,10 @@ def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> C
     Test clips whose reference has no word once normalized are not scored, whatever the hypothesis:
     `ClientData.wordless` has their keys.
 
-    Raises `FedsimError` if no utterance has one, for a key that cannot be a name, and as
-    `fill_genders` does.
+    Raises `FedsimError` if no utterance has one, for a key that cannot be a name, and as `tidied`
+    does.
     """
-    utterances = [u for u in utterances if u.text not in corpus.leave_out]
-    if corpus.speakers is not None:
-        utterances = fill_genders(utterances, corpus.speakers)
+    utterances, notes = tidied(utterances, corpus)
     groups: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         value = getattr(utterance, corpus.group_by)
@@ -44,7 +42,9 @@ def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> C
         )
     for key in groups:
         _check_key(key, corpus, groups[key][0])
-    return Clients(sorted(groups), lambda key: _split(corpus, key, groups[key], seed))
+    clients = Clients(sorted(groups), lambda key: _split(corpus, key, groups[key], seed))
+    clients.found = Found(corpus.kind, utterances, notes)
+    return clients
 
 
 def _check_key(key: str, corpus: CorpusSettings, first: Utterance) -> None:
