@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import toys
 import torch
+import toys
 
 import fedsim
 from fedsim.errors import FedsimError
