@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from fedsim.base.imports import importing
 from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.errors import FedsimError
-from fedsim.quant.layers import find_layers, plain_weights
+from fedsim.quant.layers import Layer, find_layers, plain_weights
 from fedsim.quant.linear import use_onednn
 from fedsim.speech.families import ModelFamily, family_of
 from fedsim.speech.models.base import SpeechModel
@@ -46,7 +47,7 @@ def load_model(
     name = str(model)
     place = str(bundled_folder(name)) if name.startswith(BUNDLED_PREFIX) else name
     config = _read_config(place)
-    class_name = (config.architectures or ["?"])[0]
+    class_name = _class_of(config, name)
     family = family_of(class_name, name)
     module = _load_module(place, class_name, family)
     if window_s is not None:
@@ -56,7 +57,7 @@ def load_model(
                 f"window_s"
             )
         family.shorten(module, window_s)
-    layers = find_layers(module, (*family.keep, *keep))
+    layers = _find_layers(module, family, keep)
     extractor, tokenizer = _load_processor(place, family)
     seconds = None if window_s is None else float(window_s)
     settings = {"window_s": seconds, "keep": list(keep)}
@@ -79,9 +80,27 @@ def wrap_model(
     """
     family = family_of(type(module).__name__, name)
     module = _freeze(module, family)
-    layers = find_layers(module, (*family.keep, *keep))
+    layers = _find_layers(module, family, keep)
     settings = {"window_s": None, "keep": list(keep)}
     return family.adapt(name, module, layers, extractor, tokenizer, batch_size, settings)
+
+
+def _class_of(config: Any, name: str) -> str:
+    """Return the class of transformers that a model was saved as."""
+    if not config.architectures:
+        raise FedsimError(
+            f"config.json of model {name!r} names no class of transformers (architectures is null"
+            f' or missing); add the one that it was fine-tuned as, such as "architectures": '
+            f'["Wav2Vec2ForCTC"]'
+        )
+    return str(config.architectures[0])
+
+
+def _find_layers(module: nn.Module, family: ModelFamily, keep: Sequence[str]) -> tuple[Layer, ...]:
+    # Not every variant has all layers that its family keeps, but a user's must be there.
+    names = [name for name, _ in module.named_modules()]
+    kept = [k for k in family.keep if any(fnmatchcase(name, k) for name in names)]
+    return find_layers(module, (*kept, *keep))
 
 
 def _read_config(name: str) -> Any:
