@@ -135,18 +135,82 @@ def write_stacked_mel(*, letters: bool) -> Callable[[Path], None]:
     return write
 
 
+def moonshine_config() -> Any:
+    import transformers
+
+    return transformers.MoonshineConfig(
+        vocab_size=len(toys.LETTERS),
+        hidden_size=32,
+        intermediate_size=64,
+        encoder_num_hidden_layers=2,
+        decoder_num_hidden_layers=2,
+        encoder_num_attention_heads=2,
+        decoder_num_attention_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+
+
+def whisper_config(**options: Any) -> Callable[[], Any]:
+    def make() -> Any:
+        import transformers
+
+        return transformers.WhisperConfig(
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            vocab_size=64,
+            max_source_positions=toys.WINDOW * 50,
+            classifier_proj_size=16,
+            id2label=dict(enumerate(toys.CLASSES)),
+            pad_token_id=0,
+            bos_token_id=0,
+            eos_token_id=0,
+            decoder_start_token_id=1,
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
+            **options,
+        )
+
+    return make
+
+
+def write_whisper(folder: Path) -> None:
+    from transformers import WhisperFeatureExtractor
+
+    WhisperFeatureExtractor(feature_size=80, chunk_length=toys.WINDOW).save_pretrained(folder)
+
+
+def write_moonshine(folder: Path) -> None:
+    from transformers import Wav2Vec2FeatureExtractor
+
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
+    extractor.save_pretrained(folder)
+    _write_tokenizer(folder, "PreTrainedTokenizerFast")
+
+
 def write_parakeet(folder: Path) -> None:
-    """Mel features, and a tokenizer whose tokens are letters."""
-    from tokenizers import Tokenizer, decoders, models
     from transformers import ParakeetFeatureExtractor
 
     ParakeetFeatureExtractor().save_pretrained(folder)
+    _write_tokenizer(folder, "ParakeetTokenizer")
+
+
+def _write_tokenizer(folder: Path, class_name: str) -> None:
+    """Write a tokenizer whose tokens are letters."""
+    from tokenizers import Tokenizer, decoders, models
+
     letters = {("▁" if c == "|" else c): i for i, c in enumerate(toys.LETTERS)}
     tokenizer = Tokenizer(models.BPE(letters, [], unk_token="<unk>"))
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens(["<pad>", "<s>", "</s>", "<unk>"])
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "ParakeetTokenizer", "pad_token": "<pad>", "unk_token": "<unk>"}
+    settings = {"tokenizer_class": class_name, "pad_token": "<pad>", "unk_token": "<unk>"}
+    settings |= {"bos_token": "<s>", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -196,6 +260,13 @@ _ALL = [
     FamilyToy(
         "Wav2Vec2BertForSequenceClassification", bert_config(), write_stacked_mel(letters=False)
     ),
+    FamilyToy("WhisperForAudioClassification", whisper_config(), write_whisper),
+    FamilyToy(
+        "WhisperForAudioClassification/weighted",
+        whisper_config(use_weighted_layer_sum=True),
+        write_whisper,
+    ),
+    FamilyToy("MoonshineForConditionalGeneration", moonshine_config, write_moonshine, 5, 3.0),
     FamilyToy("ParakeetForCTC", parakeet_config, write_parakeet),
 ]
 TOYS = {toy.name: toy for toy in _ALL}

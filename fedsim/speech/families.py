@@ -183,6 +183,31 @@ FAMILIES.add(
         not_supported="Clips longer than the window, timestamps, translation.",
     ),
 )
+FAMILIES.add(
+    "whisper-classifier",
+    ModelFamily(
+        Lazy("fedsim.speech.models.whisper_classifier:adapt"),
+        classes=("WhisperForAudioClassification",),
+        summary="Whisper's encoder with a classifier.",
+        keep=("encoder.embed_positions",),
+        shorten=Lazy("fedsim.speech.models.whisper:shorten"),
+        audio="mel frames of a window, 30 s or `model.window_s`; a batch pads",
+        tested_with="random weights, weighted layer sum",
+        not_supported="Clips longer than the window.",
+    ),
+)
+FAMILIES.add(
+    "moonshine",
+    ModelFamily(
+        Lazy("fedsim.speech.models.moonshine:adapt"),
+        classes=("MoonshineForConditionalGeneration",),
+        summary="Moonshine: a small encoder of raw audio, a decoder over tokens.",
+        audio=_ALONE,
+        tested_with="random weights",
+        not_supported="Streaming Moonshine (another class); `model.vocabulary`, which knows the"
+        " byte-level tokens of Whisper only.",
+    ),
+)
 
 
 def family_of(class_name: str, model: str) -> ModelFamily:

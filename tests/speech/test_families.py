@@ -20,7 +20,12 @@ from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import switch_of
 from fedsim.speech.families import FAMILIES
-from fedsim.speech.models.base import own_tokens, transcribe_clips, tuning_batches
+from fedsim.speech.models.base import (
+    own_tokens,
+    recognize_clips,
+    transcribe_clips,
+    tuning_batches,
+)
 
 CLIPS = toys.clips([0.31, 0.5, 0.5, 0.1, 0.77, 0.5004, 0.2, 0.31, 1.2])
 ALL = sorted(TOYS)
@@ -53,6 +58,8 @@ def own_answer(own, folder, clip):
     """What transformers makes of one clip: logits and text, or class; its own way of decoding."""
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     inputs = extractor([clip], sampling_rate=toys.RATE, return_tensors="pt")
+    if own.config.is_encoder_decoder and hasattr(own, "generate"):
+        return None, own.generate(**inputs, do_sample=False, max_new_tokens=50)[0].tolist()
     with torch.no_grad():
         logits = own(**inputs).logits[0]
         if logits.ndim == 1:
@@ -63,7 +70,11 @@ def own_answer(own, folder, clip):
     return logits, tokenizer.decode(logits.argmax(-1))
 
 
-@pytest.mark.parametrize("name", ALL)
+ENCODERS = [name for name in ALL if "ForConditionalGeneration" not in name]
+DECODERS = sorted(set(ALL) - set(ENCODERS))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
 def test_transcripts_are_those_of_transformers_clip_by_clip(family, name):
     made = family(name)
     expected = [own_answer(made.own, made.folder, clip) for clip in CLIPS]
@@ -80,6 +91,33 @@ def test_transcripts_are_those_of_transformers_clip_by_clip(family, name):
                 row, alone = row[:n], alone[:n]
                 assert n
             torch.testing.assert_close(row, alone, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_tokens_are_those_of_transformers_clip_by_clip(family, name):
+    """Up to where a hypothesis is cut because it repeats itself, or is too long."""
+    made, ended = family(name), 0
+    model, own = made.model, made.own
+    tokens = own_tokens(model, CLIPS)
+    heard = recognize_clips(model, CLIPS)
+    for clip, row, hypothesis in zip(CLIPS, tokens, heard, strict=True):
+        expected = own_answer(own, made.folder, clip)[1]
+        assert row.tolist() == expected[: len(row)]
+        assert hypothesis.text == model.tokenizer.decode(row, skip_special_tokens=True).strip()
+        ended += row.tolist() == expected
+        assert hypothesis.looped or len(row) in (len(expected), 2 + 8 + 13 * len(clip) // 16_000)
+    assert ended > 3
+    assert len({h.text for h in heard}) > 5
+    tokens = dict(enumerate(tokens))
+    for batch, places in model.batches(CLIPS):
+        ready = model.with_tokens(batch, [tokens[i] for i in places])
+        with torch.no_grad():
+            logits = model.forward(ready)
+            for place, row in zip(places, logits, strict=True):
+                inputs = {"input_values": torch.from_numpy(CLIPS[place])[None]}
+                ids = tokens[place][None, :-1]
+                alone = own(**inputs, decoder_input_ids=ids).logits[0]
+                torch.testing.assert_close(row[: len(alone)], alone, atol=2e-4, rtol=1e-3)
 
 
 RELATIVE = ("linear_pos", "relative_k_proj")
@@ -132,7 +170,8 @@ def test_what_is_seen_is_what_the_layers_multiply(family, name):
     """The rows of a layer, multiplied by its weight, are its outputs: also of a layer that the
     network calls with several inputs."""
     model = family(name).model
-    found = second_moments(model, batches(model, CLIPS[:3]))
+    ready = list(batches(model, CLIPS[:3]))
+    found = second_moments(model, ready)
     # Positional convolutions also have a frame that is cut off.
     called = [a for a in model.layers if a.kind != "embedding" and "pos_conv" not in a.name]
     sums = {layer.name: 0.0 for layer in called}
@@ -150,11 +189,13 @@ def test_what_is_seen_is_what_the_layers_multiply(family, name):
         return hook
 
     handles = [modules[a.name].register_forward_hook(add(a)) for a in called]
-    with torch.no_grad():
-        for batch in batches(model, CLIPS[:3]):
-            model.forward(batch)
-    for handle in handles:
-        handle.remove()
+    try:
+        with torch.no_grad():
+            for batch in ready:
+                model.forward(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
     for layer in called:
         moments, weight = found[layer.name], modules[layer.name].weight
         groups = len(moments.mean)
