@@ -32,7 +32,10 @@ class ModelFamily:
     default_extractor: Callable[[], Any] | None = None
     """Makes the feature extractor of a checkpoint that has none; None where each must have one."""
     prepare: Callable[[Any], None] | None = None
-    """f(network): called once, before its layers are looked up."""
+    """f(network): called before its layers are looked up; a second call changes nothing."""
+    choose_language: Callable[[Any, Any, str | None, str], None] | None = None
+    """f(network, tokenizer, model.target_lang, id): load one language's weights and vocabulary, in
+    place; None for a family whose models have one set of weights."""
     optional_weights: tuple[str, ...] = ()
     """Ends of the names of weights that a checkpoint may lack."""
     audio: str = ""
@@ -76,10 +79,13 @@ _encoder(
     "wav2vec2",
     "raw",
     _heads("Wav2Vec2"),
-    summary="wav2vec 2.0 and XLS-R, with a CTC head or a classifier.",
+    summary="wav2vec 2.0, XLS-R and MMS, with a CTC head or a classifier.",
     default_extractor=_USUAL,
+    choose_language=Lazy("fedsim.speech.models.mms:choose_language"),
     audio=_MASKED,
-    tested_with=f"{_BOTH_NORMS}, strided adapter, weighted layer sum; the bundled model",
+    tested_with=f"{_BOTH_NORMS}, strided adapter, weighted layer sum, MMS; the bundled model",
+    not_supported="Clients of several languages with MMS: their weights differ, and a run packs"
+    " each layer once for all clients.",
 )
 _encoder(
     "wav2vec2-conformer",

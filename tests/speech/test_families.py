@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ import toys
 import transformers
 from family_toys import TOYS
 
-from fedsim import load_model, load_personalized, personalize
+from fedsim import load_model, load_personalized, personalize, wrap_model
+from fedsim.errors import FedsimError
 from fedsim.quant.activations import FLOAT, InputFormat, make_range
 from fedsim.quant.model import frame_axis
 from fedsim.quant.moments import second_moments
@@ -26,6 +28,7 @@ from fedsim.speech.models.base import (
     transcribe_clips,
     tuning_batches,
 )
+from fedsim.speech.vocabulary import vocabulary_of
 
 CLIPS = toys.clips([0.31, 0.5, 0.5, 0.1, 0.77, 0.5004, 0.2, 0.31, 1.2])
 ALL = sorted(TOYS)
@@ -253,3 +256,17 @@ def test_a_personalized_model_is_the_same_from_its_file(family, name, tmp_path):
     assert again.bits == made.bits
     assert again.transcribe(CLIPS) == made.transcribe(CLIPS)
     assert len(set(made.transcribe(CLIPS))) > 1
+
+
+def test_a_vocabulary_by_language_needs_tokens_with_languages(family):
+    model = family("MoonshineForConditionalGeneration").model
+    with pytest.raises(FedsimError, match=r"'\S+' have no languages; remove model.vocabulary"):
+        vocabulary_of(model, 100)
+
+
+def test_a_model_with_several_end_tokens(family):
+    made = family("MoonshineForConditionalGeneration")
+    network = deepcopy(made.model.module)
+    network.config.eos_token_id = [2, 3]
+    with pytest.raises(FedsimError, match=r"has eos_token_id \[2, 3\], .*; set one"):
+        wrap_model(network, made.model.extractor, made.model.tokenizer)

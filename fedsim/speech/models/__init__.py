@@ -26,6 +26,7 @@ def load_model(
     window_s: float | None = None,
     keep: Sequence[str] = (),
     batch_size: int = 8,
+    target_lang: str | None = None,
 ) -> SpeechModel:
     """Load a pretrained model in float32, ready to be observed and quantized.
 
@@ -36,6 +37,8 @@ def load_model(
             (Whisper: 1..30).
         keep: layers to leave in full precision, as names or patterns.
         batch_size: maximum number of clips in a batch.
+        target_lang: the language whose adapters, head and vocabulary are loaded, for a model that
+            has one of each per language (MMS: "ita").
 
     Raises:
         FedsimError: if the model does not exist, its class belongs to no family, a file is missing
@@ -57,10 +60,20 @@ def load_model(
                 f"window_s"
             )
         family.shorten(module, window_s)
-    layers = _find_layers(module, family, keep)
     extractor, tokenizer = _load_processor(place, family)
+    if family.choose_language is not None:
+        family.choose_language(module, tokenizer, target_lang, name)
+        _freeze(module, family)  # a head may have been replaced
+    elif target_lang is not None:
+        raise FedsimError(
+            f"model.target_lang is {target_lang!r}, but {name!r} has no adapters of languages; "
+            f"remove target_lang"
+        )
+    layers = _find_layers(module, family, keep)
     seconds = None if window_s is None else float(window_s)
-    settings = {"window_s": seconds, "keep": list(keep)}
+    settings: dict[str, Any] = {"window_s": seconds, "keep": list(keep)}
+    if target_lang is not None:
+        settings["target_lang"] = target_lang
     return family.adapt(name, module, layers, extractor, tokenizer, batch_size, settings)
 
 
