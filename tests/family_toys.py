@@ -234,6 +234,7 @@ _ALL = [
     *_raw("Wav2Vec2", "layer", "/adapter", **_STABLE, add_adapter=True, output_hidden_size=32)[:1],
     *_raw("Wav2Vec2", "layer", "/weighted", **_STABLE, use_weighted_layer_sum=True)[1:],
     *_raw("Wav2Vec2Conformer", "layer", conv_depthwise_kernel_size=7),
+    *_raw("Wav2Vec2Conformer", "layer", "/rotary", position_embeddings_type="rotary")[:1],
     *_raw("Hubert", "group"),
     *_raw("Hubert", "layer", "/layer norms", **_STABLE),
     *_raw("Hubert", "layer", "/batch norm", conv_pos_batch_norm=True),

@@ -31,6 +31,7 @@ from fedsim.speech.models.base import (
 from fedsim.speech.vocabulary import vocabulary_of
 
 CLIPS = toys.clips([0.31, 0.5, 0.5, 0.1, 0.77, 0.5004, 0.2, 0.31, 1.2])
+FEW = CLIPS[:5]
 ALL = sorted(TOYS)
 ONE_EACH = [name for name in ALL if "ForSequenceClassification/" not in name]
 """Without the variants of classifiers, which differ from others in the encoder alone."""
@@ -44,8 +45,11 @@ def family(tmp_path_factory):
     def make(name):
         toy = TOYS[name]
         folder = toy.save(home / name.replace("/", "-").replace(" ", "-"))
-        own = getattr(transformers, toy.class_name).from_pretrained(folder).eval()
-        return SimpleNamespace(folder=folder, model=load_model(folder, batch_size=4), own=own)
+        return SimpleNamespace(
+            model=load_model(folder, batch_size=4),
+            own=getattr(transformers, toy.class_name).from_pretrained(folder).eval(),
+            extractor=transformers.AutoFeatureExtractor.from_pretrained(folder),
+        )
 
     torch.set_num_threads(1)
     return cache(make)
@@ -57,17 +61,16 @@ def test_no_class_is_forgotten():
     assert served == tested
 
 
-def own_answer(own, folder, clip):
-    """What transformers makes of one clip: logits and text, or class; its own way of decoding."""
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-    inputs = extractor([clip], sampling_rate=toys.RATE, return_tensors="pt")
+def own_answer(made, clip):
+    """What transformers makes of one clip: logits and text, class or tokens, decoded its way."""
+    own, tokenizer = made.own, getattr(made.model, "tokenizer", None)
+    inputs = made.extractor([clip], sampling_rate=toys.RATE, return_tensors="pt")
     if own.config.is_encoder_decoder and hasattr(own, "generate"):
         return None, own.generate(**inputs, do_sample=False, max_new_tokens=50)[0].tolist()
     with torch.no_grad():
         logits = own(**inputs).logits[0]
         if logits.ndim == 1:
             return logits, own.config.id2label[int(logits.argmax())]
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         if hasattr(own, "generate"):
             return logits, tokenizer.decode(own.generate(**inputs)[0])
     return logits, tokenizer.decode(logits.argmax(-1))
@@ -80,7 +83,7 @@ DECODERS = sorted(set(ALL) - set(ENCODERS))
 @pytest.mark.parametrize("name", ENCODERS)
 def test_transcripts_are_those_of_transformers_clip_by_clip(family, name):
     made = family(name)
-    expected = [own_answer(made.own, made.folder, clip) for clip in CLIPS]
+    expected = [own_answer(made, clip) for clip in CLIPS]
     together = transcribe_clips(made.model, CLIPS)
     assert together == [text.strip() for _, text in expected]
     assert len(set(together)) > (1 if made.model.task == "classify" else 5)
@@ -104,7 +107,7 @@ def test_tokens_are_those_of_transformers_clip_by_clip(family, name):
     tokens = own_tokens(model, CLIPS)
     heard = recognize_clips(model, CLIPS)
     for clip, row, hypothesis in zip(CLIPS, tokens, heard, strict=True):
-        expected = own_answer(own, made.folder, clip)[1]
+        expected = own_answer(made, clip)[1]
         assert row.tolist() == expected[: len(row)]
         assert hypothesis.text == model.tokenizer.decode(row, skip_special_tokens=True).strip()
         ended += row.tolist() == expected
@@ -140,15 +143,16 @@ def by_clip(model):
 def test_every_layer_is_seen_of_the_speech_alone(family, name):
     """Sensing, calibration and moments of padded batches are those of the clips one by one."""
     model = family(name).model
-    values = sense(model, batches(model, CLIPS), "median")
+    values = sense(model, batches(model, FEW), "median")
     assert np.isfinite(values).all()
     assert (values > 0).all()
     inputs = {layer.name for layer in model.layers if layer.kind != "embedding"}
-    together = observe(model, batches(model, CLIPS), capacity=100_000)
-    moments = second_moments(model, batches(model, CLIPS))
+    together = observe(model, batches(model, FEW), capacity=100_000, fisher=True)
+    assert all(float(one.fisher.sum()) > 0 for one in together.values())
+    moments = second_moments(model, batches(model, FEW))
     assert together.keys() == moments.keys() == inputs
-    alone = [observe(model, batches(model, [clip]), capacity=100_000) for clip in CLIPS]
-    apart = [second_moments(model, batches(model, [clip])) for clip in CLIPS]
+    alone = [observe(model, batches(model, [clip]), capacity=100_000) for clip in FEW]
+    apart = [second_moments(model, batches(model, [clip])) for clip in FEW]
     for layer in by_clip(model):
         seen = [one[layer.name] for one in alone]
         rows = together[layer.name].rows
