@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import cache
 from types import SimpleNamespace
 
@@ -13,14 +12,15 @@ import toys
 import transformers
 from family_toys import TOYS
 
-from fedsim import load_model, load_personalized, personalize, wrap_model
-from fedsim.errors import FedsimError
+from fedsim import load_model, load_personalized, personalize
 from fedsim.quant.activations import FLOAT, InputFormat, make_range
 from fedsim.quant.model import frame_axis
 from fedsim.quant.moments import second_moments
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import switch_of
+from fedsim.run.single import run_scenario
+from fedsim.scenario import load_scenario
 from fedsim.speech.families import FAMILIES
 from fedsim.speech.models.base import (
     own_tokens,
@@ -28,7 +28,6 @@ from fedsim.speech.models.base import (
     transcribe_clips,
     tuning_batches,
 )
-from fedsim.speech.vocabulary import vocabulary_of
 
 CLIPS = toys.clips([0.31, 0.5, 0.5, 0.1, 0.77, 0.5004, 0.2, 0.31, 1.2])
 FEW = CLIPS[:5]
@@ -262,15 +261,26 @@ def test_a_personalized_model_is_the_same_from_its_file(family, name, tmp_path):
     assert len(set(made.transcribe(CLIPS))) > 1
 
 
-def test_a_vocabulary_by_language_needs_tokens_with_languages(family):
-    model = family("MoonshineForConditionalGeneration").model
-    with pytest.raises(FedsimError, match=r"'\S+' have no languages; remove model.vocabulary"):
-        vocabulary_of(model, 100)
-
-
-def test_a_model_with_several_end_tokens(family):
-    made = family("MoonshineForConditionalGeneration")
-    network = deepcopy(made.model.module)
-    network.config.eos_token_id = [2, 3]
-    with pytest.raises(FedsimError, match=r"has eos_token_id \[2, 3\], .*; set one"):
-        wrap_model(network, made.model.extractor, made.model.tokenizer)
+@pytest.mark.parametrize("name", ["WavLMForCTC/layer norms", "MoonshineForConditionalGeneration"])
+def test_a_study(family, tmp_path, name):
+    """A run, scored against the model's own transcripts and a word more: one error per clip."""
+    model = family(name).model
+    corpus = toys.write_corpus(
+        tmp_path / "clips",
+        speakers=("ann", "bob"),
+        read=lambda clips, language: [f"{text} more" for text in transcribe_clips(model, clips)],
+    )
+    file = toys.write_scenario(
+        tmp_path / "toy.yaml",
+        model={"id": model.id, "batch_size": 4},
+        corpus={"path": str(corpus), "group_by": "speaker", "tuning_clips": 3, "test_clips": 3},
+        clients={"budget_mb": 0.4 * switch_of(model).full_bytes() / 2**20},
+        methods=["fp32", {"allocation": "myqasr", "calibration": ["cosine", "hessian"]}],
+    )
+    result = run_scenario(load_scenario(file), tmp_path / "run")
+    assert not result.failures
+    assert {row.client for row in result.rows} == {"ann", "bob"}
+    assert len(result.rows) == 2 * 3
+    assert all(row.errors == 3 for row in result.rows if row.method == "fp32")
+    assert all(row.errors >= 3 for row in result.rows)
+    assert any(row.errors > 3 for row in result.rows)
