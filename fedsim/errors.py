@@ -61,6 +61,35 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return "known: " + (", ".join(shown) if shown else "none")
 
 
+def misspelled(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that `word` is a typing mistake of; None if there is none.
+
+    A typing mistake is at most two letters wrong, missing, too many or swapped with the next, and
+    at most one of every four letters.
+    """
+    names = sorted(known)
+    if len(word) > _MAX_WORD or len(names) > _MAX_COMPARED:
+        return None
+    allowed = min(2, len(word) // 4)
+    near = [(_edits(word.lower(), name.lower()), name) for name in names if name != word]
+    return next((name for edits, name in sorted(near) if edits <= allowed), None)
+
+
+def _edits(a: str, b: str) -> int:
+    """Return the edits between two words (optimal string alignment); at least 3 if they are far."""
+    if abs(len(a) - len(b)) > 2:
+        return 3
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(row[-1] + 1, rows[-1][j] + 1, rows[-1][j - 1] + (x != y)))
+            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
+
+
 def defect(error: Exception) -> str:
     """Return an error that nobody expected, and where it was raised, to be reported as a defect."""
     where = traceback.extract_tb(error.__traceback__)[-1:]

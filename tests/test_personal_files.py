@@ -120,6 +120,7 @@ def test_what_an_unverified_file_names_is_not_loaded(made, tmp_path):
         ("keep", "abc", "its keep is not a list of names"),
         ("keep", [1], "its keep is not a list of names"),
         ("language", 3, "its language is not a text"),
+        ("target_lang", 3, "its target_lang is not a text"),
     ],
 )
 def test_settings_that_no_loader_takes(whisper, speech, tmp_path, name, value, reason):

@@ -136,7 +136,7 @@ def build(name: str, config: Any, seed: int, gain: float) -> Any:
     return module.eval()
 
 
-_WAV2VEC2 = {
+WAV2VEC2 = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -158,7 +158,7 @@ def wav2vec2(norm: str = "group", *, seed: int = 1, head: str = "ForCTC", **opti
     """A Wav2Vec2 of 19 layers and 26,000 weights; `norm` is its feat_extract_norm."""
     import transformers
 
-    settings = {**_WAV2VEC2, "feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer"}
+    settings = {**WAV2VEC2, "feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer"}
     config = transformers.Wav2Vec2Config(**{**settings, **options})
     module = build(f"Wav2Vec2{head}", config, seed, gain=1.5)
     return _undecided(module) if head == "ForSequenceClassification" else module
@@ -168,7 +168,7 @@ def conformer(*, seed: int = 1, head: str = "ForCTC", **options: Any) -> Any:
     """A Wav2Vec2Conformer, with a CTC head or `head="ForSequenceClassification"`."""
     import transformers
 
-    settings = {**_WAV2VEC2, "feat_extract_norm": "layer", "conv_depthwise_kernel_size": 7}
+    settings = {**WAV2VEC2, "feat_extract_norm": "layer", "conv_depthwise_kernel_size": 7}
     config = transformers.Wav2Vec2ConformerConfig(**{**settings, **options})
     module = build(f"Wav2Vec2Conformer{head}", config, seed, gain=2.0)
     return _undecided(module) if head == "ForSequenceClassification" else module
@@ -250,11 +250,11 @@ def save(module: Any, folder: Path, *, half: bool = False) -> Path:
     else:
         Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
         if type(module).__name__.endswith("ForCTC"):
-            _write_letters(folder)
+            write_letters(folder)
     return folder
 
 
-def _write_letters(folder: Path) -> None:
+def write_letters(folder: Path) -> None:
     vocabulary = {letter: i for i, letter in enumerate(LETTERS)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     settings = {

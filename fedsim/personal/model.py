@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, ModelFileError
 from fedsim.export import Exported
 from fedsim.personal.checks import checked_clips
 from fedsim.quant import modelfile
@@ -29,6 +29,7 @@ from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, transcribe_clips
 from fedsim.speech.vocabulary import embedding
 
+TARGET_LANG = "target_lang"
 _MAX_WINDOW_S = 1e6
 """Seconds; a model says itself which of them it takes."""
 
@@ -169,15 +170,20 @@ def load_personalized(
     """
     if model is None or isinstance(model, str | os.PathLike):
         manifest = modelfile.read_manifest(path, key)
-        window_s, keep = _loading(path, manifest.settings)
         speech = load_model(
-            manifest.model if model is None else model, window_s=window_s, keep=keep
+            manifest.model if model is None else model, **_loading(path, manifest.settings)
         )
     else:
         speech = model
     rest = switch_of(speech).full_leftovers()
     file = modelfile.read(path, speech.layers, rest, key)
-    _loading(path, file.manifest.settings)
+    made_with = _loading(path, file.manifest.settings)
+    target_lang = speech.settings.get(TARGET_LANG)
+    if made_with[TARGET_LANG] != target_lang:  # the same shapes, but another vocabulary
+        raise ModelFileError(
+            f"{path} was made from a model with target_lang {made_with[TARGET_LANG]!r}, but the one"
+            f" that is given has {target_lang!r}; load that one with the same target_lang"
+        )
     if file.rows is not None and file.rows.layer != _table(speech):
         raise modelfile.damaged(
             path, f"it drops rows of layer {file.rows.layer!r}, which needs all of them"
@@ -186,19 +192,19 @@ def load_personalized(
     return PersonalizedModel(speech, file, os.path.getsize(path), spoken)
 
 
-def _loading(
-    path: str | os.PathLike[str], settings: Mapping[str, Any]
-) -> tuple[float | None, tuple[str, ...]]:
-    """Return `window_s` and `keep` of a file's settings, which name a language beside."""
+def _loading(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `load_model` in a file's settings, which name a language beside."""
     window_s, keep = settings.get("window_s"), settings.get("keep", [])
-    spoken = settings.get(LANGUAGE)
+    spoken, target_lang = settings.get(LANGUAGE), settings.get(TARGET_LANG)
     if window_s is not None and not (isinstance(window_s, float) and 0 < window_s <= _MAX_WINDOW_S):
         raise modelfile.damaged(path, "its window_s is not a number of seconds")
     if not isinstance(keep, list) or not all(isinstance(name, str) for name in keep):
         raise modelfile.damaged(path, "its keep is not a list of names")
     if spoken is not None and not isinstance(spoken, str):
         raise modelfile.damaged(path, "its language is not a text")
-    return window_s, tuple(keep)
+    if target_lang is not None and not isinstance(target_lang, str):
+        raise modelfile.damaged(path, "its target_lang is not a text")
+    return {"window_s": window_s, "keep": tuple(keep), TARGET_LANG: target_lang}
 
 
 def _table(speech: SpeechModel) -> str | None:

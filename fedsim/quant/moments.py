@@ -108,7 +108,8 @@ def recording(model: Quantizable) -> Iterator[MomentRecorder]:
 class MomentRecorder:
     """Records a forward pass; `moments` returns the result once the pass is over.
 
-    Layers that receive the very same tensor (query, key and value of an attention) share one sum.
+    Layers that receive the very same tensor (query, key and value of an attention) share one sum,
+    unless one of them is called with another one besides.
     """
 
     def __init__(self, model: Quantizable) -> None:
@@ -116,6 +117,7 @@ class MomentRecorder:
         self._rows: dict[str, int] = {}
         self._twins: dict[str, str] = {}
         self._batch: Batch | None = None
+        self._called: set[str] = set()  # with this batch
         self._last: tuple[torch.Tensor, object, str] | None = None
         modules = dict(model.module.named_modules())
         self._handles = [
@@ -132,7 +134,7 @@ class MomentRecorder:
     def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; run the model on each before asking for the next."""
         for batch in batches:
-            self._batch, self._last = batch, None
+            self._batch, self._last, self._called = batch, None, set()
             yield batch
             self._batch = self._last = None
 
@@ -163,6 +165,9 @@ class MomentRecorder:
             return
         counts = self._batch.frames_in.get(layer.name)
         if isinstance(module, nn.Linear):
+            if layer.name in self._called:
+                self._separate(layer.name)
+            self._called.add(layer.name)
             if self._is_twin(layer.name, x, counts):
                 return
             self._last = x, counts, layer.name
@@ -185,6 +190,14 @@ class MomentRecorder:
         if same and last_counts is counts and _parent(source) == _parent(name):
             self._twins[name] = source
         return name in self._twins
+
+    def _separate(self, name: str) -> None:
+        """Give a layer that is called again, or its twins, sums of their own: they may differ."""
+        twins = [name] if name in self._twins else [t for t, s in self._twins.items() if s == name]
+        for twin in twins:
+            source = self._twins.pop(twin)
+            self._sums[twin] = self._sums[source].clone()
+            self._rows[twin] = self._rows[source]
 
     def _add(self, name: str, rows: torch.Tensor) -> None:
         """Add x^T x of `rows` (G, n, K); only blocks on and below the diagonal are computed."""

@@ -59,6 +59,10 @@ class ModelSettings(Settings):
     )
     keep: Texts = Field(default=(), description="names of layers left in full precision")
     batch_size: int = Field(default=8, ge=1, le=1024, description="clips in one forward pass")
+    target_lang: Text | None = Field(
+        default=None,
+        description="MMS: the language whose adapters, head and vocabulary are loaded, such as ita",
+    )
     vocabulary: VocabularySettings | None = Field(
         default=None,
         description="Whisper: the tokens that model files keep, by client language: words, own;"

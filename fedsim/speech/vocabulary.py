@@ -111,9 +111,15 @@ def vocabulary_of(
 ) -> Vocabulary:
     """Return what chooses the rows of a model's token embedding.
 
-    Raises `FedsimError` for a model that has no token embedding which is also its output head.
+    Raises `FedsimError` for a model that has no token embedding which is also its output head, or
+    whose tokens are not those of a byte-level tokenizer with languages.
     """
     embedding(model)
+    if not hasattr(model, "language_code"):
+        raise FedsimError(
+            f"model.vocabulary: the tokens of model {model.id!r} have no languages; remove"
+            f" model.vocabulary, or choose a Whisper model"
+        )
     return Vocabulary(cast(TokenModel, model), words, own, words_from)
 
 

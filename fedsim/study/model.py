@@ -32,6 +32,7 @@ def load_study_model(scenario: Scenario) -> StudyModel:
         window_s=settings.window_s,
         keep=settings.keep,
         batch_size=settings.batch_size,
+        target_lang=settings.target_lang,
     )
     return study_model(scenario, model)
 

@@ -228,6 +228,33 @@ def test_layers_that_read_the_same_share_their_moments():
     assert Moments(found).nbytes == 2 * 6 * 6 * 4  # two inputs, once each
 
 
+class PositionedAttention(nn.Module):
+    """Query, key and value of the same input; query and key of a table besides, as in DeBERTa."""
+
+    def __init__(self, order):
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key, self.value = (nn.Linear(6, 6) for _ in range(3))
+        self.table, self.order = noise(5, 6, seed=9)[None], order
+
+    def forward(self, x):
+        total = self.query(x) + self.key(x) + self.value(x)
+        for name in self.order:
+            total = total + getattr(self, name)(self.table).mean()
+        return total
+
+
+@pytest.mark.parametrize("order", [("key", "query"), ("query", "key"), ("key",), ("query",), ()])
+def test_layers_of_which_one_reads_more_are_told_apart(order):
+    names = ("query", "key", "value")
+    net = PositionedAttention(order)
+    clips = [noise(n, 6, seed=n) for n in (40, 50, 60)]
+    found = second_moments(Net(net), [batch(clip[None]) for clip in clips])
+    for name in names:
+        more = [net.table[0]] * len(clips) if name in order else []
+        assert_moments(found[name], [np.concatenate([*clips, *more])])
+
+
 def test_another_view_of_the_same_memory_is_another_input():
     """A square input and its transpose have one address and one shape."""
     net = Net(Attention(transposed=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from fedsim.base.imports import importing
 from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.errors import FedsimError
-from fedsim.quant.layers import find_layers, plain_weights
+from fedsim.quant.layers import Layer, find_layers, plain_weights
 from fedsim.quant.linear import use_onednn
 from fedsim.speech.families import ModelFamily, family_of
 from fedsim.speech.models.base import SpeechModel
@@ -25,6 +26,7 @@ def load_model(
     window_s: float | None = None,
     keep: Sequence[str] = (),
     batch_size: int = 8,
+    target_lang: str | None = None,
 ) -> SpeechModel:
     """Load a pretrained model in float32, ready to be observed and quantized.
 
@@ -35,6 +37,8 @@ def load_model(
             (Whisper: 1..30).
         keep: layers to leave in full precision, as names or patterns.
         batch_size: maximum number of clips in a batch.
+        target_lang: the language whose adapters, head and vocabulary are loaded, for a model that
+            has one of each per language (MMS: "ita").
 
     Raises:
         FedsimError: if the model does not exist, its class belongs to no family, a file is missing
@@ -46,7 +50,7 @@ def load_model(
     name = str(model)
     place = str(bundled_folder(name)) if name.startswith(BUNDLED_PREFIX) else name
     config = _read_config(place)
-    class_name = (config.architectures or ["?"])[0]
+    class_name = _class_of(config, name)
     family = family_of(class_name, name)
     module = _load_module(place, class_name, family)
     if window_s is not None:
@@ -56,10 +60,20 @@ def load_model(
                 f"window_s"
             )
         family.shorten(module, window_s)
-    layers = find_layers(module, (*family.keep, *keep))
     extractor, tokenizer = _load_processor(place, family)
+    if family.choose_language is not None:
+        family.choose_language(module, tokenizer, target_lang, name)
+        _freeze(module, family)  # a head may have been replaced
+    elif target_lang is not None:
+        raise FedsimError(
+            f"model.target_lang is {target_lang!r}, but {name!r} has no adapters of languages; "
+            f"remove target_lang"
+        )
+    layers = _find_layers(module, family, keep)
     seconds = None if window_s is None else float(window_s)
-    settings = {"window_s": seconds, "keep": list(keep)}
+    settings: dict[str, Any] = {"window_s": seconds, "keep": list(keep)}
+    if target_lang is not None:
+        settings["target_lang"] = target_lang
     return family.adapt(name, module, layers, extractor, tokenizer, batch_size, settings)
 
 
@@ -79,9 +93,27 @@ def wrap_model(
     """
     family = family_of(type(module).__name__, name)
     module = _freeze(module, family)
-    layers = find_layers(module, (*family.keep, *keep))
+    layers = _find_layers(module, family, keep)
     settings = {"window_s": None, "keep": list(keep)}
     return family.adapt(name, module, layers, extractor, tokenizer, batch_size, settings)
+
+
+def _class_of(config: Any, name: str) -> str:
+    """Return the class of transformers that a model was saved as."""
+    if not config.architectures:
+        raise FedsimError(
+            f"config.json of model {name!r} names no class of transformers (architectures is null"
+            f' or missing); add the one that it was fine-tuned as, such as "architectures": '
+            f'["Wav2Vec2ForCTC"]'
+        )
+    return str(config.architectures[0])
+
+
+def _find_layers(module: nn.Module, family: ModelFamily, keep: Sequence[str]) -> tuple[Layer, ...]:
+    # Not every variant has all layers that its family keeps, but a user's must be there.
+    names = [name for name, _ in module.named_modules()]
+    kept = [k for k in family.keep if any(fnmatchcase(name, k) for name in names)]
+    return find_layers(module, (*kept, *keep))
 
 
 def _read_config(name: str) -> Any:

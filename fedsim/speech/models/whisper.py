@@ -257,7 +257,7 @@ def shorten(module: nn.Module, window_s: float) -> None:
     if not 1 <= window_s <= full:
         raise FedsimError(f"model.window_s is {window_s:g}; use 1 to {full:g} seconds")
     positions = round(window_s * POSITIONS_PER_SECOND)
-    encoder: Any = module.model.encoder  # type: ignore[union-attr]
+    encoder: Any = getattr(module, "model", module).encoder  # a classifier has nothing around it
     table = nn.Embedding(positions, config.d_model)
     table.weight = nn.Parameter(
         encoder.embed_positions.weight[:positions].clone(), requires_grad=False
