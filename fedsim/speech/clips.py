@@ -91,6 +91,10 @@ class Clients(Mapping[str, ClientData]):
         """Return only the clients with these keys, in this order."""
         return Clients(keys, self._make, self.clips)
 
+    def changed(self, change: Callable[[ClientData], ClientData]) -> Clients:
+        """Return the same clients, each as `change` returns it."""
+        return Clients(list(self), lambda key: change(self._make(key)), self.clips)
+
 
 def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
     """Check that a client can take part; the content of its clips may be read.

@@ -92,6 +92,7 @@ def test_a_line_for_each_check(scenario, model_folder):
     )
     assert found[3:] == [
         "texts: 6 references of 2 clients, none empty once normalized",
+        "scores: WER, texts normalized by basic",
         "languages: the model takes none",
     ]
 
@@ -100,8 +101,8 @@ def test_the_command_prints_them(scenario, capsys, tmp_path):
     scenario()
     assert main(["validate", "--deep", str(tmp_path / "toy.yaml")]) == 0
     printed = capsys.readouterr().out.splitlines()
-    heads = [line.split(":")[0] for line in printed[-6:]]
-    assert heads == ["model", "size", "clips", "texts", "languages", "ok"]
+    heads = [line.split(":")[0] for line in printed[-7:]]
+    assert heads == ["model", "size", "clips", "texts", "scores", "languages", "ok"]
     assert main(["validate", str(tmp_path / "toy.yaml")]) == 0
     assert "model:" not in capsys.readouterr().out
 
@@ -277,6 +278,7 @@ def test_the_language_study_asks_for_a_model_that_knows_its_languages(
     found = lines(paper("language", corpus, model_folder("whisper"), *clips, few))
     assert found[3:] == [
         "texts: 9 references of 3 clients, none empty once normalized",
+        "scores: WER, texts normalized by basic",
         "languages: the model knows de, en, fr",
     ]
     with pytest.raises(FedsimError, match=r"knows no language 'ca'"):
