@@ -71,8 +71,8 @@ def preflight(scenario: Scenario, clients: Clients) -> Iterator[str]:
         yield _size(study, same_model, survey)
         yield _clips(model, scenario, survey)
         yield _classes(model, survey) if model.task == "classify" else _texts(survey)
-        yield from _scores(model, same_model)
         yield _languages(model, survey)
+        yield from _scores(model, same_model)
 
 
 def _survey(scenario: Scenario, clients: Clients) -> _Survey:
