@@ -84,6 +84,11 @@ def _validate(options: argparse.Namespace) -> int:
         print(f"  {profile.device}" if profile else "")
     if len(clients) > _MAX_SHOWN:
         print(f"... and {count_words(len(clients) - _MAX_SHOWN, 'client')} more")
+    if clients.found is not None:
+        from fedsim.speech.summary import corpus_lines
+
+        for line in corpus_lines(scenario.corpus, clients.found, deep=options.deep):
+            print(line)
     for line in _doubts(scenario, clients):
         print(line)
     if options.deep:

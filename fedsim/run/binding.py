@@ -54,7 +54,7 @@ def write_binding(ledger: Ledger, scenario: Scenario, contents: Contents) -> Non
         {
             SETTING: settings_of(scenario).items(),
             PACKAGE: relevant_versions(scenario).items(),
-            PLACE: [(k, contents.digest(place)) for k, place in places(scenario).items()],
+            PLACE: [(k, contents.digest(place)) for k, place in places(scenario, contents).items()],
             FILE: _files(scenario, contents),
         }
     )
@@ -74,7 +74,7 @@ def relevant_versions(scenario: Scenario) -> dict[str, str]:
 
 
 def _files(scenario: Scenario, contents: Contents) -> Iterator[tuple[str, str]]:
-    for key, place in places(scenario).items():
+    for key, place in places(scenario, contents).items():
         for name, digest in contents.files(place):
             yield f"{key} {name}", digest.hex()
 
@@ -93,7 +93,7 @@ def _check_files(ledger: Ledger, path: Path, scenario: Scenario, contents: Conte
     begun = ledger.facts(PLACE)
     changed = {
         key: place
-        for key, place in places(scenario).items()
+        for key, place in places(scenario, contents).items()
         if contents.digest(place) != begun.get(key)
     }
     if not changed:

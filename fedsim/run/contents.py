@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from glob import glob
 from itertools import islice
 from pathlib import Path
@@ -20,10 +21,30 @@ from fedsim.errors import FedsimError
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.schema import Scenario
 from fedsim.scenario.vocabulary import LANGUAGE
+from fedsim.speech.readers import read_files
 
 _THREADS = 4
 _AT_ONCE = 256
 """Files in the hands of the threads: memory does not grow with their number."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Files of a corpus on which results depend, where these are not all files below its path.
+
+    Common Voice has a million clips beside the hundred that a split names; a manifest names
+    recordings anywhere.
+    """
+
+    root: str
+    files: tuple[str, ...]
+
+    def __fspath__(self) -> str:
+        return self.root
+
+
+Place = str | Chosen
+"""A file, a folder with all that is in it, or chosen files."""
 
 
 class Contents:
@@ -34,9 +55,19 @@ class Contents:
 
     def __init__(self, *, read: bool = True) -> None:
         self._read = read
-        self._files: dict[str, tuple[tuple[str, bytes], ...]] = {}
+        self._chosen: dict[str, Place | None] = {}
+        self._files: dict[Place, tuple[tuple[str, bytes], ...]] = {}
 
-    def digest(self, place: str | None) -> str:
+    def recordings(self, corpus: CorpusSettings) -> Place | None:
+        """Return the files of a corpus on which results depend; its tables are read only once."""
+        if not self._read:
+            return corpus.path
+        key = corpus.model_dump_json(include={"kind", "path", "config", "split", "columns"})
+        if key not in self._chosen:
+            self._chosen[key] = _recordings(corpus)
+        return self._chosen[key]
+
+    def digest(self, place: Place | None) -> str:
         """Return a hash of a local file or folder; empty for anything that is not local."""
         found = hashlib.sha256()
         for name, digest in (files := self.files(place)):
@@ -44,7 +75,7 @@ class Contents:
             found.update(digest)
         return found.hexdigest() if files else ""
 
-    def files(self, place: str | None) -> tuple[tuple[str, bytes], ...]:
+    def files(self, place: Place | None) -> tuple[tuple[str, bytes], ...]:
         """Return the path below a folder and the SHA-256 of every file in it; `.` for a file.
 
         Nothing for what is not local. Raises `FedsimError` if a file cannot be read.
@@ -52,15 +83,16 @@ class Contents:
         if not self._read or place is None or not Path(place).exists():
             return ()
         if place not in self._files:
-            self._files[place] = tuple(_hashed(Path(place)))
+            self._files[place] = tuple(_hashed(place))
         return self._files[place]
 
 
-def places(scenario: Scenario) -> dict[str, str]:
+def places(scenario: Scenario, contents: Contents | None = None) -> dict[str, Place]:
     """Return the files and folders that a scenario names: dotted key -> path.
 
     A model or data set of the hub, by its id, is among them: it is a place that is not local. The
-    texts that `words_from` names with `{language}` are named one by one.
+    texts that `words_from` names with `{language}` are named one by one. Files of corpora are chosen with `contents`, if it is
+    given.
     """
     vocabulary, fleet = scenario.model.vocabulary, scenario.fleet
     words = vocabulary.words_from if vocabulary else None
@@ -69,34 +101,52 @@ def places(scenario: Scenario) -> dict[str, str]:
         model = str(bundled_folder(model))
     found = {
         "model.id": model,
-        **_corpus_places("corpus", scenario.corpus),
-        **_corpus_places("quantization.public_clips", scenario.quantization.public_clips),
+        **_corpus_places("corpus", scenario.corpus, contents),
+        **_corpus_places("quantization.public_clips", scenario.quantization.public_clips, contents),
         "fleet.catalogue": fleet and fleet.catalogue,
         "fleet.trace": fleet and fleet.trace,
     }
     for text in sorted(glob(words.replace(LANGUAGE, "*"))) if words else ():
         found[f"model.vocabulary.words_from ({Path(text).name})"] = text
-    return {key: str(place) for key, place in found.items() if place}
+    return {k: p if isinstance(p, Chosen) else str(p) for k, p in found.items() if p}
 
 
-def _corpus_places(key: str, corpus: CorpusSettings | None) -> dict[str, str | None]:
+def _corpus_places(
+    key: str, corpus: CorpusSettings | None, contents: Contents | None
+) -> dict[str, Place | None]:
     if corpus is None:
         return {}
     people = corpus.population
     return {
-        f"{key}.path": corpus.path,
+        f"{key}.path": contents.recordings(corpus) if contents else _recordings(corpus),
         f"{key}.speakers": corpus.speakers,
         f"{key}.population.sentences": people.sentences if people else None,
     }
 
 
-def _hashed(place: Path) -> Iterator[tuple[str, bytes]]:
-    files = _below(place)
+def _recordings(corpus: CorpusSettings) -> Place | None:
+    """Return the tables and recordings that are read of a corpus; its path if that is all of it."""
+    if corpus.path is None or not Path(corpus.path).exists():
+        return corpus.path
+    try:
+        files = read_files(corpus)
+    except FedsimError:  # which is raised where the corpus is opened
+        files = None
+    return corpus.path if files is None else Chosen(corpus.path, tuple(map(str, files)))
+
+
+def _hashed(place: Place) -> Iterator[tuple[str, bytes]]:
+    if isinstance(place, Chosen):
+        root = Path(place.root)
+        files = iter([Path(file) for file in place.files])
+    else:
+        root = Path(place)
+        files = _below(root)
     with ThreadPoolExecutor(_THREADS) as threads:  # hashing does not hold the interpreter
         while some := list(islice(files, _AT_ONCE)):
-            digests = threads.map(lambda file: _sha256(file, place), some)
+            digests = threads.map(lambda file: _sha256(file, root), some)
             for file, digest in zip(some, digests, strict=True):
-                yield file.relative_to(place).as_posix(), digest
+                yield Path(os.path.relpath(file, root)).as_posix(), digest
 
 
 def _sha256(file: Path, place: Path) -> bytes:

@@ -46,7 +46,7 @@ class ResultKeys:
         settings["versions"] = relevant_versions(scenario)
         settings["files"] = {
             name: digest
-            for name, place in places(scenario).items()
+            for name, place in places(scenario, self.contents).items()
             if name.partition(".")[0] not in NOT_IN_KEY
             and (digest := self.contents.digest(place))  # empty where it is not local
         }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from fedsim.errors import nearest, quoted
-from fedsim.registry import Lazy, Registry
 from fedsim.scenario.place import Places, PlaceSettings
+from fedsim.scenario.readers import OPTIONAL_KEYS, READERS
+from fedsim.scenario.readers import CorpusReader as CorpusReader
 from fedsim.scenario.settings import (
     OneOf,
     Settings,
@@ -30,62 +29,6 @@ MAX_SPEAKERS = 100_000
 COLUMN_NAMES = ("audio", "text", "speaker", "gender", "language")
 TOPICS = ("home", "timers", "music", "numbers", "names")
 """What synthetic speakers talk about. There is a sixth topic, `words`, which cannot be combined."""
-
-OPTIONAL_KEYS = (
-    *("path", "population", "config", "split", "columns", "speakers"),
-    *("leave_out", "max_seconds", "convert", "duplicates"),
-)
-"""Keys of the section that only some kinds of corpus use."""
-
-
-@dataclass(frozen=True)
-class CorpusReader:
-    """One kind of corpus: how it is opened, and which settings it uses."""
-
-    open: Callable[..., Any]
-    """f(`CorpusSettings`, seed) -> `fedsim.speech.clips.Clients`, keys in sorted order.
-
-    The clips of a client depend on the settings, the seed and its key, never on other clients."""
-    summary: str
-    needs: tuple[str, ...] = ()
-    """Keys among `OPTIONAL_KEYS` that must be given."""
-    takes: tuple[str, ...] = OPTIONAL_KEYS
-    """Keys among `OPTIONAL_KEYS` that may be given."""
-    has_sessions: bool = False
-    """Whether another seed gives further clips of the same clients: a second session."""
-
-
-READERS: Registry[CorpusReader] = Registry("corpus")
-_RECORDED = ("split", "columns", "speakers", "leave_out", "max_seconds", "convert", "duplicates")
-READERS.add(
-    "folder",
-    CorpusReader(
-        Lazy("fedsim.speech.folder:open_folder"),
-        summary="A local folder in the AudioFolder layout: audio files and a metadata.csv.",
-        needs=("path",),
-        takes=_RECORDED,
-    ),
-)
-READERS.add(
-    "hub",
-    CorpusReader(
-        Lazy("fedsim.speech.hub:open_hub"),
-        summary="A data set that `datasets.load_dataset` finds: a hub id, or a folder of Parquet"
-        " files.",
-        needs=("path",),
-        takes=("config", *_RECORDED),
-    ),
-)
-READERS.add(
-    "voices",
-    CorpusReader(
-        Lazy("fedsim.speech.voices.population:open_population"),
-        summary="Any number of synthetic speakers; needs the extra fedsim-speech[voices].",
-        needs=("population",),
-        takes=(),
-        has_sessions=True,
-    ),
-)
 
 
 def _config_shape(value: Any) -> str:
@@ -163,18 +106,19 @@ class CorpusSettings(Settings):
     """The recordings, what makes one client, and how many of its clips are used."""
 
     kind: Annotated[Text, OneOf(READERS)] = Field(
-        default="folder", description="what kind of corpus it is"
+        default="auto",
+        description="what kind of corpus it is; auto tells by the files at path",
     )
     path: Text | None = Field(
-        default=None, description="folder, hub id or cache:NAME of the recordings"
+        default=None, description="folder, manifest, hub id or cache:NAME of the recordings"
     )
     population: PopulationSettings | None = Field(
         default=None, description="voices: the synthetic speakers, and what they say"
     )
     config: Configs | None = Field(
         default=None,
-        description="configuration of a hub data set: one, a list whose clips are combined, or a"
-        " mapping from language code to configuration",
+        description="configuration of a hub data set, or language folder of a corpus: one, a list"
+        " whose clips are combined, or a mapping from language code to configuration",
     )
     split: Text = Field(default="test", description="split of the data set")
     columns: dict[str, Text] = Field(

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedsim.base.files import require_regular
 from fedsim.errors import AudioError, FedsimError
+from fedsim.speech.containers import require_decoded, require_whole
 
 SAMPLE_RATE = 16_000
 """Hz. Every clip, everywhere, is mono float32 at this rate."""
@@ -26,23 +27,40 @@ MIN_RATE, MAX_RATE = 4_000, 192_000
 MAX_CHANNELS = 64
 MAX_LEVEL = 2.0**31
 """Largest magnitude of a sample: that of 32-bit integers. Above, squares overflow in a model."""
+AUDIO_SUFFIXES = frozenset(
+    (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aif", ".aiff", ".au", ".caf", ".w64")
+)
+"""Endings of files that are recordings."""
 _BLOCK = 1 << 20
+OVERSHOOT = 0.1
+"""Seconds by which a clip may end after its file."""
 
 
-def read_clip(source: Path | bytes, name: str, *, convert: bool = False) -> np.ndarray:
+def read_clip(
+    source: Path | bytes,
+    name: str,
+    *,
+    convert: bool = False,
+    begin: float = 0.0,
+    end: float | None = None,
+) -> np.ndarray:
     """Return the clip in a file or in its bytes as float32 (samples,) at 16 kHz.
 
     Args:
         source: the file, or its content.
         name: what an error calls the clip.
         convert: mix channels down and resample other rates.
+        begin: seconds at which the clip begins; only the clip is read.
+        end: seconds at which it ends; None for the end of the file. A file may be shorter by
+            `OVERSHOOT`, since tables round.
 
     Raises:
-        AudioError: if the clip is missing, no regular file, unreadable, empty, too short, longer
-            than an hour, not finite, far too loud, or at a rate outside 4 to 192 kHz; without
-            `convert`, also if it has several channels or another rate than 16 kHz.
+        AudioError: if the clip is missing, no regular file, unreadable, cut off, empty, too short,
+            longer than an hour, not finite, far too loud, or at a rate outside 4 to 192 kHz; if it
+            is not within the file; without `convert`, also if it has several channels or another
+            rate than 16 kHz.
     """
-    samples, rate = _decoded(source, name)
+    samples, rate = _decoded(source, name, begin, end)
     if samples.shape[1] != 1:
         if not convert:
             raise AudioError(
@@ -73,9 +91,15 @@ def clip_seconds(source: Path | bytes) -> float:
         return file.frames / file.samplerate
 
 
-def _decoded(source: Path | bytes, name: str) -> tuple[np.ndarray, int]:
+def _decoded(
+    source: Path | bytes, name: str, begin: float, end: float | None
+) -> tuple[np.ndarray, int]:
     """Return the samples of a clip, float32 (frames, channels), and their rate in Hz."""
     with _opened(source, name) as file:
+        require_whole(source, name)
+        first, wanted = _span(file, name, begin, end)
+        if first:
+            file.seek(first)
         rate, limit = file.samplerate, int(MAX_SECONDS * file.samplerate)
         if file.channels > MAX_CHANNELS:
             raise AudioError(
@@ -86,16 +110,36 @@ def _decoded(source: Path | bytes, name: str) -> tuple[np.ndarray, int]:
         frames = 0
         # In blocks: a header may promise more frames than memory holds, or not know their number.
         while frames <= limit:
-            block = file.read(_BLOCK, dtype="float32", always_2d=True)
+            size = _BLOCK if wanted is None else min(_BLOCK, wanted - frames)
+            block = file.read(size, dtype="float32", always_2d=True)
             blocks.append(block)
             frames += len(block)
-            if len(block) < _BLOCK:
+            if len(block) < size or frames == wanted:
                 break
+        promised = file.frames if wanted is None else first + wanted
+        if wanted is None or frames < wanted:
+            require_decoded(source, name, first + frames, promised, rate)
         if frames > limit:
             raise AudioError(
                 f"audio file {name} lasts more than {MAX_SECONDS:,} s; cut it into utterances"
             )
     return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks)), rate
+
+
+def _span(file: Any, name: str, begin: float, end: float | None) -> tuple[int, int | None]:
+    """Return the first frame of a clip and the number of its frames; None for all that follow."""
+    if begin == 0 and end is None:
+        return 0, None
+    total, rate = file.frames, file.samplerate
+    first = round(begin * rate)
+    last = total if end is None else round(end * rate)
+    if first >= total or last - total > OVERSHOOT * rate:
+        until = "" if end is None else f" and ends at {end:g} s"
+        raise AudioError(
+            f"audio file {name} lasts {total / rate:.3f} s, and a clip begins at {begin:g} s"
+            f"{until}; correct its times"
+        )
+    return first, min(last, total) - first
 
 
 class _Bytes(io.BytesIO):
@@ -127,7 +171,9 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
                 )
             yield f
     except FileNotFoundError:
-        raise AudioError(f"audio file {name} is missing; check file_name in metadata.csv") from None
+        raise AudioError(
+            f"audio file {name} is missing; check file_name in metadata.csv, or what else names it"
+        ) from None
     except AudioError:
         raise
     except FedsimError as error:

@@ -9,6 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +36,8 @@ class Renderable(Protocol):
 class Utterance:
     """One clip and its metadata.
 
-    `source` is a path, a `datasets` table with a row number, or a clip to be synthesized.
+    `source` is a path, a `datasets` table with a row number, or a clip to be synthesized. Of a
+    recording it may be a part, from `begin` to `end`.
     """
 
     key: str
@@ -44,6 +46,15 @@ class Utterance:
     speaker: str | None = None
     gender: str | None = None
     language: str | None = None
+    begin: float = 0.0
+    """Seconds into the recording at which the clip begins."""
+    end: float | None = None
+    """Seconds at which it ends; None for the end of the recording."""
+
+    @property
+    def is_segment(self) -> bool:
+        """Whether the clip is a part of its recording."""
+        return self.begin > 0 or self.end is not None
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,22 @@ class ClientData:
     language: str | None = None
     wordless: tuple[str, ...] = ()
     """Keys of clips that would be test clips, had their reference a word; they are not scored."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader found in a recorded corpus."""
+
+    kind: str
+    """Of the corpus, `auto` resolved."""
+    utterances: Sequence[Utterance]
+    """All that may belong to a client."""
+    notes: tuple[str, ...] = ()
+    """What is to be said once about how the corpus was read."""
+    seconds: Mapping[str, float] | None = None
+    """Length of each clip by its key, where the corpus' tables say it."""
+    beside: Path | None = None
+    """Folder in which every recording should be named by the corpus' tables."""
 
 
 class Clients(Mapping[str, ClientData]):
@@ -72,6 +99,8 @@ class Clients(Mapping[str, ClientData]):
         self.clips = clips
         """Numbers of tuning and test clips where all clients have as many, each with a text: then
         no client needs to be made to know whether it can take part. None if they may differ."""
+        self.found: Found | None = None
+        """What was found on disk; None for synthetic speakers."""
 
     def __getitem__(self, key: str) -> ClientData:
         if key not in self._keys:
@@ -89,11 +118,15 @@ class Clients(Mapping[str, ClientData]):
 
     def restrict(self, keys: Sequence[str]) -> Clients:
         """Return only the clients with these keys, in this order."""
-        return Clients(keys, self._make, self.clips)
+        fewer = Clients(keys, self._make, self.clips)
+        fewer.found = self.found
+        return fewer
 
     def changed(self, change: Callable[[ClientData], ClientData]) -> Clients:
         """Return the same clients, each as `change` returns it."""
-        return Clients(list(self), lambda key: change(self._make(key)), self.clips)
+        same = Clients(list(self), lambda key: change(self._make(key)), self.clips)
+        same.found = self.found
+        return same
 
 
 def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
@@ -141,28 +174,50 @@ def require_distinct(client: ClientData) -> None:
     """Check that no two clips of a client have the same content.
 
     Sizes are compared first, then a block from the middle, and only clips that agree in both are
-    read as a whole. The same samples in another container or encoding are not noticed.
+    read as a whole. The same samples in another container or encoding are not noticed. Clips that
+    are parts of recordings are compared with those of the same begin and end.
 
     Raises `FedsimError` with the names of both.
     """
     recorded = [u for u in (*client.tuning, *client.test) if isinstance(u.source, Path | tuple)]
     alike: dict[Any, list[Utterance]] = defaultdict(list)
+    _require_apart(client.key, [u for u in recorded if u.is_segment])
     for utterance in recorded:
-        alike[_size(utterance)].append(utterance)
+        if (size := _size(utterance)) is not None:
+            alike[size, utterance.begin, utterance.end].append(utterance)
     for look in (_middle, _content):
-        groups = [group for size, group in alike.items() if size is not None and len(group) > 1]
+        groups = [group for group in alike.values() if len(group) > 1]
         alike = defaultdict(list)
         for i, group in enumerate(groups):
             for utterance in group:
                 alike[i, look(utterance)].append(utterance)
     for group in alike.values():
         if len(group) > 1:
-            first, second = (u.key for u in group[:2])
-            raise FedsimError(
-                f"client {client.key!r}: clips {first} and {second} have the same content, and one"
-                f" recording must not be tuned on and tested; remove one, or set"
-                f" corpus.duplicates: keep"
-            )
+            raise _duplicates(client.key, *group[:2])
+
+
+def _require_apart(key: str, segments: Sequence[Utterance]) -> None:
+    """Check that no two clips of one recording are the same part of it, for more than half of the
+    shorter one: a table may give them other ends."""
+    by_file: dict[Any, list[Utterance]] = defaultdict(list)
+    for segment in segments:
+        if isinstance(segment.source, Path):
+            by_file[segment.source].append(segment)
+    for group in by_file.values():
+        group.sort(key=lambda u: u.begin)
+        for first, second in pairwise(group):
+            lengths = [u.end - u.begin for u in (first, second) if u.end is not None]
+            ends = [u.end for u in (first, second) if u.end is not None]
+            if lengths and min(ends) - second.begin > min(lengths) / 2:
+                raise _duplicates(key, first, second)
+
+
+def _duplicates(key: str, first: Utterance, second: Utterance) -> FedsimError:
+    return FedsimError(
+        f"client {key!r}: clips {first.key} and {second.key} have the same content, and one"
+        f" recording must not be tuned on and tested; remove one, or set"
+        f" corpus.duplicates: keep"
+    )
 
 
 def _size(utterance: Utterance) -> int | None:
@@ -206,7 +261,8 @@ def read_utterance(utterance: Utterance, *, convert: bool = False) -> np.ndarray
     """Return an utterance's clip, float32 (samples,) at 16 kHz; raises `AudioError`."""
     if isinstance(utterance.source, Path | tuple):
         source, name = _audio(utterance.source, utterance.key)
-        return read_clip(source, name, convert=convert)
+        begin, end = utterance.begin, utterance.end
+        return read_clip(source, name, convert=convert, begin=begin, end=end)
     return utterance.source.render()
 
 
@@ -216,9 +272,11 @@ def utterance_seconds(utterance: Utterance) -> float:
     It is 0 for one that cannot be read: the clip then stays in, and its client reports the error.
     """
     assert isinstance(utterance.source, Path | tuple)  # a synthetic clip has no file to look at
+    if utterance.end is not None:
+        return utterance.end - utterance.begin
     source, _ = _audio(utterance.source, utterance.key)
     try:
-        return clip_seconds(source)
+        return max(0.0, clip_seconds(source) - utterance.begin)
     except AudioError:
         return 0.0
 

@@ -10,8 +10,8 @@ from fedsim.base.seeds import client_rng
 from fedsim.base.text import composed, has_control
 from fedsim.errors import FedsimError, nearest, quoted
 from fedsim.scenario.corpus import CorpusSettings
-from fedsim.speech.clips import FIELDS, ClientData, Clients, Utterance, utterance_seconds
-from fedsim.speech.speakers import fill_genders
+from fedsim.speech.clips import FIELDS, ClientData, Clients, Found, Utterance, utterance_seconds
+from fedsim.speech.tidy import tidied
 
 MAX_KEY = 200
 """Characters of a client's key."""
@@ -20,12 +20,10 @@ MAX_KEY = 200
 def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> Clients:
     """Return one client per value of `corpus.group_by`, keys in Unicode's composed form.
 
-    Raises `FedsimError` if no utterance has one, for a key that cannot be a name, and as
-    `fill_genders` does.
+    Raises `FedsimError` if no utterance has one, for a key that cannot be a name, and as `tidied`
+    does.
     """
-    utterances = [u for u in utterances if u.text not in corpus.leave_out]
-    if corpus.speakers is not None:
-        utterances = fill_genders(utterances, corpus.speakers)
+    utterances, notes = tidied(utterances, corpus)
     groups: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         value = getattr(utterance, corpus.group_by)
@@ -40,7 +38,9 @@ def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> C
         )
     for key in groups:
         _check_key(key, corpus, groups[key][0])
-    return Clients(sorted(groups), lambda key: _split(corpus, key, groups[key], seed))
+    clients = Clients(sorted(groups), lambda key: _split(corpus, key, groups[key], seed))
+    clients.found = Found(corpus.kind, utterances, notes)
+    return clients
 
 
 def _check_key(key: str, corpus: CorpusSettings, first: Utterance) -> None:

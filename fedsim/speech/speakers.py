@@ -7,7 +7,6 @@ with a semicolon.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,12 @@ from fedsim.base.files import read_text
 from fedsim.base.text import composed
 from fedsim.errors import FedsimError
 from fedsim.speech.clips import Utterance
+from fedsim.speech.genders import gender_of_word
+from fedsim.speech.tables import csv_rows
 
 MAX_LIST = 2**26
 """Bytes of a list of speakers, or of sentences, that is read."""
 COLUMNS = ("speaker", "gender")
-_WORDS = {"f": "female", "m": "male"}
 
 
 def fill_genders(utterances: Sequence[Utterance], path: str) -> list[Utterance]:
@@ -49,19 +49,22 @@ def fill_genders(utterances: Sequence[Utterance], path: str) -> list[Utterance]:
     return filled
 
 
-def read_genders(path: str) -> dict[str, str]:
-    """Return speaker -> gender ("female" and "male" also where the file says F and M)."""
+def read_genders(path: str) -> dict[str, str | None]:
+    """Return speaker -> gender ("female" and "male" also where the file says F and M).
+
+    It is None where the file says that it is not known.
+    """
     try:
         lines = read_text(Path(path), MAX_LIST).splitlines()
     except FedsimError as error:
         raise FedsimError(f"corpus.speakers: {error}") from None
     first = next((line for line in lines if line.strip() and not line.startswith(";")), "")
-    pairs = _piped(lines, path) if "|" in first else _table(lines, path)
-    genders: dict[str, str] = {}
+    pairs = _piped(lines, path) if "|" in first else _table(path)
+    genders: dict[str, str | None] = {}
     for line, speaker, word in pairs:
         speaker = composed(speaker)
-        gender = _WORDS.get(word.lower(), word.lower())
-        if not speaker or not gender:
+        gender = gender_of_word(word) if word else None
+        if not speaker or not word:
             raise FedsimError(
                 f"{path}:{line}: the line has no {COLUMNS[bool(speaker)]}; add one, or remove it"
             )
@@ -83,16 +86,12 @@ def _piped(lines: Iterable[str], path: str) -> Iterator[tuple[int, str, str]]:
         yield number, speaker, rest[0]
 
 
-def _table(lines: Iterable[str], path: str) -> Iterator[tuple[int, str, str]]:
-    reader = csv.DictReader(lines)
-    try:
-        found, rows = list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise FedsimError(f"{path} cannot be read as CSV ({error}); save it as such") from error
+def _table(path: str) -> Iterator[tuple[int, str, str]]:
+    found, rows = csv_rows(Path(path))
     if not set(COLUMNS) <= set(found):
         raise FedsimError(
             f"{path} has the columns {', '.join(found) or 'none'}; name them {', '.join(COLUMNS)}"
         )
     for line, row in rows:
-        speaker, gender = ((row[column] or "").strip() for column in COLUMNS)
+        speaker, gender = (row.get(column, "").strip() for column in COLUMNS)
         yield line, speaker, gender

@@ -6,28 +6,52 @@ are read and concatenated, each labelled with its language.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.scenario.corpus import CorpusSettings
-from fedsim.speech.clips import FIELDS, Clients, Utterance
-from fedsim.speech.grouping import grouped
+from fedsim.scenario.readers import READERS
+from fedsim.speech.clips import FIELDS, Utterance
+from fedsim.speech.readers.base import Recordings
+from fedsim.speech.readers.detect import detect
+
+_DATA = frozenset((".parquet", ".arrow"))
+_MAX_LOOKED_AT = 2_000
+"""Files of a folder among which one of a data set is looked for."""
 
 
-def open_hub(corpus: CorpusSettings, seed: int) -> Clients:
-    """Return the clients of a data set; raises `FedsimError` as `read_hub` does."""
-    return grouped(read_hub(corpus), corpus, seed)
+def is_hub(path: Path) -> bool:
+    """Return whether a folder holds the files of a data set rather than recordings."""
+    if not path.is_dir():
+        return False
+    looked_at = 0
+    for _, folders, names in os.walk(path, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if any(os.path.splitext(name)[1] in _DATA for name in names):
+            return True
+        looked_at += len(names) + len(folders)
+        if looked_at > _MAX_LOOKED_AT:
+            return False
+    return False
 
 
-def read_hub(corpus: CorpusSettings) -> list[Utterance]:
+def read_hub(corpus: CorpusSettings) -> Recordings:
     """Return every utterance of a data set in order, one configuration after the other.
+
+    A folder of recordings in a layout that another reader knows is read by that one: `datasets`
+    would need torchcodec for it.
 
     Raises `FedsimError` if the data set, a configuration or the split cannot be loaded, or if a
     column is missing or of another type.
     """
+    root = Path(str(corpus.path))
+    if root.is_dir() and not is_hub(root) and (kind := _layout(root)):
+        return _read_layout(corpus, kind)
     import datasets
 
     datasets.utils.logging.disable_progress_bar()
@@ -37,14 +61,61 @@ def read_hub(corpus: CorpusSettings) -> list[Utterance]:
         try:
             table = _load(str(corpus.path), config, corpus.split)
         except Exception as error:  # each data set builder raises its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FedsimError(
-                f"{where} cannot be loaded: {reason}; check corpus.path, corpus.config, "
-                f"corpus.split and the network"
+                f"{where} cannot be loaded: {_root_cause(error)}; {_advice(root)}"
             ) from error
         prefix = f"{config}/" if isinstance(corpus.config, tuple | dict) else ""
         utterances += _utterances(corpus, table, where, prefix, language)
-    return utterances
+    return Recordings(utterances)
+
+
+def _layout(root: Path) -> str | None:
+    """Return the layout of a folder of recordings; None if it is none, or not clearly one."""
+    try:
+        return detect(root)
+    except FedsimError:
+        return None
+
+
+def _read_layout(corpus: CorpusSettings, kind: str) -> Recordings:
+    columns = {f: c for f, c in corpus.columns.items() if (f, c) != ("audio", "audio")}
+    changed = corpus.model_copy(update={"kind": kind, "columns": columns})
+    read = READERS[kind].read
+    if read is None:
+        raise FedsimError(
+            f"corpus.path {corpus.path} has the layout {kind!r}; set corpus.kind: {kind}"
+        )
+    found: Recordings = read(changed)
+    # `datasets` takes a folder's files by the name of a split for that split.
+    first = {u.key.split("/")[0] for u in found.utterances}
+    if kind == "folder" and corpus.split in first and len(first) > 1:
+        chosen = [u for u in found.utterances if u.key.split("/")[0] == corpus.split]
+        found = replace(found, utterances=chosen, beside=None)
+    note = f"kind hub on a folder in the layout {kind!r}: read as such, without `datasets`"
+    return replace(found, notes=(note, *found.notes))
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return the first line of the error that a chain of exceptions began with.
+
+    `datasets` says only that an error occurred, whatever it was.
+    """
+    seen = [error]
+    while (cause := error.__cause__ or error.__context__) and cause not in seen:
+        seen.append(cause)
+        error = cause
+    texts = [(str(e).strip() or type(e).__name__).splitlines()[0] for e in seen]
+    vague = "error occurred while generating the dataset"
+    return texts[-1] if vague in texts[0] else texts[0]
+
+
+def _advice(root: Path) -> str:
+    if root.exists():
+        return "check corpus.path, corpus.config and corpus.split, or set another corpus.kind"
+    return (
+        "check corpus.path, corpus.config, corpus.split and the network; there is no folder of"
+        " this name here"
+    )
 
 
 def _configs(corpus: CorpusSettings) -> list[tuple[str | None, str | None]]:
@@ -91,17 +162,13 @@ def _utterances(
     }
     if language is not None:
         values["language"] = [language] * len(table)
-    elif "language" in values:
-        codes = _codes(values["language"])
-        values["language"] = [codes.get(word, word) for word in values["language"]]
     audio = table.select_columns([names["audio"]])
     audio = audio.cast_column(names["audio"], datasets.Audio(decode=False))
     if names["audio"] != "audio":
         audio = audio.rename_column(names["audio"], "audio")
     for i in range(len(table)):
-        yield Utterance(
-            f"{prefix}{i:07d}", (audio, i), **{field: v[i] for field, v in values.items()}
-        )
+        fields: dict[str, Any] = {field: v[i] for field, v in values.items()}
+        yield Utterance(f"{prefix}{i:07d}", (audio, i), **fields)
 
 
 def _names(corpus: CorpusSettings, table: Any, where: str, language: str | None) -> dict[str, str]:
@@ -148,12 +215,3 @@ def _cell(feature: Any, value: Any) -> str | None:
     if hasattr(feature, "int2str"):
         return feature.int2str(value) if value >= 0 else None
     return str(value).strip() or None
-
-
-def _codes(words: list[str | None]) -> dict[str | None, str]:
-    """Return word -> ISO code, for the words that are English names of languages."""
-    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-    return {
-        w: TO_LANGUAGE_CODE[w.lower()] for w in set(words) if w and w.lower() in TO_LANGUAGE_CODE
-    }
