@@ -91,8 +91,8 @@ def places(scenario: Scenario, contents: Contents | None = None) -> dict[str, Pl
     """Return the files and folders that a scenario names: dotted key -> path.
 
     A model or data set of the hub, by its id, is among them: it is a place that is not local. The
-    texts that `words_from` names with `{language}` are named one by one. Files of corpora are chosen with `contents`, if it is
-    given.
+    texts that `words_from` names with `{language}` are named one by one. With `contents` each
+    corpus is read only once.
     """
     vocabulary, fleet = scenario.model.vocabulary, scenario.fleet
     words = vocabulary.words_from if vocabulary else None

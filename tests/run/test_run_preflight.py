@@ -214,7 +214,7 @@ def test_labels_that_are_none(scenario):
 @pytest.mark.parametrize(
     ("languages", "sentence"),
     [
-        (("it", "german"), "languages: the model knows german, it"),
+        (("it", "german"), "languages: the model knows de, it"),
         (("it", ""), "languages: the model knows it; the others' is detected clip by clip"),
         (("", ""), "languages: none is given, so the model detects it clip by clip"),
     ],

@@ -50,7 +50,7 @@ def test_defaults(load):
     assert (s.model.window_s, s.model.keep, s.model.batch_size) == (None, (), 8)
     corpus = s.corpus
     assert (corpus.kind, corpus.config, corpus.split, corpus.columns) == (
-        "folder",
+        "auto",
         None,
         "test",
         {},

@@ -10,7 +10,7 @@ from fedsim.errors import FedsimError
 from fedsim.scenario.readers import READERS, CorpusReader
 from fedsim.speech.clips import GROUPS
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def detect(path: str | Path) -> str:

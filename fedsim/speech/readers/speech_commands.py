@@ -68,9 +68,11 @@ def _clips(root: Path) -> tuple[dict[str, None], list[str]]:
         if word == NOISE:
             continue
         for file in sorted(folder.glob("*.wav")):
+            if file.name.startswith("."):  # a Macintosh leaves such beside files that it copies
+                continue
             if _NAME.fullmatch(file.name):
                 clips[f"{word}/{file.name}"] = None
-            elif not file.name.startswith("."):
+            else:
                 skipped.append(f"{word}/{file.name}")
     return clips, skipped
 
