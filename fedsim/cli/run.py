@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
             print_run(scenario, result, console)
     print(captured.get())
     results = [cell.result for cell in cells] if scenario.matrix else [result]
-    _print_hints(scenario, any(row.metric == "wer" for r in results for row in r.rows))
+    _print_hints(scenario, {row.metric for r in results for row in r.rows})
     print(f"run folder: {out.absolute()}")
     return 0 if any(r.rows for r in results) or not any(r.failures for r in results) else 1
 
@@ -118,19 +119,23 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
     return scenario
 
 
-def _print_hints(scenario: Scenario, in_words: bool) -> None:
-    """Print how many references were not scored because they have no word, and of whom; and, where
-    errors were counted `in_words`, whose language has none between spaces."""
+def _print_hints(scenario: Scenario, metrics: Collection[str]) -> None:
+    """Print how many references were not scored because they have no word, and of whom; and whose
+    spaces do not go with the metrics."""
     from fedsim.errors import FedsimError
     from fedsim.speech.corpus import open_clients
     from fedsim.speech.wordless import wordless_line
-    from fedsim.study.metric import unspaced_line
+    from fedsim.study.metric import segmented_line, unspaced_line
 
     corpus, texts = scenario.corpus, scenario.text_normalizer
     with contextlib.suppress(FedsimError):  # a corpus that is gone by now spoils no result
         clients = open_clients(corpus, scenario.clients, scenario.seed, texts)
-        hint = unspaced_line(scenario, clients) if in_words and scenario.metric == "auto" else ""
-        for line in filter(None, (wordless_line(clients), hint)):
+        lines = [wordless_line(clients)]
+        if "wer" in metrics and scenario.metric == "auto":
+            lines.append(unspaced_line(scenario, clients))
+        if "cer" in metrics and texts != "unspaced" and clients.clips is None:
+            lines.append(segmented_line(clients))
+        for line in filter(None, lines):
             print(line)
 
 

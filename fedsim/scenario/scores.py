@@ -47,6 +47,13 @@ NORMALIZERS.add(
     ),
 )
 NORMALIZERS.add(
+    "unspaced",
+    TextNormalizer(
+        Lazy("fedsim.speech.normalizers:unspaced"),
+        summary="As basic, without spaces: for CER where references are segmented into words.",
+    ),
+)
+NORMALIZERS.add(
     "none",
     TextNormalizer(
         Lazy("fedsim.speech.normalizers:unchanged"),

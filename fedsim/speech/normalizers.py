@@ -62,6 +62,11 @@ def unchanged(text: str) -> str:
     return " ".join(text.split())
 
 
+def unspaced(text: str) -> str:
+    """Return `text` as `basic` does, without any space."""
+    return "".join(basic(text).split())
+
+
 def has_word(text: str, normalize: Normalize = basic) -> bool:
     """Return whether anything of a text is left once it is normalized."""
     return (normalize is basic and text.isalnum()) or bool(normalize(text))

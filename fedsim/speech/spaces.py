@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import pairwise
 
 from fedsim.speech.clips import ClientData
 
@@ -50,6 +51,12 @@ def writes_unspaced(client: ClientData) -> bool | None:
         letters = letters[:_LETTERS]
         return 2 * sum(map(_is_unspaced_letter, letters)) > len(letters)
     return False if client.language else None
+
+
+def is_segmented(client: ClientData) -> bool:
+    """Return whether references have spaces between letters that are written without."""
+    words = (pair for u in client.test for pair in pairwise((u.text or "").split()))
+    return any(_is_unspaced_letter(a[-1]) and _is_unspaced_letter(b[0]) for a, b in words)
 
 
 def _is_unspaced_letter(letter: str) -> bool:

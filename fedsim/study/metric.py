@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedsim.errors import FedsimError
 from fedsim.scenario.schema import Scenario
 from fedsim.scenario.scores import Metric
 from fedsim.speech.clips import Clients
 from fedsim.speech.corpus import open_clients
-from fedsim.speech.spaces import is_unspaced, writes_unspaced
+from fedsim.speech.spaces import is_segmented, is_unspaced, writes_unspaced
 
 LOOKED_UP = 100
 """Recorded clients whose language is looked up."""
@@ -44,12 +46,27 @@ def unspaced_line(scenario: Scenario, clients: Clients) -> str:
     found = [key for key, unspaced in _unspaced(clients).items() if unspaced]
     if not found:
         return ""
-    named = ", ".join(found[:_MAX_NAMED])
-    more = f" and {len(found) - _MAX_NAMED:,} more" if len(found) > _MAX_NAMED else ""
     return (
-        f"WER counts what stands between spaces, and the language of {named}{more} is written"
+        f"WER counts what stands between spaces, and the language of {_named(found)} is written"
         " without them: for the error rate of characters set metric: cer"
     )
+
+
+def segmented_line(clients: Clients) -> str:
+    """Return a hint that names the clients whose references have spaces that CER counts; "" if
+    there are none."""
+    found = [key for key in sorted(clients)[:LOOKED_UP] if is_segmented(clients[key])]
+    if not found:
+        return ""
+    return (
+        f"CER counts spaces, and the references of {_named(found)} have some between characters:"
+        " where the model's transcripts have none, set text_normalizer: unspaced"
+    )
+
+
+def _named(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _MAX_NAMED:,} more" if len(keys) > _MAX_NAMED else ""
+    return ", ".join(keys[:_MAX_NAMED]) + more
 
 
 def _unspaced(clients: Clients) -> dict[str, bool | None]:

@@ -138,7 +138,7 @@ TEXTS = st.text(
 )
 
 
-@pytest.mark.parametrize("name", ["basic", "english", "none"])
+@pytest.mark.parametrize("name", ["basic", "english", "none", "unspaced"])
 @settings(deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3))
 def test_counts_are_jiwers_under_every_normalizer(name, pairs):
@@ -175,6 +175,7 @@ def test_normalizers_by_hand():
         ("none", "Hmm, the Colour wasn't $20 -- it's [noise] twenty-one Dr. Smith"),
         ("basic", "hmm the colour wasn t 20 it s twenty one dr smith"),
         ("english", "the color was not $20 it is 21 doctor smith"),
+        ("unspaced", "hmmthecolourwasnt20itstwentyonedrsmith"),
     ):
         assert normalizer(name)(text) == expected
 

@@ -8,7 +8,7 @@ import toys
 from fedsim.scenario import Scenario
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.spaces import is_unspaced
-from fedsim.study.metric import metric_of, unspaced_line
+from fedsim.study.metric import metric_of, segmented_line, unspaced_line
 
 TEXTS = {
     "zh": "我想听音乐",
@@ -60,6 +60,13 @@ def test_by_language_or_script(scenario):
         line = hint(made)
         assert bool(line) == bool(named)
         assert f"the language of {named} is written without" in line or not named
+
+
+def test_references_with_spaces_between_characters(scenario):
+    made = scenario(("zh", "我 想 听 音乐"), ("zh", "我想听 WiFi 音乐"), ("en", TEXTS["en"]))
+    line = segmented_line(open_clients(made.corpus, made.clients, made.seed))
+    assert "the references of ann have some between characters" in line
+    assert "set text_normalizer: unspaced" in line
 
 
 def test_a_metric_that_is_chosen_stays(scenario):
