@@ -2,9 +2,10 @@
 
     python -m benchmarks.frontier RUN_FOLDER [--clients] [--against WORDS]...
 
-One line per model, one column per budget: WER (or CER) in percent with its 95 % interval, and its difference
-in points from full precision, paired clip by clip. `--against` adds a table of differences from the
-one model whose name contains these words. `--clients` prints each client for itself.
+One line per model, one column per budget: WER (or CER) in percent with its 95 % interval, and its
+difference in points from full precision, paired clip by clip. `--against` adds a table of
+differences from the one model whose name contains these words. `--clients` prints each client for
+itself.
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ def _init(options: argparse.Namespace) -> int:
             f" scenario on synthetic voices end the name with .yaml"
         )
     if options.out is None:
-        out = Path(f"{plain_name(place.resolve().name, 'study')}.yaml")
+        whole = place.resolve()
+        name = whole.name if whole.is_dir() else whole.stem
+        out = Path(f"{plain_name(name, 'study')}.yaml")
     else:
         out = options.out
     return _write(out, lambda: _recordings(place, options.model or _MODEL, out))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,43 +19,16 @@ from fedsim.quant.allocation import smallest
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.readers import READERS
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.clips import GROUPS, Utterance, utterance_seconds
+from fedsim.speech.clips import Utterance, utterance_seconds
 from fedsim.speech.spaces import is_unspaced
-from fedsim.speech.survey import ENOUGH, Survey, survey
+from fedsim.speech.survey import Survey, survey
+from fedsim.speech.survey_groups import Grouping, choose_grouping
 from fedsim.speech.voices.speaker import ACCENTS
 from fedsim.study.model import StudyModel, load_study_model
 
 MAX_CLIENTS = 20
 """Clients of a scenario to start from."""
-TUNING_CLIPS, TEST_CLIPS = 16, 40
-"""What a client with many clips uses of them."""
 _BUDGET_BITS = (3, 4, 6)
-
-
-@dataclass(frozen=True)
-class _Grouping:
-    """What makes one client, which clients take part, and how many clips each uses."""
-
-    by: str
-    why: str
-    counts: Mapping[str, int]
-    """Client -> its clips, of those that take part."""
-    left_out: int
-
-    @property
-    def smallest(self) -> tuple[int, str]:
-        """Clips and key of the client with the fewest."""
-        return min((n, key) for key, n in self.counts.items())
-
-    @property
-    def tuning(self) -> int:
-        """Clips that a client tunes on."""
-        return min(TUNING_CLIPS, max(1, self.smallest[0] // 3))
-
-    @property
-    def test(self) -> int:
-        """Clips that it is tested on."""
-        return min(TEST_CLIPS, self.smallest[0] - self.tuning)
 
 
 def starter(folder: Path, model: str, out: Path) -> str:
@@ -77,7 +49,7 @@ def starter(folder: Path, model: str, out: Path) -> str:
     window = getattr(study.model, "window", None)
     if window is not None and found.longest > window:
         usable = [u for u in usable if utterance_seconds(u) <= window]
-    grouping = _grouped(found, usable)
+    grouping = choose_grouping(found, usable)
     return "\n".join(
         [
             f"# fedsim run {_one_line(str(out))}",
@@ -132,61 +104,10 @@ def _labelled(found: Survey, study: StudyModel) -> tuple[list[Utterance], tuple[
     return [u for u in found.utterances if u.text not in unknown], tuple(unknown)
 
 
-def _grouped(found: Survey, usable: Sequence[Utterance]) -> _Grouping:
-    """Return what makes a client: the first of speaker, gender and language with two clients that
-    have enough clips, else the first with one client that has two clips."""
-    reasons: list[str] = []
-    tried = []
-    for by in GROUPS:
-        groups: dict[str, list[Utterance]] = {}
-        for utterance in usable:
-            key = getattr(utterance, by)
-            if key is not None:
-                groups.setdefault(key, []).append(utterance)
-        counts = {k: len(g) for k, g in sorted(groups.items()) if all(u.text for u in g)}
-        enough = {k: n for k, n in counts.items() if n >= ENOUGH}
-        if len(enough) > 1:
-            why = f"{len(enough):,} of {count_words(len(groups), by)} have {ENOUGH} clips or more"
-            why = "; ".join([*reasons, why])
-            return _Grouping(by, why, enough, len(groups) - len(enough))
-        reasons.append(
-            f"the clips have no {by}"
-            if not groups
-            else f"{len(enough)} of {count_words(len(groups), by)} with {ENOUGH} clips or more"
-        )
-        tried.append((by, {k: n for k, n in counts.items() if n > 1}, len(groups)))
-    for by, few, total in tried:
-        if few:
-            return _Grouping(by, "; ".join(reasons), few, total - len(few))
-    raise FedsimError(_too_few(found, usable))
-
-
-def _too_few(found: Survey, usable: Sequence[Utterance]) -> str:
-    if not usable:
-        return f"{found.path}: every clip is longer than the model takes: cut them into utterances"
-    if not any(getattr(u, by) for u in usable for by in GROUPS):
-        return (
-            f"{found.path}: the layout {found.kind!r} gives no speaker, gender or language for any"
-            f" clip: add one of them, so that clips belong to clients"
-        )
-    if len(usable) == 1:
-        return f"{found.path}: there is only one clip, {usable[0].key}: a client needs at least two"
-    if any(not u.text for u in usable):
-        missing = [u.key for u in usable if not u.text]
-        return (
-            f"{found.path}: {len(missing):,} of {count_words(len(usable), 'clip')} have no text,"
-            f" the first is {missing[0]}: fill in the texts, or remove these clips"
-        )
-    return (
-        f"{found.path}: no speaker, gender or language has two clips, one to tune on and one to be"
-        f" tested on: add recordings"
-    )
-
-
 def _corpus(
     found: Survey,
     out: Path,
-    grouping: _Grouping,
+    grouping: Grouping,
     leave_out: Sequence[str],
     window: float | None,
 ) -> list[str]:
@@ -202,6 +123,8 @@ def _corpus(
     ]
     if found.split is not None:
         lines.append(f"  {_yaml('split', found.split)}")
+    if found.columns:
+        lines.append(f"  {_yaml('columns', dict(found.columns))}   # its names of these columns")
     lines.append(f"  group_by: {grouping.by}   # {grouping.why}")
     if leave_out:
         lines.append(f"  {_yaml('leave_out', list(leave_out))}   # not classes of the model")
@@ -217,12 +140,12 @@ def _corpus(
     return lines
 
 
-def _clients(grouping: _Grouping, study: StudyModel) -> list[str]:
+def _clients(grouping: Grouping, study: StudyModel) -> list[str]:
     lines = ["clients:"]
     keys = list(grouping.counts)[:MAX_CLIENTS]
     rest = len(grouping.counts) - len(keys)
     if grouping.left_out or rest:
-        few = f"{grouping.left_out:,} have too few clips or a clip without text"
+        few = f"without {grouping.left_out:,} that lack clips or a text"
         more = f"{rest:,} more could take part"
         why = "; ".join([few] * bool(grouping.left_out) + [more] * bool(rest))
         lines.append(f"  {_yaml('select', keys)}   # {why}")
@@ -303,6 +226,7 @@ def _place(text: str, out: Path) -> str:
 def _yaml(key: str, value: Any) -> str:
     """Return a setting on one line."""
     text = dump({key: value}).strip()
+    # JSON is YAML, and has no lines.
     return text if "\n" not in text else f"{key}: {json.dumps(value, ensure_ascii=False)}"
 
 

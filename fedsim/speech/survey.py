@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,26 @@ _SPLIT = "test"
 """What `corpus.split` is where a scenario does not say."""
 
 
+_MAX_SPLITS = 20
+"""Splits that are looked at."""
+_OTHER_NAMES = {
+    "text": ("transcription", "transcript", "sentence", "normalized_text", "label"),
+    "speaker": ("speaker_id", "client_id", "user_id", "spk_id"),
+}
+"""What tables call texts and speakers, beside `text` and `speaker`."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What was read of a corpus, and how."""
+
+    kind: str
+    path: Path
+    split: str
+    columns: Mapping[str, str]
+    utterances: list[Utterance]
+
+
 @dataclass(frozen=True)
 class Survey:
     """What a folder of recordings holds."""
@@ -32,7 +53,9 @@ class Survey:
     """Its layout, a name of `corpus.kind`."""
     path: Path
     split: str | None
-    """The split that was read; None where the layout has none, or only one."""
+    """The split that was read; None if it is `test`, or the layout has none."""
+    columns: Mapping[str, str]
+    """Columns that have another name, as `corpus.columns`."""
     utterances: tuple[Utterance, ...]
     """All that can be used, with texts or without."""
     seconds: float
@@ -49,15 +72,6 @@ class Survey:
         """The languages that are stated, sorted."""
         return tuple(sorted({u.language for u in self.utterances if u.language}))
 
-    def groups(self, by: str) -> dict[str, list[Utterance]]:
-        """Return key -> clips of each speaker, gender or language, by key."""
-        found: dict[str, list[Utterance]] = defaultdict(list)
-        for utterance in self.utterances:
-            value = getattr(utterance, by)
-            if value is not None:
-                found[value].append(utterance)
-        return dict(sorted(found.items()))
-
 
 def survey(path: Path) -> Survey:
     """Look at a folder of recordings, or a manifest of them, without decoding audio.
@@ -69,7 +83,8 @@ def survey(path: Path) -> Survey:
         FedsimError: if the layout is not known, the tables cannot be read, or there is no clip.
     """
     kind = detect(str(path))
-    split, utterances = _chosen(kind, path)
+    chosen = _chosen(kind, path)
+    utterances = chosen.utterances
     if not utterances:
         raise FedsimError(
             f"{path}: it has the layout {kind!r} and holds no clip that can be used: name another"
@@ -86,7 +101,8 @@ def survey(path: Path) -> Survey:
     return Survey(
         kind,
         path,
-        split,
+        None if chosen.split == _SPLIT else chosen.split,
+        chosen.columns,
         tuple(utterances),
         sum(lengths) / len(lengths) * len(utterances),
         max(lengths),
@@ -95,31 +111,47 @@ def survey(path: Path) -> Survey:
     )
 
 
-def _chosen(kind: str, path: Path) -> tuple[str | None, list[Utterance]]:
-    """Return the split to read, and its utterances."""
-    first: tuple[str | None, list[Utterance]] | None = None
+def _chosen(kind: str, path: Path) -> _Reading:
+    """Return the split and columns to read, and their utterances."""
+    first: _Reading | None = None
     problem: FedsimError | None = None
     for split in _splits(kind, path):
         try:
-            found = _read(kind, path, split)
+            found = _named(_read(kind, path, split))
         except FedsimError as error:
             problem = problem or error
             continue
-        named = None if split == _SPLIT else split
-        if first is None and found:
-            first = named, found
-        if sum(n >= ENOUGH for n in _speakers(found).values()) > 1:
-            return named, found
+        if sum(n >= ENOUGH for n in _speakers(found.utterances).values()) > 1:
+            return found
+        if first is not None and found.utterances == first.utterances:
+            break  # the layout has no splits
+        if first is None and found.utterances:
+            first = found
     if first is not None:
         return first
     if problem is not None:
         raise problem
-    return None, []
+    return _Reading(kind, path, _SPLIT, {}, [])
 
 
-def _read(kind: str, path: Path, split: str) -> list[Utterance]:
-    corpus = CorpusSettings(kind=kind, path=str(path), group_by="speaker", split=split)
-    return tidied(read_recordings(corpus).utterances, corpus)[0]
+def _named(found: _Reading) -> _Reading:
+    """Return a reading with the columns mapped that have another name, for texts and speakers."""
+    for field, names in _OTHER_NAMES.items():
+        for name in names if "columns" in READERS[found.kind].takes else ():
+            if any(getattr(u, field) for u in found.utterances):
+                break
+            with suppress(FedsimError):  # there is no such column
+                columns = {**found.columns, field: name}
+                found = _read(found.kind, found.path, found.split, columns)
+    return found
+
+
+def _read(kind: str, path: Path, split: str, columns: Mapping[str, str] | None = None) -> _Reading:
+    corpus = CorpusSettings(
+        kind=kind, path=str(path), group_by="speaker", split=split, columns=dict(columns or {})
+    )
+    utterances = tidied(read_recordings(corpus).utterances, corpus)[0]
+    return _Reading(kind, path, split, dict(columns or {}), utterances)
 
 
 def _splits(kind: str, path: Path) -> Iterator[str]:
@@ -131,7 +163,7 @@ def _splits(kind: str, path: Path) -> Iterator[str]:
     if os.path.isdir(path):
         below = sorted(f.name for f in path.iterdir() if f.is_dir() and not f.name.startswith("."))
     below.sort(key=lambda name: not name.startswith("test"))
-    yield from dict.fromkeys((_SPLIT, *below, *_SPLITS))
+    yield from list(dict.fromkeys((_SPLIT, *below, *_SPLITS)))[:_MAX_SPLITS]
 
 
 def _speakers(utterances: Sequence[Utterance]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import layout_toys
 import pytest
 import soundfile
 import toys
@@ -99,6 +100,18 @@ def test_a_layout_as_it_is_served(here, capsys):
     assert "2 clients" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", sorted(layout_toys.LAYOUTS))
+def test_every_layout_is_taken_as_it_lies_on_disk(here, capsys, kind):
+    place = layout_toys.LAYOUTS[kind](here / "corpus")
+    model = "bundled:keywords" if kind == "speech_commands" else "bundled:ctc"
+    words = ["--model", model, "--out", "study.yaml"]
+    assert main(["init", str(place.relative_to(here)), *words]) == 0
+    assert load_scenario(here / "study.yaml").corpus.kind == kind
+    capsys.readouterr()
+    assert main(["validate", "study.yaml"]) == 0
+    assert "will fail" not in capsys.readouterr().out
+
+
 def test_budgets_are_of_the_models_own_size(here, model_folder):
     """The three bit depths fit to the byte, and lie between the ends that the comment names."""
     from fedsim.quant.allocation import smallest
@@ -140,7 +153,7 @@ def test_who_cannot_take_part_is_left_out(here):
     write(here / "clips", rows)
     assert main(["init", "clips"]) == 0
     assert load_scenario(here / "clips.yaml").clients.select == ("a", "b")
-    comment = "# 2 have too few clips or a clip without text"
+    comment = "# without 2 that lack clips or a text"
     assert comment in (here / "clips.yaml").read_text()
 
 
