@@ -44,6 +44,8 @@ class CorpusReader:
     """What is read, for the guide."""
     splits: str = "-"
     """What `corpus.split` chooses, for the guide."""
+    tested: str = ""
+    """What its test reads, for the guide."""
     unsupported: str = ""
     """What is not, and why, for the guide."""
 
@@ -83,6 +85,7 @@ _add_layout(
     fields="file_name; text, speaker, gender, language or what corpus.columns names",
     splits="the folder with the metadata, where the top has none",
     reads_all=True,
+    tested="WAV with metadata.csv, also from a spreadsheet; metadata.jsonl in train/ and test/",
     unsupported="metadata.parquet and labels by folder name: write metadata.csv",
 )
 _add_layout(
@@ -92,6 +95,7 @@ _add_layout(
     sign="SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt",
     fields="text of .trans.txt; speaker and chapter of the name; gender of SPEAKERS.TXT",
     splits="the part, as test-clean or as split test and config clean",
+    tested="FLAC of test-clean and dev-other, with and without SPEAKERS.TXT",
     unsupported="BOOKS.TXT and CHAPTERS.TXT: nothing in them is used",
 )
 _add_layout(
@@ -101,6 +105,7 @@ _add_layout(
     sign="testing_list.txt and validation_list.txt",
     fields="word of the folder; speaker of the file's name",
     splits="test and validation: the lists; train: all other clips",
+    tested="three words of three speakers, with noise and a Macintosh's ._ files",
     unsupported="_background_noise_: no utterances; the separate test set archive: it has no lists",
 )
 _add_layout(
@@ -110,6 +115,7 @@ _add_layout(
     sign="clips/ and a TSV with client_id, path and sentence, in the folder or one level below",
     fields="client_id, sentence, gender, accents or accent, locale",
     splits="the TSV: train, dev, test, validated, other, invalidated",
+    tested="MP3 at 32 kHz in four languages; open quotation marks, old and new genders, accent",
     unsupported="clips still in .tar: unpack them",
 )
 _add_layout(
@@ -119,6 +125,7 @@ _add_layout(
     sign="test.tsv, dev.tsv or train.tsv of 7 columns, the second a WAV, in LANGUAGE/",
     fields="raw_transcription (text) or transcription, gender, language of the folder",
     splits="the TSV: train, dev, test",
+    tested="WAV of three languages, in Google's folders and in the hub's",
     unsupported="audio/*.tar.gz: unpack it; speakers: FLEURS does not name them",
 )
 _add_layout(
@@ -128,6 +135,7 @@ _add_layout(
     sign="SPLIT/transcripts.txt and SPLIT/audio/, in the folder or in mls_LANGUAGE/",
     fields="text; speaker and book of the id; gender of metainfo.txt; language of the folder",
     splits="the folder: train, dev, test",
+    tested="Opus of two speakers of Polish",
     unsupported="limited_supervision lists: train is read whole",
 )
 _add_layout(
@@ -137,6 +145,7 @@ _add_layout(
     sign="asr_train.tsv, asr_dev.tsv or asr_test.tsv, in the folder or in LANGUAGE/",
     fields="normalized_text (text) or raw_text, speaker_id, gender, language of the folder",
     splits="the TSV: train, dev, test",
+    tested="OGG of three years of Croatian, one of nobody",
     unsupported="uncut sessions and asr_LANGUAGE.tsv.gz: cut them with VoxPopuli's get_asr_data",
 )
 _add_layout(
@@ -145,6 +154,7 @@ _add_layout(
     sign="wav.scp, in the folder or in one of its folders",
     fields="text, utt2spk, spk2gender, utt2lang; begin and end of segments",
     splits="the folder with wav.scp, where the top has none",
+    tested="two recordings in four segments, one to the end; commands, archives, wrong lines",
     unsupported="commands (`... |`): never run; archives (FILE.ark:OFFSET): write WAV or FLAC",
 )
 _add_layout(
@@ -153,6 +163,7 @@ _add_layout(
     sign="a .json or .jsonl file whose lines have audio_filepath, or a folder of such files",
     fields="offset, duration, text, speaker, gender, lang or source_lang",
     splits="SPLIT_manifest.json, SPLIT.json or manifest.json, in a folder",
+    tested="two segments of one file and a whole one; wrong lines",
     unsupported="tarred audio: unpack it",
 )
 _add_layout(
@@ -161,6 +172,7 @@ _add_layout(
     sign="recordings and supervisions (or cuts) .jsonl or .jsonl.gz",
     fields="text, speaker, gender, language; begin and end of supervisions",
     splits="the manifests whose name has it, where there are several",
+    tested="recordings and supervisions of two splits; cuts; commands and URLs",
     unsupported="sources that are commands (never run), URLs or arrays; further channels;"
     " features; augmented recordings: export audio files",
 )
@@ -178,6 +190,7 @@ READERS.add(
         reads_all=True,
         fields="audio; text, speaker, gender, language or what corpus.columns names",
         splits="the split of the data set, also test[:100]",
+        tested="Parquet in the form of LibriSpeech, FLEURS and Speech Commands on the hub",
         unsupported="data sets that need a loading script: `datasets` runs none",
     ),
 )

@@ -112,8 +112,8 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     Lines end with a line feed only: a text may hold other characters that break lines.
     """
     text = _unpacked(path) if path.suffix == ".gz" else read_text(path, MAX_TABLE)
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.removesuffix("\r")
+    for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
+        line = line.removesuffix("\n").removesuffix("\r")
         if line.strip():
             yield number, line
 
@@ -136,8 +136,8 @@ def _unpacked(path: Path) -> str:
 
 def tsv_rows(
     path: Path, columns: Sequence[str] | None = None, separator: str = "\t"
-) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return the columns of a table without any quoting, and its rows with their lines.
+) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """Return the columns of a table without any quoting, and its rows with their lines, one by one.
 
     Args:
         path: the file, which has a header unless `columns` are given.
@@ -152,7 +152,12 @@ def tsv_rows(
         columns = header.split(separator)
         if separator not in header:
             raise FedsimError(f"{path}:1: the header {quoted(header)} has no tabs; name a TSV")
-    rows = []
+    return list(columns), _cells(path, list(columns), lines, separator)
+
+
+def _cells(
+    path: Path, columns: list[str], lines: Iterator[tuple[int, str]], separator: str
+) -> Iterator[tuple[int, dict[str, str]]]:
     for number, line in lines:
         cells = line.split(separator)
         if len(cells) != len(columns):
@@ -160,8 +165,7 @@ def tsv_rows(
                 f"{path}:{number}: the row has {len(cells)} cells and there are {len(columns)}"
                 f" columns; correct it"
             )
-        rows.append((number, dict(zip(columns, cells, strict=True))))
-    return list(columns), rows
+        yield number, dict(zip(columns, cells, strict=True))
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -21,7 +21,7 @@ _MAX_NAMED = 10
 def tidied(
     utterances: Sequence[Utterance], corpus: CorpusSettings
 ) -> tuple[list[Utterance], tuple[str, ...]]:
-    """Return the utterances that a corpus uses, and what is to be said of their metadata.
+    """Return the utterances that a corpus uses, and sentences about their metadata.
 
     Clips of `corpus.leave_out` are left out; genders are female, male or none, filled in from
     `corpus.speakers` where the corpus states none; languages are codes that models know.
@@ -46,8 +46,8 @@ def tidied(
     without = sum(getattr(u, corpus.group_by) is None for u in kept)
     if 0 < without < len(kept):
         notes.append(
-            f"{without:,} of {count_words(len(kept), 'clip')} have no {corpus.group_by} and belong"
-            f" to no client"
+            f"{without:,} of {count_words(len(kept), 'clip')} without a {corpus.group_by} belong to"
+            f" no client"
         )
     return kept, tuple(notes)
 

@@ -18,7 +18,7 @@ from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.matrix import expand
 from fedsim.speech.clips import read_utterance
 from fedsim.speech.corpus import open_clients
-from fedsim.speech.readers import read_recordings
+from fedsim.speech.readers import detect, read_recordings
 from fedsim.speech.speakers import read_genders
 
 FOLDER = Path(__file__).parents[2] / "scenarios/paper"
@@ -84,7 +84,7 @@ def test_every_study_of_the_paper_loads(name):
     scenario = load_scenario(PAPER[name])
     assert PAPER[name].read_text().startswith(f"# fedsim run scenarios/paper/{name}.yaml\n")
     assert scenario.name == f"paper-{name.replace('_', '-')}"
-    assert scenario.corpus.kind == "hub"
+    assert detect(scenario.corpus.path) == "hub"
     assert len(expand(scenario)) == np.prod([len(v) for v in scenario.matrix.values()])
     assert bool(scenario.matrix) == (name in ON_LIBRISPEECH)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import datasets
 import layout_toys as toy
 import pytest
@@ -15,6 +17,7 @@ from fedsim.scenario.readers import READERS, CorpusReader
 from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.readers import detect, read_recordings
+from fedsim.speech.readers.guide import with_table
 
 
 def settings(path, **options) -> CorpusSettings:
@@ -139,3 +142,15 @@ def test_kind_hub_on_a_folder_in_no_layout_shows_the_root_cause(home):
 def test_an_id_of_the_hub_that_cannot_be_had_says_that_no_folder_has_its_name(home):
     with pytest.raises(FedsimError, match=r"cannot be loaded: .*network; there is no folder of"):
         read_recordings(settings("nobody/nothing-at-all"))
+
+
+def test_the_guide_has_a_row_for_every_layout():
+    """Between its marks stands what the registry says: `python -m fedsim.speech.readers.guide`."""
+    guide = (Path(__file__).parents[2] / "docs/recordings.md").read_text(encoding="utf-8")
+    assert with_table(guide) == guide
+    for name in READERS:
+        if READERS[name].recognizes:
+            assert f"| `{name}` | {READERS[name].summary} |" in guide
+            assert len(READERS[name].unsupported) > 10
+    for kind in ("librispeech", "common_voice"):
+        assert f"scenarios/{kind}_folder.yaml" in guide

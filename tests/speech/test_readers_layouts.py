@@ -240,7 +240,9 @@ def test_kaldi(tmp_path):
     np.testing.assert_allclose(read_utterance(clips[2]), long[20_000:], atol=1e-4)
     assert found(root / "test") == clips
     opened = clients(root)
-    assert any("have no recording: cyd-1" in note for note in opened.found.notes)
+    assert any(
+        "1 line without a recording, the first is cyd-1" in note for note in opened.found.notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -381,7 +383,7 @@ def test_a_column_that_names_recordings_is_the_layouts(tmp_path):
 
 
 def test_rows_that_repeat(tmp_path):
-    """An equal row counts once, and that is said; one that differs is refused."""
+    """An equal row counts once, and a note reports it; one that differs is refused."""
     root = toy.fleurs(tmp_path, ("nb_no",))
     table = root / "nb_no/test.tsv"
     rows = table.read_text().split("\n")[:-1]

@@ -137,7 +137,7 @@ def test_four_words_are_one_client(genders, tmp_path):
     corpus = genders.model_copy(update={"group_by": "gender"})
     found = open_clients(corpus, ClientSettings(), 0)
     assert {key: len(c.test) for key, c in found.items()} == {"female": 1, "male": 4}
-    assert "corpus: 5 of 10 clips have no gender and belong to no client" in said_of(corpus)
+    assert "corpus: 5 of 10 clips without a gender belong to no client" in said_of(corpus)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_other_codes_agree_with_the_standard():
             assert standard in (own.get(code, code), code), word
 
 
-def test_languages_that_were_renamed_are_told_of(tmp_path):
+def test_languages_that_were_renamed_are_reported(tmp_path):
     rows = ["1.wav,nb_no,a", "2.wav,es_419,b", "3.wav,de,c", "4.wav,Spanish,d"]
     corpus = table(tmp_path, "file_name,language,text", *rows)
     corpus = corpus.model_copy(update={"group_by": "language"})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.base.text import composed, has_control
+from fedsim.base.units import count_words
 from fedsim.errors import FedsimError, nearest, quoted
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.readers import READERS
@@ -110,8 +111,8 @@ def utterances_of(
         utterances.append(utterance)
     if not repeats:
         return utterances, ()
-    first = f"the first is {repeats[0]}"
-    return utterances, (f"{len(repeats):,} rows repeat one above and count once, {first}",)
+    equal = count_words(len(repeats), "row")
+    return utterances, (f"{equal} equal to one above left out, the first is {repeats[0]}",)
 
 
 def parts_of(

@@ -6,6 +6,7 @@ Texts hold quotation marks that nobody closes: the TSV files have no quoting.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from fedsim.errors import FedsimError, nearest
@@ -40,7 +41,7 @@ def read_common_voice(corpus: CorpusSettings) -> Recordings:
     parts = parts_of(corpus, root, _is_language)
     tables: list[Path] = []
     columns: dict[str, None] = {}
-    rows: list[Row] = []
+    rows: list[Iterator[Row]] = []
     seconds: dict[str, float] = {}
     for prefix, language, folder in parts:
         table = _table(folder, corpus.split)
@@ -51,7 +52,7 @@ def read_common_voice(corpus: CorpusSettings) -> Recordings:
                 f" {', '.join(sorted(_NEEDED - set(found)))}; name a folder of Common Voice"
             )
         columns |= dict.fromkeys([*found, "language"])
-        rows += _rows(table, cells, prefix, language)
+        rows.append(_rows(table, cells, prefix, language))
         tables.append(table)
         if (lengths := folder / _LENGTHS).is_file():
             _, pairs = tsv_rows(lengths)
@@ -61,15 +62,16 @@ def read_common_voice(corpus: CorpusSettings) -> Recordings:
                     seconds[prefix + name] = int(length) / 1000
     renamed = {"text": "sentence", "speaker": "client_id"}
     utterances, notes = utterances_of(
-        corpus, rows, list(columns), renamed, str(tables[0]), audio="path"
+        corpus, chain.from_iterable(rows), list(columns), renamed, str(tables[0]), audio="path"
     )
     known = {u.key: seconds[u.key] for u in utterances if u.key in seconds}
     return Recordings(utterances, tuple(tables), notes, known if known else None)
 
 
 def _rows(
-    table: Path, cells: list[tuple[int, dict[str, str]]], prefix: str, language: str | None
+    table: Path, cells: Iterator[tuple[int, dict[str, str]]], prefix: str, language: str | None
 ) -> Iterator[Row]:
+    clips = table.parent / CLIPS
     for line, row in cells:
         name = row["path"].strip()
         if not name:
@@ -77,7 +79,7 @@ def _rows(
         values = {**row, "language": language or row.get("locale") or table.parent.name}
         # The oldest releases leave out the ending.
         file = name if "." in name else f"{name}.mp3"
-        yield Row(f"{table}:{line}", prefix + name, table.parent / CLIPS / file, values)
+        yield Row(f"{table}:{line}", prefix + name, clips / file, values)
 
 
 def _tsv(folder: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedsim.base.units import count_words
 from fedsim.errors import FedsimError, nearest, quoted
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.speech.readers.base import (
@@ -72,7 +73,8 @@ def read_kaldi(corpus: CorpusSettings) -> Recordings:
     known = {row.key for row in rows}
     extra = [key for key in texts if key not in known]
     if extra:
-        notes += (f"{len(extra):,} lines of {folder / 'text'} have no recording: {extra[0]} ...",)
+        lines = count_words(len(extra), "line")
+        notes += (f"{folder / 'text'}: {lines} without a recording, the first is {extra[0]}",)
     seconds = {r.key: r.end - r.begin for r in rows if r.end is not None}
     return Recordings(utterances, tuple(read), notes, seconds or None)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fedsim.base.units import count_words
 from fedsim.errors import FedsimError
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.speech.readers.base import Recordings, Row, folders_in, require_folder, utterances_of
@@ -56,7 +57,8 @@ def read_speech_commands(corpus: CorpusSettings) -> Recordings:
     rows = (_row(root, clip, *place) for clip, place in chosen.items())
     utterances, notes = utterances_of(corpus, rows, COLUMNS, {}, str(root))
     if skipped:
-        notes += (f"{len(skipped):,} WAV are not named SPEAKER_nohash_NUMBER: {skipped[0]} ...",)
+        files = count_words(len(skipped), "WAV file")
+        notes += (f"{files} not named SPEAKER_nohash_NUMBER left out, the first is {skipped[0]}",)
     return Recordings(utterances, tuple(root / name for name in LISTS.values()), notes)
 
 
