@@ -2,9 +2,10 @@
 
     python -m benchmarks.frontier RUN_FOLDER [--clients] [--against WORDS]...
 
-One line per model, one column per budget: WER in percent with its 95 % interval, and its difference
-in points from full precision, paired clip by clip. `--against` adds a table of differences from the
-one model whose name contains these words. `--clients` prints each client for itself.
+One line per model, one column per budget: WER (or CER) in percent with its 95 % interval, and its
+difference in points from full precision, paired clip by clip. `--against` adds a table of
+differences from the one model whose name contains these words. `--clients` prints each client for
+itself.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def main() -> None:
         if options.clients:
             print(f"\n## {clients[0]}")
         found = frontier(run.parts, clients)
-        print_table("WER %", found, lambda line, budget: line.rate.text())
+        kind = next(line.rate.kind for lines in found.values() for line in lines.values())
+        print_table(f"{kind} %", found, lambda line, budget: line.rate.text())
         for words in ["full precision", *options.against]:
             (base,) = [name for name in found if words in name]
             print_table(f"against {base}", found, against(found[base]))

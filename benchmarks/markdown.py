@@ -3,7 +3,7 @@
     python -m benchmarks.markdown RUN_FOLDER
 
 One line per method and source of the plan, one column per client; each cell holds the WER (or
-accuracy) in percent, with its 95 % bootstrap interval over the client's test clips.
+CER, or accuracy) in percent, with its 95 % bootstrap interval over the client's test clips.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedsim.results.rows import Row
 
 def cell(row: Row) -> str:
     """Return rate and interval in percent."""
-    rate = row.wer if row.accuracy is None else row.accuracy
+    rate = {"wer": row.wer, "cer": row.cer, "accuracy": row.accuracy}[row.metric]
     if rate is None or row.low is None or row.high is None:
         return "–"
     return f"{100 * rate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"

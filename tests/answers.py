@@ -107,8 +107,9 @@ def tested(draw) -> Exchange:
     recognizes, each = draw(st.booleans()), draw(st.booleans())
     loops = recognizes and draw(st.booleans())
     workload = draw(st.booleans())
+    metric = draw(st.sampled_from(["wer", "cer"]))
     request = m.Evaluation(
-        full, tuple(candidate(draw, layers) for _ in range(models)), each, workload
+        full, tuple(candidate(draw, layers) for _ in range(models)), each, workload, metric=metric
     )
     n = models + full
     of = some(draw, COUNT, clips) if recognizes else (1,) * clips
@@ -118,14 +119,15 @@ def tested(draw) -> Exchange:
     unknown = recognizes and not words
     looped = [draw(st.integers(0, clips)) for _ in range(n * loops)]
     part = [draw(st.integers(0, s)) if k else 0 for k, s in zip(looped, sums, strict=False)]
+    names = ["errors", "words", "char_errors", "chars"]
+    if metric == "cer":  # what is summed here are then characters
+        names = [*names[2:], *names[:2]]
+    counts = sums, (words,) * n, tuple(2 * s for s in sums), (5 * words,) * n
     answer = m.Scores(
         client="ann",
         clips=clips,
         file_bytes=some(draw, st.integers(1, 10**9), n),
-        errors=sums if recognizes else (),
-        words=(words,) * n if recognizes else (),
-        char_errors=tuple(2 * s for s in sums) if recognizes else (),
-        chars=(5 * words,) * n if recognizes else (),
+        **(dict(zip(names, counts, strict=True)) if recognizes else dict.fromkeys(names, ())),
         correct=() if recognizes else tuple(clips - s for s in sums),
         low=(math.nan,) * n if unknown else low,
         high=(math.nan,) * n if unknown else tuple(x + draw(st.floats(0, 0.5)) for x in low),
@@ -215,12 +217,13 @@ def looped(draw, exchange):
     answer = exchange.answer
     if not answer.looped:
         return None
+    errors = answer.char_errors if exchange.request.metric == "cer" else answer.errors
     bad = (-1, answer.clips + 1)
     return draw(
         st.sampled_from(
             [
                 *(exchange.but(looped=at(answer.looped, 0, n)) for n in bad),
-                exchange.but(looped_errors=at(answer.looped_errors, 0, answer.errors[0] + 1)),
+                exchange.but(looped_errors=at(answer.looped_errors, 0, errors[0] + 1)),
                 exchange.but(looped_words=at(answer.looped_words, 0, -1)),
                 exchange.but(looped=at(answer.looped, 0, 0), looped_words=(1,) * len(answer.words)),
             ]

@@ -1,4 +1,5 @@
-"""A package that knows nothing of this repository adds an allocator, a corpus reader and a release.
+"""A package that knows nothing of this repository adds an allocator, a corpus reader, a
+normalizer of texts and a release.
 
 It is laid out as pip would install it, in a folder of the test's own; runs are other processes.
 """
@@ -23,6 +24,8 @@ ENTRY_POINTS = """\
 by_weight = house_style:ALLOCATOR
 [fedsim.corpus]
 named = house_style:READER
+[fedsim.text_normalizer]
+capitals = house_style:TEXTS
 [fedsim.release]
 half = house_style:RELEASE
 """
@@ -32,6 +35,7 @@ model: {id: "bundled:ctc"}
 corpus: {kind: named, path: recordings, group_by: speaker, tuning_clips: 2, test_clips: 2}
 clients: {budget_mb: 2}
 privacy: {release: half}
+text_normalizer: capitals
 methods: [{allocation: by_weight, calibration: minmax}]
 study: true
 quantization: {rounding: nearest, activations: static}
@@ -64,7 +68,7 @@ def fedsim(tmp_path):
 
 @pytest.fixture
 def study(tmp_path):
-    """A scenario that names all three, and recordings as the reader wants them."""
+    """A scenario that names all four, and recordings as the reader wants them."""
     rng = np.random.default_rng(0)
     (tmp_path / "recordings").mkdir()
     for speaker in ("ann", "bob"):
@@ -75,10 +79,11 @@ def study(tmp_path):
     return tmp_path
 
 
-def test_a_run_uses_all_three(fedsim, study):
+def test_a_run_uses_all_four(fedsim, study):
     ran = fedsim("run", "study.yaml", "--out", "run", "--engine", "inprocess")
     assert ran.returncode == 0, ran.stderr
     assert "by_weight/minmax" in ran.stdout
+    assert "texts normalized by capitals" in ran.stdout
     assert "Each device sends 2 bytes per layer, without noise." in ran.stdout
     layers = json.loads((study / "run/layers.json").read_text())
     with sqlite3.connect(study / "run/ledger.sqlite") as ledger:
@@ -91,10 +96,15 @@ def test_a_run_uses_all_three(fedsim, study):
 
 def test_they_are_listed_and_offered_to_editors(fedsim):
     listed = fedsim("list").stdout
-    for summary in ("Algorithm 1 by value times bytes.", "speaker_text.wav", "half precision"):
+    for summary in (
+        "Algorithm 1 by value times bytes.",
+        "speaker_text.wav",
+        "Capitals",
+        "half precision",
+    ):
         assert summary in listed
     schema = fedsim("validate", "--schema").stdout
-    assert all(f'"{name}"' in schema for name in ("by_weight", "named", "half"))
+    assert all(f'"{name}"' in schema for name in ("by_weight", "named", "capitals", "half"))
 
 
 def test_without_the_package_each_name_is_refused_with_its_line(fedsim, study):
@@ -105,6 +115,7 @@ def test_without_the_package_each_name_is_refused_with_its_line(fedsim, study):
         "study.yaml:3",
         "study.yaml:5",
         "study.yaml:6",
+        "study.yaml:7",
     ]
     assert "Traceback" not in refused.stderr
 

@@ -88,7 +88,9 @@ def _score(
     """Return WER, or accuracy, in percent, and its 95 % interval over clips."""
     count = count_correct if model.task == "classify" else count_errors
     each = [count([t], [h]) for t, h in zip(texts, hypotheses, strict=True)]
-    low, high = interval(each, np.random.default_rng(0), classify=model.task == "classify")
+    low, high = interval(
+        each, np.random.default_rng(0), "accuracy" if model.task == "classify" else "wer"
+    )
     whole = count(texts, hypotheses)
     return 100 * _rate(whole, model.task), 100 * low, 100 * high
 

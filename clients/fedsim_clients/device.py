@@ -31,7 +31,16 @@ from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.scenario.cells import LOSSES
 from fedsim.speech.clips import ClientData, require_clips
 from fedsim.speech.models.base import recognize_clips
-from fedsim.speech.scoring import Errors, count_correct, count_errors, interval, mark_looped, total
+from fedsim.speech.normalizers import normalizer
+from fedsim.speech.scoring import (
+    Errors,
+    Measured,
+    count_correct,
+    count_errors,
+    interval,
+    mark_looped,
+    total,
+)
 from fedsim_clients.audio import ClientAudio, seconds
 from fedsim_clients.calibration import Calibration, flatten
 from fedsim_clients.guard import check_request
@@ -159,13 +168,21 @@ class Device:
         counted: dict[tuple, list[Errors]] = {}  # equal models are tested once
         results: list[list[Errors]] = []  # of each model, the counts of each clip
         sizes: list[int] = []
+        normalize = normalizer(evaluation.text_normalizer)
+        measured: Measured = "cer" if evaluation.metric == "cer" else "wer"
+        if runtime.model.task == "classify":
+            measured = "accuracy"
+
+        def count(reference: str, hypothesis: str) -> Errors:
+            if measured == "accuracy":
+                return count_correct([reference], [hypothesis])
+            return count_errors([reference], [hypothesis], normalize)
 
         def test() -> list[Errors]:
             hypotheses = recognize_clips(runtime.model, clips, self.data.language)
-            count = count_correct if runtime.model.task == "classify" else count_errors
             pairs = zip(references, hypotheses, strict=True)
-            counts = [(count([text], [h.text]), h.looped) for text, h in pairs]
-            return [mark_looped(errors) if looped else errors for errors, looped in counts]
+            counts = [(count(text, h.text), h.looped) for text, h in pairs]
+            return [mark_looped(c, measured) if looped else c for c, looped in counts]
 
         if evaluation.full_precision:
             results.append(test())
@@ -179,7 +196,7 @@ class Device:
                     counted[key] = test()
             results.append(counted[key])
             sizes.append(study.sizes.total(candidate.bits))
-        scores = self._scores(results, sizes, clip_counts=evaluation.clip_counts)
+        scores = self._scores(results, sizes, measured, clip_counts=evaluation.clip_counts)
         return replace(scores, workload=(seconds(clips),)) if evaluation.workload else scores
 
     def _keep(self, layers: Iterable[bytes]) -> None:
@@ -188,20 +205,21 @@ class Device:
             self.runtime.weights.store.put(layer)
 
     def _scores(
-        self, results: list[list[Errors]], sizes: list[int], *, clip_counts: bool
+        self,
+        results: list[list[Errors]],
+        sizes: list[int],
+        measured: Measured,
+        *,
+        clip_counts: bool,
     ) -> m.Scores:
         """Return what leaves the device of its counts: sums and one interval per model."""
         seed, key = self.runtime.scenario.seed, self.data.key
-        classifier = self.runtime.model.task == "classify"
         # The same resamples for every model, so that intervals are paired.
-        ends = [
-            interval(clips, client_rng(seed, key, "interval"), classify=classifier)
-            for clips in results
-        ]
+        ends = [interval(clips, client_rng(seed, key, "interval"), measured) for clips in results]
         sums = [total(clips) for clips in results]
-        words, classes = ([], sums) if classifier else (sums, [])
+        words, classes = ([], sums) if measured == "accuracy" else (sums, [])
         loops = sums if self.runtime.model.needs_tokens else []
-        each = [clip for clips in results for clip in clips] if clip_counts else []
+        each = [c.pair(measured) for clips in results for c in clips] if clip_counts else []
         return m.Scores(
             client=key,
             clips=len(self.data.test),
@@ -216,8 +234,8 @@ class Device:
             looped=tuple(s.looped for s in loops),
             looped_errors=tuple(s.looped_errors for s in loops),
             looped_words=tuple(s.looped_words for s in loops),
-            clip_wrong=tuple(1 - e.correct if classifier else e.errors for e in each),
-            clip_of=tuple(1 if classifier else e.words for e in each),
+            clip_wrong=tuple(wrong for wrong, _ in each),
+            clip_of=tuple(of for _, of in each),
         )
 
     @contextmanager

@@ -8,6 +8,7 @@ from fedsim.protocol import messages as m
 from fedsim.scenario.cells import measure_of
 from fedsim.scenario.methods import OWN
 from fedsim.scenario.schema import Scenario
+from fedsim.scenario.scores import AUTO
 
 
 def check_request(scenario: Scenario, client: str, request: m.Message) -> None:
@@ -30,6 +31,11 @@ def _excess(scenario: Scenario, request: m.Message) -> str:
             return "quantiles: its scenario does not set study: true"
         case m.Evaluation(clip_counts=True) if not scenario.study:
             return "counts of each clip: its scenario does not set study: true"
+        case m.Evaluation(metric=metric) if metric not in _metrics(scenario):
+            return f"the metric {metric!r:.40}: its scenario has {scenario.metric!r}"
+        case m.Evaluation(text_normalizer=name) if name != scenario.text_normalizer:
+            own = scenario.text_normalizer
+            return f"texts normalized by {name!r:.40}: its scenario has {own!r}"
         case m.SenseRequest(workload=True) | m.Evaluation(workload=True) if not scenario.fleet:
             return "its workload: its scenario has no fleet"
         case m.SenseRequest(measure=measure) | wire.Post(measure=measure) if measure not in allowed:
@@ -37,3 +43,8 @@ def _excess(scenario: Scenario, request: m.Message) -> str:
         case m.Delivery(return_models=True) if not foreign:
             return "its models: no method of its scenario uses another client's clips"
     return ""
+
+
+def _metrics(scenario: Scenario) -> tuple[str, ...]:
+    """Return what may be requested: under `auto`, the server chooses."""
+    return ("wer", "cer") if scenario.metric == AUTO else (scenario.metric,)

@@ -143,7 +143,9 @@ def open_runtime(run_config: RunConfig) -> Runtime:
     torch.set_num_threads(scenario.engine.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
     study = load_study_model(scenario)
-    clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
+    clients = open_clients(
+        scenario.corpus, scenario.clients, scenario.seed, scenario.text_normalizer
+    )
     return Runtime(
         trimmed=trimmed_models(scenario, study),
         scenario=scenario,

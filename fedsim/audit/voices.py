@@ -104,7 +104,7 @@ class Voices:
 def open_voices(scenario: Scenario) -> Voices:
     """Load the scenario's model and open its corpus; raises `FedsimError` as both do."""
     corpus = scenario.corpus
-    clients = open_clients(corpus, scenario.clients, scenario.seed)
+    clients = open_clients(corpus, scenario.clients, scenario.seed, scenario.text_normalizer)
     double = corpus.model_copy(update={"tuning_clips": 2 * corpus.tuning_clips})
     # Without clients.min_clips, which with twice the clips would choose other speakers.
     open_again = partial(READERS[corpus.kind].open, double, scenario.seed + 1)

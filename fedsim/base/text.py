@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _UNSEEN = ("Cc", "Cs", "Zl", "Zp")
+
+
+def plain_name(text: str, otherwise: str) -> str:
+    """Return a text as a name of at most 100 letters, digits, '.', '_' and '-'; `otherwise` if
+    nothing is left."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip("._-")[:100] or otherwise
 
 
 def composed(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,9 +88,9 @@ def _run(options: argparse.Namespace) -> int:
         else:
             print_run(scenario, result, console)
     print(captured.get())
-    _print_wordless(scenario)
-    print(f"run folder: {out.absolute()}")
     results = [cell.result for cell in cells] if scenario.matrix else [result]
+    _print_hints(scenario, {row.metric for r in results for row in r.rows})
+    print(f"run folder: {out.absolute()}")
     return 0 if any(r.rows for r in results) or not any(r.failures for r in results) else 1
 
 
@@ -118,17 +119,24 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
     return scenario
 
 
-def _print_wordless(scenario: Scenario) -> None:
-    """Print how many references were not scored because they have no word, and of whom."""
+def _print_hints(scenario: Scenario, metrics: Collection[str]) -> None:
+    """Print how many references were not scored because they have no word, and of whom; and whose
+    spaces do not go with the metrics."""
     from fedsim.errors import FedsimError
     from fedsim.speech.corpus import open_clients
     from fedsim.speech.wordless import wordless_line
+    from fedsim.study.metric import segmented_line, unspaced_line
 
-    if scenario.corpus.kind == "voices":
-        return
+    corpus, texts = scenario.corpus, scenario.text_normalizer
     with contextlib.suppress(FedsimError):  # a corpus that is gone by now spoils no result
-        line = wordless_line(open_clients(scenario.corpus, scenario.clients, scenario.seed))
-        print(line, end="\n" if line else "")
+        clients = open_clients(corpus, scenario.clients, scenario.seed, texts)
+        lines = [wordless_line(clients)]
+        if "wer" in metrics and scenario.metric == "auto":
+            lines.append(unspaced_line(scenario, clients))
+        if "cer" in metrics and texts != "unspaced" and clients.clips is None:
+            lines.append(segmented_line(clients))
+        for line in filter(None, lines):
+            print(line)
 
 
 def _remove_if_empty(folder: Path) -> None:

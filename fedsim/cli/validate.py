@@ -65,7 +65,9 @@ def _validate(options: argparse.Namespace) -> int:
     from fedsim.study.clients import keys_of_cells
     from fedsim.study.devices import Devices
 
-    clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
+    clients = open_clients(
+        scenario.corpus, scenario.clients, scenario.seed, scenario.text_normalizer
+    )
     cells = [cell.scenario for cell in expand(scenario)]
     keys = keys_of_cells(cells)  # raises what a run would raise
     passes = sum(forward_passes(cell, len(found)) for cell, found in zip(cells, keys, strict=True))

@@ -221,10 +221,17 @@ def correct(request: object, answer: m.Scores, known: Known) -> str:
     return _first(answer.correct, lambda v: not 0 <= v <= answer.clips, of)
 
 
-def interval(request: object, answer: m.Scores, known: Known) -> str:
+def _counted_of(request: m.Evaluation, answer: m.Scores) -> tuple[tuple[int, ...], ...]:
+    """Return the errors that the requested metric counts, and what they are errors of."""
+    if request.metric == "cer":
+        return answer.char_errors, answer.chars
+    return answer.errors, answer.words
+
+
+def interval(request: m.Evaluation, answer: m.Scores, known: Known) -> str:
     """0 <= low <= high, of an accuracy at most 1; both NaN where no reference has a word."""
     top = math.inf if known.recognizes else 1.0
-    nothing = not known.recognizes or answer.words[:1] in ((), (0,))
+    nothing = not known.recognizes or _counted_of(request, answer)[1][:1] in ((), (0,))
 
     def bad(ends: tuple[float, float]) -> bool:
         low, high = ends
@@ -235,8 +242,9 @@ def interval(request: object, answer: m.Scores, known: Known) -> str:
     return _first(zip(answer.low, answer.high, strict=True), bad, "an interval")
 
 
-def looped(request: object, answer: m.Scores, known: Known) -> str:
-    """At most `clips`, `errors` and `words`; without a clip that looped, no errors and no words."""
+def looped(request: m.Evaluation, answer: m.Scores, known: Known) -> str:
+    """At most `clips`, and of the requested metric its errors and words or characters; without a
+    clip that looped, none."""
     columns = (answer.looped, answer.looped_errors, answer.looped_words)
 
     def bad(model: tuple[int, ...]) -> bool:
@@ -245,7 +253,7 @@ def looped(request: object, answer: m.Scores, known: Known) -> str:
             return True
         return not (0 <= errors <= all_errors and 0 <= words <= all_words)
 
-    whole = zip(*columns, answer.errors, answer.words, strict=False)
+    whole = zip(*columns, *_counted_of(request, answer), strict=False)
     return _first(whole, bad, "clips that looped, with their errors and words, of all")
 
 
@@ -268,12 +276,14 @@ def clip_values(request: m.Evaluation, answer: m.Scores, known: Known) -> str:
 
 
 def clip_sums(request: m.Evaluation, answer: m.Scores, known: Known) -> str:
-    """They add up to the counts of each model; the words of a clip are equal for all."""
+    """They add up to the counts of each model, of the requested metric; the words or characters of
+    a clip are equal for all."""
     if not request.clip_counts:
         return ""
     n = answer.clips
     right = [n - c for c in answer.correct]
-    wrong, of = (answer.errors, answer.words) if known.recognizes else (right, [n] * len(right))
+    counted: tuple[Sequence[int], ...] = (right, [n] * len(right))
+    wrong, of = _counted_of(request, answer) if known.recognizes else counted
     first = answer.clip_of[:n]
     for i, sums in enumerate(zip(wrong, of, strict=True)):
         place = slice(i * n, (i + 1) * n)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fedsim.privacy.secure_aggregation import wire
 from fedsim.quant.profile import LayerProfile, profile_of
+from fedsim.scenario.scores import BASIC
 
 SENSE = "query.sense"
 PERSONALIZE = "train.personalize"
@@ -32,7 +33,7 @@ DECLINED = 1_001
 
 HASH_BYTES = 32
 """Bytes of a SHA-256, the name of a packed layer."""
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the messages; client and server must use the same."""
 
 
@@ -167,7 +168,9 @@ class Evaluation:
 
     `clip_counts` requests the counts of each clip too: only in a scenario with `study: true`, and
     logged in the ledger as a release. `workload` is as in `SenseRequest`, `layers` as in
-    `Delivery`.
+    `Delivery`. `metric`, "wer" or "cer", says of what the interval, the counts of each clip and
+    those of clips that looped are; a classifier does not read it. `text_normalizer` names how
+    references and transcripts are normalized.
     """
 
     full_precision: bool
@@ -175,6 +178,8 @@ class Evaluation:
     clip_counts: bool = False
     workload: bool = False
     layers: tuple[bytes, ...] = ()
+    metric: str = "wer"
+    text_normalizer: str = BASIC
 
 
 @dataclass(frozen=True)
@@ -185,13 +190,14 @@ class Scores:
     `errors`, `words`, `char_errors` and `chars`, a classifier fills `correct`; the others are
     empty. A model that decodes token by token also fills `looped`, the number of clips whose
     transcript was cut because the model repeated itself, and with their part of `errors` and
-    `words` `looped_errors` and `looped_words`. `file_bytes` are the bytes of the model file (full
-    precision: its float32 weights). `low` and `high` bound a 95 % interval of the word error rate
-    or accuracy, which the device computes itself.
+    `words` `looped_errors` and `looped_words` (of `char_errors` and `chars` if the metric that was
+    requested is CER). `file_bytes` are the bytes of the model file (full
+    precision: its float32 weights). `low` and `high` bound a 95 % interval of the requested error
+    rate or of the accuracy, which the device computes itself.
 
     No count of a single clip leaves the device unless requested: `clip_wrong` and `clip_of` are
-    then the word errors and words of each clip (of a classifier 0 or 1, and 1), candidate by
-    candidate. `workload` is the seconds of audio, if requested.
+    then the errors of each clip and its words, or characters if the metric is CER (of a classifier
+    0 or 1, and 1), candidate by candidate. `workload` is the seconds of audio, if requested.
     """
 
     client: str

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from fedsim.results.labels import plain_value
 from fedsim.results.lines import (
-    LOOP_HEADINGS,
     count_loops,
     has_loops,
+    loop_headings,
     number,
     rate_without_loops,
     span,
@@ -81,7 +81,8 @@ def loop_columns(groups: Sequence[Sequence[Row]]) -> tuple[list[str], list[list[
     counts = [count_loops(rows) for rows in groups]
     cells = [Cell("-") if count is None else count_cell(count) for count in counts]
     rates = [number_cell(rate_without_loops(rows)) for rows in groups]
-    return list(LOOP_HEADINGS), [list(pair) for pair in zip(cells, rates, strict=True)]
+    heads = loop_headings(row for rows in groups for row in rows)
+    return list(heads), [list(pair) for pair in zip(cells, rates, strict=True)]
 
 
 def settings_cells(part: Part, keys: Sequence[str]) -> list[Cell]:

@@ -35,7 +35,7 @@ class Figure:
 
 
 def figures_of(parts: Sequence[Part]) -> list[Figure]:
-    """Return the figures for all parts; WER and accuracy are drawn in separate figures."""
+    """Return the figures for all parts; WER, CER and accuracy are drawn in separate figures."""
     drawn: list[Figure] = []
     of_kind: dict[Kind, list[Part]] = {}
     for part in parts:

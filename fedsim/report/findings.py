@@ -80,7 +80,7 @@ def headline(lines: Sequence[PartLine]) -> list[str]:
     if rest:
         best = min(rest, key=_badness)
         kind = best.rate.kind
-        extreme = "lowest WER" if kind == "WER" else "highest accuracy"
+        extreme = "highest accuracy" if kind == "accuracy" else f"lowest {kind}"
         which = f"The {extreme} of {len(rest)} compressed models: "
         which = which if len(rest) > 1 else f"The compressed model: {kind} "
         where = f", {best.part.label_but_budget}" if best.part.label_but_budget else ""
@@ -105,7 +105,7 @@ def _rate_words(line: PartLine) -> str:
 
 def _badness(line: PartLine) -> float:
     value = line.rate.value or 0.0
-    return value if line.rate.kind == "WER" else -value
+    return -value if line.rate.kind == "accuracy" else value
 
 
 def _tally(question: Question, tally: Counter[str]) -> str:

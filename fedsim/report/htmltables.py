@@ -204,10 +204,7 @@ def _clients_cell(line: PartLine) -> Cell:
 
 
 def _counts(row: Row) -> list[Cell]:
-    if row.words is not None:
-        errors, total = row.errors or 0, row.words
-    else:
-        errors, total = row.clips - (row.correct or 0), row.clips
+    errors, total = row.counted or (row.clips - (row.correct or 0), row.clips)
     return [count_cell(errors), count_cell(total)]
 
 

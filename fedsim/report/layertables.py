@@ -107,7 +107,9 @@ def activation_quantiles(parts: Sequence[Part]) -> tuple[list[str], Table]:
         groups = [sensed for sensed in part.sensed if sensed.quantiles]
         if not 1 < len(groups) <= _MAX_CURVES:
             continue
-        last = len(groups[0].sensitivity)
+        last = len(part.layers) or len(groups[0].sensitivity)
+        if not last:
+            continue
         numbers = dict.fromkeys(np.linspace(1, last, min(_SHOWN_LAYERS, last)).astype(int).tolist())
         names = {n: f"{n}: {'.'.join(_layer_name(part, n).split('.')[-2:])}" for n in numbers}
         levels = np.linspace(0, 1, len(groups[0].quantiles) // last)

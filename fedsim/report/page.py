@@ -24,7 +24,7 @@ from fedsim.report.findings import Compared, answers, comparisons, headline
 from fedsim.report.fleet import CLOCK, fleet_section
 from fedsim.report.leaks import leaks_table
 from fedsim.report.style import save
-from fedsim.results.lines import size_digits, span
+from fedsim.results.lines import normalizers_of, size_digits, span, texts_phrase
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part, Run, read_runs
 from fedsim.scenario.methods import FULL_PRECISION
@@ -118,6 +118,7 @@ def render(
         notes=_notes(parts, compared),
         figures=[_embedded(figure) for figure in figures],
         results=htmltables.results_table(lines),
+        texts=texts_phrase(row for line in lines for row in line.rows),
         clients=htmltables.clients_table(lines, max_rows),
         compared=htmltables.comparisons_table(compared),
         devices=htmltables.devices_table(parts, max_rows),
@@ -174,6 +175,8 @@ def _facts(runs: Sequence[Run], lines: Sequence[PartLine]) -> list[tuple[str, st
     for name, sizes in (("budgets", budgets), ("full precision", full), ("compressed", small)):
         if sizes:
             facts.append((f"{name}, MB", span(sizes, size_digits(sizes))))
+    if texts := normalizers_of(rows):
+        facts.append(("text normalizer", ", ".join(texts)))
     facts.append(("test clips per client", span([float(row.clips) for row in rows], 0)))
     seconds = sum(float(part.timing.get("seconds", 0)) for part in parts)
     if seconds:

@@ -156,7 +156,7 @@ def calibration_costs(parts: Sequence[Part], seconds: Mapping[str, float]) -> Ta
         for line in lines:
             before, after = base.get(line.allocation), line.rate.value
             if line.calibration in seconds and before is not None and after is not None:
-                gain = before - after if line.rate.kind == "WER" else after - before
+                gain = after - before if line.rate.kind == "accuracy" else before - after
                 table.append(
                     {
                         "line": joined(part.label, line.allocation),

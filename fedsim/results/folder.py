@@ -182,7 +182,8 @@ def new_run_path(name: str) -> Path:
 def write_results(folder: RunFolder, rows: Sequence[Row], scenario: Scenario) -> None:
     """Write `results.parquet`, whole or not at all; equal results give equal bytes.
 
-    The file's metadata holds `fedsim.scenario` (the name) and `fedsim.scenario_json`. The latter
+    The file's metadata holds `fedsim.scenario` (the name), `fedsim.text_normalizer` and
+    `fedsim.scenario_json`. The latter
     leaves out `engine`, on which no result depends, so that files of two engines can be compared.
 
     Raises:
@@ -192,6 +193,7 @@ def write_results(folder: RunFolder, rows: Sequence[Row], scenario: Scenario) ->
 
     metadata = {
         "fedsim.scenario": scenario.name,
+        "fedsim.text_normalizer": scenario.text_normalizer,
         "fedsim.scenario_json": scenario.model_dump_json(exclude={"engine"}),
     }
     try:

@@ -14,12 +14,13 @@ from fedsim.base.units import MB
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.results.rows import Row
 from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT
+from fedsim.scenario.scores import normalized_by
 
-Kind = Literal["WER", "accuracy"]
-"""What is measured: word error rate, or the share of clips that are recognized correctly."""
-
-LOOP_HEADINGS = ("looped", "WER % without")
-"""Headings of `count_loops` and `rate_without_loops`."""
+Kind = Literal["WER", "CER", "accuracy"]
+"""What is measured: error rate of words or of characters, or the share of clips that are recognized
+correctly."""
+UNITS: dict[Kind, str] = {"WER": "word", "CER": "character", "accuracy": "clip"}
+"""What each counts."""
 
 
 class Source(Enum):
@@ -115,40 +116,53 @@ def source_of(row: Row) -> Source:
 
 
 def kind_of(rows: Iterable[Row]) -> Kind:
-    """Return what rows measure; WER if they measure both."""
-    return "WER" if any(row.words is not None for row in rows) else "accuracy"
+    """Return what rows measure; the first of `kinds_of` if they measure several things."""
+    return next(iter(kinds_of(list(rows))), "accuracy")
 
 
 def kinds_of(rows: Sequence[Row]) -> list[Kind]:
     """Return everything that rows measure."""
-    kinds: list[Kind] = []
-    if any(row.words is not None for row in rows):
-        kinds.append("WER")
-    if any(row.correct is not None for row in rows):
-        kinds.append("accuracy")
-    return kinds
+    found = {_kind(row) for row in rows}
+    return [kind for kind in UNITS if kind in found]
+
+
+def _kind(row: Row) -> Kind | None:
+    if row.words is not None:
+        return "CER" if row.metric == "cer" else "WER"
+    return "accuracy" if row.correct is not None else None
 
 
 def corpus_rate(rows: Iterable[Row], kind: Kind) -> float | None:
     """Return the rate of all rows together, in percent; None if nothing was counted.
 
-    WER is word errors over words, accuracy is correct clips over clips, of all clients together.
+    WER is word errors over words, CER the same of characters, accuracy is correct clips over clips,
+    of all clients together.
     """
-    if kind == "WER":
-        counted = [row for row in rows if row.words is not None]
-        count = sum(row.errors or 0 for row in counted)
-        total = sum(row.words or 0 for row in counted)
+    if kind == "accuracy":
+        classified = [row for row in rows if row.correct is not None]
+        count = sum(row.correct or 0 for row in classified)
+        total = sum(row.clips for row in classified)
     else:
-        counted = [row for row in rows if row.correct is not None]
-        count = sum(row.correct or 0 for row in counted)
-        total = sum(row.clips for row in counted)
+        pairs = [row.counted or (0, 0) for row in rows if _kind(row) == kind]
+        count, total = sum(errors for errors, _ in pairs), sum(of for _, of in pairs)
     return 100 * count / total if total else None
+
+
+def normalizers_of(rows: Iterable[Row]) -> list[str]:
+    """Return the names of the normalizers of the texts of which rows count errors, sorted."""
+    return sorted({row.text_normalizer for row in rows if row.words is not None})
+
+
+def texts_phrase(rows: Iterable[Row]) -> str:
+    """Return how the texts were normalized of which rows count errors, in words; "" for none."""
+    names = normalizers_of(rows)
+    return normalized_by(" or ".join(names)) if names else ""
 
 
 def has_loops(rows: Iterable[Row]) -> bool:
     """Return whether any clip's transcript was cut because the model repeated itself.
 
-    Only then do tables have the columns of `LOOP_HEADINGS`.
+    Only then do tables have the columns of `loop_headings`.
     """
     return any(row.looped for row in rows)
 
@@ -163,14 +177,20 @@ def count_loops(rows: Iterable[Row]) -> int | None:
 
 
 def rate_without_loops(rows: Iterable[Row]) -> float | None:
-    """Return the WER of all rows together without the clips that looped, in percent.
+    """Return the WER or CER of all rows together without the clips that looped, in percent.
 
-    That of models that cannot loop is their WER. None if no word is left.
+    That of models that cannot loop is their rate. None if no word is left.
     """
-    counted = [row for row in rows if row.words is not None]
-    errors = sum((row.errors or 0) - (row.looped_errors or 0) for row in counted)
-    words = sum((row.words or 0) - (row.looped_words or 0) for row in counted)
-    return 100 * errors / words if words else None
+    counted = [(row.counted, row) for row in rows if row.counted is not None]
+    errors = sum(pair[0] - (row.looped_errors or 0) for pair, row in counted)
+    of = sum(pair[1] - (row.looped_words or 0) for pair, row in counted)
+    return 100 * errors / of if of else None
+
+
+def loop_headings(rows: Iterable[Row]) -> tuple[str, str]:
+    """Return the headings of `count_loops` and `rate_without_loops`."""
+    kinds = [kind for kind in kinds_of(list(rows)) if kind != "accuracy"]
+    return "looped", f"{' or '.join(kinds)} % without"
 
 
 def number(value: float | None, digits: int = 1) -> str:

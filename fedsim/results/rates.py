@@ -67,9 +67,9 @@ def measure(part: Part, rows: Sequence[Row]) -> Rate:
     if value is None:
         return Rate(kind, None, None, None)
     low, high = _bounds(part, rows)
-    if kind == "WER":
-        return Rate(kind, value, _percent(low), _percent(high))
-    return Rate(kind, value, _percent(_flipped(high)), _percent(_flipped(low)))
+    if kind == "accuracy":
+        return Rate(kind, value, _percent(_flipped(high)), _percent(_flipped(low)))
+    return Rate(kind, value, _percent(low), _percent(high))
 
 
 def clip_counts(part: Part, rows: Sequence[Row]) -> dict[str, ClipCounts]:
@@ -98,7 +98,7 @@ def _bounds(part: Part, rows: Sequence[Row]) -> tuple[float | None, float | None
         return _known(interval.low), _known(interval.high)
     if len(rows) == 1:
         low, high = rows[0].low, rows[0].high
-        return (low, high) if kind_of(rows) == "WER" else (_flipped(high), _flipped(low))
+        return (_flipped(high), _flipped(low)) if kind_of(rows) == "accuracy" else (low, high)
     return None, None
 
 

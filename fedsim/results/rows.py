@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from fedsim.scenario.scores import BASIC
+
 if TYPE_CHECKING:
     import pyarrow as pa
+
+ACCURACY = "accuracy"
+"""The metric of a classifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +55,39 @@ class Row:
     plan_sha256: str
     """Hash of the bit depths of all layers."""
     low: float | None = None
-    """Lower end of a 95 % bootstrap interval over test clips, of `wer` or else `accuracy`."""
+    """Lower end of a 95 % bootstrap interval over test clips, of the rate that `metric` names."""
     high: float | None = None
     """Upper end of that interval."""
     looped: int | None = None
     """Test clips whose transcript was cut because the model repeated itself; None for a model that
     cannot."""
     looped_errors: int | None = None
-    """The part of `errors` in these clips."""
+    """The part of `errors` in these clips; of `char_errors` if the metric is CER."""
     looped_words: int | None = None
-    """The part of `words` in these clips."""
-    wer_without_loops: float | None = None
-    """Word error rate of the other clips."""
+    """The part of `words` in these clips; of `chars` if the metric is CER."""
+    rate_without_loops: float | None = None
+    """The rate that `metric` names, of the other clips."""
+    metric: str = "wer"
+    """What tables, intervals and counts of clips are of: `wer`, `cer` or `accuracy`."""
+    text_normalizer: str = BASIC
+    """How texts were normalized before errors were counted; `-` for a classifier."""
+
+    @property
+    def counted(self) -> tuple[int, int] | None:
+        """Errors, and the words or characters that they are errors of; None for a classifier."""
+        if self.words is None:
+            return None
+        if self.metric == "cer":
+            return self.char_errors or 0, self.chars or 0
+        return self.errors or 0, self.words
 
 
 @dataclass(frozen=True)
 class Plan:
     """The bit depth of each layer of one client's model; in a study also counts per test clip.
 
-    `wrong` and `of` are the word errors and words of each test clip (for a classifier 0 or 1, and
-    1); they are empty unless the scenario sets `study: true`.
+    `wrong` and `of` are the errors of each test clip and its words, or characters if the metric is
+    CER (for a classifier 0 or 1, and 1); they are empty unless the scenario sets `study: true`.
     """
 
     client: str

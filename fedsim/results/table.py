@@ -16,19 +16,22 @@ from fedsim.base.units import MB
 from fedsim.results.endings import endings, sentences
 from fedsim.results.labels import plain_value
 from fedsim.results.lines import (
-    LOOP_HEADINGS,
+    UNITS,
     Kind,
     Line,
     Source,
     corpus_rate,
     count_loops,
     has_loops,
+    kind_of,
     kinds_of,
+    loop_headings,
     number,
     rate_without_loops,
     source_of,
     span,
     table_lines,
+    texts_phrase,
 )
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
@@ -122,7 +125,7 @@ def _summary(lines: Sequence[Line], rows: Sequence[Row]) -> Table:
 
 def _headings(rows: Sequence[Row]) -> list[str]:
     rates = [f"{kind} %" for kind in kinds_of(rows)]
-    return ["model MB", "mean bits", *rates, *LOOP_HEADINGS * has_loops(rows), "clients"]
+    return ["model MB", "mean bits", *rates, *loop_headings(rows) * has_loops(rows), "clients"]
 
 
 def _cells(line: Line, all_rows: Sequence[Row], clients: int) -> tuple[Text | str, ...]:
@@ -220,12 +223,18 @@ def _legend(rows: Sequence[Row]) -> Text:
         legend.append("tuned on: the client's own clips, or those of another client")
     legend.append("model MB: the file that the client receives, 1 MB = 2^20 bytes")
     kinds = kinds_of(rows)
-    if "WER" in kinds:
-        legend.append("WER: word errors over words of all clients together; lower is better")
+    for kind in kinds:
+        if kind != "accuracy":
+            unit = UNITS[kind]
+            texts = texts_phrase(row for row in rows if kind_of([row]) == kind)
+            legend.append(
+                f"{kind}: {unit} errors over {unit}s of all clients together, {texts}; lower is"
+                " better"
+            )
     if has_loops(rows):
         legend.append(
-            "looped: transcripts that were cut because the model repeated itself; WER % without: of"
-            " the other clips"
+            "looped: transcripts that were cut because the model repeated itself;"
+            f" {loop_headings(rows)[1]}: of the other clips"
         )
     if "accuracy" in kinds:
         legend.append(

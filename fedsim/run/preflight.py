@@ -17,6 +17,7 @@ from fedsim.errors import AudioError, BudgetError, FedsimError, nearest
 from fedsim.quant.allocation import smallest
 from fedsim.scenario import Scenario
 from fedsim.scenario.matrix import expand
+from fedsim.scenario.scores import normalized_by
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.clips import (
     ClientData,
@@ -28,6 +29,7 @@ from fedsim.speech.clips import (
 )
 from fedsim.speech.models.base import SpeechModel
 from fedsim.study.devices import Devices
+from fedsim.study.metric import metric_of
 from fedsim.study.model import StudyModel, load_study_model, study_model
 from fedsim.study.vocabulary import TrimmedModels, trimmed_models
 
@@ -70,6 +72,7 @@ def preflight(scenario: Scenario, clients: Clients) -> Iterator[str]:
         yield _clips(model, scenario, survey)
         yield _classes(model, survey) if model.task == "classify" else _texts(survey)
         yield _languages(model, survey)
+        yield from _scores(model, same_model)
 
 
 def _survey(scenario: Scenario, clients: Clients) -> _Survey:
@@ -201,6 +204,13 @@ def _texts(survey: _Survey) -> str:
         f"texts: {survey.references:,} references of {survey.clients:,} clients, "
         f"{wordless if survey.wordless else 'none empty once normalized'}"
     )
+
+
+def _scores(model: SpeechModel, cells: Sequence[Scenario]) -> Iterator[str]:
+    """Yield what transcripts are scored by, once for each metric and normalizer of a matrix."""
+    if model.task != "classify":
+        for metric, texts in dict.fromkeys((metric_of(c), c.text_normalizer) for c in cells):
+            yield f"scores: {metric.upper()}, {normalized_by(texts)}"
 
 
 def _classes(model: SpeechModel, survey: _Survey) -> str:

@@ -6,7 +6,7 @@ values; `load.py` and `explain.py` read YAML files and report mistakes with file
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -29,6 +29,7 @@ from fedsim.scenario.fleet import FleetChoice
 from fedsim.scenario.methods import FULL_PRECISION, Methods, cell_words, wrong_sources
 from fedsim.scenario.privacy import PrivacySettings, unfit_methods
 from fedsim.scenario.quantization import QuantizationSettings
+from fedsim.scenario.scores import BASIC, NORMALIZERS
 from fedsim.scenario.settings import (
     OneOf,
     Settings,
@@ -116,6 +117,15 @@ class Scenario(Settings):
     quantization: QuantizationSettings = Field(
         default=QuantizationSettings(),
         description="how weights and activations become integers: weights, sensitivity, ...",
+    )
+    metric: Literal["auto", "wer", "cer"] = Field(
+        default="auto",
+        description="what errors are counted in, words or characters; auto is cer where every"
+        " client's language is written without spaces, else wer",
+    )
+    text_normalizer: Annotated[Text, OneOf(NORMALIZERS)] = Field(
+        default=BASIC,
+        description="how references and transcripts are normalized before they are compared",
     )
     methods: Methods = Field(
         min_length=1,

@@ -87,8 +87,16 @@ def clip_seconds(source: Path | bytes) -> float:
 
     Raises `AudioError` if it cannot be read.
     """
+    return clip_format(source)[0]
+
+
+def clip_format(source: Path | bytes) -> tuple[float, int, int]:
+    """Return the length of a clip in seconds, its rate in Hz and its channels, from its header.
+
+    Raises `AudioError` if it cannot be read.
+    """
     with _opened(source, "(its header)") as file:
-        return file.frames / file.samplerate
+        return file.frames / file.samplerate, file.samplerate, file.channels
 
 
 def _decoded(

@@ -18,7 +18,7 @@ import numpy as np
 from fedsim.base.files import require_regular
 from fedsim.errors import AudioError, FedsimError
 from fedsim.scenario.corpus import CorpusSettings
-from fedsim.speech.audio import clip_seconds, read_clip
+from fedsim.speech.audio import clip_format, read_clip
 
 GROUPS = ("speaker", "gender", "language")
 _BLOCK = 4_096
@@ -121,6 +121,12 @@ class Clients(Mapping[str, ClientData]):
         fewer = Clients(keys, self._make, self.clips)
         fewer.found = self.found
         return fewer
+
+    def changed(self, change: Callable[[ClientData], ClientData]) -> Clients:
+        """Return the same clients, each as `change` returns it."""
+        same = Clients(list(self), lambda key: change(self._make(key)), self.clips)
+        same.found = self.found
+        return same
 
 
 def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
@@ -265,14 +271,20 @@ def utterance_seconds(utterance: Utterance) -> float:
 
     It is 0 for one that cannot be read: the clip then stays in, and its client reports the error.
     """
-    assert isinstance(utterance.source, Path | tuple)  # a synthetic clip has no file to look at
     if utterance.end is not None:
         return utterance.end - utterance.begin
-    source, _ = _audio(utterance.source, utterance.key)
     try:
-        return max(0.0, clip_seconds(source) - utterance.begin)
+        return utterance_format(utterance)[0]
     except AudioError:
         return 0.0
+
+
+def utterance_format(utterance: Utterance) -> tuple[float, int, int]:
+    """Return seconds, rate and channels of a recorded clip's header; raises `AudioError`."""
+    assert isinstance(utterance.source, Path | tuple)  # a synthetic clip has no file to look at
+    length, rate, channels = clip_format(_audio(utterance.source, utterance.key)[0])
+    end = length if utterance.end is None else utterance.end
+    return max(0.0, end - utterance.begin), rate, channels
 
 
 def _audio(source: Path | tuple[Any, int], key: str) -> tuple[Path | bytes, str]:

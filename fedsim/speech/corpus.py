@@ -5,13 +5,20 @@ Opening reads metadata only; audio is read, or synthesized, when a client proces
 
 from __future__ import annotations
 
+from functools import partial
+
 from fedsim.errors import FedsimError, nearest
 from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import READERS, CorpusSettings
+from fedsim.scenario.scores import BASIC
 from fedsim.speech.clips import ClientData, Clients
+from fedsim.speech.normalizers import normalizer
+from fedsim.speech.wordless import scored
 
 
-def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> Clients:
+def open_clients(
+    corpus: CorpusSettings, clients: ClientSettings, seed: int, text_normalizer: str = BASIC
+) -> Clients:
     """Return the clients of a scenario by key, in sorted order.
 
     A client with too few clips is among them: `require_clips` raises when it takes part.
@@ -20,12 +27,16 @@ def open_clients(corpus: CorpusSettings, clients: ClientSettings, seed: int) -> 
         corpus: the corpus, and what it is grouped by.
         clients: `select` (keys, or None for all), `min_clips` and `limit` are read.
         seed: of the scenario, for the split into tuning and test clips.
+        text_normalizer: of the scenario; test clips whose reference is empty once normalized are
+            not scored.
 
     Raises:
         FedsimError: if the corpus cannot be opened or grouped, if it lacks a selected client, or if
             no client has `min_clips`.
     """
     found = READERS[corpus.kind].open(corpus, seed)
+    if found.clips is None:  # synthetic speakers say words
+        found = found.changed(partial(scored, normalize=normalizer(text_normalizer)))
     keys = list(found)
     if clients.select is not None:
         for key in clients.select:

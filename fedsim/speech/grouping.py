@@ -11,7 +11,6 @@ from fedsim.base.text import composed, has_control
 from fedsim.errors import FedsimError, nearest, quoted
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.speech.clips import FIELDS, ClientData, Clients, Found, Utterance, utterance_seconds
-from fedsim.speech.scoring import has_word
 from fedsim.speech.tidy import tidied
 
 MAX_KEY = 200
@@ -20,9 +19,6 @@ MAX_KEY = 200
 
 def grouped(utterances: list[Utterance], corpus: CorpusSettings, seed: int) -> Clients:
     """Return one client per value of `corpus.group_by`, keys in Unicode's composed form.
-
-    Test clips whose reference has no word once normalized are not scored, whatever the hypothesis:
-    `ClientData.wordless` has their keys.
 
     Raises `FedsimError` if no utterance has one, for a key that cannot be a name, and as `tidied`
     does.
@@ -68,14 +64,11 @@ def _split(corpus: CorpusSettings, key: str, utterances: list[Utterance], seed: 
     test = sorted(order[: corpus.test_clips])
     tuning = sorted(order[corpus.test_clips : corpus.test_clips + corpus.tuning_clips])
     spoken = {u.language for u in utterances}
-    scored = [utterances[i] for i in test]
-    silent = [bool(u.text) and not has_word(u.text or "") for u in scored]
     return ClientData(
         key,
         tuple(replace(utterances[i], text=None) for i in tuning),
-        tuple(u for u, is_silent in zip(scored, silent, strict=True) if not is_silent),
+        tuple(utterances[i] for i in test),
         spoken.pop() if len(spoken) == 1 else None,
-        tuple(u.key for u, is_silent in zip(scored, silent, strict=True) if is_silent),
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 
+from fedsim.speech.normalizers import Normalize, basic
+
 RESAMPLES = 2_000
+Measured = Literal["wer", "cer", "accuracy"]
+"""What is counted: errors in words, errors in characters, or right clips."""
 
 
 @dataclass(frozen=True)
@@ -26,35 +29,28 @@ class Errors:
     looped: int = 0
     """Clips whose hypothesis was cut because it repeated itself (`fedsim.speech.repetition`)."""
     looped_errors: int = 0
-    """Word errors of these clips, which `errors` counts too."""
+    """Word errors of these clips, which `errors` counts too; with CER their `char_errors`."""
     looped_words: int = 0
-    """Words of these clips, which `words` counts too."""
+    """Words of these clips, which `words` counts too; with CER their `chars`."""
+
+    def pair(self, measured: Measured) -> tuple[int, int]:
+        """Return errors, and what they are errors of: words, characters or clips."""
+        match measured:
+            case "wer":
+                return self.errors, self.words
+            case "cer":
+                return self.char_errors, self.chars
+        return self.clips - self.correct, self.clips
 
 
-def normalize(text: str) -> str:
-    """Return `text` as it is compared: Unicode NFKC, lower case, no punctuation, single spaces.
-
-    As Whisper's basic normalizer does, which also removes text in brackets. Unlike there, combining
-    marks are kept: in Indic scripts, Thai and others they are the vowels.
-    """
-    text = unicodedata.normalize("NFKC", text).lower()
-    text = re.sub(r"\([^)]+?\)", "", re.sub(r"[<\[][^>\]]*[>\]]", "", text))
-    return " ".join("".join(" " if _is_symbol(c) else c for c in text).split())
-
-
-def has_word(text: str) -> bool:
-    """Return whether anything of a text is left once it is normalized."""
-    return text.isalnum() or bool(normalize(text))
-
-
-def _is_symbol(character: str) -> bool:
-    return unicodedata.category(character)[0] in "PS"
-
-
-def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
+def count_errors(
+    references: Sequence[str], hypotheses: Sequence[str], normalize: Normalize = basic
+) -> Errors:
     """Return word and character errors (substitutions + deletions + insertions) of transcripts.
 
-    A reference that is empty once normalized counts each word of its hypothesis as an insertion.
+    Both texts are normalized first; `normalize` gives single spaces. The counts are jiwer's, so a
+    space counts as a character. A reference that is empty once normalized counts each word of its
+    hypothesis as an insertion.
     """
     import jiwer
 
@@ -76,11 +72,10 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors
     )
 
 
-def mark_looped(errors: Errors) -> Errors:
+def mark_looped(errors: Errors, measured: Measured = "wer") -> Errors:
     """Return the counts of clips that all looped."""
-    return replace(
-        errors, looped=errors.clips, looped_errors=errors.errors, looped_words=errors.words
-    )
+    wrong, of = errors.pair(measured)
+    return replace(errors, looped=errors.clips, looped_errors=wrong, looped_words=of)
 
 
 def count_correct(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
@@ -96,16 +91,18 @@ def total(errors: Sequence[Errors]) -> Errors:
 
 
 def interval(
-    errors: Sequence[Errors], rng: np.random.Generator, *, classify: bool = False
+    errors: Sequence[Errors], rng: np.random.Generator, measured: Measured = "wer"
 ) -> tuple[float, float]:
-    """Return a 95 % interval of the corpus WER, or with `classify` of a classifier's accuracy.
+    """Return a 95 % interval of the corpus WER or CER, or of a classifier's accuracy.
 
     `errors` are the counts of each clip. A percentile bootstrap over clips with 2,000 resamples: it
     estimates how the rate varies with other clips of the same speaker. NaN if no reference has a
     word.
     """
-    top = np.array([e.correct if classify else e.errors for e in errors])
-    bottom = np.array([e.clips if classify else e.words for e in errors])
+    pairs = np.array([e.pair(measured) for e in errors], np.int64).reshape(-1, 2)
+    top, bottom = pairs.T
+    if measured == "accuracy":
+        top = bottom - top
     draws = rng.integers(0, len(errors), (RESAMPLES, len(errors)))
     below = bottom[draws].sum(axis=1)
     rates = top[draws].sum(axis=1)[below > 0] / below[below > 0]

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedsim.base.units import count_words
-from fedsim.speech.clips import Clients
+from fedsim.speech.clips import ClientData, Clients
+from fedsim.speech.normalizers import Normalize, has_word
 
 _MAX_NAMED = 5
+
+
+def scored(client: ClientData, normalize: Normalize) -> ClientData:
+    """Return a client whose test clips are those whose reference has a word once normalized.
+
+    The others are not scored, whatever the hypothesis: `ClientData.wordless` has their keys.
+    """
+    silent = tuple(u.key for u in client.test if u.text and not has_word(u.text, normalize))
+    if not silent:
+        return client
+    test = tuple(u for u in client.test if not u.text or has_word(u.text, normalize))
+    return replace(client, test=test, wordless=(*client.wordless, *silent))
 
 
 def wordless_line(clients: Clients) -> str:

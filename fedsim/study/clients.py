@@ -25,7 +25,10 @@ def client_keys(scenario: Scenario) -> list[str]:
     sources or privacy settings do not fit the clients that were found.
     """
     return check_clients(
-        scenario, list(open_clients(scenario.corpus, scenario.clients, scenario.seed))
+        scenario,
+        list(
+            open_clients(scenario.corpus, scenario.clients, scenario.seed, scenario.text_normalizer)
+        ),
     )
 
 
@@ -34,14 +37,15 @@ def keys_of_cells(scenarios: Sequence[Scenario]) -> list[list[str]]:
 
     Raises `FedsimError` as `client_keys` does, and for more than `MAX_CLIENT_RUNS` together.
     """
-    opened: dict[tuple[str, str, int], list[str]] = {}
+    opened: dict[tuple[str, str, int, str], list[str]] = {}
     found, total = [], 0
     for scenario in scenarios:
         corpus, clients, seed = scenario.corpus, scenario.clients, scenario.seed
         chosen = clients.model_dump_json(include={"select", "min_clips", "limit"})
-        key = corpus.model_dump_json(), chosen, seed
+        texts = scenario.text_normalizer
+        key = corpus.model_dump_json(), chosen, seed, texts
         if key not in opened:
-            opened[key] = list(open_clients(corpus, clients, seed))
+            opened[key] = list(open_clients(corpus, clients, seed, texts))
         total += len(opened[key])
         if total > MAX_CLIENT_RUNS:
             raise FedsimError(

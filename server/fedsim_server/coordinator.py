@@ -23,7 +23,6 @@ from fedsim.protocol import messages as m
 from fedsim.results.records import Planned, Release, Workload
 from fedsim.results.sqlite import ContentError
 from fedsim.scenario.cells import all_cells, is_grouped, measure_of, needs_others
-from fedsim.scenario.methods import FULL_PRECISION
 from fedsim.scenario.schema import Scenario
 from fedsim_server.aggregation import Aggregation
 from fedsim_server.messaging import PAUSE_S, WINDOW, Outgoing, stream
@@ -259,10 +258,8 @@ class Coordinator:
         return self._evaluation_of(client, candidates)
 
     def _evaluation_of(self, client: str, candidates: tuple[m.Candidate, ...]) -> Outgoing:
-        full = any(method.allocation == FULL_PRECISION for method in self.scenario.methods)
         node = self.roster.nodes[client]
-        layers = self._layers(node, candidates)
-        message = m.Evaluation(full, candidates, self.scenario.study, self._timed, layers)
+        message = self.planner.evaluation(candidates, self._layers(node, candidates))
         return Outgoing(node, m.EVALUATE, message)
 
     def _layers(self, node: int, candidates: tuple[m.Candidate, ...]) -> tuple[bytes, ...]:

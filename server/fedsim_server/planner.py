@@ -49,6 +49,8 @@ class Planner:
     """What a device that rounds its own model has to fetch, once -> bytes."""
     trimmed: TrimmedModels | None = None
     """The model by client language, where model files hold a part of the vocabulary."""
+    metric: str = "wer"
+    """What clients count of transcripts, "wer" or "cer"."""
     _restricted: dict[tuple[str, tuple[int, ...]], Sizes] = field(default_factory=dict)
 
     def candidate(self, cell: Cell, client: m.Summary, source: m.Summary) -> m.Candidate:
@@ -176,6 +178,21 @@ class Planner:
     def own(self, client: m.Summary) -> tuple[m.Candidate, ...]:
         """Return every model that is tuned on the client's own clips, in the order of cells."""
         return tuple(self.candidate(cell, client, client) for cell in all_cells(self.scenario))
+
+    def evaluation(
+        self, candidates: tuple[m.Candidate, ...], layers: tuple[bytes, ...] = ()
+    ) -> m.Evaluation:
+        """Return the request to test candidates; `layers` are the packed layers that it carries."""
+        scenario = self.scenario
+        return m.Evaluation(
+            full_precision=any(x.allocation == FULL_PRECISION for x in scenario.methods),
+            candidates=candidates,
+            clip_counts=scenario.study,
+            workload=scenario.fleet is not None,
+            layers=layers,
+            metric=self.metric,
+            text_normalizer=scenario.text_normalizer,
+        )
 
     def tested(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedsim.protocol import messages as m
 from fedsim.quant.allocation import mean_bits
-from fedsim.results.rows import Plan, Row
+from fedsim.results.rows import ACCURACY, Plan, Row
 from fedsim.scenario.cells import all_cells
 from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT, NOBODY
 from fedsim_server.planner import Planner
@@ -55,7 +55,7 @@ def result_rows(
                 file_bytes=scores.file_bytes[index],
                 clips=scores.clips,
                 **made,
-                **_counts(scores, index),
+                **_counts(sent, scores, index),
             )
         )
     return rows
@@ -78,16 +78,22 @@ def tested_plans(sent: m.Evaluation, scores: m.Scores, rows: list[Row]) -> list[
     ]
 
 
-def _counts(scores: m.Scores, index: int) -> dict[str, Any]:
-    """Return the counts and rates of one model; those of the other task are None."""
+def _counts(sent: m.Evaluation, scores: m.Scores, index: int) -> dict[str, Any]:
+    """Return the counts and rates of one model, and how they were counted; those of the other task
+    are None."""
     names = (
         *("errors", "words", "char_errors", "chars", "correct"),
         *("looped", "looped_errors", "looped_words"),
     )
     counts = {n: getattr(scores, n)[index] if getattr(scores, n) else None for n in names}
-    errors, words = (_rest(counts[n], counts[f"looped_{n}"]) for n in ("errors", "words"))
+    recognizes = counts["words"] is not None
+    whole = ("char_errors", "chars") if sent.metric == "cer" else ("errors", "words")
+    parts = zip(whole, ("looped_errors", "looped_words"), strict=True)
+    errors, words = (_rest(counts[all_], counts[part]) for all_, part in parts)
     return counts | {
-        "wer_without_loops": _rate(errors, words),
+        "metric": sent.metric if recognizes else ACCURACY,
+        "text_normalizer": sent.text_normalizer if recognizes else NOBODY,
+        "rate_without_loops": _rate(errors, words),
         "low": _finite(scores.low[index]),
         "high": _finite(scores.high[index]),
         "wer": _rate(counts["errors"], counts["words"]),

@@ -16,6 +16,7 @@ from fedsim.results.ledger import Ledger
 from fedsim.results.records import FULL_MODEL, PUBLIC_CLIPS
 from fedsim.scenario.cells import all_cells, needs_others
 from fedsim.scenario.schema import scenario_from_json
+from fedsim.study.metric import metric_of
 from fedsim.study.model import load_study_model, model_cost
 from fedsim.study.privacy_statement import privacy_statement, write_statement
 from fedsim.study.public_bounds import scenario_bounds
@@ -79,6 +80,9 @@ def serve(
         if blends:
             downloads[PUBLIC_CLIPS] = len(public.clips.to_bytes())
         trimmed = trimmed_models(scenario, study)
-        planner = Planner(scenario, study.sizes, bank, public, full, clips, downloads, trimmed)
+        metric = metric_of(scenario) if study.model.task != "classify" else "wer"
+        planner = Planner(
+            scenario, study.sizes, bank, public, full, clips, downloads, trimmed, metric
+        )
         sent = SentLayers(store) if by_value else None
         Coordinator(grid, scenario, planner, roster, reader, sent).run()

@@ -20,6 +20,7 @@ from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
 from fedsim.speech.clips import read_utterance
 from fedsim.speech.models.base import public_signal, transcribe_clips, tuning_batches
+from fedsim.speech.normalizers import normalizer
 from fedsim.speech.scoring import count_errors, interval
 
 
@@ -166,6 +167,32 @@ def test_evaluating(device, runtime, candidates):
     assert backwards.errors == scores.errors[:0:-1]
     assert backwards.char_errors == scores.char_errors[:0:-1]
     assert device.evaluate(m.Evaluation(False, ())).errors == ()
+
+
+def test_counts_of_characters(device, runtime):
+    """The interval and the counts of each clip are of what is requested; the sums are both."""
+    scores = device.evaluate(m.Evaluation(True, (), clip_counts=True, metric="cer"))
+    words = device.evaluate(m.Evaluation(True, (), clip_counts=True))
+    heard = transcribe_clips(runtime.model, clips_of(device.data.test))
+    counts = [count_errors([u.text], [h]) for u, h in zip(device.data.test, heard, strict=True)]
+    assert scores.clip_wrong == tuple(c.char_errors for c in counts)
+    assert scores.clip_of == tuple(c.chars for c in counts)
+    rng = client_rng(runtime.scenario.seed, "ann", "interval")
+    assert (scores.low[0], scores.high[0]) == interval(counts, rng, "cer")
+    assert words.clip_of == tuple(c.words for c in counts)
+    for name in ("errors", "words", "char_errors", "chars"):
+        assert getattr(scores, name) == getattr(words, name)
+
+
+def test_texts_are_normalized_as_requested(device, runtime):
+    """By a device that is asked to: references of the toys have no capitals."""
+    heard = transcribe_clips(runtime.model, clips_of(device.data.test))
+    texts = [u.text.upper() for u in device.data.test]
+    shouted = tuple(replace(u, text=t) for u, t in zip(device.data.test, texts, strict=True))
+    loud = Device(runtime, replace(device.data, test=shouted))
+    plain = loud.evaluate(m.Evaluation(True, (), text_normalizer="none"))
+    assert plain.errors[0] == count_errors(texts, heard, normalizer("none")).errors
+    assert plain.errors[0] == plain.words[0] > loud.evaluate(m.Evaluation(True, ())).errors[0]
 
 
 def test_a_model_that_repeats_itself(open_study, model_folder):

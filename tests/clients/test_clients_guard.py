@@ -28,11 +28,18 @@ OTHERS = {"methods": [{"allocation": "myqasr", "tuned_on": ["own", "other"]}]}
 FLEET = {"fleet": {"trace": "t.csv"}}
 BY_STD = {"quantization": {"sensitivity": "std"}}
 REFUSED = [
-    # (request, sections of a scenario that grants it, words of the refusal of one that does not)
+    # (request, sections of one that grants it or None, words of the refusal of one that does not)
     (replace(PLAIN, quantiles=True), {"study": True}, "quantiles: .* study: true"),
     (m.Evaluation(True, (), clip_counts=True), {"study": True}, "each clip: .* study: true"),
     (replace(PLAIN, workload=True), FLEET, "workload: .* no fleet"),
     (m.Evaluation(True, (), workload=True), FLEET, "workload: .* no fleet"),
+    (m.Evaluation(True, (), metric="cer"), {"metric": "cer"}, "metric 'cer': .* 'wer'"),
+    (m.Evaluation(True, (), metric="ter"), None, "metric 'ter': .* 'wer'"),
+    (
+        m.Evaluation(True, (), text_normalizer="none"),
+        {"text_normalizer": "none"},
+        "texts normalized by 'none': .* 'basic'",
+    ),
     (m.Delivery(True, ()), OTHERS, "its models: .* another client's clips"),
     (replace(PLAIN, round=2), NOISY, "round 2: .* rounds 1 to 1"),
     (m.SenseRequest("std"), BY_STD, "measure 'std': .* 'median'"),
@@ -42,9 +49,17 @@ REFUSED = [
 
 def test_a_device_gives_what_its_scenario_says():
     for request, granted, words in REFUSED:
-        check_request(scenario(**granted), "ann", request)
+        if granted is not None:
+            check_request(scenario(**granted), "ann", request)
         with pytest.raises(FedsimError, match=f"client 'ann' refuses .*{words}; give both"):
-            check_request(scenario(), "ann", request)
+            check_request(scenario(metric="wer"), "ann", request)
+
+
+def test_where_the_metric_is_automatic_the_server_chooses():
+    for metric in ("wer", "cer"):
+        check_request(scenario(), "ann", m.Evaluation(True, (), metric=metric))
+    with pytest.raises(FedsimError, match="the metric 'accuracy': its scenario has 'auto'"):
+        check_request(scenario(), "ann", m.Evaluation(True, (), metric="accuracy"))
 
 
 def test_rounds_that_the_scenario_does_not_have():

@@ -1,4 +1,4 @@
-"""A plug-in for fedsim: an allocator, a corpus reader and a release, in one file of its own."""
+"""A plug-in for fedsim: allocator, corpus reader, text normalizer and release, in one file."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from fedsim.privacy.payloads import numbers
 from fedsim.privacy.releases import Release
 from fedsim.quant.allocation import ALLOCATORS, Allocator
 from fedsim.scenario.corpus import CorpusReader
+from fedsim.scenario.scores import TextNormalizer
 from fedsim.speech.clips import Utterance
 from fedsim.speech.grouping import grouped
 
@@ -28,6 +29,7 @@ ALLOCATOR = Allocator(
     by_weight, summary="Algorithm 1 by value times bytes.", meaning="large, loud layers lose bits"
 )
 READER = CorpusReader(open_named, summary="Files named speaker_text.wav.", needs=("path",))
+TEXTS = TextNormalizer(str.upper, summary="Capitals, and punctuation as it is.")
 RELEASE = Release(
     make=lambda values, params, rng: values.astype("<f2").tobytes(),
     read=lambda payload, params: numbers(payload, "<f2", params.values).astype(np.float64),

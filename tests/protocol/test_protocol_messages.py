@@ -200,6 +200,8 @@ NAMES = {
     (m.Summary, "language"),  # of the client, where models differ by language
     (m.Receipt, "client"),
     (m.Scores, "client"),
+    (m.Evaluation, "metric"),  # wer or cer
+    (m.Evaluation, "text_normalizer"),  # of a function, never a text
     (m.Candidate, "name"),
     (m.Candidate, "calibration"),
     (m.Candidate, "tuned_on"),  # a client's key
@@ -298,6 +300,8 @@ def test_field_bytes_by_hand():
         "clip_counts": 1,
         "workload": 1,
         "layers": 0,
+        "metric": 3,
+        "text_normalizer": 5,
     }
 
 

@@ -97,6 +97,34 @@ def test_loops_have_columns(tmp_path):
     assert "looped" not in plain[0][0] + plain[2][0]
 
 
+def test_characters_are_the_rate_everywhere(tmp_path):
+    """A run whose metric is CER: as the words of the same numbers, and nothing of WER."""
+    counted = [
+        (
+            replace(
+                *(row,),
+                **{"metric": "cer", "text_normalizer": "none", "char_errors": row.errors},
+                **{"chars": row.words, "cer": row.wer, "errors": 1, "words": 1, "wer": 1.0},
+            ),
+            plan,
+        )
+        for row, plan in words_study()
+    ]
+    path = write_run(tmp_path / "run", counted)
+    page = page_of(path)
+    results, _, clients, *_ = tables_in(page)
+    plain = tables_in(page_of(write_run(tmp_path / "words", words_study())))
+    assert results[0] == [head.replace("WER", "CER") for head in plain[0][0]]
+    assert results[1:] == plain[0][1:]
+    assert [row[-2:] for row in clients] == [row[-2:] for row in plain[2]]
+    text = html.unescape(without_scripts(page))
+    assert "The lowest CER of 3 compressed models: 20.0 %" in text
+    assert "points of CER" in text
+    assert "texts as they are before errors are counted" in text
+    titles = re.findall(r'"title": ?"([^"]*rate[^"]*)"', page)
+    assert {title for title in titles if "error rate" in title} == {"character error rate (CER), %"}
+
+
 def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):
     chosen = scenario("my_study", description="Do small models hear well?\nA line,\nand another.\n")
     path = write_run(tmp_path / "a run", words_study(), settings=chosen)

@@ -58,7 +58,7 @@ def test_arrow_schema_by_hand():
     assert schema.field("correct") == pa.field("correct", pa.int64(), nullable=True)
     optional = {column.name for column in COLUMNS if column.optional}
     rates = {"errors", "words", "wer", "char_errors", "chars", "cer", "correct", "accuracy"}
-    loops = {"looped", "looped_errors", "looped_words", "wer_without_loops"}
+    loops = {"looped", "looped_errors", "looped_words", "rate_without_loops"}
     assert optional == rates | {"low", "high"} | loops
 
 

@@ -88,6 +88,35 @@ def test_accuracy_counts_clips():
     assert "WER" not in text
 
 
+CHARACTERS = {"metric": "cer", "text_normalizer": "none"}
+
+
+def test_character_errors_where_they_are_the_metric():
+    """Of 100 and 300 characters; the words of these clips do not count."""
+    rows = [
+        row("zh", "fp32", "", 9, 10, char_errors=20, chars=100, **CHARACTERS),
+        row("ja", "fp32", "", 9, 10, char_errors=90, chars=300, **CHARACTERS),
+    ]
+    text = printed(rows, width=120)
+    assert cells(text, ["fp32", "-"])[0][4:] == ["27.5", "2"]  # 110 of 400
+    assert "CER %  clients" in text
+    assert "CER % by client" in text
+    legend = "CER: character errors over characters of all clients together, texts as they are"
+    assert f"{legend}; lower is better" in text
+    assert "WER" not in text
+    looping = [replace(r, looped=1, looped_errors=10, looped_words=50) for r in rows]
+    text = printed(looping, width=120)
+    assert cells(text, ["fp32", "-"])[0][4:] == ["27.5", "2", "30.0", "2"]  # 90 of 300 are left
+    assert "CER %  looped  CER % without  clients" in text
+
+
+def test_the_normalizer_stands_beside_the_rate():
+    assert "all clients together, texts normalized by basic; lower" in printed(ROWS, width=120)
+    texts = [replace(ROWS[0], text_normalizer="english"), *ROWS[1:]]
+    both = "texts normalized by basic or english"
+    assert both in printed(texts, width=140)
+
+
 LOOPING = [
     replace(r, looped=n, looped_errors=e, looped_words=w)
     for r, (n, e, w) in zip(

@@ -85,7 +85,7 @@ def test_whisper(run, speech, tmp_path):
         assert row.looped_words <= row.words
         rest = row.words - row.looped_words
         rate = (row.errors - row.looped_errors) / rest if rest else None
-        assert row.wer_without_loops == rate
+        assert row.rate_without_loops == rate
     assert sum(r.looped for r in result.rows) > 0
     for row, counted in count_saved(scenario, result, "de", count_errors, language="de"):
         assert (counted.errors, counted.words) == (row.errors, row.words)
@@ -104,7 +104,7 @@ def test_a_classifier(run, speech, tmp_path):
         assert row.clips == 3
         counts = (row.errors, row.words, row.wer, row.char_errors, row.chars, row.cer)
         assert counts == (None,) * 6
-        loops = (row.looped, row.looped_errors, row.looped_words, row.wer_without_loops)
+        loops = (row.looped, row.looped_errors, row.looped_words, row.rate_without_loops)
         assert loops == (None,) * 4
         assert row.method != "fp32" or row.correct >= 2
     assert len({row.correct for row in result.rows}) > 1

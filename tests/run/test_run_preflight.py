@@ -93,6 +93,7 @@ def test_a_line_for_each_check(scenario, model_folder):
     assert found[3:] == [
         "texts: 6 references of 2 clients, none empty once normalized",
         "languages: the model takes none",
+        "scores: WER, texts normalized by basic",
     ]
 
 
@@ -100,8 +101,8 @@ def test_the_command_prints_them(scenario, capsys, tmp_path):
     scenario()
     assert main(["validate", "--deep", str(tmp_path / "toy.yaml")]) == 0
     printed = capsys.readouterr().out.splitlines()
-    heads = [line.split(":")[0] for line in printed[-6:]]
-    assert heads == ["model", "size", "clips", "texts", "languages", "ok"]
+    heads = [line.split(":")[0] for line in printed[-7:]]
+    assert heads == ["model", "size", "clips", "texts", "languages", "scores", "ok"]
     assert main(["validate", str(tmp_path / "toy.yaml")]) == 0
     assert "model:" not in capsys.readouterr().out
 
@@ -142,8 +143,8 @@ def test_every_budget_of_a_matrix_counts(scenario):
 def test_every_model_of_a_matrix_is_loaded(scenario, model_folder):
     models = [str(model_folder(name)) for name in ("ctc-group", "ctc-layer")]
     found = lines(scenario(overrides=[f"matrix={{model.id: {models}}}"]))
-    assert len(found) == 10
-    assert [line.split(" is a ")[0] for line in found[::5]] == [f"model: {m}" for m in models]
+    assert len(found) == 12
+    assert [line.split(" is a ")[0] for line in found[::6]] == [f"model: {m}" for m in models]
 
 
 def test_the_size_is_that_of_the_planner(scenario):
@@ -278,6 +279,7 @@ def test_the_language_study_asks_for_a_model_that_knows_its_languages(
     assert found[3:] == [
         "texts: 9 references of 3 clients, none empty once normalized",
         "languages: the model knows de, en, fr",
+        "scores: WER, texts normalized by basic",
     ]
     with pytest.raises(FedsimError, match=r"knows no language 'ca'"):
         lines(paper("language", corpus, model_folder("whisper"), *clips))

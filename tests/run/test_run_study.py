@@ -290,12 +290,14 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
         assert down.pop(("sense", "workload")) + down.pop(("evaluate", "workload")) == 2
         assert down.pop(("personalize", "return_models")) == 1
         assert down.pop(("evaluate", "full_precision")) == 1
+        assert down.pop(("evaluate", "metric")) == len("wer")
+        assert down.pop(("evaluate", "text_normalizer")) == len("basic")
         # a hash of 32 bytes and two depths of 8 for each layer, some names, and ranges of others
         sent = down.pop(("personalize", "candidates"))
         assert 0 < sent - 48 * layers * len(own) < 40 * len(own)
         assert down.pop(("evaluate", "candidates")) > 48 * layers * (tested - 1)
         assert down == {("personalize", f"model {name}"): size for name, size in own.items()}
-        assert len(found) == len(up) + len(own) + 12  # nothing is written twice
+        assert len(found) == len(up) + len(own) + 14  # nothing is written twice
 
 
 def test_clips_are_what_the_files_hold(study, clients):

@@ -41,10 +41,10 @@ def test_rows_of_a_recognizer(run):
     assert DEPTHS[0] <= own.mean_bits <= DEPTHS[-1]
 
 
-def rows_of(scores: m.Scores, planner=None):
+def rows_of(scores: m.Scores, **asked):
     study = scenario(*OWN)
     bank = LayerBank({}, LAYERS, PER_TENSOR, None)
-    request = m.Evaluation(True, ())
+    request = m.Evaluation(True, (), **asked)
     summary = m.Summary("ann", 300, DEPTHS, 4, ())
     planner = Planner(study, None, bank, no_public(LAYERS), 100)
     return result_rows(request, scores, summary, planner)
@@ -63,15 +63,28 @@ def test_rows_of_a_model_that_loops():
     without = m.Scores("ann", 4, (100,), *words, (), (0.1,), (0.5,), (0,), (0,), (0,))
     (row,) = rows_of(without)
     assert (row.looped, row.looped_errors, row.looped_words) == (0, 0, 0)
-    assert row.wer == row.wer_without_loops == 0.3
+    assert row.wer == row.rate_without_loops == 0.3
     (row,) = rows_of(replace(without, looped=(1,), looped_errors=(5,), looped_words=(10,)))
     assert (row.errors, row.words, row.wer) == (6, 20, 0.3)
     assert (row.looped, row.looped_errors, row.looped_words) == (1, 5, 10)
-    assert row.wer_without_loops == 0.1  # 1 of 10 words
+    assert row.rate_without_loops == 0.1  # 1 of 10 words
     (all_loop,) = rows_of(replace(without, looped=(4,), looped_errors=(6,), looped_words=(20,)))
-    assert (all_loop.wer, all_loop.wer_without_loops) == (0.3, None)
+    assert (all_loop.wer, all_loop.rate_without_loops) == (0.3, None)
     (never,) = rows_of(replace(without, looped=(), looped_errors=(), looped_words=()))
-    assert (never.looped, never.wer, never.wer_without_loops) == (None, 0.3, None)
+    assert (never.looped, never.wer, never.rate_without_loops) == (None, 0.3, None)
+
+
+def test_rows_hold_what_was_counted_and_how():
+    scores = m.Scores("ann", 4, (100,), (6,), (20,), (9,), (90,), (), (0.1,), (0.5,))
+    looped = replace(scores, looped=(1,), looped_errors=(4,), looped_words=(40,))
+    (row,) = rows_of(looped, metric="cer", text_normalizer="none")
+    assert (row.metric, row.text_normalizer) == ("cer", "none")
+    assert (row.wer, row.cer, row.rate_without_loops) == (0.3, 0.1, 0.1)  # 5 of 50 characters
+    (row,) = rows_of(scores)
+    assert (row.metric, row.text_normalizer) == ("wer", "basic")
+    classes = m.Scores("ann", 4, (100,), (), (), (), (), (3,), (0.5,), (1.0,))
+    (row,) = rows_of(classes, metric="cer")
+    assert (row.metric, row.text_normalizer) == ("accuracy", "-")
 
 
 def test_a_rate_over_nothing_is_none():

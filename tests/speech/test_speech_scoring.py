@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+from transformers.models.whisper.english_normalizer import (
+    BasicTextNormalizer,
+    EnglishTextNormalizer,
+)
 
+from fedsim.errors import FedsimError
+from fedsim.speech.normalizers import basic as normalize
+from fedsim.speech.normalizers import normalizer
 from fedsim.speech.scoring import (
     Errors,
     count_correct,
     count_errors,
     interval,
     mark_looped,
-    normalize,
     total,
 )
 
@@ -124,6 +129,76 @@ def test_equals_jiwer_and_the_textbook(pairs):
     assert counted.char_errors / counted.chars == pytest.approx(jiwer.cer(references, hypotheses))
 
 
+TEXTS = st.text(
+    st.sampled_from(
+        "今日は良い天気です。你好，世界！สวัสดีครับก็ ปลาcolour's Hmm, um 21 $5 é\u3000\n<>()"
+    )
+    | st.characters(exclude_categories=["Cs"]),
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("name", ["basic", "english", "none", "unspaced"])
+@settings(deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3))
+def test_counts_are_jiwers_under_every_normalizer(name, pairs):
+    """Of texts of any language: jiwer's own word and character rates of the normalized texts."""
+    normalized = normalizer(name)
+    counted = [count_errors([r], [h], normalized) for r, h in pairs]
+    spoken = [(normalized(r), normalized(h)) for r, h in pairs if normalized(r)]
+    kept = [c for c, (r, _) in zip(counted, pairs, strict=True) if normalized(r)]
+    assert count_errors(*map(list, zip(*pairs, strict=True)), normalized) == total(counted)
+    for (reference, hypothesis), one in zip(spoken, kept, strict=True):
+        assert one.errors / one.words == pytest.approx(jiwer.wer(reference, hypothesis))
+        assert one.char_errors / one.chars == pytest.approx(jiwer.cer(reference, hypothesis))
+    if spoken:
+        references, hypotheses = map(list, zip(*spoken, strict=True))
+        sums = total(kept)
+        assert sums.errors / sums.words == pytest.approx(jiwer.wer(references, hypotheses))
+        assert sums.char_errors / sums.chars == pytest.approx(jiwer.cer(references, hypotheses))
+
+
+def test_languages_without_spaces_by_hand():
+    """One wrong character of a sentence is one wrong word of one: characters say more."""
+    for reference, hypothesis, chars in (
+        ("今日は良い天気です。", "今日は悪い天気です", 9),
+        ("我想听音乐", "我想听音药", 5),
+        ("สวัสดีครับ", "สวัสดีคราบ", 10),
+    ):
+        assert count_errors([reference], [hypothesis]) == Errors(1, 1, 1, 1, chars)
+        assert count_errors([reference], [""]) == Errors(1, 1, 1, chars, chars)
+
+
+def test_normalizers_by_hand():
+    text = "Hmm, the Colour wasn't $20 -- it's [noise] twenty-one  Dr. Smith"
+    for name, expected in (
+        ("none", "Hmm, the Colour wasn't $20 -- it's [noise] twenty-one Dr. Smith"),
+        ("basic", "hmm the colour wasn t 20 it s twenty one dr smith"),
+        ("english", "the color was not $20 it is 21 doctor smith"),
+        ("unspaced", "hmmthecolourwasnt20itstwentyonedrsmith"),
+    ):
+        assert normalizer(name)(text) == expected
+
+
+ENGLISH = [
+    *("one", "twenty", "half", "$", "5", "%", "dr's"),
+    *("colour", "theatre", "won't", "Où,", "5½", "uh", "今日"),
+]
+WHISPER = EnglishTextNormalizer({"colour": "color", "theatre": "theater"})
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(ENGLISH)))
+def test_english_is_the_one_of_transformers(words):
+    text = " ".join(words)
+    assert normalizer("english")(text) == " ".join(WHISPER(text).split())
+
+
+def test_a_normalizer_that_there_is_not():
+    with pytest.raises(FedsimError, match="no text normalizer 'englsh': did you mean 'english'"):
+        normalizer("englsh")
+
+
 def test_as_many_hypotheses_as_references():
     with pytest.raises(ValueError, match="zip"):
         count_errors(["a"], [])
@@ -158,8 +233,8 @@ def test_interval_of_equal_clips_is_a_point():
     rng = np.random.default_rng(0)
     assert interval([Errors(1, 1, 4)] * 5, rng) == (0.25, 0.25)
     right, wrong = count_correct(["a"], ["a"]), count_correct(["a"], ["b"])
-    assert interval([right] * 5, rng, classify=True) == (1.0, 1.0)
-    assert interval([wrong] * 5, rng, classify=True) == (0.0, 0.0)
+    assert interval([right] * 5, rng, "accuracy") == (1.0, 1.0)
+    assert interval([wrong] * 5, rng, "accuracy") == (0.0, 0.0)
 
 
 def test_interval_is_that_of_a_ratio_of_sums():

@@ -7,9 +7,11 @@ from typing import Any
 import altair as alt
 
 from fedsim.report.tables import Table
-from fedsim.results.lines import Kind
+from fedsim.results.lines import UNITS, Kind
 
-_LOG_ABOVE = 150  # a WER above this, in percent, with others far below needs a logarithmic axis
+_LOG_ABOVE = (
+    150  # an error rate above this, in percent, with others far below needs a logarithmic axis
+)
 _TIPS = {
     "line": ("line:N", "method"),
     "test": ("test:N", "tested on"),
@@ -32,18 +34,20 @@ _TIPS = {
 
 def rate_title(kind: Kind) -> str:
     """Return the title of an axis of rates."""
-    return "word error rate (WER), %" if kind == "WER" else "accuracy, % of clips"
+    if kind == "accuracy":
+        return "accuracy, % of clips"
+    return f"{UNITS[kind]} error rate ({kind}), %"
 
 
 def what(kind: Kind) -> str:
     """Return what is measured, as the first words of a title."""
-    return "Word errors" if kind == "WER" else "Accuracy"
+    return "Accuracy" if kind == "accuracy" else f"{UNITS[kind].capitalize()} errors"
 
 
 def rate_look(table: Table, kind: Kind) -> dict[str, Any]:
     """Return the title, scale and axis of rates.
 
-    A word error rate may exceed 100 % many times; the scale is then logarithmic.
+    An error rate may exceed 100 % many times; the scale is then logarithmic.
     """
     rates = [row["rate"] for row in table]
     low = min((rate for rate in rates if rate > 0), default=0.0)

@@ -110,7 +110,7 @@ def transfer(table: Table, kind: Kind, method: str) -> AnyChart:
             axis=name_axis(130),
         ),
     )
-    title = f"{'WER' if kind == 'WER' else 'Accuracy'} minus that of the own model, points"
+    title = f"{'Accuracy' if kind == 'accuracy' else kind} minus that of the own model, points"
     cells = base.mark_rect().encode(
         color=alt.Color("change:Q", scale=scale, legend=alt.Legend(title=title, labelExpr=_SIGNED)),
         tooltip=tips_of("test", "tuned", "rate", "low", "high", "change"),
@@ -125,6 +125,6 @@ def transfer(table: Table, kind: Kind, method: str) -> AnyChart:
     return finished(
         alt.layer(cells, own, numbers).properties(width=width, height=34 * len(people)),
         f"Whose clips a model is tuned on, and who uses it ({method})",
-        f"Numbers: {'WER' if kind == 'WER' else 'accuracy'} in %. Framed: tuned on own clips."
+        f"Numbers: {kind} in %. Framed: tuned on own clips."
         " Orange is worse than these, blue is better.",
     )

@@ -19,7 +19,7 @@ import yaml
 
 from fedsim.base.files import read_text
 from fedsim.errors import FedsimError, nearest
-from fedsim.speech.scoring import normalize
+from fedsim.speech.normalizers import basic as normalize
 
 Role = Literal["training", "tuning", "test"]
 ROLES: tuple[Role, ...] = ("training",) * 6 + ("tuning",) * 2 + ("test",) * 2
