@@ -14,8 +14,8 @@ import csv
 from pathlib import Path
 
 from fedsim.scenario.corpus import CorpusSettings
-from fedsim.speech.voices.population import open_population
 from fedsim.speech.voices.export import export_clips
+from fedsim.speech.voices.population import open_population
 from fedsim.speech.voices.speaker import speaker
 
 

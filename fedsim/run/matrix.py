@@ -159,7 +159,7 @@ def _known_beside(run: Path) -> dict[str, _Known]:
     A run of another version of fedsim, or a damaged one, has nothing to copy: what is wrong with it
     is not this run's matter.
     """
-    known = {}
+    known: dict[str, _Known] = {}
     for index in sorted(run.parent.glob(f"*/{MATRIX_INDEX}")):
         if index.parent != run:
             with suppress(FedsimError):
