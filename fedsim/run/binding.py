@@ -15,7 +15,7 @@ from fedsim.privacy.budget import HOME
 from fedsim.results.bound import SETTING, check_settings, listed, settings_of
 from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, versions
 from fedsim.results.ledger import Ledger
-from fedsim.run.contents import Contents, places
+from fedsim.run.contents import Contents, HubId, places
 from fedsim.scenario.schema import Scenario
 
 PACKAGE, PLACE, FILE = "package", "place", "file"
@@ -94,12 +94,16 @@ def _check_files(ledger: Ledger, path: Path, scenario: Scenario, contents: Conte
     changed = {
         key: place
         for key, place in places(scenario, contents).items()
-        if contents.digest(place) != begun.get(key)
+        if (digest := contents.digest(place)) != begun.get(key)
+        # Without a network, or for a first run, the commit may not be known.
+        and not (isinstance(place, HubId) and not (digest and begun.get(key)))
     }
     if not changed:
         return
     before, texts = ledger.facts(FILE), []
     for key, place in changed.items():
+        if isinstance(place, HubId):
+            texts.append(f"{place.id} of the hub has another commit than {begun[key]} ({key})")
         now = {f"{key} {name}": digest.hex() for name, digest in contents.files(place)}
         known = [name for name in before if name.startswith(f"{key} ")]
         for name in sorted({*known, *now}):

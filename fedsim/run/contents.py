@@ -43,8 +43,32 @@ class Chosen:
         return self.root
 
 
-Place = str | Chosen
-"""A file, a folder with all that is in it, or chosen files."""
+@dataclass(frozen=True)
+class HubId:
+    """A model or a data set of the hub, by its id."""
+
+    id: str
+    kind: str
+    """"model" or "dataset"."""
+
+    def __fspath__(self) -> str:
+        return self.id
+
+    def commit(self) -> str:
+        """Return the commit that is loaded, in hexadecimal digits; empty if it cannot be found."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        small = "config.json" if self.kind == "model" else "README.md"
+        try:  # a file that loading reads too, from the cache if there is no network
+            found = Path(hf_hub_download(self.id, small, repo_type=self.kind))
+        except (OSError, ValueError, HfHubHTTPError, HFValidationError):
+            return ""  # whoever loads it explains what is wrong
+        return found.parent.name
+
+
+Place = str | Chosen | HubId
+"""A file, a folder with all that is in it, chosen files, or what lies on the hub."""
 
 
 class Contents:
@@ -57,6 +81,7 @@ class Contents:
         self._read = read
         self._chosen: dict[str, Place | None] = {}
         self._files: dict[Place, tuple[tuple[str, bytes], ...]] = {}
+        self._commits: dict[HubId, str] = {}
 
     def recordings(self, corpus: CorpusSettings) -> Place | None:
         """Return the files of a corpus on which results depend; its tables are read only once."""
@@ -68,7 +93,12 @@ class Contents:
         return self._chosen[key]
 
     def digest(self, place: Place | None) -> str:
-        """Return a hash of a local file or folder; empty for anything that is not local."""
+        """Return a hash of a local file or folder, the commit of what lies on the hub; empty where
+        there is neither."""
+        if isinstance(place, HubId):
+            if self._read and place not in self._commits:
+                self._commits[place] = place.commit()
+            return self._commits.get(place, "")
         found = hashlib.sha256()
         for name, digest in (files := self.files(place)):
             found.update(f"{name}\0".encode("utf-8", "surrogateescape"))
@@ -80,7 +110,9 @@ class Contents:
 
         Nothing for what is not local. Raises `FedsimError` if a file cannot be read.
         """
-        if not self._read or place is None or not Path(place).exists():
+        if not self._read or place is None or isinstance(place, HubId):
+            return ()
+        if not Path(place).exists():
             return ()
         if place not in self._files:
             self._files[place] = tuple(_hashed(place))
@@ -90,9 +122,8 @@ class Contents:
 def places(scenario: Scenario, contents: Contents | None = None) -> dict[str, Place]:
     """Return the files and folders that a scenario names: dotted key -> path.
 
-    A model or data set of the hub, by its id, is among them: it is a place that is not local. The
-    texts that `words_from` names with `{language}` are named one by one. With `contents` each
-    corpus is read only once.
+    A model or data set of the hub is among them. The texts that `words_from` names with
+    `{language}` are named one by one. With `contents` each corpus is read only once.
     """
     vocabulary, fleet = scenario.model.vocabulary, scenario.fleet
     words = vocabulary.words_from if vocabulary else None
@@ -108,7 +139,17 @@ def places(scenario: Scenario, contents: Contents | None = None) -> dict[str, Pl
     }
     for text in sorted(glob(words.replace(LANGUAGE, "*"))) if words else ():
         found[f"model.vocabulary.words_from ({Path(text).name})"] = text
-    return {k: p if isinstance(p, Chosen) else str(p) for k, p in found.items() if p}
+    return {key: _place(key, place) for key, place in found.items() if place}
+
+
+def _place(key: str, place: Place) -> Place:
+    """Return a place as what it is: an id if it can be one, and there is no such file."""
+    on_hub = key == "model.id" or key.endswith(".path")
+    if not isinstance(place, str) or not on_hub or place.startswith((".", "/", "~")):
+        return place
+    if Path(place).exists():
+        return place
+    return HubId(place, "model" if key == "model.id" else "dataset")
 
 
 def _corpus_places(

@@ -4,6 +4,7 @@ import hashlib
 import os
 
 import pytest
+from huggingface_hub import constants
 
 from fedsim.errors import FedsimError
 from fedsim.results.folder import create_run
@@ -11,6 +12,7 @@ from fedsim.results.ledger import Ledger
 from fedsim.results.records import Log, Release
 from fedsim.run.binding import bind, relevant_versions
 from fedsim.run.contents import Contents, places
+from fedsim.run.result_key import ResultKeys
 from fedsim.scenario import Scenario
 
 BASE = {
@@ -84,3 +86,47 @@ def test_a_budget_that_is_gone_is_not_a_new_one(tmp_path, monkeypatch):
             bind(ledger, folder, scenario(), Contents())
         monkeypatch.setenv("FEDSIM_PRIVACY_DIR", str(tmp_path))  # where devices have their own
         bind(ledger, folder, scenario(), Contents())
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """f(kind, id, file, commit): the hub's cache holds a repository at this commit; no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def put(kind, name, file, commit):
+        home = tmp_path / "hub" / f"{kind}s--{name.replace('/', '--')}"
+        for place, text in ((home / "refs" / "main", commit), (home / file, "{}")):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+        snapshot = home / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (home / file).rename(snapshot / file)
+
+    return put
+
+
+def test_what_lies_on_the_hub_is_bound_by_its_commit(hub, tmp_path):
+    first, second = "a" * 40, "b" * 40
+    hub("model", "org/model", "config.json", first)
+    hub("dataset", "org/clips", "README.md", first)
+    run = create_run(tmp_path / "run", scenario())
+    with Ledger(run.ledger) as ledger:
+        bind(ledger, run, scenario(), Contents())
+        bind(ledger, run, scenario(), Contents())  # nothing has changed
+        hub("dataset", "org/clips", "README.md", second)
+        sentence = rf"org/clips of the hub has another commit than {first} \(corpus\.path\)"
+        with pytest.raises(FedsimError, match=sentence):
+            bind(ledger, run, scenario(), Contents())
+        hub("dataset", "org/public", "README.md", second)  # was not known when the run began
+        (tmp_path / "hub" / "datasets--org--clips" / "refs" / "main").write_text(first)
+        bind(ledger, run, scenario(), Contents())
+
+
+def test_another_commit_is_another_result(hub):
+    hub("model", "org/model", "config.json", "a" * 40)
+    method = scenario().methods[0]
+    keys = [ResultKeys().key(scenario(), method), ResultKeys().key(scenario(), method)]
+    hub("model", "org/model", "config.json", "b" * 40)
+    keys.append(ResultKeys().key(scenario(), method))
+    assert keys[0] == keys[1] != keys[2]
