@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.quant.activations import MAX_ACTIVATION_BITS, MIN_ACTIVATION_BITS
 from fedsim.quant.packing import MAX_BITS, MIN_BITS
-from fedsim.speech.audio import check_clip
+from fedsim.speech.as_clip import as_clip
 from fedsim.speech.public_model import AUTO
 
 
-def checked_clips(clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return clips, 1-D float32 at 16 kHz; raises `FedsimError` for any that cannot be used."""
-    if isinstance(clips, np.ndarray) and clips.ndim == 1:
+def checked_clips(clips: Sequence[Any]) -> list[np.ndarray]:
+    """Return clips, in any of the forms of `as_clip`, as 1-D float32 at 16 kHz.
+
+    Raises `FedsimError` for any that cannot be used, with its number from 0.
+    """
+    if isinstance(clips, np.ndarray) and clips.ndim == 1 and clips.dtype != object:
         raise FedsimError("clips is one array; give a list of 1-D arrays, such as [clip]")
-    if not len(clips):
+    if isinstance(clips, str | bytes | os.PathLike | Mapping) or hasattr(clips, "get_all_samples"):
+        raise FedsimError(f"clips is one {type(clips).__name__}; give a list, such as [clip]")
+    try:
+        given = list(clips)
+    except TypeError:
+        raise FedsimError(
+            f"clips is a {type(clips).__name__}; give a list of clips, such as [clip]"
+        ) from None
+    if isinstance(clips, tuple) and len(given) == 2 and isinstance(given[1], int | float):
+        raise FedsimError("clips is one pair (samples, rate); give a list of them, such as [clip]")
+    if not given:
         raise FedsimError("no clips were given; give at least one, better 10 or more")
-    return [check_clip(clip, f"clip {i}") for i, clip in enumerate(clips)]
+    return [as_clip(clip, f"clip {i}") for i, clip in enumerate(given)]
 
 
 def check_options(

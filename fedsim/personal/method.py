@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ from fedsim.speech.vocabulary import DEFAULT_OWN, vocabulary_of
 
 def personalize(
     model: str | os.PathLike[str] | SpeechModel,
-    clips: Sequence[np.ndarray],
+    clips: Sequence[Any],
     *,
     budget_mb: float,
     allocation: str = "knapsack",
@@ -61,7 +61,7 @@ def personalize(
     activation_bits: int | Literal["auto"] = 8,
     bit_depths: Sequence[int] = tuple(range(MIN_BITS, MAX_BITS + 1)),
     language: str | None = None,
-    public_clips: Sequence[np.ndarray] | None = None,
+    public_clips: Sequence[Any] | None = None,
     window_s: float | None = None,
     keep: Sequence[str] = (),
     vocabulary: int | None = None,
@@ -76,8 +76,9 @@ def personalize(
 
     Args:
         model: hub id or folder of a pretrained model, or one from `load_model`.
-        clips: the user's clips, 1-D float32 arrays at 16 kHz, 10 to 100 of them; no transcript is
-            needed.
+        clips: the user's clips, 10 to 100 of them; no transcript is needed. Each is a 1-D array or
+            tensor at 16 kHz, (samples, rate), a path, a `datasets` dict with "array" and
+            "sampling_rate", or a decoder of torchcodec; other rates are resampled.
         budget_mb: maximum size of the model file with everything in it, in MB (2^20 bytes).
         allocation: how layers get bits: knapsack, knapsack_pairs, myqasr, uniform, shuffled,
             reversed, linear.
@@ -204,7 +205,7 @@ def personalize(
     return PersonalizedModel(speech, file, ready.sizes.total(bits), language, bare)
 
 
-def _public_set(clips: Sequence[np.ndarray] | None, language: str | None) -> PublicSet:
+def _public_set(clips: Sequence[Any] | None, language: str | None) -> PublicSet:
     if clips is None:
         return public_set(public_request((language or "en",)))
     return public_set_of(PublicClip(clip, language) for clip in checked_clips(clips))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
 from fedsim.errors import FedsimError, ModelFileError
@@ -68,8 +67,9 @@ class PersonalizedModel:
         names = [layer.name for layer in self.model.layers]
         return dict(zip(names, self.file.inputs, strict=True))
 
-    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """Return one transcript per clip (1-D float32 at 16 kHz), or class name for a classifier.
+    def transcribe(self, clips: Sequence[Any]) -> list[str]:
+        """Return one transcript per clip, in the forms that `personalize` takes, or class name for
+        a classifier.
 
         Raises `AudioError` for a clip that cannot be used.
         """

@@ -23,6 +23,7 @@ from fedsim.base import progress
 from fedsim.base.imports import importing
 from fedsim.engine.settings import cores
 from fedsim.engine.worker import load_app
+from fedsim.errors import FedsimError
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.results.ledger_reader import read_ledger
@@ -109,7 +110,8 @@ def estimate(
         watched_s: seconds for which clients are timed.
 
     Raises:
-        FedsimError: for whatever would stop a run.
+        FedsimError: for whatever would stop a run, and if clients fail in the rehearsal; where the
+            scenario declares faults or has a fleet, only if all of them do.
     """
     cells = expand(scenario)
     first = cells[0].scenario
@@ -130,6 +132,7 @@ def estimate(
         with _Meter(out / "bank") as meter, progress.using(watch), suppress(_EnoughError):
             run_scenario(few, out, Contents(read=False))
         ended = time.monotonic()
+        _require_success(first, out)
         finished = _finished(out)
         once, each = _disk(out, Path(home) / "empty.sqlite", max(finished, 1))
     if staged:
@@ -185,6 +188,19 @@ def _spread(keys: Sequence[str], limit: int) -> list[str]:
 def _finished(out: Path) -> int:
     with read_ledger(RunFolder(out).ledger) as ledger:
         return len(ledger.finished() | {failure.client for failure in ledger.failures()})
+
+
+def _require_success(scenario: Scenario, out: Path) -> None:
+    """Raise `FedsimError` if clients of the rehearsal failed that should not."""
+    with read_ledger(RunFolder(out).ledger) as ledger:
+        failures = [found for found in ledger.failures() if found.outcome == "failed"]
+        succeeded = len(ledger.finished())
+    if failures and not (succeeded and (scenario.fleet is not None or scenario.faults)):
+        first = failures[0]
+        raise FedsimError(
+            f"{len(failures):,} of {len(failures) + succeeded:,} clients failed in the rehearsal,"
+            f" the first, {first.client!r}, at {first.stage}: {first.reason}"
+        )
 
 
 def _disk(out: Path, empty: Path, finished: int) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.models.base import Hypothesis, by_length
+from fedsim.speech.models.whisper_rules import complete_rules
 from fedsim.speech.repetition import stop
 
 FIRST = "model.encoder.conv1"
@@ -30,6 +31,8 @@ FIRST = "model.encoder.conv1"
 
 FRAMES_PER_SECOND = 100  # mel frames; the encoder's second convolution halves them
 POSITIONS_PER_SECOND = FRAMES_PER_SECOND // 2
+_FULL = "fedsim_full_window_s"
+"""Attribute of a network whose window was cut: the seconds that it had."""
 TOKENS_PER_SECOND, EXTRA_TOKENS = 12, 8
 """A hypothesis is cut at 12 tokens per second of audio plus 8: the fastest speech needs fewer."""
 
@@ -67,11 +70,18 @@ class Whisper:
     def _encode(self, clips: list[np.ndarray], language: str | None) -> Batch:
         longest = max(len(c) for c in clips) / SAMPLE_RATE
         if longest > self.window:
-            needed = math.ceil(longest)
-            wider = f" or set model.window_s to at least {needed}" if needed <= 30 else ""
+            # A window is a whole number of positions, and at most the checkpoint's own.
+            needed = math.ceil(longest * POSITIONS_PER_SECOND) / POSITIONS_PER_SECOND
+            full = getattr(self.module, _FULL, self.window)
+            advice = "cut it, or leave it out (corpus.max_seconds)"
+            if needed <= full:
+                advice = (
+                    "cut it, leave it out (corpus.max_seconds) or set model.window_s to at least "
+                    f"{needed:g}"
+                )
             raise AudioError(
-                f"a clip of {longest:.1f} s is longer than the model's window of {self.window:g} "
-                f"s; cut it, leave it out (corpus.max_seconds){wider}"
+                f"a clip of {longest:.8g} s is longer than the model's window of {self.window:g} "
+                f"s; {advice}"
             )
         features = self.extractor(
             clips,
@@ -236,14 +246,16 @@ def adapt(
     batch_size: int,
     settings: Mapping[str, Any],
 ) -> Whisper:
-    """Return the adapter of a loaded network; raise `FedsimError` if its tokenizer is missing."""
-    rules: Any = module.generation_config
+    """Return the adapter of a loaded network; raise `FedsimError` if its tokenizer is missing,
+    or lacks a token of the prompt that the checkpoint does not name."""
+    config: Any = module.config
     # For a folder without tokenizer files transformers makes up an empty tokenizer.
-    if tokenizer is None or len(tokenizer) <= int(rules.eos_token_id):
+    if tokenizer is None or len(tokenizer) < config.vocab_size // 2:
         raise FedsimError(
             f"model {model!r} has no tokenizer files (tokenizer.json, tokenizer_config.json); add "
             f"them to its folder"
         )
+    complete_rules(model, module, tokenizer)
     return Whisper(model, module, layers, extractor, tokenizer, batch_size, settings)
 
 
@@ -265,6 +277,7 @@ def shorten(module: nn.Module, window_s: float) -> None:
     encoder.embed_positions = table
     encoder.max_source_positions = positions
     config.max_source_positions = positions
+    setattr(module, _FULL, full)
 
 
 def _memory(module: nn.Module) -> dict[str, Any]:
