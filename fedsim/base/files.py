@@ -59,6 +59,21 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
+_POINTER = b"version https://git-lfs.github.com/spec/v1"
+_POINTER_BYTES = 1024
+"""Bytes that such a text has at most."""
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Return whether a file is the text that Git LFS leaves in place of one it has not fetched."""
+    try:
+        if not 0 < path.stat().st_size < _POINTER_BYTES or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_POINTER)) == _POINTER
+    except (OSError, ValueError):
+        return False
+
 
 def require_regular(path: Path) -> int:
     """Return the size of a file in bytes, after checking that it is one.
@@ -98,6 +113,11 @@ def read_text(path: Path, max_bytes: int) -> str:
             )
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
+        if is_lfs_pointer(path):
+            raise FedsimError(
+                f"{path}: this is a pointer of Git LFS, not the file itself: run git lfs pull in"
+                f" its folder"
+            )
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise FedsimError(f"{path}: the file does not exist: check the path") from None

@@ -120,10 +120,11 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
 
 
 def _print_hints(scenario: Scenario, metrics: Collection[str]) -> None:
-    """Print how many references were not scored because they have no word, and of whom; and whose
-    spaces do not go with the metrics."""
+    """Print how many references were not scored because they have no word, and of whom; whose
+    spaces do not go with the metrics; and what of the model is not used."""
     from fedsim.errors import FedsimError
     from fedsim.speech.corpus import open_clients
+    from fedsim.speech.models.processor import left_out
     from fedsim.speech.wordless import wordless_line
     from fedsim.study.metric import segmented_line, unspaced_line
 
@@ -135,6 +136,7 @@ def _print_hints(scenario: Scenario, metrics: Collection[str]) -> None:
             lines.append(unspaced_line(scenario, clients))
         if "cer" in metrics and texts != "unspaced" and clients.clips is None:
             lines.append(segmented_line(clients))
+        lines.append(left_out(scenario.model.id))
         for line in filter(None, lines):
             print(line)
 

@@ -170,9 +170,16 @@ def load_personalized(
     """
     if model is None or isinstance(model, str | os.PathLike):
         manifest = modelfile.read_manifest(path, key)
-        speech = load_model(
-            manifest.model if model is None else model, **_loading(path, manifest.settings)
-        )
+        options = _loading(path, manifest.settings)
+        try:
+            speech = load_model(manifest.model if model is None else model, **options)
+        except FedsimError as error:
+            if model is not None:
+                raise
+            raise FedsimError(
+                f"{path} was made from the model {manifest.model!r}, which cannot be loaded here"
+                f" ({error}); name it: load_personalized(path, model=...)"
+            ) from error
     else:
         speech = model
     rest = switch_of(speech).full_leftovers()
@@ -196,6 +203,7 @@ def _loading(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[
     """Return the options of `load_model` in a file's settings, which name a language beside."""
     window_s, keep = settings.get("window_s"), settings.get("keep", [])
     spoken, target_lang = settings.get(LANGUAGE), settings.get(TARGET_LANG)
+    normalize = settings.get("normalize")
     if window_s is not None and not (isinstance(window_s, float) and 0 < window_s <= _MAX_WINDOW_S):
         raise modelfile.damaged(path, "its window_s is not a number of seconds")
     if not isinstance(keep, list) or not all(isinstance(name, str) for name in keep):
@@ -204,7 +212,14 @@ def _loading(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[
         raise modelfile.damaged(path, "its language is not a text")
     if target_lang is not None and not isinstance(target_lang, str):
         raise modelfile.damaged(path, "its target_lang is not a text")
-    return {"window_s": window_s, "keep": tuple(keep), TARGET_LANG: target_lang}
+    if normalize is not None and not isinstance(normalize, bool):
+        raise modelfile.damaged(path, "its normalize is neither true nor false")
+    return {
+        "window_s": window_s,
+        "keep": tuple(keep),
+        TARGET_LANG: target_lang,
+        "normalize": normalize,
+    }
 
 
 def _table(speech: SpeechModel) -> str | None:

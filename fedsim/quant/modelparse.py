@@ -103,6 +103,8 @@ def read_header(file: BinaryIO) -> Header:
     first = file.read(8)
     if len(first) < 8:
         raise Flaw(f"{size:,} bytes are too few")
+    if first == b"version ":  # of a length, these bytes would make 2^61
+        raise Flaw("it is a pointer of Git LFS: run git lfs pull in its folder")
     (length,) = struct.unpack("<Q", first)
     if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
         raise Flaw(f"its header would have {length:,} of its {size:,} bytes")

@@ -28,6 +28,7 @@ from fedsim.speech.clips import (
     require_distinct,
 )
 from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.models.processor import left_out
 from fedsim.study.devices import Devices
 from fedsim.study.metric import metric_of
 from fedsim.study.model import StudyModel, load_study_model, study_model
@@ -68,6 +69,8 @@ def preflight(scenario: Scenario, clients: Clients) -> Iterator[str]:
         study = load_study_model(same_model[0])
         model = study.model
         yield _model(study)
+        if note := left_out(model.id):
+            yield note
         yield _size(study, same_model, survey)
         yield _clips(model, scenario, survey)
         yield _classes(model, survey) if model.task == "classify" else _texts(survey)

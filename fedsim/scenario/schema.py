@@ -64,6 +64,11 @@ class ModelSettings(Settings):
         default=None,
         description="MMS: the language whose adapters, head and vocabulary are loaded, such as ita",
     )
+    normalize: bool | None = Field(
+        default=None,
+        description="raw audio, in place of a lost preprocessor_config.json: whether the model was"
+        " trained on clips of zero mean and unit variance; null: the file says it",
+    )
     vocabulary: VocabularySettings | None = Field(
         default=None,
         description="Whisper: the tokens that model files keep, by client language: words, own;"

@@ -21,9 +21,7 @@ from fedsim.speech.audio import (
     read_clip,
 )
 
-FORMS = (
-    "a 1-D array at 16 kHz, (samples, rate), a path, or a dict with 'array' and 'sampling_rate'"
-)
+FORMS = "a 1-D array at 16 kHz, (samples, rate), a path, or a dict with 'array' and 'sampling_rate'"
 
 
 def as_clip(clip: Any, name: str) -> np.ndarray:
@@ -135,7 +133,9 @@ def _floats(samples: Any, name: str) -> np.ndarray:
     if array.dtype in (np.int16, np.int32):
         return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
     if array.dtype.kind not in "fiu":
-        raise AudioError(f"{name} is a {type(samples).__name__} that holds no samples; give {FORMS}")
+        raise AudioError(
+            f"{name} is a {type(samples).__name__} that holds no samples; give {FORMS}"
+        )
     if array.ndim == 0:
         raise AudioError(f"{name} is a number; give {FORMS}, all clips in a list")
     return array

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.base.files import require_regular
+from fedsim.base.files import is_lfs_pointer, require_regular
 from fedsim.errors import AudioError, FedsimError
 from fedsim.speech.containers import require_decoded, require_whole
 
@@ -187,6 +187,11 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     except FedsimError as error:
         raise AudioError(f"audio file {error}") from None
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(source, Path) and is_lfs_pointer(source):
+            raise AudioError(
+                f"audio file {name} is a pointer of Git LFS, not the clip itself; run git lfs pull"
+                f" in its folder"
+            ) from error
         raise AudioError(
             f"audio file {name} cannot be read ({_reason(error)}); replace it or remove it from "
             f"the corpus"

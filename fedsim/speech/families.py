@@ -29,8 +29,9 @@ class ModelFamily:
     shorten: Callable[[Any, float], None] | None = None
     """f(network, seconds): cut the encoder's window, in place; None where clips may have any
     length."""
-    default_extractor: Callable[[], Any] | None = None
-    """Makes the feature extractor of a checkpoint that has none; None where each must have one."""
+    default_extractor: Callable[[bool], Any] | None = None
+    """f(normalize): makes the feature extractor of a checkpoint that has lost its own, where
+    model.normalize stands in for it; None where each must have one."""
     prepare: Callable[[Any], None] | None = None
     """f(network): called before its layers are looked up; a second call changes nothing."""
     choose_language: Callable[[Any, Any, str | None, str], None] | None = None
@@ -62,9 +63,11 @@ def _heads(model: str) -> tuple[str, ...]:
 def _encoder(name: str, adapter: str, classes: tuple[str, ...], **fields: Any) -> None:
     """Add a family of encoders, whose adapter is called `adapter` in
     `fedsim.speech.models.encoder`."""
+    raw = adapter.startswith("raw")
     family = ModelFamily(
         Lazy(f"fedsim.speech.models.encoder:{adapter}"),
         classes,
+        default_extractor=Lazy("fedsim.speech.models.encoder:default_extractor") if raw else None,
         optional_weights=("masked_spec_embed",),  # serves pretraining only
         **fields,
     )
@@ -73,14 +76,12 @@ def _encoder(name: str, adapter: str, classes: tuple[str, ...], **fields: Any) -
 
 _MASKED = "samples; a batch pads, with `feat_extract_norm: group` it does not"
 _ALONE = "samples; a batch holds clips of one length"
-_USUAL = Lazy("fedsim.speech.models.encoder:default_extractor")
 _BOTH_NORMS = "random weights, group and layer norms"
 _encoder(
     "wav2vec2",
     "raw",
     _heads("Wav2Vec2"),
     summary="wav2vec 2.0, XLS-R and MMS, with a CTC head or a classifier.",
-    default_extractor=_USUAL,
     choose_language=Lazy("fedsim.speech.models.mms:choose_language"),
     audio=_MASKED,
     tested_with=f"{_BOTH_NORMS}, strided adapter, weighted layer sum, MMS; the bundled model",
@@ -92,7 +93,6 @@ _encoder(
     "raw_alone",
     _heads("Wav2Vec2Conformer"),
     summary="wav2vec 2.0 with Conformer blocks.",
-    default_extractor=_USUAL,
     prepare=Lazy("fedsim.speech.models.prepare:drop_unused"),
     audio=_ALONE,
     tested_with="random weights, rotary and relative positions; the bundled model",

@@ -33,6 +33,7 @@ def load_study_model(scenario: Scenario) -> StudyModel:
         keep=settings.keep,
         batch_size=settings.batch_size,
         target_lang=settings.target_lang,
+        normalize=settings.normalize,
     )
     return study_model(scenario, model)
 

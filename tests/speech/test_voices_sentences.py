@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedsim.errors import FedsimError
 from fedsim.scenario.corpus import TOPICS
-from fedsim.speech.scoring import normalize
+from fedsim.speech.normalizers import basic
 from fedsim.speech.voices.sentences import (
     ROLES,
     WORDS,
@@ -276,7 +276,7 @@ def test_brackets_are_not_read_and_not_scored(listed):
     path = listed("(hello there)\ngood morning (sir)\ngood morning\n<b>\n(# x)\n")
     found = read_sentences(path)
     assert found == ["hello there", "good morning sir", "good morning", "b", "# x"]
-    assert all(normalize(text) for text in found)
+    assert all(basic(text) for text in found)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=12), max_size=12))

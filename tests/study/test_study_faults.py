@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from scipy.stats import binomtest
 
+from fedsim.protocol.messages import PROTOCOL
 from fedsim.results.ledger import Ledger
 from fedsim.run.single import run_scenario
 from fedsim.scenario import load_scenario
@@ -69,7 +70,11 @@ ALWAYS = {
     "out_of_memory": ("dropped", "ran out of memory", ["declared out_of_memory", "no answer"]),
     "late": ("dropped", "no answer in time", ["declared late", "no answer", "second reply"]),
     "corrupt": ("quarantined", "is not a valid Summary", ["declared corrupt", "refused"]),
-    "wrong_version": ("quarantined", "version 3 of the protocol", ["declared wrong_version"]),
+    "wrong_version": (
+        "quarantined",
+        f"version {PROTOCOL + 1} of the protocol",
+        ["declared wrong_version"],
+    ),
 }
 
 

@@ -18,6 +18,12 @@ from fedsim.quant.layers import Layer, find_layers, plain_weights
 from fedsim.quant.linear import use_onednn
 from fedsim.speech.families import ModelFamily, family_of
 from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.models.processor import (
+    first_line,
+    load_extractor,
+    load_tokenizer,
+    refuse_pointers,
+)
 
 
 def load_model(
@@ -27,6 +33,7 @@ def load_model(
     keep: Sequence[str] = (),
     batch_size: int = 8,
     target_lang: str | None = None,
+    normalize: bool | None = None,
 ) -> SpeechModel:
     """Load a pretrained model in float32, ready to be observed and quantized.
 
@@ -39,16 +46,19 @@ def load_model(
         batch_size: maximum number of clips in a batch.
         target_lang: the language whose adapters, head and vocabulary are loaded, for a model that
             has one of each per language (MMS: "ita").
+        normalize: stands in for a preprocessor_config.json that is lost, of a model that takes raw
+            audio: whether it was trained on clips of zero mean and unit variance.
 
     Raises:
         FedsimError: if the model does not exist, its class belongs to no family, a file is missing
-            or damaged, or an option does not fit.
+            or damaged, a weight is NaN or infinite, or an option does not fit.
     """
     with importing():
         import transformers.modeling_utils  # noqa: F401  (two seconds, whatever the model is)
 
     name = str(model)
     place = str(bundled_folder(name)) if name.startswith(BUNDLED_PREFIX) else name
+    refuse_pointers(Path(place))
     config = _read_config(place)
     class_name = _class_of(config, name)
     family = family_of(class_name, name)
@@ -60,7 +70,8 @@ def load_model(
                 f"window_s"
             )
         family.shorten(module, window_s)
-    extractor, tokenizer = _load_processor(place, family)
+    extractor = load_extractor(place, name, family, normalize)
+    tokenizer = load_tokenizer(place, name, class_name)
     if family.choose_language is not None:
         family.choose_language(module, tokenizer, target_lang, name)
         _freeze(module, family)  # a head may have been replaced
@@ -74,6 +85,8 @@ def load_model(
     settings: dict[str, Any] = {"window_s": seconds, "keep": list(keep)}
     if target_lang is not None:
         settings["target_lang"] = target_lang
+    if normalize is not None:
+        settings["normalize"] = normalize
     return family.adapt(name, module, layers, extractor, tokenizer, batch_size, settings)
 
 
@@ -131,12 +144,11 @@ def _read_config(name: str) -> Any:
     except (OSError, ValueError) as error:
         if os.path.isdir(folder):
             raise FedsimError(
-                f"config.json of model {name!r} cannot be read: {_first_line(error)}; fetch it "
-                f"again"
+                f"config.json of model {name!r} cannot be read: {first_line(error)}; fetch it again"
             ) from error
         raise FedsimError(
             f"model {name!r} cannot be loaded: no such folder, and from the hub: "
-            f"{_first_line(error)}; check the id and the network, or give a local folder"
+            f"{first_line(error)}; check the id and the network, or give a local folder"
         ) from error
 
 
@@ -153,7 +165,7 @@ def _load_module(name: str, class_name: str, family: ModelFamily) -> nn.Module:
         )
     except Exception as error:  # transformers, safetensors and torch each raise their own
         raise FedsimError(
-            f"the weights of model {name!r} cannot be read: {_first_line(error)}; fetch it again"
+            f"the weights of model {name!r} cannot be read: {first_line(error)}; fetch it again"
         ) from error
     finally:
         logging.set_verbosity(quiet)
@@ -163,7 +175,17 @@ def _load_module(name: str, class_name: str, family: ModelFamily) -> nn.Module:
             f"model {name!r} lacks {len(missing)} of the weights of a {class_name} (first: "
             f"{missing[0]!r}); choose a checkpoint that was fine-tuned as one"
         )
+    _require_finite(name, module)
     return _freeze(module, family)
+
+
+def _require_finite(name: str, module: nn.Module) -> None:
+    for key, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise FedsimError(
+                f"the weights of model {name!r} hold NaN or infinite numbers (first: {key!r}); "
+                f"fetch it again, or choose a checkpoint whose training did not diverge"
+            )
 
 
 def _freeze(module: nn.Module, family: ModelFamily) -> nn.Module:
@@ -176,28 +198,3 @@ def _freeze(module: nn.Module, family: ModelFamily) -> nn.Module:
     if family.prepare is not None:
         family.prepare(module)
     return use_onednn(plain_weights(module))
-
-
-def _load_processor(name: str, family: ModelFamily) -> tuple[Any, Any]:
-    """Return the feature extractor, and the tokenizer or None."""
-    from transformers import AutoFeatureExtractor, AutoTokenizer
-
-    try:
-        extractor = AutoFeatureExtractor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        if family.default_extractor is None:
-            raise FedsimError(
-                f"model {name!r} has no usable preprocessor_config.json: {_first_line(error)}; add "
-                f"the file to its folder"
-            ) from error
-        extractor = family.default_extractor()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, TypeError):
-        tokenizer = None  # a classifier has none; adapters that need one raise
-    return extractor, tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__

@@ -160,8 +160,9 @@ stacked_mel = partial(adapt, STACKED_MEL)
 mel = partial(adapt, MEL)
 
 
-def default_extractor() -> Any:
-    """Return the feature extractor of the published models: zero mean, unit variance per clip."""
+def default_extractor(normalize: bool) -> Any:
+    """Return a feature extractor of raw audio: each clip as it is, or with zero mean and unit
+    variance."""
     from transformers import Wav2Vec2FeatureExtractor
 
-    return Wav2Vec2FeatureExtractor(do_normalize=True, sampling_rate=SAMPLE_RATE)
+    return Wav2Vec2FeatureExtractor(do_normalize=normalize, sampling_rate=SAMPLE_RATE)
