@@ -67,8 +67,11 @@ class Estimate:
     workers: int
 
 
-class _EnoughError(Exception):
-    """Enough clients have been timed; it ends the rehearsal."""
+class _Enough(BaseException):
+    """Enough clients have been timed; it ends the rehearsal.
+
+    Like an interrupt it is no error: what goes wrong with one client is caught on its way.
+    """
 
 
 class _Stopwatch(progress.Progress):
@@ -86,13 +89,13 @@ class _Stopwatch(progress.Progress):
         self._workers, self._watched_s = workers, watched_s
 
     def advance(self, n: int = 1) -> None:
-        """Count clients as done; raises `_EnoughError` once enough have been timed."""
+        """Count clients as done; raises `_Enough` once enough have been timed."""
         super().advance(n)
         now = time.monotonic()
         self.times.append(now)
         timed = self.times[self._workers :]
         if len(timed) >= 2 * self._workers and now - timed[0] > self._watched_s:
-            raise _EnoughError
+            raise _Enough
 
 
 def estimate(
@@ -129,7 +132,7 @@ def estimate(
     with tempfile.TemporaryDirectory(dir=scratch, prefix="fedsim-estimate-") as home:
         out = Path(home) / "run"
         began = time.monotonic()
-        with _Meter(out / "bank") as meter, progress.using(watch), suppress(_EnoughError):
+        with _Meter(out / "bank") as meter, progress.using(watch), suppress(_Enough):
             run_scenario(few, out, Contents(read=False))
         ended = time.monotonic()
         _require_success(first, out)
