@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fedsim.errors import FedsimError
 from fedsim.export.onnx_graph import OPSET
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def is_exportable(model: SpeechModel) -> bool:
 def trace(model: SpeechModel) -> Any:
     """Return the traced network of a recognizer, an `onnx.ModelProto`.
 
-    Where padding changes results, a batch has one clip only.
+    Where padding changes results, a batch has one clip only. Raises `FedsimError` if torch cannot
+    trace the network.
     """
     adapter: Any = model
     pads = bool(adapter.pads)
@@ -70,17 +72,23 @@ def trace(model: SpeechModel) -> Any:
     lengths = torch.full((len(clips),), 16_000)
     free = torch.export.Dim.DYNAMIC
     batch = {0: free} if pads else {}
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            recognizer,
-            (clips, lengths),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=["input_values", "input_lengths"],
-            output_names=["logprobs"],
-            dynamic_shapes={"input_values": {**batch, 1: free}, "input_lengths": batch},
-        )
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                recognizer,
+                (clips, lengths),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["input_values", "input_lengths"],
+                output_names=["logprobs"],
+                dynamic_shapes={"input_values": {**batch, 1: free}, "input_lengths": batch},
+            )
+    except Exception as error:  # torch's exporter raises whatever it meets
+        raise FedsimError(
+            f"model {model.id!r} cannot be exported: torch cannot trace a"
+            f" {type(network).__name__} ({type(error).__name__})"
+        ) from error
     assert program is not None
     return program.model_proto
 

@@ -146,7 +146,7 @@ def test_anything_else_is_refused_with_its_number(clip, words):
         (SOUND, 16_000),
         Decoder(SOUND, 16_000),
     ],
-    ids=str,
+    ids=["array", "path", "bytes", "number", "None", "empty", "dict", "pair", "decoder"],
 )
 def test_one_clip_in_place_of_a_list(clips):
     with pytest.raises(FedsimError, match=r"give (a list|at least one)"):
