@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedsim import load_personalized, personalize
+from fedsim.base.files import read_text
 from fedsim.errors import FedsimError, ModelFileError
+from fedsim.speech.audio import read_clip
 
 CLIPS = toys.clips([0.3, 0.5, 0.44, 0.6])
 OTHERS = toys.clips([0.4, 0.31], seed=1)
@@ -175,3 +177,32 @@ def test_a_model_named_by_a_file_that_there_is_not(made, tmp_path):
 def test_a_name_that_no_file_has():
     with pytest.raises(ModelFileError, match="no file has such a name"):
         load_personalized("a\0b")
+
+
+def test_a_file_of_a_model_in_a_relative_folder(made, model_folder, tmp_path, monkeypatch):
+    """The name in the file means another place from another folder: the hub is not to blame."""
+    monkeypatch.chdir(model_folder("ctc-group").parent)
+    mine = personalize("ctc-group", CLIPS, budget_mb=0.0334, **paper.OPTIONS)
+    mine.save(tmp_path / "mine.safetensors")
+    monkeypatch.chdir(tmp_path)
+    sentence = r"made from the model 'ctc-group', .*; name it: load_personalized\(path, model="
+    with pytest.raises(FedsimError, match=sentence):
+        load_personalized("mine.safetensors")
+    again = load_personalized("mine.safetensors", model_folder("ctc-group"))
+    assert again.transcribe(OTHERS) == mine.transcribe(OTHERS)
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * '0'}\nsize 9\n"
+
+
+def test_pointers_of_git_lfs_in_place_of_files(tmp_path):
+    for name in ("mine.safetensors", "clip.wav", "metadata.csv"):
+        (tmp_path / name).write_text(POINTER)
+    reads = [
+        lambda: load_personalized(tmp_path / "mine.safetensors"),
+        lambda: read_clip(tmp_path / "clip.wav", "clip.wav"),
+        lambda: read_text(tmp_path / "metadata.csv", 9_999),
+    ]
+    for read in reads:
+        with pytest.raises(FedsimError, match=r"a pointer of Git LFS.*run git lfs pull in its"):
+            read()
