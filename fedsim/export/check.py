@@ -80,11 +80,16 @@ def check(
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "clips.npz"
         np.savez(file, **{f"{i:06d}": clip for i, clip in enumerate(clips)})  # type: ignore[arg-type]
-        ran = tuple(_run(exported.folder, file, level) for level in LEVELS)
+        ran = tuple(run_exported(exported.folder, file, level) for level in LEVELS)
     return Checked(tuple(emulated), ran)
 
 
-def _run(folder: Path, clips: Path, level: int) -> Ran:
+def run_exported(folder: Path, clips: Path, level: int) -> Ran:
+    """Transcribe the clips of an .npz file with an exported model, in a process of its own.
+
+    Raises:
+        FedsimError: if onnxruntime refuses the file.
+    """
     words = [sys.executable, "-m", "fedsim.export.onnx_run", str(folder), str(clips), str(level)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
