@@ -68,6 +68,8 @@ def trace(model: SpeechModel) -> Any:
     pads = bool(adapter.pads)
     network, normalize = model.module, bool(adapter.extractor.do_normalize)
     recognizer = Recognizer(network, normalize=normalize, masked=pads).eval()
+    # A batch norm would be folded into the convolution before it, whose weight is a layer's.
+    folds = any(isinstance(module, nn.BatchNorm1d) for module in network.modules())
     clips = torch.zeros(2 if pads else 1, 16_000)
     lengths = torch.full((len(clips),), 16_000)
     free = torch.export.Dim.DYNAMIC
@@ -79,6 +81,7 @@ def trace(model: SpeechModel) -> Any:
                 (clips, lengths),
                 dynamo=True,
                 verbose=False,
+                optimize=not folds,
                 opset_version=OPSET,
                 input_names=["input_values", "input_lengths"],
                 output_names=["logprobs"],
