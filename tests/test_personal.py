@@ -464,7 +464,7 @@ GOOD = toys.clip(0.5)
         ([GOOD, GOOD * np.nan], AudioError, "clip 1 holds 8000 samples that are NaN"),
         ([np.stack([GOOD, GOOD])], AudioError, r"clip 0 has shape \(2, 8000\); give one channel"),
         ([GOOD, GOOD[:100]], AudioError, "clip 1 lasts 0.00625 s; the shortest usable clip"),
-        ([(GOOD * 32767).astype(np.int16)], AudioError, "clip 0 has samples of type int16"),
+        ([np.ones(3_200, bool)], AudioError, "clip 0 is a ndarray that holds no samples"),
     ],
 )
 def test_bad_clips(made, clips, error, sentence):
@@ -485,7 +485,7 @@ def test_one_clip_is_enough(made):
 
 
 def test_a_clip_longer_than_the_window(made):
-    with pytest.raises(AudioError, match=r"5.0 s .*window of 4"):
+    with pytest.raises(AudioError, match=r"a clip of 5 s .*window of 4"):
         made("whisper", clips=[toys.clip(5)], language="it")
 
 

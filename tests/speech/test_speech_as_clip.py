@@ -6,6 +6,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
+import paper
 import pytest
 import soundfile
 import soxr
@@ -175,8 +176,8 @@ def test_personalize_takes_them(model_folder, tmp_path):
     model = fedsim.load_model(model_folder("ctc-layer"))
     clips = [pcm(seed, 9_000).astype(np.float32) / 2**15 for seed in range(3)]
     rows = [{"audio": {"array": clip, "sampling_rate": 16_000}} for clip in clips]
-    one = fedsim.personalize(model, clips, budget_mb=0.0334)
-    two = fedsim.personalize(model, rows, budget_mb=0.0334)
+    one = fedsim.personalize(model, clips, budget_mb=0.0334, **paper.OPTIONS)
+    two = fedsim.personalize(model, rows, budget_mb=0.0334, **paper.OPTIONS)
     for name, made in (("one", one), ("two", two)):
         made.save(tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

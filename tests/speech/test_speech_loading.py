@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import paper
 import pytest
 import torch
 import toys
@@ -281,7 +282,7 @@ def test_normalize_is_for_raw_audio(copy):
 def test_a_personal_file_remembers_what_stood_in(copy, tmp_path):
     folder = copy("ctc-layer")
     (folder / "preprocessor_config.json").unlink()
-    mine = personalize(load_model(folder, normalize=True), CLIPS, budget_mb=0.0334)
+    mine = personalize(load_model(folder, normalize=True), CLIPS, budget_mb=0.0334, **paper.OPTIONS)
     mine.save(tmp_path / "mine.safetensors")
     again = load_personalized(tmp_path / "mine.safetensors")
     assert again.transcribe(CLIPS) == mine.transcribe(CLIPS)

@@ -349,7 +349,7 @@ def test_a_clip_longer_than_the_window(speech, model_folder):
         "a clip of 4.1 s is longer than the model's window of 4 s; cut it, or leave it out "
         "(corpus.max_seconds)"
     )
-    with pytest.raises(AudioError, match=r"of 31.0 s is .+ leave it out \(corpus.max_seconds\)$"):
+    with pytest.raises(AudioError, match=r"of 31 s is .+ leave it out \(corpus.max_seconds\)$"):
         transcribe_clips(model, [toys.clip(31)], "it")
     short = load_model(model_folder("whisper"), window_s=2)
     with pytest.raises(AudioError, match=r"3.0 s is longer than the model's window of 2 s; "):
