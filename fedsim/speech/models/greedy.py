@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,13 @@ from fedsim.speech.repetition import stop
 
 
 def decode(
-    module: nn.Module, encoded: Any, prompt: torch.Tensor, bounds: torch.Tensor, end: int
+    module: nn.Module,
+    encoded: Any,
+    prompt: torch.Tensor,
+    bounds: torch.Tensor,
+    end: int,
+    never: Sequence[int] = (),
+    not_first: Sequence[int] = (),
 ) -> list[tuple[torch.Tensor, bool]]:
     """Return prompt, tokens and end of each clip, and whether it looped.
 
@@ -25,13 +32,17 @@ def decode(
         prompt: token ids (B, P) that every hypothesis begins with.
         bounds: tokens of each clip after the prompt, at most (B,).
         end: the token that ends a hypothesis.
+        never: tokens that no hypothesis has.
+        not_first: tokens with which none begins.
     """
     ids, start = prompt, prompt.shape[1]
     stops: list[tuple[int, bool] | None] = [None] * len(ids)  # None: the clip still runs
-    memory, step = key_value_memory(module), ids
-    for _ in range(int(bounds.max())):
+    memory, step = _memory(module), ids
+    for n in range(int(bounds.max())):
         out = module(encoder_outputs=encoded, decoder_input_ids=step, use_cache=True, **memory)
-        step = out.logits[:, -1].argmax(-1, keepdim=True)
+        logits = out.logits[:, -1].clone()
+        logits[:, [*never, *(() if n else not_first)]] = -torch.inf
+        step = logits.argmax(-1, keepdim=True)
         ids = torch.cat([ids, step], dim=1)
         produced = zip(ids[:, start:].tolist(), bounds.tolist(), strict=True)
         stops = [s or stop(row, end, b) for s, (row, b) in zip(stops, produced, strict=True)]
@@ -41,7 +52,7 @@ def decode(
     return [(row[: start + n], looped) for row, (n, looped) in zip(ids, done, strict=True)]
 
 
-def key_value_memory(module: nn.Module) -> dict[str, Any]:
+def _memory(module: nn.Module) -> dict[str, Any]:
     """Return the argument that holds keys and values of the tokens so far, which the decoder
     updates: transformers calls it `cache` from 5.24 on, `past_key_values` before."""
     from transformers import DynamicCache, EncoderDecoderCache

@@ -7,7 +7,6 @@ several times faster on short clips, but it changes the model: check its word er
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +22,8 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.models.base import Hypothesis, by_length
+from fedsim.speech.models.greedy import decode
 from fedsim.speech.models.whisper_rules import complete_rules
-from fedsim.speech.repetition import stop
 
 FIRST = "model.encoder.conv1"
 """The first layer, whose frames are those of the mel spectrogram."""
@@ -169,28 +168,15 @@ class Whisper:
         seconds = batch.speech[FIRST].double() / FRAMES_PER_SECOND
         bounds = EXTRA_TOKENS + torch.ceil(TOKENS_PER_SECOND * seconds).long()
         bounds.clamp_(max=module.config.max_target_positions - prompt)
-        end = int(rules.eos_token_id)
-        stops: list[tuple[int, bool] | None] = [None] * len(ids)  # None: the clip still runs
-        memory, step = _memory(module), ids
-        for n in range(1, int(bounds.max()) + 1):
-            out = module(
-                encoder_outputs=encoded,
-                decoder_input_ids=step,
-                use_cache=True,
-                **memory,
-            )
-            logits = out.logits[:, -1].clone()
-            logits[:, list(rules.suppress_tokens or ())] = -torch.inf
-            if n == 1:
-                logits[:, list(rules.begin_suppress_tokens or ())] = -torch.inf
-            step = logits.argmax(-1, keepdim=True)
-            ids = torch.cat([ids, step], dim=1)
-            produced = zip(ids[:, prompt:].tolist(), bounds.tolist(), strict=True)
-            stops = [s or stop(row, end, b) for s, (row, b) in zip(stops, produced, strict=True)]
-            if all(stops):
-                break
-        done = [s for s in stops if s is not None]
-        return [(row[: prompt + n], looped) for row, (n, looped) in zip(ids, done, strict=True)]
+        return decode(
+            module,
+            encoded,
+            ids,
+            bounds,
+            int(rules.eos_token_id),
+            never=tuple(rules.suppress_tokens or ()),
+            not_first=tuple(rules.begin_suppress_tokens or ()),
+        )
 
     def _prompt(self, batch: Batch, encoded: Any) -> torch.Tensor:
         """Return start of transcript, language, task, no timestamps (B, 4); without language and
@@ -278,16 +264,6 @@ def shorten(module: nn.Module, window_s: float) -> None:
     encoder.max_source_positions = positions
     config.max_source_positions = positions
     setattr(module, _FULL, full)
-
-
-def _memory(module: nn.Module) -> dict[str, Any]:
-    """Return the argument that holds keys and values of the tokens so far, which the decoder
-    updates: transformers calls it `cache` from 5.24 on, `past_key_values` before."""
-    from transformers import DynamicCache, EncoderDecoderCache
-
-    names = inspect.signature(type(module).forward).parameters
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    return {"cache" if "cache" in names else "past_key_values": cache}
 
 
 def _reads_encoder(name: str) -> bool:
