@@ -183,7 +183,7 @@ FAMILIES.add(
         summary="Whisper: an encoder over a fixed window of audio, a decoder over tokens.",
         # Tables that are added, not multiplied with.
         keep=("model.encoder.embed_positions", "model.decoder.embed_positions"),
-        shorten=Lazy("fedsim.speech.models.whisper:shorten"),
+        shorten=Lazy("fedsim.speech.models.window:shorten"),
         audio="mel frames of a window, 30 s or `model.window_s`; a batch pads",
         tested_with="random weights, multilingual and English-only",
         not_supported="Clips longer than the window, timestamps, translation.",
@@ -196,7 +196,7 @@ FAMILIES.add(
         classes=("WhisperForAudioClassification",),
         summary="Whisper's encoder with a classifier.",
         keep=("encoder.embed_positions",),
-        shorten=Lazy("fedsim.speech.models.whisper:shorten"),
+        shorten=Lazy("fedsim.speech.models.window:shorten"),
         audio="mel frames of a window, 30 s or `model.window_s`; a batch pads",
         tested_with="random weights, weighted layer sum",
         not_supported="Clips longer than the window.",

@@ -1,4 +1,5 @@
-"""Greedy decoding of an encoder-decoder model: tokens until the end, a maximum length or a loop."""
+"""What encoder-decoder models share: greedy decoding until the end, a maximum length or a loop, and
+the loss of a teacher-forced pass."""
 
 from __future__ import annotations
 
@@ -7,8 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from fedsim.quant.model import Batch
+from fedsim.speech.models.base import Hypothesis
 from fedsim.speech.repetition import stop
 
 
@@ -60,3 +64,25 @@ def _memory(module: nn.Module) -> dict[str, Any]:
     names = inspect.signature(type(module).forward).parameters
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     return {"cache" if "cache" in names else "past_key_values": cache}
+
+
+def hypotheses(tokenizer: Any, decoded: Sequence[tuple[torch.Tensor, bool]]) -> list[Hypothesis]:
+    """Return the texts of what `decode` returned."""
+    texts = tokenizer.batch_decode([ids.tolist() for ids, _ in decoded], skip_special_tokens=True)
+    return [
+        Hypothesis(text.strip(), looped) for text, (_, looped) in zip(texts, decoded, strict=True)
+    ]
+
+
+def at_tokens(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+    """Return the logits (P, V) at the tokens that a batch has as targets."""
+    assert batch.targets is not None
+    return logits[batch.targets != -100]
+
+
+def token_loss(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy against a batch's targets, summed over tokens and clips."""
+    assert batch.targets is not None
+    return F.cross_entropy(
+        logits.transpose(1, 2), batch.targets, ignore_index=-100, reduction="sum"
+    )

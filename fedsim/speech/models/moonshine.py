@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fedsim.errors import FedsimError
@@ -21,7 +20,7 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.models.base import Hypothesis, by_length
-from fedsim.speech.models.greedy import decode
+from fedsim.speech.models.greedy import at_tokens, decode, hypotheses, token_loss
 
 TOKENS_PER_SECOND, EXTRA_TOKENS = 13, 8
 """A hypothesis is cut at 13 tokens per second of audio plus 8. The model's authors advise 6.5 per
@@ -89,23 +88,15 @@ class Moonshine:
 
     def answers(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Return the logits (P, V) of all tokens."""
-        assert batch.targets is not None
-        return logits[batch.targets != -100]
+        return at_tokens(batch, logits)
 
     def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy against the produced tokens, summed over tokens and clips."""
-        assert batch.targets is not None
-        return F.cross_entropy(
-            logits.transpose(1, 2), batch.targets, ignore_index=-100, reduction="sum"
-        )
+        return token_loss(batch, logits)
 
     def transcribe(self, batch: Batch) -> list[Hypothesis]:
         """Return the greedy transcript of each clip."""
-        rows, looped = zip(*self._generate(batch), strict=True)
-        texts = self.tokenizer.batch_decode(
-            [ids.tolist() for ids in rows], skip_special_tokens=True
-        )
-        return [Hypothesis(t.strip(), is_loop) for t, is_loop in zip(texts, looped, strict=True)]
+        return hypotheses(self.tokenizer, self._generate(batch))
 
     def _generate(self, batch: Batch) -> list[tuple[torch.Tensor, bool]]:
         """Decode greedily; see `fedsim.speech.models.greedy.decode`."""

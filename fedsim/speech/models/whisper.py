@@ -7,31 +7,25 @@ several times faster on short clips, but it changes the model: check its word er
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from fedsim.errors import AudioError, FedsimError, nearest
+from fedsim.errors import FedsimError, nearest
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.models.base import Hypothesis, by_length
-from fedsim.speech.models.greedy import decode
+from fedsim.speech.models.greedy import at_tokens, decode, hypotheses, token_loss
 from fedsim.speech.models.whisper_rules import complete_rules
+from fedsim.speech.models.window import FRAMES_PER_SECOND, window_seconds, windowed
 
 FIRST = "model.encoder.conv1"
 """The first layer, whose frames are those of the mel spectrogram."""
 
-FRAMES_PER_SECOND = 100  # mel frames; the encoder's second convolution halves them
-POSITIONS_PER_SECOND = FRAMES_PER_SECOND // 2
-_FULL = "fedsim_full_window_s"
-"""Attribute of a network whose window was cut: the seconds that it had."""
 TOKENS_PER_SECOND, EXTRA_TOKENS = 12, 8
 """A hypothesis is cut at 12 tokens per second of audio plus 8: the fastest speech needs fewer."""
 
@@ -54,8 +48,7 @@ class Whisper:
     @property
     def window(self) -> float:
         """Seconds of audio that the encoder takes."""
-        config: Any = self.module.config
-        return config.max_source_positions / POSITIONS_PER_SECOND
+        return window_seconds(self.module)
 
     def batches(
         self, clips: Sequence[np.ndarray], language: str | None = None
@@ -67,30 +60,7 @@ class Whisper:
             yield self._encode([clips[i] for i in places], code), places
 
     def _encode(self, clips: list[np.ndarray], language: str | None) -> Batch:
-        longest = max(len(c) for c in clips) / SAMPLE_RATE
-        if longest > self.window:
-            # A window is a whole number of positions, and at most the checkpoint's own.
-            needed = math.ceil(longest * POSITIONS_PER_SECOND) / POSITIONS_PER_SECOND
-            full = getattr(self.module, _FULL, self.window)
-            advice = "cut it, or leave it out (corpus.max_seconds)"
-            if needed <= full:
-                advice = (
-                    "cut it, leave it out (corpus.max_seconds) or set model.window_s to at least "
-                    f"{needed:g}"
-                )
-            raise AudioError(
-                f"a clip of {longest:.8g} s is longer than the model's window of {self.window:g} "
-                f"s; {advice}"
-            )
-        features = self.extractor(
-            clips,
-            sampling_rate=SAMPLE_RATE,
-            padding="max_length",
-            max_length=int(self.window * SAMPLE_RATE),
-            truncation=False,
-            return_tensors="pt",
-        )["input_features"]
-        mel = torch.tensor([-(-len(c) * FRAMES_PER_SECOND // SAMPLE_RATE) for c in clips])
+        features, mel = windowed(self.module, self.extractor, clips)
         encoder = (mel + 1) // 2
         speech = {FIRST: mel}  # even if the user keeps that layer: hypotheses are cut by it
         for layer in self.layers:
@@ -136,23 +106,15 @@ class Whisper:
 
     def answers(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Return the logits (P, V) of all tokens after the prompt."""
-        assert batch.targets is not None
-        return logits[batch.targets != -100]
+        return at_tokens(batch, logits)
 
     def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy against the produced tokens, summed over tokens and clips."""
-        assert batch.targets is not None
-        return F.cross_entropy(
-            logits.transpose(1, 2), batch.targets, ignore_index=-100, reduction="sum"
-        )
+        return token_loss(batch, logits)
 
     def transcribe(self, batch: Batch) -> list[Hypothesis]:
         """Return the greedy transcript of each clip."""
-        rows, looped = zip(*self._generate(batch), strict=True)
-        texts = self.tokenizer.batch_decode(
-            [ids.tolist() for ids in rows], skip_special_tokens=True
-        )
-        return [Hypothesis(t.strip(), is_loop) for t, is_loop in zip(texts, looped, strict=True)]
+        return hypotheses(self.tokenizer, self._generate(batch))
 
     def _generate(self, batch: Batch) -> list[tuple[torch.Tensor, bool]]:
         """Decode greedily; return prompt, tokens and end of each clip, and whether it looped.
@@ -243,27 +205,6 @@ def adapt(
         )
     complete_rules(model, module, tokenizer)
     return Whisper(model, module, layers, extractor, tokenizer, batch_size, settings)
-
-
-def shorten(module: nn.Module, window_s: float) -> None:
-    """Cut the encoder's window to `window_s` seconds, in place.
-
-    Raises `FedsimError` unless they are between 1 and the window that the network has.
-    """
-    config: Any = module.config
-    full = config.max_source_positions / POSITIONS_PER_SECOND
-    if not 1 <= window_s <= full:
-        raise FedsimError(f"model.window_s is {window_s:g}; use 1 to {full:g} seconds")
-    positions = round(window_s * POSITIONS_PER_SECOND)
-    encoder: Any = getattr(module, "model", module).encoder  # a classifier has nothing around it
-    table = nn.Embedding(positions, config.d_model)
-    table.weight = nn.Parameter(
-        encoder.embed_positions.weight[:positions].clone(), requires_grad=False
-    )
-    encoder.embed_positions = table
-    encoder.max_source_positions = positions
-    config.max_source_positions = positions
-    setattr(module, _FULL, full)
 
 
 def _reads_encoder(name: str) -> bool:

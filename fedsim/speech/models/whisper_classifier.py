@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedsim.errors import AudioError
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.models.base import Hypothesis, by_length
-from fedsim.speech.models.whisper import FRAMES_PER_SECOND, POSITIONS_PER_SECOND
+from fedsim.speech.models.window import window_seconds, windowed
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,7 @@ class WhisperClassifier:
     @property
     def window(self) -> float:
         """Seconds of audio that the encoder takes."""
-        config: Any = self.module.config
-        return config.max_source_positions / POSITIONS_PER_SECOND
+        return window_seconds(self.module)
 
     def batches(
         self, clips: Sequence[np.ndarray], language: str | None = None
@@ -48,29 +44,15 @@ class WhisperClassifier:
             yield self._encode([clips[i] for i in places]), places
 
     def _encode(self, clips: list[np.ndarray]) -> Batch:
-        longest = max(len(clip) for clip in clips) / SAMPLE_RATE
-        if longest > self.window:
-            raise AudioError(
-                f"a clip of {math.ceil(longest * 1000) / 1000:g} s is longer than the model's"
-                f" window of {self.window:g} s; cut it, or leave it out (corpus.max_seconds)"
-            )
-        inputs = self.extractor(
-            clips,
-            sampling_rate=SAMPLE_RATE,
-            padding="max_length",
-            max_length=int(self.window * SAMPLE_RATE),
-            truncation=False,
-            return_tensors="pt",
-        )
+        features, mel = windowed(self.module, self.extractor, clips)
         # The classifier pools the whole window; of the silence that fills it nothing is sensed.
-        mel = torch.tensor([-(-len(c) * FRAMES_PER_SECOND // SAMPLE_RATE) for c in clips])
         encoder = (mel + 1) // 2
         speech = {
             layer.name: mel if layer.name == "encoder.conv1" else encoder
             for layer in self.layers
             if layer.name.startswith("encoder.") or layer.name == "projector"
         }
-        return Batch({"input_features": inputs["input_features"]}, speech=speech)
+        return Batch({"input_features": features}, speech=speech)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, classes)."""
