@@ -9,6 +9,7 @@ import shutil
 import paper
 import pytest
 import toys
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from fedsim import load_model, load_personalized, personalize
@@ -84,8 +85,20 @@ def test_a_tokenizer_that_cannot_be_read_says_why(copy):
         load_model(folder)
 
 
-def test_a_language_model_that_is_left_out(copy):
+def test_a_language_model_that_is_left_out(copy, tmp_path, monkeypatch):
     folder = copy("ctc-layer")
-    assert left_out(str(folder)) == ""
+    sentence = "its n-gram language model is not used"
+    assert left_out(str(folder)) == left_out("org/model") == left_out("bundled:ctc") == ""
     (folder / "language_model").mkdir()
-    assert "its n-gram language model is not used" in left_out(str(folder))
+    assert sentence in left_out(str(folder))
+    # On the hub, by the name of the processor in the file that was loaded.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    home, commit = tmp_path / "hub" / "models--org--model", 40 * "a"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    (home / "snapshots" / commit).mkdir(parents=True)
+    about = home / "snapshots" / commit / "preprocessor_config.json"
+    about.write_text('{"processor_class": "Wav2Vec2Processor"}')
+    assert left_out("org/model") == ""
+    about.write_text('{"processor_class": "Wav2Vec2ProcessorWithLM"}')
+    assert sentence in left_out("org/model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from fedsim.base.files import is_lfs_pointer
 from fedsim.errors import FedsimError
 from fedsim.speech.families import ModelFamily
 
+_EXTRACTOR = "preprocessor_config.json"
 _NORMALIZE = "true for a model of clips with zero mean and unit variance, else false"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 
@@ -81,12 +83,25 @@ def load_tokenizer(place: str, name: str, class_name: str) -> Any:
         return None  # adapters that need one raise
 
 
-def left_out(place: str) -> str:
-    """Return a sentence on what is in a model folder and not used; empty if all is."""
-    folder = Path(place)
-    if (folder / "language_model").is_dir() or (folder / "alphabet.json").is_file():
+def left_out(model: str) -> str:
+    """Return a sentence on what a loaded model has and is not used; empty if all is."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    folder = Path(model)
+    found: Any = folder / _EXTRACTOR
+    if not folder.is_dir():
+        try:
+            found = try_to_load_from_cache(model, _EXTRACTOR)
+        except HFValidationError:  # it is no id: a model in memory, or a bundled one
+            return ""
+    try:
+        about = json.loads(Path(found).read_text(encoding="utf-8"))["processor_class"]
+    except (OSError, ValueError, KeyError, TypeError):
+        about = ""
+    if about == "Wav2Vec2ProcessorWithLM" or (folder / "language_model").is_dir():
         return (
-            f"model {place}: its n-gram language model is not used: transcripts are those of "
+            f"model {model}: its n-gram language model is not used: transcripts are those of "
             f"greedy decoding"
         )
     return ""
