@@ -29,6 +29,7 @@ def file(folder, model_folder) -> Path:
     return folder / "ann.safetensors"
 
 
+@pytest.mark.slow
 def test_export_writes_the_files_and_compares(file, capsys):
     assert main(["export", "ann.safetensors", "--clips", "speech"]) == 0
     out, err = capsys.readouterr()
