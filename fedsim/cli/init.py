@@ -81,7 +81,7 @@ def _init(options: argparse.Namespace) -> int:
         return _write(place, lambda: _voices(place))
     if not os.path.lexists(place):
         raise FedsimError(
-            f"{place}: there is no such folder of recordings: check the path, or to write a"
+            f"{place}: this folder of recordings does not exist: check the path, or to write a"
             f" scenario on synthetic voices end the name with .yaml"
         )
     if options.out is None:

@@ -30,7 +30,7 @@ def write(
     """Write the graph and the files beside it into an empty folder.
 
     Raises:
-        FedsimError: if the model is no CTC recognizer of raw audio, or onnx is not installed.
+        FedsimError: if the model is not a CTC recognizer of raw audio, or onnx is not installed.
     """
     onnx = require("onnx", "onnx")
     require("onnxscript", "onnx")

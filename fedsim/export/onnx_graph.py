@@ -99,16 +99,13 @@ class _Packer:
 
     def __post_init__(self) -> None:
         self._known: dict[bytes, tuple[int, bool]] = {}
+        self._equal: dict[int, int] = {}
         for i, weight in enumerate(self.packed):
             values = dequantize_weight(weight).numpy()
-            self._known.setdefault(_digest(values), (i, False))
+            # Layers with the same weight are found together.
+            self._equal[i] = self._known.setdefault(_digest(values), (i, False))[0]
             if values.ndim == 2:
                 self._known.setdefault(_digest(values.T), (i, True))
-        # Layers with the same weight are found together.
-        self._equal = {
-            i: self._known[_digest(dequantize_weight(weight).numpy())][0]
-            for i, weight in enumerate(self.packed)
-        }
 
     def takes(self, tensor: Any) -> bool:
         """Note the weight of a layer; return whether an initializer is one."""

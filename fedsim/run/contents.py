@@ -60,7 +60,7 @@ class HubId:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         small = "config.json" if self.kind == "model" else "README.md"
-        try:  # a file that loading reads too, from the cache if there is no network
+        try:  # loading reads this file too; without a network it comes from the cache
             found = Path(hf_hub_download(self.id, small, repo_type=self.kind))
         except (OSError, ValueError, HfHubHTTPError, HFValidationError):
             return ""  # whoever loads it explains what is wrong
@@ -143,7 +143,7 @@ def places(scenario: Scenario, contents: Contents | None = None) -> dict[str, Pl
 
 
 def _place(key: str, place: Place) -> Place:
-    """Return a place as what it is: an id if it can be one, and there is no such file."""
+    """Return a place as an id of the hub if it can be one and is not a local file."""
     on_hub = key == "model.id" or key.endswith(".path")
     if not isinstance(place, str) or not on_hub or place.startswith((".", "/", "~")):
         return place

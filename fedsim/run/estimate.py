@@ -70,7 +70,7 @@ class Estimate:
 class _Enough(BaseException):
     """Enough clients have been timed; it ends the rehearsal.
 
-    Like an interrupt it is no error: what goes wrong with one client is caught on its way.
+    It is not an `Exception`, as an interrupt is not: those of one client are caught on the way.
     """
 
 

@@ -71,7 +71,7 @@ def _from_file(path: str | Path, name: str) -> np.ndarray:
     except (OSError, ValueError):  # a name that no file can have
         exists = False
     if not exists:
-        raise AudioError(f"{name}: there is no file {str(path)!r}; check the path")
+        raise AudioError(f"{name}: the file {str(path)!r} does not exist; check the path")
     return read_clip(Path(path), f"{path} ({name})", convert=True)
 
 

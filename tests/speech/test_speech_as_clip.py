@@ -104,8 +104,8 @@ def test_channels_are_averaged():
 SOUND = pcm(0).astype(np.float32) / 2**15
 REFUSED = [
     (None, "NoneType"),
-    ("nowhere.wav", "there is no file 'nowhere.wav'"),
-    ("a\0b", "there is no file"),
+    ("nowhere.wav", "the file 'nowhere.wav' does not exist"),
+    ("a\0b", "does not exist"),
     (3.5, "is a number"),
     (object(), "holds no samples"),
     (["a", "b"], "holds no samples"),
