@@ -200,7 +200,7 @@ def test_recordings_that_cannot_be_used(here, capsys):
         ("single", "no speaker, gender or language has two clips"),
         ("partly", "partly: 1 of 3 clips have no text, the first is 1.wav"),
         ("gone", "no recording can be read, such as a.wav"),
-        ("nowhere", "nowhere: there is no such folder of recordings"),
+        ("nowhere", "nowhere: this folder of recordings does not exist"),
     ):
         assert words in refusal(capsys, folder)
         assert not (here / f"{folder}.yaml").exists()
@@ -234,7 +234,7 @@ def test_synthetic_voices(here, capsys):
     scenario = load_scenario(here / "my study.yaml")
     assert (scenario.name, scenario.corpus.kind) == ("my_study", "voices")
     assert "exists" in refusal(capsys, "my study.yaml")
-    assert "no such folder of recordings" in refusal(capsys, "study")
+    assert "this folder of recordings does not exist" in refusal(capsys, "study")
 
 
 @pytest.mark.slow
