@@ -33,10 +33,13 @@ class ExportFormat:
     """Bit depths that its files store as they are."""
     stored: Mapping[int, int]
     """Bit depth -> the depth at which it is stored; one that is missing cannot be."""
+    trace: Callable[..., Any]
+    """f(model, leftovers): the model's network in this format, for the weights of any plan, where
+    `leftovers` is the rest of its state as model files have it. Raises `FedsimError` for a model
+    that cannot be exported."""
     write: Callable[..., None]
-    """f(model, weights, leftovers, folder): write the files into an empty folder, where `weights`
-    are the packed weights of the model's layers and `leftovers` the rest of its state. Raises
-    `FedsimError` for a model that cannot be exported."""
+    """f(traced, weights, folder): write the files into an empty folder, where `weights` are the
+    packed weights of the model's layers."""
 
 
 FORMATS: Registry[ExportFormat] = Registry("export format")
@@ -46,6 +49,7 @@ FORMATS.add(
         "ONNX for onnxruntime and what builds on it; needs the extra fedsim-speech[onnx].",
         depths=(2, 4, 6, 8),
         stored={2: 2, 3: 4, 4: 4, 5: 6, 6: 6, 7: 8, 8: 8},
+        trace=Lazy("fedsim.export.onnx:trace"),
         write=Lazy("fedsim.export.onnx:write"),
     ),
 )
@@ -98,7 +102,7 @@ def export(
         place.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         try:
-            chosen.write(model, weights, leftovers, made)
+            chosen.write(chosen.trace(model, leftovers), weights, made)
             made.chmod(0o755)
             if place.exists():
                 place.rmdir()

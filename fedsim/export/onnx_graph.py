@@ -1,9 +1,9 @@
-"""A traced network with packed weights in place of its float32 ones."""
+"""A network traced once, and filled with the packed weights of one plan after another."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,61 +12,114 @@ import numpy as np
 from fedsim.errors import FedsimError
 from fedsim.export.onnx_weights import STORED, Dequantized, dequantized
 from fedsim.quant.layers import Layer
-from fedsim.quant.weights import PackedWeight, dequantize_weight
+from fedsim.quant.weights import PackedWeight
 
 OPSET = 21
 """Of a graph with integers of 4 and 8 bits."""
 _OPSET_2BIT, _IR_2BIT = 25, 13
+_FLOAT = 1
+"""`onnx.TensorProto.FLOAT`."""
 _HALF_FROM = 64
 """Numbers from which a tensor is stored in float16 where that is exact: the cast takes 60 bytes."""
 
 
-def pack_weights(traced: Any, layers: Sequence[Layer], packed: Sequence[PackedWeight]) -> Any:
-    """Return a model whose layers have packed weights, and whose other tensors are in float16
-    wherever that changes no number.
+@dataclass(frozen=True)
+class WeightTensor:
+    """A tensor of a traced graph that is the weight of a layer."""
+
+    layer: int
+    shape: tuple[int, ...]
+    """Of the tensor: (N, ...), or (K, N) if it is transposed."""
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A traced network without the weights of its layers, into which those of any plan fit."""
+
+    traced: Any
+    """`onnx.ModelProto` that takes the weights of layers as inputs; its other tensors are in
+    float16 wherever that changes no number."""
+    weights: Mapping[str, WeightTensor]
+    """By the name of the input."""
+
+
+def skeleton(traced: Any, layers: Sequence[Layer], weights: Sequence[np.ndarray]) -> Skeleton:
+    """Return a traced network without the weights of its layers.
 
     Args:
-        traced: `onnx.ModelProto` of the network with `dequantize_weight` of the weights installed:
-            a weight is known by its values, since tracing renames and transposes it.
+        traced: `onnx.ModelProto`, which is changed.
         layers: of the network.
-        packed: weight of each layer, of 2 to 8 bits.
+        weights: float32 (N, ...) of each layer, as they were when it was traced: a weight is known
+            by its values, since tracing renames and transposes it.
 
     Raises:
         FedsimError: if the weight of a layer is not found.
     """
-    import onnx
-    from onnx import helper, version_converter
+    from onnx import helper
 
-    if any(STORED[weight.bits] in (2, 6) for weight in packed):
-        traced = version_converter.convert_version(traced, _OPSET_2BIT)
-        traced.ir_version = _IR_2BIT
-    packer = _Packer(layers, packed)
-    others = [tensor for tensor in traced.graph.initializer if not packer.takes(tensor)]
-    if missing := [layer.name for i, layer in enumerate(layers) if i not in packer.seen]:
+    known: dict[bytes, tuple[int, bool]] = {}
+    equal = []  # layers with the same weight are found together
+    for i, values in enumerate(weights):
+        equal.append(known.setdefault(_digest(values), (i, False))[0])
+        if values.ndim == 2:
+            known.setdefault(_digest(values.T), (i, True))
+    found: dict[str, WeightTensor] = {}
+    inputs, casts, stored = [], [], []
+    for tensor in traced.graph.initializer:
+        if place := _known(tensor, known):
+            found[tensor.name] = WeightTensor(place[0], tuple(tensor.dims), place[1])
+            inputs.append(helper.make_tensor_value_info(tensor.name, _FLOAT, tensor.dims))
+            continue
+        half = _halved(tensor)
+        stored.append(half)
+        if half is not tensor:
+            casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=_FLOAT))
+    seen = {one.layer for one in found.values()}
+    if missing := [layer.name for layer, i in zip(layers, equal, strict=True) if i not in seen]:
         raise FedsimError(
             f"the traced network does not show the weight of layer {missing[0]!r}"
             f" ({len(missing)} of {len(layers)} are missing): models of this class cannot be"
             f" exported"
         )
-    nodes = [new for node in traced.graph.node for new in packer.rewritten(node)]
-    casts, stored = [], []
-    for tensor in others:
-        half = _halved(tensor)
-        stored.append(half)
-        if half is not tensor:
-            casts.append(
-                helper.make_node("Cast", [half.name], [tensor.name], to=onnx.TensorProto.FLOAT)
-            )
-    for node in nodes:
+    for node in traced.graph.node:
         del node.metadata_props[:]
         node.ClearField("doc_string")
         node.ClearField("name")
     graph = helper.make_graph(
-        [*casts, *nodes],
+        [*casts, *traced.graph.node],
         "fedsim",
-        traced.graph.input,
+        [*traced.graph.input, *inputs],
         traced.graph.output,
-        [*stored, *packer.initializers],
+        stored,
+    )
+    return Skeleton(
+        helper.make_model(graph, opset_imports=traced.opset_import, ir_version=traced.ir_version),
+        found,
+    )
+
+
+def fill(bare: Skeleton, packed: Sequence[PackedWeight]) -> Any:
+    """Return the `onnx.ModelProto` of a network with packed weights.
+
+    Args:
+        bare: the network.
+        packed: weight of each of its layers, of 2 to 8 bits.
+    """
+    from onnx import helper, version_converter
+
+    traced = bare.traced
+    if any(STORED[weight.bits] in (2, 6) for weight in packed):
+        traced = version_converter.convert_version(traced, _OPSET_2BIT)
+        traced.ir_version = _IR_2BIT
+    packer = _Packer(packed, dict(bare.weights))
+    nodes = [new for node in traced.graph.node for new in packer.rewritten(node)]
+    graph = helper.make_graph(
+        nodes,
+        traced.graph.name,
+        [i for i in traced.graph.input if i.name not in bare.weights],
+        traced.graph.output,
+        [*traced.graph.initializer, *packer.initializers],
     )
     return helper.make_model(
         graph,
@@ -76,60 +129,25 @@ def pack_weights(traced: Any, layers: Sequence[Layer], packed: Sequence[PackedWe
     )
 
 
-@dataclass(frozen=True)
-class _Weight:
-    """A tensor of the traced graph that is the weight of a layer."""
-
-    layer: int
-    shape: tuple[int, ...]
-    """Of the tensor: (N, ...), or (K, N) if it is transposed."""
-    transposed: bool
-
-
 @dataclass
 class _Packer:
-    """Finds the weights of layers in a graph, and writes what takes their place."""
+    """Writes what takes the place of the weights of layers in a graph."""
 
-    layers: Sequence[Layer]
     packed: Sequence[PackedWeight]
+    weights: dict[str, WeightTensor]
+    """By name of the tensor; transposed ones are added as they are met."""
     initializers: list[Any] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
-    _weights: dict[str, _Weight] = field(default_factory=dict)
     _written: dict[tuple[int, bool], Dequantized] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._known: dict[bytes, tuple[int, bool]] = {}
-        self._equal: dict[int, int] = {}
-        for i, weight in enumerate(self.packed):
-            values = dequantize_weight(weight).numpy()
-            # Layers with the same weight are found together.
-            self._equal[i] = self._known.setdefault(_digest(values), (i, False))[0]
-            if values.ndim == 2:
-                self._known.setdefault(_digest(values.T), (i, True))
-
-    def takes(self, tensor: Any) -> bool:
-        """Note the weight of a layer; return whether an initializer is one."""
-        from onnx import TensorProto, numpy_helper
-
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
-            return False
-        found = self._known.get(_digest(numpy_helper.to_array(tensor)))
-        if found is None:
-            return False
-        layer, transposed = found
-        self._weights[tensor.name] = _Weight(layer, tuple(tensor.dims), transposed)
-        self.seen |= {i for i, first in self._equal.items() if first == layer}
-        return True
 
     def rewritten(self, node: Any) -> Iterator[Any]:
         """Yield the nodes that take the place of one of the traced graph."""
-        weights = {i: w for i, n in enumerate(node.input) if (w := self._weights.get(n))}
+        weights = {i: w for i, n in enumerate(node.input) if (w := self.weights.get(n))}
         if not weights:
             yield node
             return
         if node.op_type == "Transpose" and len(weights[0].shape) == 2:
             flipped = weights[0]
-            self._weights[node.output[0]] = _Weight(
+            self.weights[node.output[0]] = WeightTensor(
                 flipped.layer, flipped.shape[::-1], not flipped.transposed
             )
             return
@@ -171,7 +189,7 @@ class _Packer:
         else:
             yield helper.make_node("Identity", [names[-1]], [output])
 
-    def _whole(self, weight: _Weight) -> tuple[list[Any], str]:
+    def _whole(self, weight: WeightTensor) -> tuple[list[Any], str]:
         """Return the nodes that make a whole weight in the shape of the tensor, and its name."""
         from onnx import helper
 
@@ -204,6 +222,15 @@ class _Packer:
         return found, list(found.nodes)
 
 
+def _known(tensor: Any, known: Mapping[bytes, tuple[int, bool]]) -> tuple[int, bool] | None:
+    """Return which weight an initializer is, and whether it is transposed."""
+    from onnx import numpy_helper
+
+    if tensor.data_type != _FLOAT or len(tensor.dims) < 2:
+        return None
+    return known.get(_digest(numpy_helper.to_array(tensor)))
+
+
 def _digest(values: np.ndarray) -> bytes:
     digest = hashlib.sha256(str(values.shape).encode())
     digest.update(np.ascontiguousarray(values, np.float32).data)
@@ -218,9 +245,9 @@ def _integer(name: str, *values: int) -> Any:
 
 def _halved(tensor: Any) -> Any:
     """Return a tensor of float32 in float16 if that is exact, under another name."""
-    from onnx import TensorProto, numpy_helper
+    from onnx import numpy_helper
 
-    if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _HALF_FROM:
+    if tensor.data_type != _FLOAT or np.prod(tensor.dims) < _HALF_FROM:
         return tensor
     values = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
