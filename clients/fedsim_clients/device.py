@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,9 +21,7 @@ from fedsim.protocol.limits import (
     max_models,
     max_public_bytes,
 )
-from fedsim.quant import modelfile
 from fedsim.quant.activations import InputFormat
-from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.profile import LayerProfile, profile_of
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.scenario.cells import LOSSES
@@ -46,10 +42,9 @@ from fedsim_clients.calibration import Calibration, flatten
 from fedsim_clients.guard import check_request
 from fedsim_clients.release import released
 from fedsim_clients.runtime import Runtime
+from fedsim_clients.saving import save_model
 
 R = TypeVar("R", bound=m.Message)
-_MAX_NAME = 180
-"""Bytes of a file's name, besides a hash, a suffix and what a temporary file adds."""
 
 
 @dataclass(frozen=True)
@@ -261,12 +256,12 @@ class Device:
     def _store(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> int:
         """Write the candidate's model file if the scenario keeps it; return its size in bytes.
 
-        The exact size is known without a file (`modelfile.model_sizes`).
+        The exact size is known without a file (`PackableModel.sizes`).
         """
         runtime = self.runtime
         size = self.audio.study(candidate).sizes.total(candidate.bits)
         if runtime.scenario.save_models:
-            size = self._write(candidate, inputs)
+            size = save_model(self._calibration, candidate, inputs)
         budget = runtime.devices[self.data.key].budget_bytes
         if size > budget:
             raise FedsimError(
@@ -275,24 +270,3 @@ class Device:
                 f"a defect of the planner"
             )
         return size
-
-    def _write(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> int:
-        runtime = self.runtime
-        manifest = runtime.study.manifest(candidate.bits, self.data.language)
-        weights = self._calibration.packed(candidate)
-        rows = self.audio.study(candidate).rows
-        file = ModelFile(manifest, weights, inputs, runtime.study.stored, rows)
-        path = runtime.run_dir / "models" / model_name(self.data.key, candidate.name)
-        modelfile.write(path, runtime.model.layers, file)
-        return os.path.getsize(path)
-
-
-def model_name(client: str, candidate: str) -> str:
-    """Return the file name of a client's model: different for each client, as readable as a name
-    of a file, which has at most 255 bytes, can be."""
-    text = f"{client}-{candidate}"
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
-    short = plain.encode()[:_MAX_NAME].decode(errors="ignore")
-    if short != text:
-        plain = short + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
-    return plain + modelfile.SUFFIX

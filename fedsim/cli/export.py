@@ -63,7 +63,7 @@ def _export(options: argparse.Namespace) -> int:
     spoken = [] if options.no_check else _spoken(options.clips, model.language or "en")
     out = options.out or Path(f"{Path(options.file).stem}-{options.to}")
     exported = model.export(out, to=options.to, widen=options.widen)
-    _print_files(exported, model.nbytes)
+    _print_files(exported, model, options.to)
     if spoken:
         _check(model, exported, spoken)
     return 0
@@ -87,14 +87,14 @@ def _spoken(folder: str | None, language: str) -> list[Utterance]:
     return [client.test[0] for client in open_population(settings, 0).values()]
 
 
-def _print_files(exported: Exported, model_bytes: int) -> None:
+def _print_files(exported: Exported, model: PersonalizedModel, to: str) -> None:
     for name, size in exported.files.items():
         print(f"{exported.folder / name}: {size:,} bytes")
-    wider = exported.nbytes - model_bytes
-    print(
-        f"together {exported.nbytes:,} bytes, {abs(wider):,} {'more' if wider > 0 else 'fewer'}"
-        f" than the model file"
-    )
+    wider = exported.nbytes - model.nbytes
+    text = f"{abs(wider):,} {'more' if wider > 0 else 'fewer'} than the model file"
+    if model.format == to:
+        text += "; the budget was for these files, so they fit"
+    print(f"together {exported.nbytes:,} bytes, {text}")
 
 
 def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Utterance]) -> None:

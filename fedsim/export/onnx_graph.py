@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from fedsim.errors import FedsimError
-from fedsim.export.onnx_weights import STORED, Dequantized, dequantized
+from fedsim.export.onnx_packer import Packer, WeightTensor
+from fedsim.export.onnx_weights import STORED
 from fedsim.quant.layers import Layer
 from fedsim.quant.weights import PackedWeight
 
 OPSET = 21
 """Of a graph with integers of 4 and 8 bits."""
 _OPSET_2BIT, _IR_2BIT = 25, 13
+_PRODUCER = "fedsim"
+_PADDING = 2
+"""Bytes that a padding has at least: tag and length of an empty text."""
+_MAX_LENGTH = 5
+"""Bytes of the largest length of a graph, which has fewer than 2^31 bytes."""
 _FLOAT = 1
 """`onnx.TensorProto.FLOAT`."""
 _HALF_FROM = 64
 """Numbers from which a tensor is stored in float16 where that is exact: the cast takes 60 bytes."""
-
-
-@dataclass(frozen=True)
-class WeightTensor:
-    """A tensor of a traced graph that is the weight of a layer."""
-
-    layer: int
-    shape: tuple[int, ...]
-    """Of the tensor: (N, ...), or (K, N) if it is transposed."""
-    transposed: bool
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,37 @@ class Skeleton:
     float16 wherever that changes no number."""
     weights: Mapping[str, WeightTensor]
     """By the name of the input."""
+
+    @cached_property
+    def newer(self) -> Any:
+        """The same in the version of ONNX that has integers of 2 bits."""
+        from onnx import version_converter
+
+        newer = version_converter.convert_version(self.traced, _OPSET_2BIT)
+        newer.ir_version = _IR_2BIT
+        newer.graph.ClearField("value_info")  # shapes in between, which a runtime infers
+        return newer
+
+    @cached_property
+    def fixed_bytes(self) -> int:
+        """Bytes of a file without what stands for the weights of layers, padding included.
+
+        A file is padded to a length that is a sum over layers: the version of ONNX and the length
+        of the graph's own length depend on the whole plan.
+        """
+        longest = 0
+        for traced in (self.traced, self.newer):
+            touched = {*self.weights}
+            rest = []
+            for node in traced.graph.node:
+                if touched.isdisjoint(node.input):
+                    rest.append(node)
+                elif node.op_type == "Transpose":
+                    touched.update(node.output)
+            bare = _model(traced, self.weights, rest, [])
+            inside = bare.graph.ByteSize()
+            longest = max(longest, bare.ByteSize() - length_bytes(inside) + _MAX_LENGTH)
+        return longest + _PADDING
 
 
 def skeleton(traced: Any, layers: Sequence[Layer], weights: Sequence[np.ndarray]) -> Skeleton:
@@ -102,124 +130,73 @@ def skeleton(traced: Any, layers: Sequence[Layer], weights: Sequence[np.ndarray]
 def fill(bare: Skeleton, packed: Sequence[PackedWeight]) -> Any:
     """Return the `onnx.ModelProto` of a network with packed weights.
 
+    Its bytes are `bare.fixed_bytes` and those that `layer_bytes` names for the depth of each layer.
+
     Args:
         bare: the network.
         packed: weight of each of its layers, of 2 to 8 bits.
     """
-    from onnx import helper, version_converter
+    model, owned = _filled(bare, packed)
+    _pad(model, bare.fixed_bytes + sum(owned) - model.ByteSize())
+    return model
 
-    traced = bare.traced
-    if any(STORED[weight.bits] in (2, 6) for weight in packed):
-        traced = version_converter.convert_version(traced, _OPSET_2BIT)
-        traced.ir_version = _IR_2BIT
-    packer = _Packer(packed, dict(bare.weights))
+
+def layer_bytes(bare: Skeleton, packed: Sequence[PackedWeight]) -> list[int]:
+    """Return the bytes of what stands for each layer's weight in a file of `fill`.
+
+    They depend on shape, format and bit depth of this weight alone.
+    """
+    return _filled(bare, packed)[1]
+
+
+def length_bytes(n: int) -> int:
+    """Return how many bytes the number n takes in a file: 7 bits in each (protobuf's varint)."""
+    return max(1, -(-n.bit_length() // 7))
+
+
+def _filled(bare: Skeleton, packed: Sequence[PackedWeight]) -> tuple[Any, list[int]]:
+    """Return the model without padding, and the bytes in it that belong to each layer."""
+    newer = any(STORED[weight.bits] in (2, 6) for weight in packed)
+    traced = bare.newer if newer else bare.traced
+    packer = Packer(packed, dict(bare.weights))
     nodes = [new for node in traced.graph.node for new in packer.rewritten(node)]
+    initializers = [tensor for _, tensor in packer.initializers]
+    owned = [0] * len(packed)
+    for layer, part in (*packer.nodes, *packer.initializers):
+        inside = part.ByteSize()
+        owned[layer] += 1 + length_bytes(inside) + inside
+    return _model(traced, bare.weights, nodes, initializers), owned
+
+
+def _model(
+    traced: Any, weights: Mapping[str, WeightTensor], nodes: Sequence[Any], more: Sequence[Any]
+) -> Any:
+    """Return a traced network with other nodes, more initializers, and no weights as inputs."""
+    from onnx import helper
+
     graph = helper.make_graph(
         nodes,
         traced.graph.name,
-        [i for i in traced.graph.input if i.name not in bare.weights],
+        [i for i in traced.graph.input if i.name not in weights],
         traced.graph.output,
-        [*traced.graph.initializer, *packer.initializers],
+        [*traced.graph.initializer, *more],
     )
     return helper.make_model(
         graph,
         opset_imports=traced.opset_import,
         ir_version=traced.ir_version,
-        producer_name="fedsim",
+        producer_name=_PRODUCER,
     )
 
 
-@dataclass
-class _Packer:
-    """Writes what takes the place of the weights of layers in a graph."""
-
-    packed: Sequence[PackedWeight]
-    weights: dict[str, WeightTensor]
-    """By name of the tensor; transposed ones are added as they are met."""
-    initializers: list[Any] = field(default_factory=list)
-    _written: dict[tuple[int, bool], Dequantized] = field(default_factory=dict)
-
-    def rewritten(self, node: Any) -> Iterator[Any]:
-        """Yield the nodes that take the place of one of the traced graph."""
-        weights = {i: w for i, n in enumerate(node.input) if (w := self.weights.get(n))}
-        if not weights:
-            yield node
-            return
-        if node.op_type == "Transpose" and len(weights[0].shape) == 2:
-            flipped = weights[0]
-            self.weights[node.output[0]] = WeightTensor(
-                flipped.layer, flipped.shape[::-1], not flipped.transposed
-            )
-            return
-        attributes = {a.name: a for a in node.attribute}
-        flips = "transB" in attributes and attributes["transB"].i == 1
-        is_product = node.op_type in ("MatMul", "Gemm") and weights.keys() == {1}
-        if is_product and weights[1].transposed != flips:
-            yield from self._product(node, weights[1].layer)
-            return
-        for i, weight in weights.items():
-            nodes, name = self._whole(weight)
-            yield from nodes
-            node.input[i] = name
-        yield node
-
-    def _product(self, node: Any, layer: int) -> Iterator[Any]:
-        """Yield the product of a node's input and a weight, and the bias of a Gemm."""
-        from onnx import helper
-
-        weight, nodes = self._dequantized(layer, transposed=True)
-        yield from nodes
-        source, output = node.input[0], node.output[0]
-        n, bias = self.packed[layer].shape[0], list(node.input[2:])
-        cut = weight.n_columns > n
-        names = [f"{output}.{i}" for i in range(len(weight.outputs))]
-        for one, name in zip(weight.outputs, names, strict=True):
-            yield helper.make_node("MatMul", [source, one], [name])
-        if len(names) > 1:  # of MatMul and Add onnxruntime would make a Gemm, which is not packed
-            names = [*names, f"{output}.sum"]
-            yield helper.make_node("Sum", names[:-1], [names[-1]])
-        if cut:
-            ends = [f"{output}.{end}" for end in ("from", "to", "axis")]
-            for name, value in zip(ends, (0, n, -1), strict=True):
-                self.initializers.append(_integer(name, value))
-            yield helper.make_node("Slice", [names[-1], *ends], [f"{output}.cut"])
-            names.append(f"{output}.cut")
-        if bias:
-            yield helper.make_node("Add", [names[-1], *bias], [output])
-        else:
-            yield helper.make_node("Identity", [names[-1]], [output])
-
-    def _whole(self, weight: WeightTensor) -> tuple[list[Any], str]:
-        """Return the nodes that make a whole weight in the shape of the tensor, and its name."""
-        from onnx import helper
-
-        found, nodes = self._dequantized(weight.layer, transposed=False)
-        (name, *more) = found.outputs
-        shape, stem = self.packed[weight.layer].shape, f"layer{weight.layer}"
-        if more and nodes:
-            nodes.append(helper.make_node("Add", [name, *more], [f"{stem}.sum"]))
-        name = f"{stem}.sum" if more else name
-        if len(shape) > 2 and nodes:
-            self.initializers.append(_integer(f"{stem}.shape", *shape))
-            nodes.append(helper.make_node("Reshape", [name, f"{stem}.shape"], [f"{stem}.whole"]))
-        name = f"{stem}.whole" if len(shape) > 2 else name
-        if weight.transposed:
-            turned = f"{stem}.turned"
-            if nodes:
-                nodes.append(helper.make_node("Transpose", [name], [turned], perm=[1, 0]))
-            name = turned
-        return nodes, name
-
-    def _dequantized(self, layer: int, *, transposed: bool) -> tuple[Dequantized, list[Any]]:
-        """Return a weight, and the nodes that dequantize it if this is its first use."""
-        key = layer, transposed
-        if key in self._written:
-            return self._written[key], []
-        name = f"layer{layer}{'.t' if transposed else ''}"
-        found = dequantized(name, self.packed[layer], transposed=transposed)
-        self._written[key] = found
-        self.initializers += found.initializers
-        return found, list(found.nodes)
+def _pad(model: Any, room: int) -> None:
+    """Make a model so many bytes longer, at least `_PADDING`."""
+    short, entry = 127, 100
+    while room > short:
+        key = f"padding {len(model.metadata_props)}".ljust(entry - 4)  # keys must differ
+        model.metadata_props.add(key=key)
+        room -= entry
+    model.doc_string = " " * (room - _PADDING)
 
 
 def _known(tensor: Any, known: Mapping[bytes, tuple[int, bool]]) -> tuple[int, bool] | None:
@@ -235,12 +212,6 @@ def _digest(values: np.ndarray) -> bytes:
     digest = hashlib.sha256(str(values.shape).encode())
     digest.update(np.ascontiguousarray(values, np.float32).data)
     return digest.digest()
-
-
-def _integer(name: str, *values: int) -> Any:
-    from onnx import TensorProto, helper
-
-    return helper.make_tensor(name, TensorProto.INT64, (len(values),), values)
 
 
 def _halved(tensor: Any) -> Any:

@@ -173,6 +173,11 @@ class Scenario(Settings):
         description="dotted key -> values: the scenario is run for every combination of values",
     )
 
+    @field_validator("clients")
+    @classmethod
+    def _resolve_clients(cls, clients: ClientSettings) -> ClientSettings:
+        return clients.resolved()
+
     @field_validator("methods")
     @classmethod
     def _resolve_methods(cls, methods: Methods, info: ValidationInfo) -> Methods:
