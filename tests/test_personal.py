@@ -415,7 +415,7 @@ def test_saving_where_nothing_can_be_written(made, tmp_path):
         ({"own_weight": 1}, "own_weight is 1: give a number above 0 and below 1"),
         ({"own_weight": 0}, "own_weight is 0: give a number above 0 and below 1"),
         ({"activation_bits": 17}, "activation_bits is 17: use 4 to 16"),
-        ({"bit_depths": []}, r"bit_depths is \[\]: use whole depths from 2 to 16"),
+        ({"bit_depths": []}, r"bit_depths is \[\]: use whole depths of 2 to 16"),
         ({"bit_depths": [1, 4]}, r"bit_depths is \[1, 4\]: use whole depths"),
         ({"bit_depths": [4, 32]}, r"bit_depths is \[4, 32\]: use whole depths"),
         ({"bit_depths": [4.5]}, r"bit_depths is \[4.5\]: use "),

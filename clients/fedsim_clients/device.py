@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,10 +24,11 @@ from fedsim.protocol.limits import (
 )
 from fedsim.quant.activations import InputFormat
 from fedsim.quant.profile import LayerProfile, profile_of
+from fedsim.quant.runtimes import EMULATED, RUNTIMES
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.scenario.cells import LOSSES
 from fedsim.speech.clips import ClientData, require_clips
-from fedsim.speech.models.base import recognize_clips
+from fedsim.speech.models.base import Hypothesis, recognize_clips
 from fedsim.speech.normalizers import normalizer
 from fedsim.speech.scoring import (
     Errors,
@@ -45,6 +47,8 @@ from fedsim_clients.runtime import Runtime
 from fedsim_clients.saving import save_model
 
 R = TypeVar("R", bound=m.Message)
+Recognize = Callable[[Sequence[np.ndarray], str | None], list[Hypothesis]]
+"""f(clips, language) -> one hypothesis per clip."""
 
 
 @dataclass(frozen=True)
@@ -173,22 +177,23 @@ class Device:
                 return count_correct([reference], [hypothesis])
             return count_errors([reference], [hypothesis], normalize)
 
-        def test() -> list[Errors]:
-            hypotheses = recognize_clips(runtime.model, clips, self.data.language)
+        def test(recognize: Recognize) -> list[Errors]:
+            hypotheses = recognize(clips, self.data.language)
             pairs = zip(references, hypotheses, strict=True)
             counts = [(count(text, h.text), h.looped) for text, h in pairs]
             return [mark_looped(c, measured) if looped else c for c, looped in counts]
 
         if evaluation.full_precision:
-            results.append(test())
+            results.append(test(partial(recognize_clips, runtime.model)))
             sizes.append(runtime.study.switch.full_bytes())
         for candidate, inputs in self._calibration.inputs(evaluation.candidates):
             study = self.audio.study(candidate)
             rounded = candidate.rounding, candidate.moments, candidate.bits
-            key = (candidate.blobs or rounded, inputs, study.rows and study.rows.key)
+            how = candidate.runtime, study.rows and study.rows.key
+            key = (candidate.blobs or rounded, inputs, *how)
             if key not in counted:
-                with self._installed(candidate, inputs):
-                    counted[key] = test()
+                with self._loaded(candidate, inputs) as recognize:
+                    counted[key] = test(recognize)
             results.append(counted[key])
             sizes.append(study.sizes.total(candidate.bits))
         scores = self._scores(results, sizes, measured, clip_counts=evaluation.clip_counts)
@@ -232,6 +237,20 @@ class Device:
             clip_wrong=tuple(wrong for wrong, _ in each),
             clip_of=tuple(of for _, of in each),
         )
+
+    @contextmanager
+    def _loaded(
+        self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]
+    ) -> Iterator[Recognize]:
+        """Have a candidate ready to recognize clips while open, in its runtime."""
+        runtime = self.runtime
+        if candidate.runtime == EMULATED:
+            with self._installed(candidate, inputs):
+                yield partial(recognize_clips, runtime.model)
+            return
+        weights, chosen = self._calibration.packed(candidate), RUNTIMES[candidate.runtime]
+        with chosen.open(runtime.traced, weights, runtime.model) as recognize:
+            yield recognize
 
     @contextmanager
     def _installed(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> Iterator[None]:

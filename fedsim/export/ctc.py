@@ -11,19 +11,22 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from fedsim.errors import FedsimError
 from fedsim.export.onnx_graph import OPSET
+from fedsim.speech.models.base import Hypothesis
 
 if TYPE_CHECKING:
     from fedsim.speech.models.base import SpeechModel
 
+GRAPH = "model.onnx"
 _NORMALIZED_BY = 1e-7
 """Added to the variance of a clip, as the feature extractor does."""
 _SPACE = "\u2581"
@@ -110,6 +113,15 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def recognize(model: SpeechModel, sessions: Mapping[str, Any], clip: np.ndarray) -> Hypothesis:
+    """Return the greedy transcript of a clip (1-D float32, 16 kHz) by the model's session."""
+    adapter: Any = model
+    inputs = {"input_values": clip[None], "input_lengths": np.array([len(clip)])}
+    (logprobs,) = sessions[GRAPH].run(None, inputs)
+    (text,) = adapter.tokenizer.batch_decode([logprobs[0].argmax(axis=-1).tolist()])
+    return Hypothesis(text.strip())
 
 
 def files(model: SpeechModel) -> Iterator[tuple[str, str]]:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from fedsim.speech.models.base import SpeechModel
 
-GRAPH = "model.onnx"
-
 
 @dataclass(frozen=True)
 class Traced:
@@ -110,7 +108,7 @@ def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
         finally:
             switch.restore()
         values = [weights[layer.name].numpy() for layer in model.layers]
-        return {GRAPH: skeleton(traced, model.layers, values)}
+        return {ctc.GRAPH: skeleton(traced, model.layers, values)}
 
     return Traced(kept_graphs(model, leftovers, graphs), dict(ctc.files(model)))
 

@@ -97,7 +97,7 @@ def personalize(
         zero_points: whether weights have zero points beside their scales.
         activation_bits: bit depth of activations, 4 to 16, or "auto": 8, and 16 for the inputs that
             lose most at 8.
-        bit_depths: bit depths that the device's runtime supports; None for all that `format` stores.
+        bit_depths: bit depths that the device's runtime supports; None for all of the format.
         format: what the budget is for: "fedsim", the model file, or "onnx", all files of `export`,
             which then fit exactly; needs fedsim-speech[onnx].
         language: language of the clips for a multilingual model; None lets the model detect it.

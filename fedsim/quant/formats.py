@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
+from fedsim.errors import FedsimError
 from fedsim.quant.packing import MAX_BITS, MIN_BITS
 from fedsim.registry import Lazy, Registry
 
@@ -33,6 +35,10 @@ class ExportFormat:
     write: Callable[..., None]
     """f(traced, weights, folder): write the files into an empty folder, where `weights` are the
     packed weights of the model's layers."""
+    packages: tuple[str, ...]
+    """Names under which the packages that it needs are imported."""
+    extra: str
+    """The extra of fedsim-speech that installs them."""
     sizes: Callable[..., Any]
     """f(model, leftovers as stored, manifest, depths, rows): the exact bytes of all files together
     for every plan, a `fedsim.quant.sizes.Sizes`. Arguments are those of
@@ -48,9 +54,29 @@ FORMATS.add(
         stored={2: 2, 3: 4, 4: 4, 5: 6, 6: 6, 7: 8, 8: 8},
         trace=Lazy("fedsim.export.onnx:trace"),
         write=Lazy("fedsim.export.onnx:write"),
+        packages=("onnx", "onnxscript", "onnxruntime"),
+        extra="onnx",
         sizes=Lazy("fedsim.export.onnx:model_sizes"),
     ),
 )
+
+
+def require_packages(name: str) -> None:
+    """Raise `FedsimError` if a package that a format needs is not installed."""
+    if name == OWN:
+        return
+    chosen = FORMATS[name]
+    for package in chosen.packages:
+        if find_spec(package) is None:
+            raise FedsimError(
+                f"{name} needs the package {package}, which is not installed: pip install"
+                f" 'fedsim-speech[{chosen.extra}]'"
+            )
+
+
+def file_words(name: str) -> str:
+    """Return what of a client a budget is for, in words."""
+    return "model file" if name == OWN else f"model in {name}"
 
 
 def depths_of(name: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from fedsim.quant.formats import OWN
 from fedsim.quant.memory import peak_bytes, proxy_bytes
 from fedsim.quant.packable import PackableModel, packable
 from fedsim.quant.proxy import BITS, FORMAT
@@ -77,6 +78,7 @@ def model_cost(scenario: Scenario, study: StudyModel, public: PublicModel) -> Mo
         full_bytes=study.switch.full_bytes(),
         proxy_bytes=proxy_bytes(layers) + sum(t.nbytes for t in study.stored.values()),
         proxy_is_model=BITS in sizes.depths
+        and scenario.clients.format == OWN
         and study.weight_format == FORMAT
         and all(cell.rounding == "nearest" for cell in all_cells(scenario)),
         peaks=sensing_peaks(scenario, study),
