@@ -230,8 +230,8 @@ def _legend(rows: Sequence[Row]) -> Text:
         legend.append(f"{FULL_PRECISION}: the full-precision model, for comparison")
     if any(source_of(row) is not Source.NOBODY for row in rows):
         legend.append("tuned on: the client's own clips, or those of another client")
-    for name in sorted({row.runtime for row in rows} & {*RUNTIMES}):
-        legend.append(f"{name}: {RUNTIMES[name].meaning}")
+    runtimes = sorted({row.runtime for row in rows} & {*RUNTIMES})
+    legend += [f"{name}: {RUNTIMES[name].meaning}" for name in runtimes]
     formats = sorted({file_words(row.format) for row in rows if row.format != OWN})
     what = f"all files of the {' or '.join(formats)}" if formats else "the file"
     legend.append(f"model MB: {what} that the client receives, 1 MB = 2^20 bytes")

@@ -207,6 +207,7 @@ NAMES = {
     (m.Candidate, "tuned_on"),  # a client's key
     (m.Candidate, "rounding"),
     (m.Candidate, "moments"),  # own or blend: whose, never the moments themselves
+    (m.Candidate, "runtime"),  # what computes it when it is tested
 }
 
 
