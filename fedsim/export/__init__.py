@@ -20,6 +20,7 @@ from fedsim.registry import Lazy, Registry
 if TYPE_CHECKING:
     import torch
 
+    from fedsim.quant.rows import Rows
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
 
@@ -38,8 +39,9 @@ class ExportFormat:
     `leftovers` is the rest of its state as model files have it. Raises `FedsimError` for a model
     that cannot be exported."""
     write: Callable[..., None]
-    """f(traced, weights, folder): write the files into an empty folder, where `weights` are the
-    packed weights of the model's layers."""
+    """f(traced, weights, folder, rows=, language=): write the files into an empty folder, where
+    `weights` are the packed weights of the model's layers, one of them maybe of some `rows` of a
+    vocabulary only, and `language` that of whoever speaks."""
 
 
 FORMATS: Registry[ExportFormat] = Registry("export format")
@@ -77,6 +79,8 @@ def export(
     *,
     to: str = "onnx",
     widen: bool = False,
+    rows: Rows | None = None,
+    language: str | None = None,
 ) -> Exported:
     """Write a quantized model for another runtime; the folder appears as a whole or not at all.
 
@@ -87,6 +91,8 @@ def export(
         folder: to make; it must not exist, or be empty.
         to: a name in `FORMATS`.
         widen: store depths that the format lacks at the next one that it has.
+        rows: of the vocabulary that the files keep; None for all.
+        language: of whoever speaks, as `batches` takes it; None to have it detected.
 
     Raises:
         FedsimError: if the format does not exist or its packages are not installed, the model
@@ -102,7 +108,8 @@ def export(
         place.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         try:
-            chosen.write(chosen.trace(model, leftovers), weights, made)
+            traced = chosen.trace(model, leftovers)
+            chosen.write(traced, weights, made, rows=rows, language=language)
             made.chmod(0o755)
             if place.exists():
                 place.rmdir()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import FedsimError
 from fedsim.export import require
@@ -15,10 +16,9 @@ if TYPE_CHECKING:
     import torch
 
     from fedsim.export.onnx_graph import Skeleton
+    from fedsim.quant.rows import Rows
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
-
-GRAPH = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Traced:
 
     graphs: Mapping[str, Skeleton]
     """File name -> graph."""
-    others: Mapping[str, str]
-    """File name -> text."""
+    others: Callable[[Rows | None, str | None], Mapping[str, str]]
+    """f(rows, language): file name -> text, for the rows of a vocabulary that are kept (None for
+    all) and the language of whoever speaks."""
 
 
 def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
@@ -39,31 +40,57 @@ def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
         leftovers: the rest of the state, as model files have it.
 
     Raises:
-        FedsimError: if the model is not a CTC recognizer of raw audio, or onnx is not installed.
+        FedsimError: if the model is neither a CTC recognizer of raw audio nor a Whisper, or onnx is
+            not installed.
     """
     require("onnx", "onnx")
     require("onnxscript", "onnx")
-    from fedsim.export import ctc
-    from fedsim.export.onnx_graph import skeleton
+    from fedsim.export.onnx_graph import check_found, skeleton
 
-    if not ctc.is_exportable(model):
-        raise FedsimError(
-            f"model {model.id!r} is a {type(model.module).__name__}, and only CTC recognizers of"
-            f" raw audio (wav2vec 2.0 and its relatives) can be exported to onnx"
-        )
+    exporter = exporter_of(model)
     switch = switch_of(model)
     weights = switch.full_weights()
     switch.install(weights, leftovers, {})
     try:
-        traced = ctc.trace(model)
+        traced = exporter.trace(model)
     finally:
         switch.restore()
     values = [weights[layer.name].numpy() for layer in model.layers]
-    return Traced({GRAPH: skeleton(traced, model.layers, values)}, dict(ctc.files(model)))
+    graphs = {name: skeleton(graph, values) for name, graph in traced.items()}
+    check_found(model.layers, values, list(graphs.values()))
+    return Traced(graphs, partial(exporter.files, model))
 
 
-def write(traced: Traced, weights: Sequence[PackedWeight], folder: Path) -> None:
-    """Write all files of a model with these weights into an empty folder."""
+def exporter_of(model: SpeechModel) -> Any:
+    """Return the module that traces a model; raises `FedsimError` if none does."""
+    from fedsim.export import ctc, whisper
+
+    for exporter in (ctc, whisper):
+        if exporter.is_exportable(model):
+            return exporter
+    raise FedsimError(
+        f"model {model.id!r} is a {type(model.module).__name__}, and only CTC recognizers of raw"
+        f" audio (wav2vec 2.0 and its relatives) and Whisper can be exported to onnx"
+    )
+
+
+def write(
+    traced: Traced,
+    weights: Sequence[PackedWeight],
+    folder: Path,
+    *,
+    rows: Rows | None = None,
+    language: str | None = None,
+) -> None:
+    """Write all files of a model with these weights into an empty folder.
+
+    Args:
+        traced: the model.
+        weights: of its layers.
+        folder: to write into.
+        rows: of its vocabulary that one of the weights has; None for all.
+        language: of whoever speaks; None to have it detected.
+    """
     import onnx
 
     from fedsim.base.files import write_text
@@ -73,5 +100,5 @@ def write(traced: Traced, weights: Sequence[PackedWeight], folder: Path) -> None
         filled = fill(bare, weights)
         onnx.checker.check_model(filled)
         (folder / name).write_bytes(filled.SerializeToString())
-    for name, text in traced.others.items():
+    for name, text in traced.others(rows, language).items():
         write_text(folder / name, text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from fedsim.errors import FedsimError
+from fedsim.export.onnx_table import DOMAIN, Table
 from fedsim.export.onnx_weights import STORED, Dequantized, dequantized
 from fedsim.quant.layers import Layer
 from fedsim.quant.weights import PackedWeight
@@ -44,24 +45,19 @@ class Skeleton:
     """By the name of the input."""
 
 
-def skeleton(traced: Any, layers: Sequence[Layer], weights: Sequence[np.ndarray]) -> Skeleton:
-    """Return a traced network without the weights of its layers.
+def skeleton(traced: Any, weights: Sequence[np.ndarray]) -> Skeleton:
+    """Return a traced network without the weights of its layers, of which it may hold some.
 
     Args:
         traced: `onnx.ModelProto`, which is changed.
-        layers: of the network.
-        weights: float32 (N, ...) of each layer, as they were when it was traced: a weight is known
+        weights: float32 (N, ...) of each layer of the model, as they were when it was traced: a weight is known
             by its values, since tracing renames and transposes it.
-
-    Raises:
-        FedsimError: if the weight of a layer is not found.
     """
     from onnx import helper
 
     known: dict[bytes, tuple[int, bool]] = {}
-    equal = []  # layers with the same weight are found together
     for i, values in enumerate(weights):
-        equal.append(known.setdefault(_digest(values), (i, False))[0])
+        known.setdefault(_digest(values), (i, False))
         if values.ndim == 2:
             known.setdefault(_digest(values.T), (i, True))
     found: dict[str, WeightTensor] = {}
@@ -75,13 +71,6 @@ def skeleton(traced: Any, layers: Sequence[Layer], weights: Sequence[np.ndarray]
         stored.append(half)
         if half is not tensor:
             casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=_FLOAT))
-    seen = {one.layer for one in found.values()}
-    if missing := [layer.name for layer, i in zip(layers, equal, strict=True) if i not in seen]:
-        raise FedsimError(
-            f"the traced network does not show the weight of layer {missing[0]!r}"
-            f" ({len(missing)} of {len(layers)} are missing): models of this class cannot be"
-            f" exported"
-        )
     for node in traced.graph.node:
         del node.metadata_props[:]
         node.ClearField("doc_string")
@@ -99,6 +88,21 @@ def skeleton(traced: Any, layers: Sequence[Layer], weights: Sequence[np.ndarray]
     )
 
 
+def check_found(
+    layers: Sequence[Layer], weights: Sequence[np.ndarray], graphs: Sequence[Skeleton]
+) -> None:
+    """Raise `FedsimError` if no graph of a model shows the weight of one of its layers."""
+    seen = {one.layer for graph in graphs for one in graph.weights.values()}
+    known = {_digest(weights[i]) for i in seen}  # layers with the same weight are found together
+    pairs = zip(layers, weights, strict=True)
+    if missing := [layer.name for layer, values in pairs if _digest(values) not in known]:
+        raise FedsimError(
+            f"the traced network does not show the weight of layer {missing[0]!r}"
+            f" ({len(missing)} of {len(layers)} are missing): models of this class cannot be"
+            f" exported"
+        )
+
+
 def fill(bare: Skeleton, packed: Sequence[PackedWeight]) -> Any:
     """Return the `onnx.ModelProto` of a network with packed weights.
 
@@ -109,21 +113,24 @@ def fill(bare: Skeleton, packed: Sequence[PackedWeight]) -> Any:
     from onnx import helper, version_converter
 
     traced = bare.traced
-    if any(STORED[weight.bits] in (2, 6) for weight in packed):
+    held = {one.layer for one in bare.weights.values()}
+    if any(STORED[packed[i].bits] in (2, 6) for i in held):
         traced = version_converter.convert_version(traced, _OPSET_2BIT)
         traced.ir_version = _IR_2BIT
     packer = _Packer(packed, dict(bare.weights))
+    packer.find_tables(traced.graph.node)
     nodes = [new for node in traced.graph.node for new in packer.rewritten(node)]
     graph = helper.make_graph(
         nodes,
         traced.graph.name,
         [i for i in traced.graph.input if i.name not in bare.weights],
         traced.graph.output,
-        [*traced.graph.initializer, *packer.initializers],
+        [*traced.graph.initializer, *packer.constants()],
     )
+    own = [helper.make_opsetid(DOMAIN, 1)] if packer.tables else []
     return helper.make_model(
         graph,
-        opset_imports=traced.opset_import,
+        opset_imports=[*traced.opset_import, *own],
         ir_version=traced.ir_version,
         producer_name="fedsim",
     )
@@ -137,7 +144,23 @@ class _Packer:
     weights: dict[str, WeightTensor]
     """By name of the tensor; transposed ones are added as they are met."""
     initializers: list[Any] = field(default_factory=list)
+    tables: dict[int, Table] = field(default_factory=dict)
+    """By layer: those of which rows are looked up."""
     _written: dict[tuple[int, bool], Dequantized] = field(default_factory=dict)
+
+    def find_tables(self, nodes: Iterable[Any]) -> None:
+        """Note the layers of which a graph looks rows up."""
+        for node in nodes:
+            if node.op_type == "Gather" and (weight := self.weights.get(node.input[0])):
+                self.tables.setdefault(
+                    weight.layer, Table(f"layer{weight.layer}", self.packed[weight.layer])
+                )
+
+    def constants(self) -> Iterator[Any]:
+        """Yield all constants that the new nodes need."""
+        yield from self.initializers
+        for table in self.tables.values():
+            yield from table.initializers
 
     def rewritten(self, node: Any) -> Iterator[Any]:
         """Yield the nodes that take the place of one of the traced graph."""
@@ -151,12 +174,16 @@ class _Packer:
                 flipped.layer, flipped.shape[::-1], not flipped.transposed
             )
             return
+        if node.op_type == "Gather" and 0 in weights:
+            yield from self.tables[weights[0].layer].look_up(node.input[1], node.output[0])
+            return
         attributes = {a.name: a for a in node.attribute}
         flips = "transB" in attributes and attributes["transB"].i == 1
         is_product = node.op_type in ("MatMul", "Gemm") and weights.keys() == {1}
         if is_product and weights[1].transposed != flips:
             yield from self._product(node, weights[1].layer)
             return
+        node = _copy(node)
         for i, weight in weights.items():
             nodes, name = self._whole(weight)
             yield from nodes
@@ -167,6 +194,9 @@ class _Packer:
         """Yield the product of a node's input and a weight, and the bias of a Gemm."""
         from onnx import helper
 
+        if (table := self.tables.get(layer)) and len(node.input) == 2:
+            yield from table.product(node.input[0], node.output[0])
+            return
         weight, nodes = self._dequantized(layer, transposed=True)
         yield from nodes
         source, output = node.input[0], node.output[0]
@@ -220,6 +250,14 @@ class _Packer:
         self._written[key] = found
         self.initializers += found.initializers
         return found, list(found.nodes)
+
+
+def _copy(node: Any) -> Any:
+    from onnx import NodeProto
+
+    copied = NodeProto()
+    copied.CopyFrom(node)
+    return copied
 
 
 def _known(tensor: Any, known: Mapping[bytes, tuple[int, bool]]) -> tuple[int, bool] | None:
