@@ -37,7 +37,8 @@ def save_model(
         return os.path.getsize(path)
     folder = path.with_name(f"{path.stem}-{to}")
     shutil.rmtree(folder, ignore_errors=True)  # the request came before, and its answer was lost
-    return export_traced(runtime.traced, weights, folder, to=to).nbytes
+    language = audio.data.language
+    return export_traced(runtime.traced, weights, folder, to=to, language=language).nbytes
 
 
 def model_name(client: str, candidate: str) -> str:

@@ -110,7 +110,15 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
 
     clips = [read_utterance(one, convert=True) for one in spoken]
     leftovers = load_leftovers(model.file.leftovers)
-    checked = check(model.model, model.file.weights, leftovers, exported, clips)
+    checked = check(
+        model.model,
+        model.file.weights,
+        leftovers,
+        exported,
+        clips,
+        rows=model.file.rows,
+        language=model.language,
+    )
     texts = [one.text or "" for one in spoken]
 
     def wer(transcripts: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from fedsim.quant.formats import FORMATS, ExportFormat
 if TYPE_CHECKING:
     import torch
 
+    from fedsim.quant.rows import Rows
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
 
@@ -46,6 +47,8 @@ def export(
     *,
     to: str = "onnx",
     widen: bool = False,
+    rows: Rows | None = None,
+    language: str | None = None,
 ) -> Exported:
     """Write a quantized model for another runtime; the folder appears as a whole or not at all.
 
@@ -56,6 +59,8 @@ def export(
         folder: to make; it must not exist, or be empty.
         to: a name in `fedsim.quant.formats.FORMATS`.
         widen: store depths that the format lacks at the next one that it has.
+        rows: of the vocabulary that the files keep; None for all.
+        language: of whoever speaks, as `batches` takes it; None to have it detected.
 
     Raises:
         FedsimError: if the format does not exist or its packages are not installed, the model
@@ -65,11 +70,18 @@ def export(
     chosen = FORMATS[to]
     _check_depths(model, weights, to, chosen, widen)
     _check_new(Path(folder))
-    return export_traced(chosen.trace(model, leftovers), weights, folder, to=to)
+    traced = chosen.trace(model, leftovers)
+    return export_traced(traced, weights, folder, to=to, rows=rows, language=language)
 
 
 def export_traced(
-    traced: Any, weights: Sequence[PackedWeight], folder: str | os.PathLike[str], *, to: str
+    traced: Any,
+    weights: Sequence[PackedWeight],
+    folder: str | os.PathLike[str],
+    *,
+    to: str,
+    rows: Rows | None = None,
+    language: str | None = None,
 ) -> Exported:
     """Write packed weights into a network that was traced before; the rest is as in `export`.
 
@@ -78,6 +90,8 @@ def export_traced(
         weights: packed weight of each layer, of depths that the format stores.
         folder: to make; it must not exist, or be empty.
         to: a name in `fedsim.quant.formats.FORMATS`.
+        rows: of the vocabulary that the files keep; None for all.
+        language: of whoever speaks; None to have it detected.
 
     Raises:
         FedsimError: if the folder is not empty or cannot be written.
@@ -88,7 +102,7 @@ def export_traced(
         place.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         try:
-            FORMATS[to].write(traced, weights, made)
+            FORMATS[to].write(traced, weights, made, rows=rows, language=language)
             made.chmod(0o755)
             if place.exists():
                 place.rmdir()

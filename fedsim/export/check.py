@@ -22,6 +22,7 @@ from fedsim.speech.models.base import transcribe_clips
 if TYPE_CHECKING:
     import torch
 
+    from fedsim.quant.rows import Rows
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
 
@@ -63,8 +64,13 @@ def check(
     leftovers: Mapping[str, torch.Tensor],
     exported: Exported,
     clips: Sequence[np.ndarray],
+    *,
+    rows: Rows | None = None,
+    language: str | None = None,
 ) -> Checked:
     """Transcribe clips (1-D float32, 16 kHz) with the exported file and with fedsim.
+
+    The other arguments are those of `fedsim.export.export`.
 
     Raises:
         FedsimError: if onnxruntime is not installed or refuses the file.
@@ -72,9 +78,10 @@ def check(
     require("onnxruntime", "onnx")
     switch = switch_of(model)
     pairs = zip(model.layers, weights, strict=True)
-    switch.install({layer.name: dequantize_weight(one) for layer, one in pairs}, leftovers, {})
+    full = {layer.name: dequantize_weight(one) for layer, one in pairs}
+    switch.install(full, leftovers, {}, rows=rows)
     try:
-        emulated = transcribe_clips(model, clips)
+        emulated = transcribe_clips(model, clips, language)
     finally:
         switch.restore()
     with tempfile.TemporaryDirectory() as home:

@@ -8,22 +8,19 @@ The layout is that of onnx-asr's model type `wav2vec2-ctc`: `model.onnx` with th
 from __future__ import annotations
 
 import json
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from fedsim.errors import FedsimError
-from fedsim.export.onnx_graph import OPSET
-from fedsim.speech.models.base import Hypothesis
+from fedsim.export.tracing import traced
 
 if TYPE_CHECKING:
+    from fedsim.quant.rows import Rows
     from fedsim.speech.models.base import SpeechModel
 
 GRAPH = "model.onnx"
@@ -61,8 +58,8 @@ def is_exportable(model: SpeechModel) -> bool:
     return names[0] == "input_values" and names[1].endswith("ForCTC")
 
 
-def trace(model: SpeechModel) -> Any:
-    """Return the traced network of a recognizer, an `onnx.ModelProto`.
+def trace(model: SpeechModel) -> dict[str, Any]:
+    """Return the traced network of a recognizer, an `onnx.ModelProto`, by the name of its file.
 
     Where padding changes results, a batch has one clip only. Raises `FedsimError` if torch cannot
     trace the network.
@@ -70,62 +67,36 @@ def trace(model: SpeechModel) -> Any:
     adapter: Any = model
     pads = bool(adapter.pads)
     network, normalize = model.module, bool(adapter.extractor.do_normalize)
-    recognizer = Recognizer(network, normalize=normalize, masked=pads).eval()
     # A batch norm would be folded into the convolution before it, whose weight is a layer's.
     folds = any(isinstance(module, nn.BatchNorm1d) for module in network.modules())
     clips = torch.zeros(2 if pads else 1, 16_000)
     lengths = torch.full((len(clips),), 16_000)
     free = torch.export.Dim.DYNAMIC
     batch = {0: free} if pads else {}
-    try:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                recognizer,
-                (clips, lengths),
-                dynamo=True,
-                verbose=False,
-                optimize=not folds,
-                opset_version=OPSET,
-                input_names=["input_values", "input_lengths"],
-                output_names=["logprobs"],
-                dynamic_shapes={"input_values": {**batch, 1: free}, "input_lengths": batch},
-            )
-    except Exception as error:  # torch's exporter raises whatever it meets
-        raise FedsimError(
-            f"model {model.id!r} cannot be exported: torch cannot trace a"
-            f" {type(network).__name__} ({type(error).__name__})"
-        ) from error
-    assert program is not None
-    return program.model_proto
+    graph = traced(
+        Recognizer(network, normalize=normalize, masked=pads),
+        (clips, lengths),
+        (["input_values", "input_lengths"], ["logprobs"]),
+        {"input_values": {**batch, 1: free}, "input_lengths": batch},
+        model=model.id,
+        optimize=not folds,
+    )
+    return {GRAPH: graph}
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what the exporter logs and warns of while it traces."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def recognizer(
+    folder: Path, session: Callable[[str], Any]
+) -> Callable[[np.ndarray], tuple[str, bool]]:
+    """Return what recognizes a clip (1-D float32, 16 kHz) with an exported model: its transcript,
+    and whether it looped. `session` opens a graph of the folder by its name."""
+    from fedsim.export import onnx_run
+
+    transcribe = onnx_run.opened(folder, session)
+    return lambda clip: (transcribe(clip), False)
 
 
-def recognize(model: SpeechModel, sessions: Mapping[str, Any], clip: np.ndarray) -> Hypothesis:
-    """Return the greedy transcript of a clip (1-D float32, 16 kHz) by the model's session."""
-    adapter: Any = model
-    inputs = {"input_values": clip[None], "input_lengths": np.array([len(clip)])}
-    (logprobs,) = sessions[GRAPH].run(None, inputs)
-    (text,) = adapter.tokenizer.batch_decode([logprobs[0].argmax(axis=-1).tolist()])
-    return Hypothesis(text.strip())
-
-
-def files(model: SpeechModel) -> Iterator[tuple[str, str]]:
-    """Yield name and text of the files beside the graph."""
+def files(model: SpeechModel, rows: Rows | None, language: str | None) -> dict[str, str]:
+    """Return the texts of the files beside the graph, by name."""
     adapter: Any = model
     tokenizer, config = adapter.tokenizer, adapter.module.config
     lines = []
@@ -134,7 +105,6 @@ def files(model: SpeechModel) -> Iterator[tuple[str, str]]:
         if token == tokenizer.word_delimiter_token:
             token = _SPACE
         lines.append(f"{names.get(number, token)} {number}\n")
-    yield "vocab.txt", "".join(lines)
     factor = math.prod(config.conv_stride)
     about = {"model_type": "wav2vec2-ctc", "subsampling_factor": factor}
-    yield "config.json", json.dumps(about, indent=2) + "\n"
+    return {"vocab.txt": "".join(lines), "config.json": json.dumps(about, indent=2) + "\n"}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedsim.errors import FedsimError
 from fedsim.export import require
-from fedsim.export.onnx_graph import Skeleton, fill, layer_bytes, skeleton
+from fedsim.export.onnx_graph import Skeleton, check_found, fill, layer_bytes, skeleton
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import load_leftovers
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from fedsim.speech.models.base import SpeechModel
 
+_LANGUAGE_ROOM = 64
+"""Bytes that the files have for the language of whoever speaks, so that sizes depend on no user."""
+
 
 @dataclass(frozen=True)
 class Traced:
@@ -33,8 +37,17 @@ class Traced:
 
     graphs: Mapping[str, Skeleton]
     """File name -> graph."""
-    others: Mapping[str, str]
-    """File name -> text."""
+    others: Callable[[Rows | None, str | None], Mapping[str, str]]
+    """f(rows, language): file name -> text, for the rows of a vocabulary that are kept (None for
+    all) and the language of whoever speaks."""
+
+    def others_bytes(self, rows: Rows | None) -> int:
+        """Return the bytes of all texts, with room for any language."""
+        return _text_bytes(self.others(rows, None)) + _LANGUAGE_ROOM
+
+
+def _text_bytes(texts: Mapping[str, str]) -> int:
+    return sum(len(text.encode()) for text in texts.values())
 
 
 def sizes(
@@ -53,9 +66,8 @@ def sizes(
         blank = [blank_weight(layer.shape, bits, weight_format) for layer in layers]
         for bare in traced.graphs.values():
             table[:, column] += layer_bytes(bare, blank)
-    others = sum(len(text.encode()) for text in traced.others.values())
     fixed = sum(bare.fixed_bytes for bare in traced.graphs.values())
-    return Sizes(tuple(depths), table, fixed + others)
+    return Sizes(tuple(depths), table, fixed + traced.others_bytes(None))
 
 
 def model_sizes(
@@ -67,12 +79,13 @@ def model_sizes(
 ) -> Sizes:
     """Return the exact bytes of all files of a model together for every plan.
 
-    Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`.
+    Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`, and for a
+    part of a vocabulary: how long its tokens are is known only once a device has chosen them.
     """
     if rows is not None:
         raise FedsimError(
-            "a model with a part of its vocabulary cannot be exported to onnx: remove"
-            " model.vocabulary"
+            "a budget for files in onnx cannot be planned where devices keep a part of the"
+            " vocabulary: remove model.vocabulary, or plan for the format fedsim"
         )
     traced = trace(model, load_leftovers(stored))
     return sizes(traced, model.layers, manifest.weight_format, depths)
@@ -86,42 +99,76 @@ def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
         leftovers: the rest of the state, as model files have it.
 
     Raises:
-        FedsimError: if the model is not a CTC recognizer of raw audio, or onnx is not installed.
+        FedsimError: if the model is neither a CTC recognizer of raw audio nor a Whisper, or onnx is
+            not installed.
     """
     require("onnx", "onnx")
     require("onnxscript", "onnx")
-    from fedsim.export import ctc
     from fedsim.export.onnx_cache import kept_graphs
 
-    if not ctc.is_exportable(model):
-        raise FedsimError(
-            f"model {model.id!r} is a {type(model.module).__name__}, and only CTC recognizers of"
-            f" raw audio (wav2vec 2.0 and its relatives) can be exported to onnx"
-        )
+    exporter = exporter_of(model)
 
     def graphs() -> dict[str, Skeleton]:
         switch = switch_of(model)
         weights = switch.full_weights()
         switch.install(weights, leftovers, {})
         try:
-            traced = ctc.trace(model)
+            traced = exporter.trace(model)
         finally:
             switch.restore()
         values = [weights[layer.name].numpy() for layer in model.layers]
-        return {ctc.GRAPH: skeleton(traced, model.layers, values)}
+        found = {name: skeleton(graph, values) for name, graph in traced.items()}
+        check_found(model.layers, values, list(found.values()))
+        return found
 
-    return Traced(kept_graphs(model, leftovers, graphs), dict(ctc.files(model)))
+    whole = cache(partial(exporter.files, model, None))
+
+    def others(rows: Rows | None, language: str | None) -> Mapping[str, str]:
+        return whole(language) if rows is None else exporter.files(model, rows, language)
+
+    return Traced(kept_graphs(model, leftovers, graphs), others)
 
 
-def write(traced: Traced, weights: Sequence[PackedWeight], folder: Path) -> None:
-    """Write all files of a model with these weights into an empty folder."""
+def exporter_of(model: SpeechModel) -> Any:
+    """Return the module that traces a model; raises `FedsimError` if none does."""
+    from fedsim.export import ctc, whisper
+
+    for exporter in (ctc, whisper):
+        if exporter.is_exportable(model):
+            return exporter
+    raise FedsimError(
+        f"model {model.id!r} is a {type(model.module).__name__}, and only CTC recognizers of raw"
+        f" audio (wav2vec 2.0 and its relatives) and Whisper can be exported to onnx"
+    )
+
+
+def write(
+    traced: Traced,
+    weights: Sequence[PackedWeight],
+    folder: Path,
+    *,
+    rows: Rows | None = None,
+    language: str | None = None,
+) -> None:
+    """Write all files of a model with these weights into an empty folder.
+
+    Args:
+        traced: the model.
+        weights: of its layers.
+        folder: to write into.
+        rows: of its vocabulary that one of the weights has; None for all.
+        language: of whoever speaks; None to have it detected.
+    """
     import onnx
 
     from fedsim.base.files import write_text
 
+    texts = traced.others(rows, language)
+    spare = traced.others_bytes(rows) - _text_bytes(texts)
     for name, bare in traced.graphs.items():
-        filled = fill(bare, weights)
+        filled = fill(bare, weights, spare)
         onnx.checker.check_model(filled)
         (folder / name).write_bytes(filled.SerializeToString())
-    for name, text in traced.others.items():
+        spare = 0
+    for name, text in texts.items():
         write_text(folder / name, text)

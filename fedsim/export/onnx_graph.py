@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fedsim.errors import FedsimError
-from fedsim.export.onnx_packer import Packer, WeightTensor
+from fedsim.export.onnx_packer import Packer, WeightTensor, turned
+from fedsim.export.onnx_table import DOMAIN
 from fedsim.export.onnx_weights import STORED
 from fedsim.quant.layers import Layer
 from fedsim.quant.weights import PackedWeight
@@ -41,6 +42,12 @@ class Skeleton:
     """By the name of the input."""
 
     @cached_property
+    def has_tables(self) -> bool:
+        """Whether rows of a weight are looked up, by operators of onnxruntime's own."""
+        nodes = self.traced.graph.node
+        return any(node.op_type == "Gather" and node.input[0] in self.weights for node in nodes)
+
+    @cached_property
     def newer(self) -> Any:
         """The same in the version of ONNX that has integers of 2 bits."""
         from onnx import version_converter
@@ -59,37 +66,32 @@ class Skeleton:
         """
         longest = 0
         for traced in (self.traced, self.newer):
-            touched = {*self.weights}
+            weights = dict(self.weights)
             rest = []
             for node in traced.graph.node:
-                if touched.isdisjoint(node.input):
+                if weights.keys().isdisjoint(node.input):
                     rest.append(node)
-                elif node.op_type == "Transpose":
-                    touched.update(node.output)
-            bare = _model(traced, self.weights, rest, [])
+                elif flipped := turned(node, weights):
+                    weights[node.output[0]] = flipped
+            bare = _model(traced, self.weights, rest, [], self.has_tables)
             inside = bare.graph.ByteSize()
             longest = max(longest, bare.ByteSize() - length_bytes(inside) + _MAX_LENGTH)
         return longest + _PADDING
 
 
-def skeleton(traced: Any, layers: Sequence[Layer], weights: Sequence[np.ndarray]) -> Skeleton:
-    """Return a traced network without the weights of its layers.
+def skeleton(traced: Any, weights: Sequence[np.ndarray]) -> Skeleton:
+    """Return a traced network without the weights of its layers, of which it may hold some.
 
     Args:
         traced: `onnx.ModelProto`, which is changed.
-        layers: of the network.
-        weights: float32 (N, ...) of each layer, as they were when it was traced: a weight is known
-            by its values, since tracing renames and transposes it.
-
-    Raises:
-        FedsimError: if the weight of a layer is not found.
+        weights: float32 (N, ...) of each layer of the model, as they were when it was traced: a
+            weight is known by its values, since tracing renames and transposes it.
     """
     from onnx import helper
 
     known: dict[bytes, tuple[int, bool]] = {}
-    equal = []  # layers with the same weight are found together
     for i, values in enumerate(weights):
-        equal.append(known.setdefault(_digest(values), (i, False))[0])
+        known.setdefault(_digest(values), (i, False))
         if values.ndim == 2:
             known.setdefault(_digest(values.T), (i, True))
     found: dict[str, WeightTensor] = {}
@@ -103,13 +105,6 @@ def skeleton(traced: Any, layers: Sequence[Layer], weights: Sequence[np.ndarray]
         stored.append(half)
         if half is not tensor:
             casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=_FLOAT))
-    seen = {one.layer for one in found.values()}
-    if missing := [layer.name for layer, i in zip(layers, equal, strict=True) if i not in seen]:
-        raise FedsimError(
-            f"the traced network does not show the weight of layer {missing[0]!r}"
-            f" ({len(missing)} of {len(layers)} are missing): models of this class cannot be"
-            f" exported"
-        )
     for node in traced.graph.node:
         del node.metadata_props[:]
         node.ClearField("doc_string")
@@ -127,17 +122,34 @@ def skeleton(traced: Any, layers: Sequence[Layer], weights: Sequence[np.ndarray]
     )
 
 
-def fill(bare: Skeleton, packed: Sequence[PackedWeight]) -> Any:
+def check_found(
+    layers: Sequence[Layer], weights: Sequence[np.ndarray], graphs: Sequence[Skeleton]
+) -> None:
+    """Raise `FedsimError` if no graph of a model shows the weight of one of its layers."""
+    seen = {one.layer for graph in graphs for one in graph.weights.values()}
+    known = {_digest(weights[i]) for i in seen}  # layers with the same weight are found together
+    pairs = zip(layers, weights, strict=True)
+    if missing := [layer.name for layer, values in pairs if _digest(values) not in known]:
+        raise FedsimError(
+            f"the traced network does not show the weight of layer {missing[0]!r}"
+            f" ({len(missing)} of {len(layers)} are missing): models of this class cannot be"
+            f" exported"
+        )
+
+
+def fill(bare: Skeleton, packed: Sequence[PackedWeight], spare: int = 0) -> Any:
     """Return the `onnx.ModelProto` of a network with packed weights.
 
-    Its bytes are `bare.fixed_bytes` and those that `layer_bytes` names for the depth of each layer.
+    Its bytes are `bare.fixed_bytes`, those that `layer_bytes` names for the depth of each layer,
+    and `spare`.
 
     Args:
         bare: the network.
         packed: weight of each of its layers, of 2 to 8 bits.
+        spare: bytes by which it is longer than it has to be.
     """
     model, owned = _filled(bare, packed)
-    _pad(model, bare.fixed_bytes + sum(owned) - model.ByteSize())
+    _pad(model, bare.fixed_bytes + sum(owned) + spare - model.ByteSize())
     return model
 
 
@@ -156,20 +168,27 @@ def length_bytes(n: int) -> int:
 
 def _filled(bare: Skeleton, packed: Sequence[PackedWeight]) -> tuple[Any, list[int]]:
     """Return the model without padding, and the bytes in it that belong to each layer."""
-    newer = any(STORED[weight.bits] in (2, 6) for weight in packed)
+    held = {one.layer for one in bare.weights.values()}
+    newer = any(STORED[packed[i].bits] in (2, 6) for i in held)
     traced = bare.newer if newer else bare.traced
     packer = Packer(packed, dict(bare.weights))
+    packer.find_tables(traced.graph.node)
     nodes = [new for node in traced.graph.node for new in packer.rewritten(node)]
-    initializers = [tensor for _, tensor in packer.initializers]
+    constants = list(packer.constants())
     owned = [0] * len(packed)
-    for layer, part in (*packer.nodes, *packer.initializers):
+    for layer, part in (*packer.nodes, *constants):
         inside = part.ByteSize()
         owned[layer] += 1 + length_bytes(inside) + inside
-    return _model(traced, bare.weights, nodes, initializers), owned
+    tensors = [tensor for _, tensor in constants]
+    return _model(traced, bare.weights, nodes, tensors, bare.has_tables), owned
 
 
 def _model(
-    traced: Any, weights: Mapping[str, WeightTensor], nodes: Sequence[Any], more: Sequence[Any]
+    traced: Any,
+    weights: Mapping[str, WeightTensor],
+    nodes: Sequence[Any],
+    more: Sequence[Any],
+    has_tables: bool,
 ) -> Any:
     """Return a traced network with other nodes, more initializers, and no weights as inputs."""
     from onnx import helper
@@ -181,9 +200,10 @@ def _model(
         traced.graph.output,
         [*traced.graph.initializer, *more],
     )
+    own = [helper.make_opsetid(DOMAIN, 1)] if has_tables else []
     return helper.make_model(
         graph,
-        opset_imports=traced.opset_import,
+        opset_imports=[*traced.opset_import, *own],
         ir_version=traced.ir_version,
         producer_name=_PRODUCER,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedsim.export.onnx_table import Table
 from fedsim.export.onnx_weights import Dequantized, dequantized
 from fedsim.quant.weights import PackedWeight
 
@@ -20,6 +21,15 @@ class WeightTensor:
     transposed: bool
 
 
+def turned(node: Any, weights: Mapping[str, WeightTensor]) -> WeightTensor | None:
+    """Return the weight (K, N) that a node makes of one (N, K), or the reverse; None if it does
+    something else."""
+    weight = weights.get(node.input[0]) if node.op_type == "Transpose" else None
+    if weight is None or len(weight.shape) != 2:
+        return None
+    return WeightTensor(weight.layer, weight.shape[::-1], not weight.transposed)
+
+
 @dataclass
 class Packer:
     """Writes what takes the place of the weights of layers in a graph."""
@@ -31,21 +41,37 @@ class Packer:
     """With the layer to which each belongs."""
     nodes: list[tuple[int, Any]] = field(default_factory=list)
     """Likewise, those that are written."""
+    tables: dict[int, Table] = field(default_factory=dict)
+    """By layer: those of which rows are looked up."""
     _written: dict[tuple[int, bool], Dequantized] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
     """Names of whole weights that are written."""
+
+    def find_tables(self, nodes: Iterable[Any]) -> None:
+        """Note the layers of which a graph looks rows up."""
+        for node in nodes:
+            if node.op_type == "Gather" and (weight := self.weights.get(node.input[0])):
+                self.tables.setdefault(
+                    weight.layer, Table(f"layer{weight.layer}", self.packed[weight.layer])
+                )
+
+    def constants(self) -> Iterator[tuple[int, Any]]:
+        """Yield all constants that the new nodes need, with the layer of each."""
+        yield from self.initializers
+        for layer, table in self.tables.items():
+            yield from ((layer, tensor) for tensor in table.initializers)
 
     def rewritten(self, node: Any) -> list[Any]:
         """Return the nodes that take the place of one of the traced graph."""
         weights = {i: w for i, n in enumerate(node.input) if (w := self.weights.get(n))}
         if not weights:
             return [node]
-        if node.op_type == "Transpose" and len(weights[0].shape) == 2:
-            flipped = weights[0]
-            self.weights[node.output[0]] = WeightTensor(
-                flipped.layer, flipped.shape[::-1], not flipped.transposed
-            )
+        if flipped := turned(node, self.weights):
+            self.weights[node.output[0]] = flipped
             return []
+        if node.op_type == "Gather" and 0 in weights:
+            layer = weights[0].layer
+            return self._own(layer, self.tables[layer].look_up(node.input[1], node.output[0]))
         attributes = {a.name: a for a in node.attribute}
         flips = "transB" in attributes and attributes["transB"].i == 1
         is_product = node.op_type in ("MatMul", "Gemm") and weights.keys() == {1}
@@ -67,6 +93,9 @@ class Packer:
         """Yield the product of a node's input and a weight, and the bias of a Gemm."""
         from onnx import helper
 
+        if (table := self.tables.get(layer)) and len(node.input) == 2:
+            yield from table.product(node.input[0], node.output[0])
+            return
         weight, nodes = self._dequantized(layer, transposed=True)
         yield from nodes
         source, output = node.input[0], node.output[0]

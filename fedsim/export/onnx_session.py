@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsim.base.files import write_text
 from fedsim.export import require
+from fedsim.export.onnx import Traced, exporter_of
 from fedsim.export.onnx_graph import fill
+from fedsim.speech.models.base import Hypothesis
 
 if TYPE_CHECKING:
-    from fedsim.export.onnx import Traced
     from fedsim.quant.weights import PackedWeight
-    from fedsim.speech.models.base import Hypothesis, SpeechModel
+    from fedsim.speech.models.base import SpeechModel
 
-Recognize = Callable[[Sequence[np.ndarray], str | None], "list[Hypothesis]"]
+Recognize = Callable[[Sequence[np.ndarray], str | None], list[Hypothesis]]
 """f(clips, language) -> one hypothesis per clip."""
 _DEFAULT, _FLOAT = 4, 0
 """Accuracy levels of onnxruntime: inputs of packed products rounded to 8 bits, or in float32."""
@@ -55,17 +59,19 @@ def options(level: int) -> Any:
 def _opened(
     traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel, level: int
 ) -> Iterator[Recognize]:
-    from fedsim.export import ctc
-
-    runtime = require("onnxruntime", "onnx")
+    runtime, exporter = require("onnxruntime", "onnx"), exporter_of(model)
     sessions = {}
     for name, bare in traced.graphs.items():
         data = fill(bare, weights).SerializeToString()
-        sessions[name] = runtime.InferenceSession(data, options(level))
+        sessions[name] = runtime.InferenceSession(data, options(level), ["CPUExecutionProvider"])
 
     def recognize(clips: Sequence[np.ndarray], language: str | None) -> list[Hypothesis]:
         for _ in model.batches(clips, language):
             pass  # raises for a clip that the model cannot take
-        return [ctc.recognize(model, sessions, clip) for clip in clips]
+        with TemporaryDirectory() as home:
+            for name, text in traced.others(None, language).items():
+                write_text(Path(home) / name, text)
+            hear = exporter.recognizer(Path(home), sessions.__getitem__)
+        return [Hypothesis(*hear(clip)) for clip in clips]
 
     yield recognize

@@ -120,12 +120,16 @@ class PersonalizedModel:
         """
         from fedsim.export import export
 
-        if self.file.rows is not None:
-            raise FedsimError(
-                "this model holds a part of the vocabulary, which cannot be exported yet: make it"
-                " without model.vocabulary"
-            )
-        return export(self.model, self.file.weights, self._leftovers, folder, to=to, widen=widen)
+        return export(
+            self.model,
+            self.file.weights,
+            self._leftovers,
+            folder,
+            to=to,
+            widen=widen,
+            rows=self.file.rows,
+            language=self.language,
+        )
 
     @property
     def _layers(self) -> tuple[Layer, ...]:

@@ -33,8 +33,9 @@ class ExportFormat:
     `leftovers` is the rest of its state as model files have it. Raises `FedsimError` for a model
     that cannot be exported."""
     write: Callable[..., None]
-    """f(traced, weights, folder): write the files into an empty folder, where `weights` are the
-    packed weights of the model's layers."""
+    """f(traced, weights, folder, rows=, language=): write the files into an empty folder, where
+    `weights` are the packed weights of the model's layers, one of them maybe of some `rows` of a
+    vocabulary only, and `language` that of whoever speaks."""
     packages: tuple[str, ...]
     """Names under which the packages that it needs are imported."""
     extra: str

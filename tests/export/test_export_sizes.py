@@ -77,8 +77,9 @@ def _toy() -> tuple[onnx.ModelProto, list[Layer], list[np.ndarray]]:
 
 
 TRACED, LAYERS, WEIGHTS = _toy()
-BARE = skeleton(TRACED, LAYERS, WEIGHTS)
-TOY = Traced({"model.onnx": BARE}, {"config.json": "ü" * 3})
+BARE = skeleton(TRACED, WEIGHTS)
+TOY = Traced({"model.onnx": BARE}, lambda rows, language: {"config.json": "ü" * 3})
+ROOM = 6 + 64  # that text, and any language
 
 
 def packed(bits, weight_format):
@@ -93,7 +94,7 @@ def packed(bits, weight_format):
 def test_every_plan_takes_what_was_planned(bits, weight_format):
     planned = sizes(TOY, LAYERS, weight_format, DEPTHS)
     filled = fill(BARE, packed(bits, weight_format))
-    assert len(filled.SerializeToString()) + 6 == planned.total(bits)
+    assert len(filled.SerializeToString()) + ROOM == planned.total(bits)
 
 
 @pytest.mark.parametrize("bits", [(4, 8, 4, 8), (2, 2, 2, 2), (8, 6, 4, 2), (6, 6, 6, 6)], ids=str)
@@ -135,9 +136,7 @@ def test_the_length_of_a_length(n):
 def ready(model_folder):
     model = load_model(model_folder("ctc-layer"))
     how = WeightFormat("group_32", True)
-    return packable(
-        model, model.id, weight_format=how, depths=DEPTHS, settings={}, format="onnx"
-    )
+    return packable(model, model.id, weight_format=how, depths=DEPTHS, settings={}, format="onnx")
 
 
 def test_files_on_disk_take_what_was_planned(ready, tmp_path):
@@ -189,5 +188,5 @@ def test_a_damaged_trace_counts_as_none(ready):
     for file, data in kept.items():
         file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     again = trace(ready.model, ready.leftovers)
-    assert again == traced
+    assert again.graphs == traced.graphs
     assert any(file.read_bytes() == data for file, data in kept.items())  # traced, and kept again
