@@ -13,6 +13,7 @@ import numpy as np
 from fedsim.errors import FedsimError
 from fedsim.export import require
 from fedsim.export.onnx_graph import Skeleton, check_found, fill, layer_bytes, skeleton
+from fedsim.export.onnx_weights import DEPTHS
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import load_leftovers
@@ -20,7 +21,7 @@ from fedsim.quant.modelheader import Manifest
 from fedsim.quant.rows import Rows
 from fedsim.quant.sizes import Sizes
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import PackedWeight, blank_weight
+from fedsim.quant.weights import PackedWeight
 
 if TYPE_CHECKING:
     import torch
@@ -59,15 +60,13 @@ def sizes(
         traced: of the model.
         layers: of the model.
         weight_format: how codes of weights become numbers.
-        depths: bit depths of 2 to 8, ascending.
+        depths: some of `DEPTHS`, ascending.
     """
-    table = np.zeros((len(layers), len(depths)), np.int64)
-    for column, bits in enumerate(depths):
-        blank = [blank_weight(layer.shape, bits, weight_format) for layer in layers]
-        for bare in traced.graphs.values():
-            table[:, column] += layer_bytes(bare, blank)
-    fixed = sum(bare.fixed_bytes for bare in traced.graphs.values())
-    return Sizes(tuple(depths), table, fixed + traced.others_bytes(None))
+    shapes = [layer.shape for layer in layers]
+    graphs = traced.graphs.values()
+    table = np.sum([layer_bytes(bare, shapes, weight_format) for bare in graphs], axis=0)
+    fixed = sum(bare.fixed_bytes for bare in graphs) + traced.others_bytes(None)
+    return Sizes(DEPTHS, table, fixed).restricted(depths)
 
 
 def model_sizes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from fedsim.errors import FedsimError
 from fedsim.export.onnx_packer import Packer, WeightTensor, turned
 from fedsim.export.onnx_table import DOMAIN
-from fedsim.export.onnx_weights import STORED
+from fedsim.export.onnx_weights import DEPTHS, STORED
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
-from fedsim.quant.weights import PackedWeight
+from fedsim.quant.weights import PackedWeight, blank_weight
 
 OPSET = 21
 """Of a graph with integers of 4 and 8 bits."""
@@ -31,7 +32,7 @@ _HALF_FROM = 64
 """Numbers from which a tensor is stored in float16 where that is exact: the cast takes 60 bytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Skeleton:
     """A traced network without the weights of its layers, into which those of any plan fit."""
 
@@ -40,6 +41,7 @@ class Skeleton:
     float16 wherever that changes no number."""
     weights: Mapping[str, WeightTensor]
     """By the name of the input."""
+    _planned: dict[Any, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def has_tables(self) -> bool:
@@ -140,25 +142,40 @@ def check_found(
 def fill(bare: Skeleton, packed: Sequence[PackedWeight], spare: int = 0) -> Any:
     """Return the `onnx.ModelProto` of a network with packed weights.
 
-    Its bytes are `bare.fixed_bytes`, those that `layer_bytes` names for the depth of each layer,
-    and `spare`.
+    Its bytes are `bare.fixed_bytes`, those of `layer_bytes` at the depth of each layer, and
+    `spare`.
 
     Args:
         bare: the network.
         packed: weight of each of its layers, of 2 to 8 bits.
         spare: bytes by which it is longer than it has to be.
     """
-    model, owned = _filled(bare, packed)
-    _pad(model, bare.fixed_bytes + sum(owned) + spare - model.ByteSize())
+    model, _ = _filled(bare, packed)
+    table = layer_bytes(bare, [weight.shape for weight in packed], packed[0].format)
+    columns = [DEPTHS.index(STORED[weight.bits]) for weight in packed]
+    planned = bare.fixed_bytes + int(table[np.arange(len(packed)), columns].sum())
+    _pad(model, planned + spare - model.ByteSize())
     return model
 
 
-def layer_bytes(bare: Skeleton, packed: Sequence[PackedWeight]) -> list[int]:
-    """Return the bytes of what stands for each layer's weight in a file of `fill`.
+def layer_bytes(
+    bare: Skeleton, shapes: Sequence[tuple[int, ...]], weight_format: WeightFormat
+) -> np.ndarray:
+    """Return the bytes of what stands for each layer's weight at each of `DEPTHS`, int64 (L, D).
 
-    They depend on shape, format and bit depth of this weight alone.
+    They depend on shape, format and bit depth of this weight alone, and never fall with the depth:
+    allocators count on it, so a small weight whose parts take more at 6 bits than at 8, or at 2
+    than at 4, has as much room at the higher depth.
     """
-    return _filled(bare, packed)[1]
+    key = weight_format, tuple(shapes)
+    if key not in bare._planned:
+        columns = []
+        for bits in DEPTHS:
+            blank = [blank_weight(shape, bits, weight_format) for shape in shapes]
+            columns.append(_filled(bare, blank)[1])
+        table = np.array(columns, np.int64).T
+        bare._planned[key] = np.maximum.accumulate(table, axis=1)
+    return bare._planned[key]
 
 
 def length_bytes(n: int) -> int:

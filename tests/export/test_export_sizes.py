@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import fedsim
 from fedsim.base.paths import cache_dir
-from fedsim.errors import BudgetError
+from fedsim.errors import BudgetError, FedsimError
 from fedsim.export import export_traced
 from fedsim.export.onnx import Traced, sizes, trace
 from fedsim.export.onnx_graph import fill, length_bytes, skeleton
@@ -22,6 +22,7 @@ from fedsim.quant.granularities import GRANULARITIES, WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.packable import packable
 from fedsim.quant.rounding.independent import quantize_weight
+from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models import load_model
 
 DEPTHS = (2, 4, 6, 8)
@@ -95,6 +96,9 @@ def test_every_plan_takes_what_was_planned(bits, weight_format):
     planned = sizes(TOY, LAYERS, weight_format, DEPTHS)
     filled = fill(BARE, packed(bits, weight_format))
     assert len(filled.SerializeToString()) + ROOM == planned.total(bits)
+    assert (np.diff(planned.layer_bytes) >= 0).all()  # a depth more never makes a file smaller
+    some = sizes(TOY, LAYERS, weight_format, (4, 8))
+    assert some.total([4, 8, 8, 4]) == planned.total([4, 8, 8, 4])
 
 
 @pytest.mark.parametrize("bits", [(4, 8, 4, 8), (2, 2, 2, 2), (8, 6, 4, 2), (6, 6, 6, 6)], ids=str)
@@ -111,14 +115,12 @@ def test_a_network_is_filled_again_and_again(bits):
     options.log_severity_level = 3
     ids = np.array([[0, 8, 3, 3, 5]])
     found = onnxruntime.InferenceSession(first, options).run(None, {"ids": ids})
-    from fedsim.quant.weights import dequantize_weight
-
     table, conv, linear, gemm = (dequantize_weight(one) for one in plan)
     seen = torch.nn.functional.conv1d(table[ids].transpose(1, 2), conv, padding=1).transpose(1, 2)
-    bias = torch.from_numpy(numpy_helper.to_array(TRACED.graph.initializer[4]))
+    bias = torch.tensor(numpy_helper.to_array(TRACED.graph.initializer[4]))
     row = (seen @ linear.T).mean() * bias
     assert np.allclose(found[0], (row[None] @ gemm.T + bias).numpy(), atol=1e-4)
-    assert np.allclose(found[1], (seen @ table.T).numpy(), atol=1e-4)
+    assert np.allclose(found[1], (seen @ table.T).numpy(), atol=5e-4)  # at 2 bits inputs round
 
 
 @settings(max_examples=200, derandomize=True, database=None)
@@ -174,9 +176,9 @@ def test_a_budget_for_the_exported_files_holds(ready, tmp_path):
     assert {*made(exact - 1).bits.values()} == {2}
     with pytest.raises(BudgetError, match="smallest feasible"):
         made(ready.sizes.total([2] * len(ready.layers)) - 1)
-    with pytest.raises(fedsim.FedsimError, match=r"\[3, 4\]: use whole depths of 2, 4, 6, 8"):
+    with pytest.raises(FedsimError, match=r"\[3, 4\]: use whole depths of 2, 4, 6, 8"):
         made(exact, bit_depths=(3, 4))
-    with pytest.raises(fedsim.FedsimError, match="no export format 'onxx': did you mean 'onnx'"):
+    with pytest.raises(FedsimError, match="no export format 'onxx': did you mean 'onnx'"):
         fedsim.personalize(ready.model, CLIPS, budget_mb=1, format="onxx")
 
 
@@ -188,5 +190,8 @@ def test_a_damaged_trace_counts_as_none(ready):
     for file, data in kept.items():
         file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     again = trace(ready.model, ready.leftovers)
-    assert again.graphs == traced.graphs
+    assert again.graphs.keys() == traced.graphs.keys()
+    for name, bare in again.graphs.items():
+        assert bare.weights == traced.graphs[name].weights
+        assert bare.traced == traced.graphs[name].traced
     assert any(file.read_bytes() == data for file, data in kept.items())  # traced, and kept again
