@@ -113,7 +113,7 @@ def _doubts(scenario: Scenario, clients: Clients) -> Iterator[str]:
 
     The last line counts references without a word.
     """
-    from fedsim.speech.clips import check_metadata, require_clips
+    from fedsim.speech.eligible import check_metadata, require_clips
     from fedsim.speech.wordless import wordless_line
 
     if clients.clips is not None:

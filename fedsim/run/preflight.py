@@ -19,14 +19,9 @@ from fedsim.scenario import Scenario
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.scores import normalized_by
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.clips import (
-    ClientData,
-    Clients,
-    Utterance,
-    check_metadata,
-    read_utterance,
-    require_distinct,
-)
+from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance
+from fedsim.speech.duplicates import require_distinct
+from fedsim.speech.eligible import check_metadata
 from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.models.processor import left_out
 from fedsim.study.devices import Devices
