@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.base.units import MB
-from fedsim.errors import AudioError, BudgetError, FedsimError, nearest
+from fedsim.errors import AudioError, BudgetError, FedsimError, defect, nearest, quoted
 from fedsim.quant.allocation import smallest
 from fedsim.scenario import Scenario
 from fedsim.scenario.matrix import expand
@@ -22,7 +22,7 @@ from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance
 from fedsim.speech.duplicates import require_distinct
 from fedsim.speech.eligible import check_metadata
-from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.models.base import SpeechModel, transcribe_clips
 from fedsim.speech.models.processor import left_out
 from fedsim.study.devices import Devices
 from fedsim.study.metric import metric_of
@@ -70,6 +70,7 @@ def preflight(scenario: Scenario, clients: Clients) -> Iterator[str]:
         yield _clips(model, scenario, survey)
         yield _classes(model, survey) if model.task == "classify" else _texts(survey)
         yield _languages(model, survey)
+        yield _heard(model, same_model[0], survey)
         yield from _scores(model, same_model)
 
 
@@ -194,6 +195,28 @@ def _seconds(
     except AudioError as error:
         raise AudioError(f"client {client.key!r}: clip {utterance.key}: {error}") from error
     return len(clip) / SAMPLE_RATE
+
+
+def _heard(model: SpeechModel, scenario: Scenario, survey: _Survey) -> str:
+    """Recognize a test clip in full precision: what only decoding meets shows here."""
+    client = survey.first
+    assert client is not None
+    chosen = client.test[0]
+    clip = read_utterance(chosen, convert=scenario.corpus.convert)
+    try:
+        (hypothesis,) = transcribe_clips(model, [clip], client.language)
+    except FedsimError:
+        raise
+    except Exception as error:  # transformers raises what incomplete files happen to lead to
+        raise FedsimError(
+            f"model {model.id!r} recognizes no clip ({defect(error)}); its files may be incomplete"
+            f" or of another version of transformers; tried with test clip {chosen.key} of client"
+            f" {client.key!r}"
+        ) from error
+    return (
+        f"recognition: test clip {chosen.key} of client {client.key!r}, {quoted(chosen.text)},"
+        f" is recognized as {quoted(hypothesis)}"
+    )
 
 
 def _texts(survey: _Survey) -> str:
