@@ -124,13 +124,13 @@ def test_ray_gives_the_same_results_to_the_byte(result, write, tmp_path):
         assert (other.folder.models / name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("moments", ["public", "own"])
-def test_models_of_other_languages(write, tmp_path, moments):
-    """A model tuned on another client holds the words of the one that tests it."""
+@pytest.mark.parametrize(("moments", "budget"), [("public", 0.075), ("own", 0.075), ("own", 1.0)])
+def test_models_of_other_languages(write, tmp_path, moments, budget):
+    """A model tuned on another client holds the words of the one that tests it, and fits."""
     scenario = write(
         methods=[{"allocation": "myqasr", "calibration": "minmax", "tuned_on": ["own", "each"]}],
         quantization={"rounding": "compensated", "moments": moments},
-        clients={"budget_mb": 1.0},
+        clients={"budget_mb": budget},
     )
     result = run_scenario(scenario, tmp_path / "run")
     assert result.failures == []
@@ -140,7 +140,9 @@ def test_models_of_other_languages(write, tmp_path, moments):
         (a, b) for a in ("ann", "bea", "cid") for b in ("ann", "bea", "cid")
     }
     sizes = {who: {row.file_bytes for row in rows if row.client == who} for who in ("ann", "bea")}
-    assert all(len(found) == 1 for found in sizes.values())
+    assert all(row.file_bytes <= row.budget_bytes for row in rows)
+    if budget == 1.0:  # 8 bits in every layer of all
+        assert all(len(found) == 1 for found in sizes.values())
     assert sizes["ann"] != sizes["bea"]
 
 
