@@ -12,8 +12,8 @@ from fedsim import load_personalized
 from fedsim.engine import EngineSettings, kept_running
 from fedsim.quant import modelfile
 from fedsim.results.ledger import Ledger
-from fedsim.run.preflight import preflight
-from fedsim.run.single import run_scenario
+from fedsim.runner.preflight import preflight
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.models import load_model
