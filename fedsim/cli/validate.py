@@ -92,7 +92,7 @@ def _validate(options: argparse.Namespace) -> int:
     for line in _doubts(scenario, clients):
         print(line)
     if options.deep:
-        from fedsim.run.preflight import preflight
+        from fedsim.runner.preflight import preflight
 
         for line in preflight(scenario, clients):
             print(line, flush=True)

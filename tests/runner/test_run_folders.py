@@ -13,9 +13,9 @@ from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.results.folder import create_run
 from fedsim.results.ledger import Ledger
-from fedsim.run.binding import bind
-from fedsim.run.contents import Contents, places
-from fedsim.run.single import run_scenario
+from fedsim.runner.binding import bind
+from fedsim.runner.contents import Contents, places
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.speech.corpus import open_clients
 

@@ -15,7 +15,7 @@ from fedsim.privacy.releases import release
 from fedsim.quant.allocation import allocate
 from fedsim.quant.profile import profile_of
 from fedsim.results.ledger import Ledger
-from fedsim.run.single import resume_run, run_scenario
+from fedsim.runner.single import resume_run, run_scenario
 from fedsim.scenario import Scenario
 from fedsim.study.model import load_study_model
 from fedsim.study.privacy_statement import read_statement

@@ -17,7 +17,7 @@ from fedsim.quant.layers import Layer
 from fedsim.results.folder import create_run
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import Log, Planned, Release, Workload
-from fedsim.run.round import time_round
+from fedsim.runner.round import time_round
 from fedsim.scenario.cells import timed_model
 from fedsim.scenario.schema import Scenario
 from fedsim.study.cost import ModelCost, read_cost

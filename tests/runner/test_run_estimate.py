@@ -11,9 +11,9 @@ from fedsim_clients.runtime import open_runtime
 from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.protocol.run_config import RunConfig
-from fedsim.run.estimate import estimate
-from fedsim.run.matrix import run_matrix
-from fedsim.run.single import run_scenario
+from fedsim.runner.estimate import estimate
+from fedsim.runner.matrix import run_matrix
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.scenario.cells import forward_passes
 

@@ -16,8 +16,8 @@ from fedsim.engine import EngineSettings, kept_running
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.results.ledger import Ledger
-from fedsim.run.show import print_run
-from fedsim.run.single import resume_run, run_scenario
+from fedsim.runner.show import print_run
+from fedsim.runner.single import resume_run, run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.speech.clips import read_utterance
 from fedsim.speech.corpus import open_clients

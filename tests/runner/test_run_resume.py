@@ -21,7 +21,7 @@ from processes import MARK, marked
 from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.results.ledger import Ledger
-from fedsim.run.single import resume_run, run_scenario
+from fedsim.runner.single import resume_run, run_scenario
 from fedsim.scenario import load_scenario
 
 PLAIN = "methods=[fp32, uniform, {allocation: myqasr, calibration: minmax}]"

@@ -27,10 +27,10 @@ from fedsim.errors import FedsimError
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.results.ledger_reader import read_ledger
-from fedsim.run.contents import Contents
-from fedsim.run.engine_choice import choose_engine, with_chosen_engine
-from fedsim.run.matrix import computed
-from fedsim.run.single import CLIENT_APP, run_scenario
+from fedsim.runner.contents import Contents
+from fedsim.runner.engine_choice import choose_engine, with_chosen_engine
+from fedsim.runner.matrix import computed
+from fedsim.runner.single import CLIENT_APP, run_scenario
 from fedsim.scenario.cells import forward_passes, is_grouped, needs_others
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.schema import Scenario

@@ -10,7 +10,7 @@ from fedsim_clients.device import model_name
 from fedsim import load_personalized, personalize
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.speech.clips import read_utterance
 from fedsim.speech.corpus import open_clients

@@ -15,7 +15,7 @@ from fedsim.privacy.budget import HOME
 from fedsim.results.bound import SETTING, check_settings, listed, settings_of
 from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, versions
 from fedsim.results.ledger import Ledger
-from fedsim.run.contents import Contents, HubId, places
+from fedsim.runner.contents import Contents, HubId, places
 from fedsim.scenario.schema import Scenario
 
 PACKAGE, PLACE, FILE = "package", "place", "file"

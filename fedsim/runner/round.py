@@ -18,7 +18,7 @@ from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import Failure, Workload
 from fedsim.results.timed import TimedRound, write_round
-from fedsim.run.device_workload import GROUPED, Audio, DeviceWorkload, blob_bytes
+from fedsim.runner.device_workload import GROUPED, Audio, DeviceWorkload, blob_bytes
 from fedsim.scenario.cells import all_cells, needs_profiles, timed_model
 from fedsim.scenario.schema import Scenario
 from fedsim.study.cost import ModelCost, read_cost

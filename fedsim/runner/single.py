@@ -22,9 +22,9 @@ from fedsim.results.ledger import Ledger
 from fedsim.results.ledger_reader import read_ledger
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
-from fedsim.run.binding import bind
-from fedsim.run.contents import Contents
-from fedsim.run.engine_choice import choose_engine
+from fedsim.runner.binding import bind
+from fedsim.runner.contents import Contents
+from fedsim.runner.engine_choice import choose_engine
 from fedsim.scenario.cells import stages
 from fedsim.scenario.load import load_scenario
 from fedsim.scenario.schema import EngineChoice, Scenario
@@ -133,7 +133,7 @@ def record(
             serve(run_config)
             if scenario.fleet is not None:  # before the rows are in memory too
                 # It imports torch, which takes longer than all that must be done before Ray starts.
-                from fedsim.run.round import time_round
+                from fedsim.runner.round import time_round
 
                 time_round(folder, scenario, clients)
         finally:

@@ -14,7 +14,7 @@ from schema_fields import SchemaField, all_fields, changed, inside
 from fedsim.errors import FedsimError
 from fedsim.privacy.releases import RELEASES
 from fedsim.quant.allocation import ALLOCATORS
-from fedsim.run.result_key import (
+from fedsim.runner.result_key import (
     NOT_IN_KEY,
     NOT_READ_BY_FULL_PRECISION,
     NOT_READ_WITHOUT_PROFILES,

@@ -17,8 +17,8 @@ from own_engine import own_engine
 from fedsim.errors import FedsimError
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
-from fedsim.run.matrix import run_matrix
-from fedsim.run.single import run_scenario
+from fedsim.runner.matrix import run_matrix
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.scenario.matrix import expand
 from fedsim.speech.clips import read_utterance

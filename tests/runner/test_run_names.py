@@ -6,7 +6,7 @@ import paper
 import toys
 
 from fedsim.results.lines import Source, table_lines
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 
 KEYS = ("-", "each", "fp32", "other", "own")

@@ -13,8 +13,8 @@ from fedsim.base.units import MB
 from fedsim.fleet.timeline import from_arrow
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
-from fedsim.run.matrix import run_matrix
-from fedsim.run.single import resume_run, run_scenario
+from fedsim.runner.matrix import run_matrix
+from fedsim.runner.single import resume_run, run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.study.cost import read_cost
 

@@ -17,8 +17,8 @@ import fedsim
 from fedsim.cli import main
 from fedsim.engine import EngineSettings, kept_running
 from fedsim.results.ledger import Ledger
-from fedsim.run.engine_choice import choose_engine
-from fedsim.run.single import run_scenario
+from fedsim.runner.engine_choice import choose_engine
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import find_scenario, load_scenario
 
 
@@ -116,7 +116,8 @@ def test_auto_is_ray_where_several_processes_save_more_time_than_they_take_to_st
 def test_nothing_heavy_is_imported_before_an_engine_starts(study):
     """The workers of Ray import torch while this process does, not after it."""
     code = (
-        "import sys, fedsim.run.matrix, fedsim.run.show; from fedsim.run.single import client_keys;"
+        "import sys, fedsim.runner.matrix, fedsim.runner.show;"
+        "from fedsim.runner.single import client_keys;"
         "from fedsim.scenario import load_scenario;"
         f"client_keys(load_scenario({str(study.file)!r}));"
         "print([m for m in ('torch', 'transformers', 'ray', 'flwr') if m in sys.modules])"

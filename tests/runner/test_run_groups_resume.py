@@ -5,7 +5,7 @@ from group_toys import LARGE, PEOPLE, SMALL, run_groups, sensed, write_clips
 from own_engine import LosingGrid, PassingGrid
 
 from fedsim.protocol import messages as m
-from fedsim.run.single import resume_run
+from fedsim.runner.single import resume_run
 
 
 @pytest.fixture(scope="module")

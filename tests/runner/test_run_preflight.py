@@ -16,7 +16,7 @@ import transformers
 from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.quant.allocation import smallest
-from fedsim.run.preflight import preflight
+from fedsim.runner.preflight import preflight
 from fedsim.scenario import load_scenario
 from fedsim.speech.corpus import open_clients
 from fedsim.study.model import load_study_model

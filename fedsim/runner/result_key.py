@@ -10,8 +10,8 @@ import hashlib
 import json
 from typing import Any
 
-from fedsim.run.binding import relevant_versions
-from fedsim.run.contents import Contents, places
+from fedsim.runner.binding import relevant_versions
+from fedsim.runner.contents import Contents, places
 from fedsim.scenario.methods import FULL_PRECISION, MethodSettings
 from fedsim.scenario.schema import Scenario
 

@@ -19,7 +19,7 @@ from processes import foreground, marked
 
 from fedsim.cli import main
 from fedsim.results.ledger import Ledger
-from fedsim.run.single import resume_run, run_scenario
+from fedsim.runner.single import resume_run, run_scenario
 from fedsim.scenario import load_scenario
 
 QUICK = ["engine.kind=inprocess", "save_models=false"]

@@ -18,7 +18,7 @@ from fedsim.errors import FedsimError
 from fedsim.protocol import messages as m
 from fedsim.results.folder import read_results
 from fedsim.results.ledger import Ledger
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 
 GOOD = ["ann", "bob", "zoe"]

@@ -10,9 +10,9 @@ from fedsim.errors import FedsimError
 from fedsim.results.folder import create_run
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import Log, Release
-from fedsim.run.binding import bind, relevant_versions
-from fedsim.run.contents import Contents, places
-from fedsim.run.result_key import ResultKeys
+from fedsim.runner.binding import bind, relevant_versions
+from fedsim.runner.contents import Contents, places
+from fedsim.runner.result_key import ResultKeys
 from fedsim.scenario import Scenario
 
 BASE = {

@@ -15,8 +15,8 @@ from fedsim.fleet.timeline import from_arrow
 from fedsim.quant import modelfile
 from fedsim.quant.layers import Layer
 from fedsim.results.ledger import Ledger
-from fedsim.run.preflight import preflight
-from fedsim.run.single import run_scenario
+from fedsim.runner.preflight import preflight
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.models import load_model

@@ -25,10 +25,10 @@ from fedsim.results.ledger_reader import read_ledger
 from fedsim.results.reading import read_index
 from fedsim.results.records import Payload
 from fedsim.results.rows import Plan, Row
-from fedsim.run.binding import write_binding
-from fedsim.run.engine_choice import with_chosen_engine
-from fedsim.run.result_key import ResultKeys
-from fedsim.run.single import RunResult, collect, run_scenario
+from fedsim.runner.binding import write_binding
+from fedsim.runner.engine_choice import with_chosen_engine
+from fedsim.runner.result_key import ResultKeys
+from fedsim.runner.single import RunResult, collect, run_scenario
 from fedsim.scenario.cells import cells_of, sources
 from fedsim.scenario.matrix import MatrixCell, expand
 from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT, NOBODY, MethodSettings

@@ -12,8 +12,8 @@ from fedsim.results.fleettable import print_fleet, print_fleets
 from fedsim.results.reading import read_layers
 from fedsim.results.table import print_matrix, print_statements, print_table
 from fedsim.results.timed import read_round
-from fedsim.run.matrix import CellResult
-from fedsim.run.single import RunResult
+from fedsim.runner.matrix import CellResult
+from fedsim.runner.single import RunResult
 from fedsim.scenario.schema import Scenario
 from fedsim.study.privacy_statement import read_statement
 
