@@ -14,7 +14,7 @@ from fedsim.base.units import MB
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.formats import OWN
 from fedsim.results.rows import Row
-from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT
+from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT, NOBODY
 from fedsim.scenario.scores import normalized_by
 
 Kind = Literal["WER", "CER", "accuracy"]
@@ -196,7 +196,7 @@ def loop_headings(rows: Iterable[Row]) -> tuple[str, str]:
 
 def size_heading(rows: Iterable[Row]) -> str:
     """Return the heading of the sizes of models, which names a format that is not fedsim's own."""
-    formats = sorted({row.format for row in rows} - {OWN})
+    formats = sorted({row.format for row in rows} - {OWN, NOBODY})
     return ", ".join(["model MB", *formats])
 
 

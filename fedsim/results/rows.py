@@ -74,7 +74,7 @@ class Row:
     text_normalizer: str = BASIC
     """How texts were normalized before errors were counted; `-` for a classifier."""
     format: str = OWN
-    """The format of the files that `file_bytes` counts, but for full precision."""
+    """The format of the files that `file_bytes` counts; `-` for full precision."""
     runtime: str = EMULATED
     """What computed the model when it was tested; `-` for full precision. Where it is not fedsim's
     emulation, it quantizes inputs its own way, and `calibration` is `-`."""

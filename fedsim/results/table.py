@@ -38,7 +38,7 @@ from fedsim.results.lines import (
 )
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
-from fedsim.scenario.methods import FULL_PRECISION
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY
 
 _MAX_CLIENTS = 12
 _MAX_FAILURES = 5
@@ -232,8 +232,8 @@ def _legend(rows: Sequence[Row]) -> Text:
         legend.append("tuned on: the client's own clips, or those of another client")
     runtimes = sorted({row.runtime for row in rows} & {*RUNTIMES})
     legend += [f"{name}: {RUNTIMES[name].meaning}" for name in runtimes]
-    formats = sorted({file_words(row.format) for row in rows if row.format != OWN})
-    what = f"all files of the {' or '.join(formats)}" if formats else "the file"
+    formats = sorted({row.format for row in rows} - {OWN, NOBODY})
+    what = f"all files of the {file_words(' or '.join(formats))}" if formats else "the file"
     legend.append(f"model MB: {what} that the client receives, 1 MB = 2^20 bytes")
     kinds = kinds_of(rows)
     for kind in kinds:
