@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from fedsim.speech.clips import Utterance
 
 _DESCRIPTION = """\
-Write a model file for another runtime: ONNX, with the weights packed as they are. The exported file
-then transcribes clips in a process of its own, and what it hears is compared with what fedsim hears
-with the same weights: transcripts, word errors, milliseconds, memory."""
+Write a model file for another runtime, ONNX or OpenVINO, with the weights packed as they are. The
+exported file then transcribes clips in a process of its own, and what it hears is compared with
+what fedsim hears with the same weights: transcripts, word errors, milliseconds, memory."""
 _CLIPS = 16
 
 
@@ -33,7 +33,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
     export.add_argument(
         "file", metavar="MODEL_FILE", help="of PersonalizedModel.save, or of a run with save_models"
     )
-    export.add_argument("--to", metavar="FORMAT", default="onnx", help="onnx (the default)")
+    export.add_argument(
+        "--to", metavar="FORMAT", default="onnx", help="onnx (the default) or openvino"
+    )
     export.add_argument(
         "--out", metavar="DIR", type=Path, help="folder to make (default: the file's name)"
     )
@@ -104,6 +106,7 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
 
     from fedsim.base.units import MB
     from fedsim.export.check import check
+    from fedsim.quant.formats import FORMATS
     from fedsim.quant.modelfile import load_leftovers
     from fedsim.speech.clips import read_utterance
     from fedsim.speech.scoring import count_errors
@@ -129,7 +132,9 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
 
     table = Table(box=None, pad_edge=False)
     table.add_column(f"{len(clips)} clips")
-    heads = ["fedsim", *(f"onnxruntime, level {ran.level}" for ran in checked.ran)]
+    program = FORMATS[exported.format].program
+    names = (program.settings[ran.setting] for ran in checked.ran)
+    heads = ["fedsim", *(f"{program.package}, {name}" for name in names)]
     for head in heads:
         table.add_column(head, justify="right")
     equal = [f"{checked.equal(ran)}" for ran in checked.ran]
@@ -142,8 +147,6 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
     print()
     Console(width=200).print(table)
     print(
-        "\nlevel: onnxruntime's accuracy level of products with packed weights; 4, its default,"
-        " rounds inputs to 8 bits,\n0 does not (session.qdq_matmulnbits_accuracy_level). fedsim:"
-        " the same weights, inputs not rounded.\nOne thread; memory above that of a process with"
-        " the runtime."
+        f"\n{program.legend}\nfedsim: the same weights, inputs not rounded. One thread; memory"
+        " above that of a process with\nthe runtime."
     )
