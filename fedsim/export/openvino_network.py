@@ -131,20 +131,26 @@ def _lengthen(node: Any) -> None:
 
 def _divide_whole(node: Any) -> None:
     """Let numbers of samples be divided as integers, not as floats whose quotient is rounded down:
-    bfloat16 has eight bits for them."""
+    bfloat16 has eight bits for them.
+
+    The division is one without remainder: OpenVINO 2026.4 does not round the quotient of integers
+    down where it computes several operations at once.
+    """
     import openvino
     import openvino.opset13 as ops
 
     quotient = node.input_value(0).get_node()
     if quotient.get_type_name() != "Divide":
         return
-    cast, divisor = (port.get_node() for port in quotient.input_values())
-    if (cast.get_type_name(), divisor.get_type_name()) != ("Convert", "Constant"):
+    cast, scale = (port.get_node() for port in quotient.input_values())
+    if (cast.get_type_name(), scale.get_type_name()) != ("Convert", "Constant"):
         return
-    dividend, by = cast.input_value(0), divisor.get_data()
+    dividend, by = cast.input_value(0), scale.get_data()
     if dividend.get_element_type() != openvino.Type.i64 or (by != by.astype(np.int64)).any():
         return
-    whole = ops.divide(dividend, by.astype(np.int64))  # rounds down
+    divisor = ops.constant(by.astype(np.int64))
+    multiple = ops.subtract(dividend, ops.floor_mod(dividend, divisor))
+    whole = ops.divide(multiple, divisor)
     for target in node.output(0).get_target_inputs():
         after = target.get_node()
         if after.get_output_element_type(0) == openvino.Type.i64:
