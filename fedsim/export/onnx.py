@@ -45,18 +45,17 @@ def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
     """
     require("onnx", "onnx")
     require("onnxscript", "onnx")
-    from fedsim.export.onnx_graph import check_found, skeleton
+    from fedsim.export.onnx_graph import check_found
 
     exporter = exporter_of(model)
     switch = switch_of(model)
     weights = switch.full_weights()
+    values = [weights[layer.name].numpy() for layer in model.layers]
     switch.install(weights, leftovers, {})
     try:
-        traced = exporter.trace(model)
+        graphs = exporter.trace(model, values)
     finally:
         switch.restore()
-    values = [weights[layer.name].numpy() for layer in model.layers]
-    graphs = {name: skeleton(graph, values) for name, graph in traced.items()}
     check_found(model.layers, values, list(graphs.values()))
     return Traced(graphs, partial(exporter.files, model))
 

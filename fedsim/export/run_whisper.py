@@ -87,9 +87,8 @@ class Whisper:
             **cache,
         }
         logits, *presents = self.decoder.run(None, feeds)
-        for name, present in zip(cache, presents, strict=True):
-            if len(present):
-                cache[name] = present
+        pairs = zip(cache, presents, strict=True)
+        cache |= {name: present for name, present in pairs if len(present)}
         return logits[0, -1]
 
 
