@@ -149,8 +149,9 @@ def fill(bare: Skeleton, packed: Sequence[PackedWeight]) -> Any:
     graph = helper.make_graph(
         nodes,
         traced.graph.name,
-        [i for i in traced.graph.input if i.name not in bare.weights],
-        traced.graph.output,
+        # Not those of the converter, which infers shapes: a table may have fewer rows here.
+        [i for i in bare.traced.graph.input if i.name not in bare.weights],
+        bare.traced.graph.output,
         [*traced.graph.initializer, *packer.constants()],
     )
     own = [helper.make_opsetid(DOMAIN, 1)] if packer.tables else []

@@ -129,8 +129,8 @@ class Table:
         yield _node("Expand", [f"{self.name}.grid", shape], f"{self.name}.scales")
         for bits, at in self._parts:
             part, low = f"{self.name}.{at}", (1 << bits) - 1
-            shape = (n, blocks, self._block * bits // 8)
-            self._raw(f"{part}.codes", 2, pack((codes >> at) & low, bits).reshape(shape))
+            taken = pack((codes >> at) & low, bits).reshape(n, blocks, -1)
+            self._raw(f"{part}.codes", 2, taken)
             yield _node("Mul", [f"{self.name}.scales", self._number(1 << at)], f"{part}.scales")
             if packed.zeros is None:
                 if self._default_zero(bits, at):

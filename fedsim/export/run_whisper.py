@@ -46,7 +46,8 @@ class Whisper:
         bound = _EXTRA_TOKENS + math.ceil(_TOKENS_PER_SECOND * -(-len(clip) // _HOP) / 100)
         bound = min(bound, self.config["max_target_positions"] - len(prompt))
         never, first = self.rules.get("suppress_tokens"), self.rules.get("begin_suppress_tokens")
-        cache, step, produced = self._no_past(), prompt, []
+        cache, step = self._no_past(), prompt
+        produced: list[int] = []
         while True:
             logits = self._step(step, states, cache)
             logits[[*(never or ()), *(() if produced else first or ())]] = -np.inf

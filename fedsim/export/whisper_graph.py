@@ -8,6 +8,7 @@ state of the network.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -171,15 +172,15 @@ def decoder(graph: Graph) -> tuple[list[Any], list[Any]]:
     outputs = [_info("logits", FLOAT, ["batch", "tokens", "vocabulary"])]
     past: list[str] = []
     for i in range(config.decoder_layers):
-        for own, part in ((o, p) for o in (True, False) for p in ("key", "value")):
-            name = f"{i}.{'decoder' if own else 'encoder'}.{part}"
-            old, new = f"past_key_values.{name}", f"present.{name}"
-            length = "past" if own else "known"
+        for side, part in product(("decoder", "encoder"), ("key", "value")):
+            is_own = side == "decoder"
+            old, new = (f"{what}.{i}.{side}.{part}" for what in ("past_key_values", "present"))
+            length = "past" if is_own else "known"
             inputs.append(_info(old, FLOAT, ["batch_past", heads, length, d // heads]))
-            sizes = ("batch", "past_and_tokens") if own else ("batch_new", "frames")
+            sizes = ("batch", "past_and_tokens") if is_own else ("batch_new", "frames")
             outputs.append(_info(new, FLOAT, [sizes[0], heads, sizes[1], d // heads]))
             clips = graph.add("Reshape", old, shape)
-            past.append(graph.cut(clips, 2, if_cached) if own else clips)
+            past.append(graph.cut(clips, 2, if_cached) if is_own else clips)
     inputs.append(_info("use_cache_branch", BOOL, [1]))
     x, future = _embedded(graph, past[0])
     for i in range(config.decoder_layers):
