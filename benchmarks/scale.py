@@ -310,7 +310,7 @@ def _seconds(*arguments: str) -> float:
 
 def estimates(*names: str) -> None:
     """Compare the estimate of each scenario with its run."""
-    from fedsim.run.estimate import estimate
+    from fedsim.runner.estimate import estimate
     from fedsim.scenario import find_scenario, load_scenario
 
     for name in names or ("quickstart", "fleet_1000"):

@@ -33,7 +33,7 @@ os.environ["FEDSIM_CACHE"] = os.environ["FEDSIM_TEST_CACHE"]
 if TYPE_CHECKING:
     from own_engine import OwnEngine
 
-    from fedsim.run.single import RunResult
+    from fedsim.runner.single import RunResult
     from fedsim.scenario import Scenario
     from fedsim.speech.models.base import SpeechModel
 
@@ -87,7 +87,7 @@ def study(tmp_path_factory, model_folder, speech) -> Study:
     """
     import toys
 
-    from fedsim.run.single import run_scenario
+    from fedsim.runner.single import run_scenario
     from fedsim.scenario import load_scenario
     from fedsim.speech.models.base import transcribe_clips
 

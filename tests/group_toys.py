@@ -12,7 +12,7 @@ import toys
 from fedsim.privacy.bounds import Bounds, denormalize, normalize
 from fedsim.privacy.secure_aggregation.groups import make_groups
 from fedsim.results.ledger import Ledger
-from fedsim.run.single import RunResult, run_scenario
+from fedsim.runner.single import RunResult, run_scenario
 from fedsim.scenario import Scenario
 
 PEOPLE = [f"speaker{i}" for i in range(7)]

@@ -27,7 +27,7 @@ from fedsim.results.folder import RunFolder, open_run, read_results
 from fedsim.results.ledger import Ledger
 from fedsim.results.ledger_reader import read_ledger
 from fedsim.results.runs import Part, read_runs
-from fedsim.run.single import collect, run_scenario
+from fedsim.runner.single import collect, run_scenario
 from fedsim.scenario import load_scenario
 
 _SECONDS = 5.0

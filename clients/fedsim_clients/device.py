@@ -29,7 +29,8 @@ from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.profile import LayerProfile, profile_of
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.scenario.cells import LOSSES
-from fedsim.speech.clips import ClientData, require_clips
+from fedsim.speech.clips import ClientData
+from fedsim.speech.eligible import require_clips
 from fedsim.speech.models.base import recognize_clips
 from fedsim.speech.normalizers import normalizer
 from fedsim.speech.scoring import (

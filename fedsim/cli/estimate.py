@@ -40,7 +40,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 def _estimate(options: argparse.Namespace) -> int:
     scenario = with_engine(chosen_scenario(options), options)
     from fedsim.errors import FedsimError
-    from fedsim.run.estimate import estimate
+    from fedsim.runner.estimate import estimate
 
     if options.scratch is not None and not os.path.isdir(options.scratch):
         raise FedsimError(f"--scratch {options.scratch}: there is no such folder: create it first")

@@ -122,7 +122,7 @@ def _voices(path: Path) -> str:
 
 
 def _recordings(folder: Path, model: str, out: Path) -> str:
-    from fedsim.run.starter import starter
+    from fedsim.runner.starter import starter
 
     return starter(folder, model, out)
 

@@ -59,9 +59,9 @@ def _run(options: argparse.Namespace) -> int:
     from fedsim.base import progress
     from fedsim.results.folder import new_run_path
     from fedsim.results.table import stdout_console
-    from fedsim.run.matrix import run_matrix
-    from fedsim.run.show import print_cells, print_run
-    from fedsim.run.single import resume_run, run_scenario
+    from fedsim.runner.matrix import run_matrix
+    from fedsim.runner.show import print_cells, print_run
+    from fedsim.runner.single import resume_run, run_scenario
 
     out = options.resume or options.out or new_run_path(scenario.name)
     try:

@@ -92,7 +92,7 @@ def _validate(options: argparse.Namespace) -> int:
     for line in _doubts(scenario, clients):
         print(line)
     if options.deep:
-        from fedsim.run.preflight import preflight
+        from fedsim.runner.preflight import preflight
 
         for line in preflight(scenario, clients):
             print(line, flush=True)
@@ -113,7 +113,7 @@ def _doubts(scenario: Scenario, clients: Clients) -> Iterator[str]:
 
     The last line counts references without a word.
     """
-    from fedsim.speech.clips import check_metadata, require_clips
+    from fedsim.speech.eligible import check_metadata, require_clips
     from fedsim.speech.wordless import wordless_line
 
     if clients.clips is not None:

@@ -202,9 +202,6 @@ class Scenario(Settings):
         ):
             text = "a fleet needs a method that makes a quantized model: add one"
             raise problem(text, "methods")
-        if self.fleet is not None and self.model.vocabulary is not None:
-            text = "the virtual clock knows no sizes by language: remove it, or the fleet"
-            raise problem(text, "model", "vocabulary")
         reading = [i for i, method in enumerate(self.methods) if method.reads_profile]
         tables = [i for i in reading if self.methods[i].reads_table]
         if tables and len(tables) < len(reading):

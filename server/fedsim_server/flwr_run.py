@@ -13,8 +13,8 @@ from fedsim.errors import FedsimError
 from fedsim.protocol.run_config import RunConfig
 from fedsim.results.folder import create_run
 from fedsim.results.table import stdout_console
-from fedsim.run.show import print_run
-from fedsim.run.single import record
+from fedsim.runner.show import print_run
+from fedsim.runner.single import record
 from fedsim.scenario.cells import all_cells, needs_others
 from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.study.clients import client_keys

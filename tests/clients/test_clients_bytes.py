@@ -19,7 +19,7 @@ from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.protocol.limits import max_message_bytes
 from fedsim.quant.sensitivity import sense
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import Scenario
 from fedsim.speech.clips import read_utterance
 from fedsim.speech.corpus import open_clients

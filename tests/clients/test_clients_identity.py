@@ -13,7 +13,7 @@ from fedsim.engine.worker import load_app
 from fedsim.errors import FedsimError
 from fedsim.protocol import messages as m
 from fedsim.protocol.run_config import RunConfig
-from fedsim.run.single import CLIENT_APP
+from fedsim.runner.single import CLIENT_APP
 
 
 def context(runtime, client="ann"):

@@ -12,7 +12,7 @@ from engine_asks import CLIENTS, ask, ask_all, said
 
 from fedsim.engine import EngineSettings, open_grid
 from fedsim.errors import FedsimError
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 
 if TYPE_CHECKING:

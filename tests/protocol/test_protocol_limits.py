@@ -10,7 +10,7 @@ from fedsim.privacy.secure_aggregation import wire
 from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.protocol.limits import check_size, max_message_bytes
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 
 LAYERS = 40

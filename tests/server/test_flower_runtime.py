@@ -20,7 +20,7 @@ import toys
 from processes import MARK, marked
 
 from fedsim.results.ledger import Ledger
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 
 pytestmark = pytest.mark.slow

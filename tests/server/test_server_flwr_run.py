@@ -15,7 +15,7 @@ from fedsim.engine.flower_internals import nodes_by_partition
 from fedsim.errors import FedsimError
 from fedsim.protocol.run_config import RunConfig
 from fedsim.results.folder import RunFolder
-from fedsim.run.single import CLIENT_APP
+from fedsim.runner.single import CLIENT_APP
 from fedsim.scenario import load_scenario
 
 

@@ -18,7 +18,7 @@ from fedsim.protocol import codec
 from fedsim.protocol import messages as m
 from fedsim.protocol.known import Known
 from fedsim.protocol.rules import RULES
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 
 KINDS = {

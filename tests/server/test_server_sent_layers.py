@@ -12,7 +12,7 @@ from fedsim.protocol import messages as m
 from fedsim.quant.bank import BlobStore
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
-from fedsim.run.single import CLIENT_APP
+from fedsim.runner.single import CLIENT_APP
 
 SPEAKERS = ["ann", "bob", "cyd", "dee", "eve"]
 

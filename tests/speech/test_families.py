@@ -19,7 +19,7 @@ from fedsim.quant.moments import second_moments
 from fedsim.quant.observe import observe
 from fedsim.quant.sensitivity import sense
 from fedsim.quant.switch import switch_of
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.speech.families import FAMILIES
 from fedsim.speech.models.base import (

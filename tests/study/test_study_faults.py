@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from fedsim.protocol.messages import PROTOCOL
 from fedsim.results.ledger import Ledger
-from fedsim.run.single import run_scenario
+from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.scenario.schema import FaultSettings
 from fedsim.study.faults import Fault, drawn_fault
