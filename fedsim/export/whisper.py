@@ -18,14 +18,13 @@ import numpy as np
 from fedsim.errors import FedsimError
 from fedsim.export import whisper_graph
 from fedsim.export.onnx_graph import Skeleton, WeightTensor, skeleton_of
+from fedsim.export.run_whisper import DECODER, ENCODER
 from fedsim.export.whisper_files import files
 
 if TYPE_CHECKING:
     from fedsim.speech.models.base import SpeechModel
 
 __all__ = ["DECODER", "ENCODER", "files", "is_exportable", "trace"]
-
-ENCODER, DECODER = "encoder_model.onnx", "decoder_model_merged.onnx"
 
 
 def is_exportable(model: SpeechModel) -> bool:
