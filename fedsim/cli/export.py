@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,13 +61,22 @@ def _export(options: argparse.Namespace) -> int:
     if options.no_check and options.clips:
         raise FedsimError("--clips is for the check, which --no-check leaves out: remove one")
     model = load_personalized(options.file, options.model)
-    spoken = [] if options.no_check else _spoken(options.clips, model.language or "en")
+    spoken = [] if options.no_check else _spoken(options.clips, _language(model))
     out = options.out or Path(f"{Path(options.file).stem}-{options.to}")
     exported = model.export(out, to=options.to, widen=options.widen)
     _print_files(exported, model, options.to)
+    window = getattr(model.model, "window", None)
+    if window is not None:
+        print(f"hears the first {window:g} s of a clip")
     if spoken:
         _check(model, exported, spoken)
     return 0
+
+
+def _language(model: PersonalizedModel) -> str:
+    """Return the language of whoever speaks, as a code."""
+    code = getattr(model.model, "language_code", lambda language: language)
+    return code(model.language) or "en"
 
 
 def _spoken(folder: str | None, language: str) -> list[Utterance]:
@@ -105,10 +115,19 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
     from fedsim.base.units import MB
     from fedsim.export.check import check
     from fedsim.quant.modelfile import load_leftovers
+    from fedsim.speech.audio import SAMPLE_RATE
     from fedsim.speech.clips import read_utterance
     from fedsim.speech.scoring import count_errors
 
-    clips = [read_utterance(one, convert=True) for one in spoken]
+    window = getattr(model.model, "window", math.inf)
+    read = [(one, read_utterance(one, convert=True)) for one in spoken]
+    fitting = [(one, clip) for one, clip in read if len(clip) <= window * SAMPLE_RATE]
+    if not fitting:
+        raise FedsimError(
+            f"all clips are longer than the {window:g} s that the model hears: name a folder with"
+            f" shorter ones (--clips), or leave out the check (--no-check)"
+        )
+    spoken, clips = zip(*fitting, strict=True)
     leftovers = load_leftovers(model.file.leftovers)
     checked = check(
         model.model,

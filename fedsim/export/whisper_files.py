@@ -47,7 +47,8 @@ def files(model: SpeechModel, rows: Rows | None, language: str | None) -> dict[s
         rules.pop("forced_decoder_ids", None)  # which name a language too
         rules |= {"language": code, "task": "transcribe"}
     added = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
-    tokens, specials = {}, {}
+    tokens: dict[str, int] = {}
+    specials: dict[str, int] = {}
     for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         if (number := place(i)) is not None:
             (specials if token in added else tokens)[token] = number
@@ -128,9 +129,12 @@ def _tokenizer(tokenizer: Any, place: Place) -> dict[str, Any]:
 
 
 def _tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
+    """Return the settings of the tokenizer as transformers 4 reads them too."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         settings = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if isinstance(settings.get("extra_special_tokens"), list):  # as it is called from 5 on
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     return {name: value for name, value in settings.items() if name not in _OF_A_FOLDER}
 
 
