@@ -228,8 +228,8 @@ def test_there_is_no_field_for_audio_or_text():
     knows and compares), whole numbers, and floats: one sensitivity per layer, two ends of a range
     per layer and candidate, two ends of an interval per candidate; in a study, and not otherwise
     (tests/runner/test_run_matrix.py), 33 quantiles per layer; where there is a fleet, seconds of
-    audio and a number of tokens. In place of the sensitivities there may be a payload; in a group, keys,
-    sealed shares and masked codes. tests/clients/test_clients_bytes.py searches these bytes.
+    audio and a number of tokens. In place of the sensitivities there may be a payload; in a group,
+    keys, sealed shares and masked codes. tests/clients/test_clients_bytes.py searches these bytes.
     """
     every = [leaf for kind in KINDS for leaf in leaves(kind)]
     assert {(k, n) for k, n, hint in every if hint is str} == NAMES
