@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from fedsim.errors import FedsimError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fedsim.export import Exported
+    from fedsim.export.check import Checked
     from fedsim.personal import PersonalizedModel
     from fedsim.speech.clips import Utterance
 
@@ -166,3 +169,40 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
         " the same weights, inputs not rounded.\nOne thread; memory above that of a process with"
         " the runtime."
     )
+    if all(texts):
+        _require_alike(model, exported, checked, texts, clips)
+
+
+def _require_alike(
+    model: PersonalizedModel,
+    exported: Exported,
+    checked: Checked,
+    texts: Sequence[str],
+    clips: Sequence[np.ndarray],
+) -> None:
+    """Raise `FedsimError` if the files are worse than fedsim's emulation, with the layer where they
+    part."""
+    from fedsim.export.check import worse
+    from fedsim.export.onnx import trace
+    from fedsim.export.parting import first_parting
+    from fedsim.quant.modelfile import load_leftovers
+
+    for ran, found in worse(checked, texts):
+        pairs = zip(ran.transcripts, checked.emulated, strict=True)
+        clip = next(i for i, (heard, emulated) in enumerate(pairs) if heard != emulated)
+        traced = trace(model.model, load_leftovers(model.file.leftovers))
+        weights, folder = model.file.weights, exported.folder
+        parting = first_parting(model.model, traced, weights, folder, clips[clip], ran.level)
+        where = "no layer parts from the same graph in float32"
+        if parting is not None:
+            where = (
+                f"the first layer that parts is {parting.layer!r} ({parting.graph}): its output is"
+                f" off by {100 * parting.difference:.1f} %, that of the graph by"
+                f" {100 * parting.final:.1f} %"
+            )
+        level = f"onnxruntime at level {ran.level}"
+        what = "set session.qdq_matmulnbits_accuracy_level to 0" if ran.level else "try another one"
+        raise FedsimError(
+            f"{folder}: {found.sentence(level, 'fedsim', 'WER')}; {where}; {what}, or keep the"
+            f" layer in full precision (keep)"
+        )
