@@ -130,6 +130,8 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
             f"all clips are longer than the {window:g} s that the model hears: name a folder with"
             f" shorter ones (--clips), or leave out the check (--no-check)"
         )
+    if left_out := len(read) - len(fitting):
+        print(f"{left_out} of {len(read)} clips are longer, and left out below")
     spoken, clips = zip(*fitting, strict=True)
     leftovers = load_leftovers(model.file.leftovers)
     checked = check(

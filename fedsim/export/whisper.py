@@ -2,10 +2,11 @@
 
 Names of files, inputs and outputs are those of a merged export of optimum, which onnx-asr (model
 type `whisper`), optimum and transformers.js load. There the decoder holds two graphs, with and
-without past keys and values, in the branches of an `If`. Here it is one graph: `use_cache_branch`
-cuts either the past or the encoder's hidden states to none, so no weight lies in a branch. What
-comes out is the same: with the cache the keys and values of hidden states are of no clips, and the
-loaders keep those that they have.
+without past keys and values, in the branches of an `If`. onnxruntime 1.32 refuses packed weights
+that branches share, and a copy for each of them would double the file. Here it is one graph:
+`use_cache_branch` cuts either the past or the encoder's hidden states to none, so no weight lies in
+a branch. What comes out is the same: with the cache the keys and values of hidden states are of no
+clips, and the loaders keep those that they have.
 """
 
 from __future__ import annotations

@@ -14,9 +14,13 @@ from fedsim.scenario import load_scenario
 
 
 @pytest.fixture(scope="module")
-def sections(tmp_path_factory, model_folder):
+def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    corpus = toys.write_corpus(folder / "clips", speakers=("ann", "bob"), languages=("en",))
+    return toys.write_corpus(folder / "clips", speakers=("ann", "bob"), languages=("en", "it"))
+
+
+@pytest.fixture
+def sections(corpus, model_folder):
     return {
         "model": {"id": str(model_folder("ctc-layer"))},
         "corpus": {
@@ -30,7 +34,15 @@ def sections(tmp_path_factory, model_folder):
     }
 
 
-def test_what_ships_is_planned_kept_and_tested(sections, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "budgets"), [("ctc-layer", [0.0335, 0.0385]), ("whisper", [0.105, 0.109])]
+)
+def test_what_ships_is_planned_kept_and_tested(sections, model_folder, tmp_path, name, budgets):
+    sections = {
+        **sections,
+        "model": {"id": str(model_folder(name))},
+        "clients": {"budget_mb": budgets, "format": "onnx"},
+    }
     scenario = load_scenario(
         toys.write_scenario(
             tmp_path / "toy.yaml",
@@ -71,10 +83,11 @@ def test_what_ships_is_planned_kept_and_tested(sections, tmp_path):
     for client in ("ann", "bob"):  # with inputs in float32 both compute the same
         counted = [rows[client, f"myqasr/{how}"] for how in ("float", "onnx_float")]
         assert counted[0].chars
-        assert (counted[0].errors, counted[0].char_errors) == (
-            counted[1].errors,
-            counted[1].char_errors,
-        )
+        assert counts_of(counted[0]) == counts_of(counted[1])
+
+
+def counts_of(row):
+    return row.errors, row.words, row.char_errors, row.chars, row.looped
 
 
 @pytest.mark.slow
