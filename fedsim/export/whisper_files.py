@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _OF_A_FOLDER = ("is_local", "local_files_only", "language", "task")
 """What transformers adds to the settings of a tokenizer that say nothing about it."""
+_RULES = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids")
 Place = Callable[[int], int | None]
 """Number of a token in the model -> its number in the files; None if it is dropped."""
 
@@ -40,6 +41,8 @@ def files(model: SpeechModel, rows: Rows | None, language: str | None) -> dict[s
     place = _places(rows)
     config = _renumbered(json.loads(network.config.to_json_string(use_diff=False)), place)
     rules = _renumbered(json.loads(network.generation_config.to_json_string()), place)
+    for name in _RULES:  # transformers would take them for the rules, which are in their own file
+        config.pop(name, None)
     if rows is not None:
         config["vocab_size"] = rows.count
     code = adapter.language_code(language)
@@ -85,7 +88,7 @@ def _renumbered(settings: dict[str, Any], place: Place) -> dict[str, Any]:
 
     result = dict(settings)
     for name, value in settings.items():
-        if name.endswith("_token_id") or name in ("suppress_tokens", "begin_suppress_tokens"):
+        if name.endswith("_token_id") or name in _RULES[:2]:
             result[name] = moved(value)
         elif name.endswith("_to_id"):
             result[name] = {k: new for k, i in value.items() if (new := place(i)) is not None}

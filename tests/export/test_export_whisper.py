@@ -244,6 +244,8 @@ def test_files_of_a_part_of_a_vocabulary_name_the_tokens_kept(trimmed):
         assert {names[i] for i in getattr(rules, field).values()} == set(
             tokenizer.convert_ids_to_tokens(list(getattr(whole, field).values()))
         )
+    assert names[rules.begin_suppress_tokens[-1]] == "<|endoftext|>"
+    assert not read("config.json").keys() & {"suppress_tokens", "begin_suppress_tokens"}
     assert [names[i] for i in rules.suppress_tokens] == tokenizer.convert_ids_to_tokens(
         [i for i in whole.suppress_tokens if i in kept]
     )
