@@ -41,7 +41,10 @@ def by_default(
 def with_float_inputs(
     traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel
 ) -> AbstractContextManager[Recognize]:
-    """Return a context with a model of which onnxruntime rounds no inputs; raises as `by_default`."""
+    """Return a context with a model of which onnxruntime rounds no inputs.
+
+    It raises as that of `by_default`.
+    """
     return _opened(traced, weights, model, _FLOAT)
 
 
