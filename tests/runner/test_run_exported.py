@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import toys
 from fedsim_clients.saving import model_name
@@ -124,3 +126,11 @@ def test_a_budget_is_for_the_graph_too(sections, tmp_path):
         reasons = [failure.reason for failure in result.failures]
     assert fits == {"fedsim": {"ann", "bob"}, "onnx": set()}
     assert all("below the smallest feasible model file" in reason for reason in reasons)
+
+
+def test_a_package_that_is_missing_shows_before_a_run(sections, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not installed
+    file = toys.write_scenario(tmp_path / "toy.yaml", **sections, methods=["uniform"])
+    message = r"needs the package onnxscript, .*: pip install 'fedsim-speech\[onnx\]'"
+    with pytest.raises(FedsimError, match=message):
+        run_scenario(load_scenario(file), tmp_path / "run")
