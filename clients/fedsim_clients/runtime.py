@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsim.base.accelerators import find_device, set_deterministic
 from fedsim.base.cache import LRUCache
 from fedsim.errors import FedsimError, nearest
 from fedsim.protocol.run_config import RunConfig
@@ -142,6 +143,7 @@ def open_runtime(run_config: RunConfig) -> Runtime:
     # In Flower's own processes nothing else sets it, and sums would differ in the last bit.
     torch.set_num_threads(scenario.engine.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
+    set_deterministic(find_device(scenario.engine.device, where="engine.device"))
     study = load_study_model(scenario)
     clients = open_clients(
         scenario.corpus, scenario.clients, scenario.seed, scenario.text_normalizer

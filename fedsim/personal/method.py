@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fedsim.base.accelerators import AUTO as AUTO_DEVICE
 from fedsim.base.units import MB
 from fedsim.errors import FedsimError
 from fedsim.personal.checks import check_options, check_share, check_words, checked_clips
@@ -68,6 +69,7 @@ def personalize(
     own_tokens: int = DEFAULT_OWN,
     words_from: str | None = None,
     seed: int = 0,
+    device: str = AUTO_DEVICE,
 ) -> PersonalizedModel:
     """Compress a speech model for one user and one memory budget.
 
@@ -110,11 +112,14 @@ def personalize(
             clips first, where `vocabulary` is given.
         words_from: a text in the language whose words are counted, in place of that package.
         seed: seeds the `shuffled` allocation.
+        device: where it is computed: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. A
+            model from `load_model` stays where it is: give it to `load_model`.
 
     Raises:
         BudgetError: the budget is below the smallest feasible file, whose size the text names.
         AudioError: a clip is empty, not finite, not 1-D or too short.
-        FedsimError: an unknown name, a model that cannot be loaded, or an option out of range.
+        FedsimError: an unknown name, a model that cannot be loaded, a device that is not there, or
+            an option out of range.
     """
     checked = checked_clips(clips)
     depths = check_options(budget_mb, activation_bits, bit_depths)
@@ -131,10 +136,11 @@ def personalize(
     )
     check_share("own_weight", own_weight)
     if isinstance(model, str | os.PathLike):
-        speech = load_model(model, window_s=window_s, keep=keep)
-    elif window_s is not None or keep:
+        speech = load_model(model, window_s=window_s, keep=keep, device=device)
+    elif window_s is not None or keep or device != AUTO_DEVICE:
         raise FedsimError(
-            "window_s and keep are options of load_model for a loaded model: give them there"
+            "window_s, keep and device are options of load_model for a loaded model: give them"
+            " there"
         )
     else:
         speech = model

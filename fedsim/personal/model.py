@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fedsim.base.accelerators import AUTO, find_device
 from fedsim.errors import FedsimError, ModelFileError
 from fedsim.export import Exported
 from fedsim.personal.checks import checked_clips
@@ -150,6 +151,7 @@ def load_personalized(
     *,
     language: str | None = None,
     key: KeySource | None = None,
+    device: str = AUTO,
 ) -> PersonalizedModel:
     """Read a model file that `PersonalizedModel.save` or a run wrote.
 
@@ -161,18 +163,22 @@ def load_personalized(
         key: demands that the file was signed by the owner of this Ed25519 key: the path of a PEM
             file with the public key, or its contents. Without it the hash in the file is checked,
             which finds accidents and no intent: whoever changes a file can change its hash.
+        device: where it computes, as in `load_model`; a `model` from there stays where it is.
 
     Raises:
         ModelFileError: if the file is missing, damaged, of another model, not signed by `key`, or
             holds what no model file may.
-        FedsimError: if `key` is not an Ed25519 key, or the model that the file names cannot be
-            loaded.
+        FedsimError: if `key` is not an Ed25519 key, the device is not there, or the model that the
+            file names cannot be loaded.
     """
+    if device != AUTO:  # before a file is read
+        find_device(device)
     if model is None or isinstance(model, str | os.PathLike):
         manifest = modelfile.read_manifest(path, key)
         options = _loading(path, manifest.settings)
         try:
-            speech = load_model(manifest.model if model is None else model, **options)
+            named = manifest.model if model is None else model
+            speech = load_model(named, **options, device=device)
         except FedsimError as error:
             if model is not None:
                 raise
@@ -180,6 +186,8 @@ def load_personalized(
                 f"{path} was made from the model {manifest.model!r}, which cannot be loaded here"
                 f" ({error}); name it: load_personalized(path, model=...)"
             ) from error
+    elif device != AUTO:
+        raise FedsimError("device is an option of load_model for a loaded model: give it there")
     else:
         speech = model
     rest = switch_of(speech).full_leftovers()

@@ -34,6 +34,7 @@ def load_study_model(scenario: Scenario) -> StudyModel:
         batch_size=settings.batch_size,
         target_lang=settings.target_lang,
         normalize=settings.normalize,
+        device=scenario.engine.device,
     )
     return study_model(scenario, model)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedsim.base.accelerators import AUTO, find_device
 from fedsim.base.imports import importing
 from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.errors import FedsimError
@@ -34,6 +35,7 @@ def load_model(
     batch_size: int = 8,
     target_lang: str | None = None,
     normalize: bool | None = None,
+    device: str = AUTO,
 ) -> SpeechModel:
     """Load a pretrained model in float32, ready to be observed and quantized.
 
@@ -48,11 +50,14 @@ def load_model(
             has one of each per language (MMS: "ita").
         normalize: stands in for a preprocessor_config.json that is lost, of a model that takes raw
             audio: whether it was trained on clips of zero mean and unit variance.
+        device: where it computes: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
 
     Raises:
         FedsimError: if the model does not exist, its class belongs to no family, a file is missing
-            or damaged, a weight is NaN or infinite, or an option does not fit.
+            or damaged, a weight is NaN or infinite, an option does not fit, or the device is not
+            there: says what was found.
     """
+    place_of_work = find_device(device)
     with importing():
         import transformers.modeling_utils  # noqa: F401  (two seconds, whatever the model is)
 
@@ -80,6 +85,7 @@ def load_model(
             f"model.target_lang is {target_lang!r}, but {name!r} has no adapters of languages; "
             f"remove target_lang"
         )
+    module.to(place_of_work)
     layers = _find_layers(module, family, keep)
     seconds = None if window_s is None else float(window_s)
     settings: dict[str, Any] = {"window_s": seconds, "keep": list(keep)}
