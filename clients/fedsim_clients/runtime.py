@@ -22,6 +22,7 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.protocol.run_config import RunConfig
 from fedsim.quant.bank import BlobStore, WeightCache
 from fedsim.quant.memory import MODES
+from fedsim.quant.model import device_of
 from fedsim.quant.moments import Moments
 from fedsim.quant.observe import LayerObservations
 from fedsim.quant.proxy import pack_proxy, proxied
@@ -154,6 +155,6 @@ def open_runtime(run_config: RunConfig) -> Runtime:
         study=study,
         clients=clients,
         devices=Devices(scenario, list(clients)),
-        weights=WeightCache(BlobStore(run_config.bank_dir)),
+        weights=WeightCache(BlobStore(run_config.bank_dir), device=device_of(study.model)),
         run_dir=run_config.run_dir,
     )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fedsim.base.accelerators import AUTO as AUTO_DEVICE
+from fedsim.base.accelerators import deterministic
 from fedsim.base.units import MB
 from fedsim.errors import FedsimError
 from fedsim.personal.checks import check_options, check_share, check_words, checked_clips
@@ -25,6 +26,7 @@ from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.granularities import GRANULARITIES, WeightFormat
 from fedsim.quant.measures import MEASURES
+from fedsim.quant.model import device_of
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.moments import LayerMoments, mixed
 from fedsim.quant.onepass import Passed, forward_only
@@ -34,7 +36,7 @@ from fedsim.quant.profile import profile_of
 from fedsim.quant.rounding import ROUNDINGS
 from fedsim.quant.rounding.plan import round_plan, without_moments
 from fedsim.quant.sensitivity import sense
-from fedsim.quant.weights import dequantize_weight
+from fedsim.quant.weights import PackedWeight, dequantize_weight
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, public_signal
 from fedsim.speech.public import public_request, public_set
@@ -144,71 +146,78 @@ def personalize(
         )
     else:
         speech = model
-    ready = packable(
-        speech,
-        speech.id,
-        weight_format=WeightFormat(weights, zero_points),
-        depths=depths,
-        settings=speech.settings,
-    )
-    threads = torch.get_num_threads()
-    public = PublicModel(speech, lambda: _public_set(public_clips, language), threads)
-    reads = ALLOCATORS[allocation].reads
-    senses = reads in ("order", "vector")
-    fits = ROUNDINGS[rounding].reads_moments
-    tuning = tuning_pass(speech, checked, language)
-    if vocabulary is not None:
-        chosen = vocabulary_of(speech, vocabulary, own_tokens, words_from)
-        ready = ready.trimmed(chosen.own_rows(language, tuning.tokens or ()))
-    calibrator, records = CALIBRATORS[calibration], fits and moments != "public"
-    passed: Passed = Passed(None)
-    if senses or records or calibrator.user_data:
-        passed = tuning.sense(
-            (lambda network, batches: sense(network, batches, sensitivity))
-            if senses
-            else forward_only,
-            [calibration],
-            moments=records,
+    with deterministic(str(device_of(speech))):
+        ready = packable(
+            speech,
+            speech.id,
+            weight_format=WeightFormat(weights, zero_points),
+            depths=depths,
+            settings=speech.settings,
         )
-    profile = None
-    if senses:
-        profile = profile_of(passed.found, sensitivity)
-    elif reads != "nothing" and losses == "own":
-        profile = own_losses(tuning, rounding, ready.weight_format, depths)
-    elif reads != "nothing":
-        pairs = reads == "pairs"
-        profile = public.losses(rounding, ready.weight_format, depths, pairs=pairs)
-    budget, rng = int(budget_mb * MB), np.random.default_rng(seed)
-    bits = allocate(allocation, profile, ready.sizes, budget, order=order, rng=rng)
-    used: Mapping[str, LayerMoments] = {}
-    if fits:
-        used = mixed(moments, lambda: passed.moments or {}, lambda: public.moments, own_weight)
-    full, layers = ready.switch.full_weights(), speech.layers
-    packed = round_plan(full, layers, bits, rounding, ready.weight_format, used, ready.rows)
-    observed = passed.observed
-    if not calibrator.static:
-        observed = None
-    elif not calibrator.user_data:
-        observed = tuning_pass(speech, public_signal(), language).observe([calibration]).observed
-    elif observed is None:
-        observed = tuning.observe([calibration]).observed
-    input_bits = public.input_bits(activation_bits, calibration)
-    with torch.inference_mode():
-        inputs = tuple(
-            calibrate_layer(
-                calibration,
-                layer,
-                ready.modules[layer.name],
-                (observed or {}).get(layer.name),
-                partial(dequantize_weight, weight),
-                width,
-                ready.rows,
+        threads = torch.get_num_threads()
+        public = PublicModel(speech, lambda: _public_set(public_clips, language), threads)
+        reads = ALLOCATORS[allocation].reads
+        senses = reads in ("order", "vector")
+        fits = ROUNDINGS[rounding].reads_moments
+        tuning = tuning_pass(speech, checked, language)
+        if vocabulary is not None:
+            chosen = vocabulary_of(speech, vocabulary, own_tokens, words_from)
+            ready = ready.trimmed(chosen.own_rows(language, tuning.tokens or ()))
+        calibrator, records = CALIBRATORS[calibration], fits and moments != "public"
+        passed: Passed = Passed(None)
+        if senses or records or calibrator.user_data:
+            passed = tuning.sense(
+                (lambda network, batches: sense(network, batches, sensitivity))
+                if senses
+                else forward_only,
+                [calibration],
+                moments=records,
             )
-            for layer, weight, width in zip(layers, packed, input_bits, strict=True)
-        )
-    file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored, ready.rows)
-    bare = without_moments(layers, rounding, used)
-    return PersonalizedModel(speech, file, ready.sizes.total(bits), language, bare)
+        profile = None
+        if senses:
+            profile = profile_of(passed.found, sensitivity)
+        elif reads != "nothing" and losses == "own":
+            profile = own_losses(tuning, rounding, ready.weight_format, depths)
+        elif reads != "nothing":
+            pairs = reads == "pairs"
+            profile = public.losses(rounding, ready.weight_format, depths, pairs=pairs)
+        budget, rng = int(budget_mb * MB), np.random.default_rng(seed)
+        bits = allocate(allocation, profile, ready.sizes, budget, order=order, rng=rng)
+        used: Mapping[str, LayerMoments] = {}
+        if fits:
+            used = mixed(moments, lambda: passed.moments or {}, lambda: public.moments, own_weight)
+        full, layers = ready.switch.full_weights(), speech.layers
+        packed = round_plan(full, layers, bits, rounding, ready.weight_format, used, ready.rows)
+        observed = passed.observed
+        if not calibrator.static:
+            observed = None
+        elif not calibrator.user_data:
+            observed = (
+                tuning_pass(speech, public_signal(), language).observe([calibration]).observed
+            )
+        elif observed is None:
+            observed = tuning.observe([calibration]).observed
+        input_bits = public.input_bits(activation_bits, calibration)
+        with torch.inference_mode():
+            inputs = tuple(
+                calibrate_layer(
+                    calibration,
+                    layer,
+                    ready.modules[layer.name],
+                    (observed or {}).get(layer.name),
+                    partial(_unpacked, weight, device_of(speech)),
+                    width,
+                    ready.rows,
+                )
+                for layer, weight, width in zip(layers, packed, input_bits, strict=True)
+            )
+        file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored, ready.rows)
+        bare = without_moments(layers, rounding, used)
+        return PersonalizedModel(speech, file, ready.sizes.total(bits), language, bare)
+
+
+def _unpacked(packed: PackedWeight, device: torch.device) -> torch.Tensor:
+    return dequantize_weight(packed).to(device)
 
 
 def _public_set(clips: Sequence[Any] | None, language: str | None) -> PublicSet:

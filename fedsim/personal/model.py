@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fedsim.base.accelerators import AUTO, find_device
+from fedsim.base.accelerators import AUTO, CPU, deterministic, find_device
 from fedsim.errors import FedsimError, ModelFileError
 from fedsim.export import Exported
 from fedsim.personal.checks import checked_clips
@@ -19,6 +19,7 @@ from fedsim.quant.activations import InputFormat
 from fedsim.quant.allocation import mean_bits
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
+from fedsim.quant.model import device_of
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.modelheader import LANGUAGE
 from fedsim.quant.rows import trimmed_layers
@@ -78,7 +79,8 @@ class PersonalizedModel:
         switch = switch_of(self.model)
         self._install(switch)
         try:
-            return transcribe_clips(self.model, checked, self.language)
+            with deterministic(str(device_of(self.model))):
+                return transcribe_clips(self.model, checked, self.language)
         finally:
             switch.restore()
 
@@ -130,16 +132,21 @@ class PersonalizedModel:
     @cached_property
     def _weights(self) -> dict[str, torch.Tensor]:
         pairs = zip(self.model.layers, self.file.weights, strict=True)
-        return {layer.name: dequantize_weight(packed) for layer, packed in pairs}
+        device = device_of(self.model)
+        return {layer.name: dequantize_weight(packed).to(device) for layer, packed in pairs}
 
     @cached_property
     def _integers(self) -> dict[str, IntegerWeight | None]:
+        if device_of(self.model).type != CPU:
+            return {}
         pairs = zip(self._layers, self.file.weights, strict=True)
         return {layer.name: integers_of(layer, packed) for layer, packed in pairs}
 
     @cached_property
     def _leftovers(self) -> dict[str, torch.Tensor]:
-        return modelfile.load_leftovers(self.file.leftovers)
+        device = device_of(self.model)
+        rest = modelfile.load_leftovers(self.file.leftovers)
+        return {name: tensor.to(device) for name, tensor in rest.items()}
 
     def _install(self, switch: Switch) -> None:
         switch.install(self._weights, self._leftovers, self.inputs, self._integers, self.file.rows)

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fedsim.base.accelerators import CPU, device_facts
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.losses import MEASURE, input_losses, weight_losses, wide_inputs
-from fedsim.quant.model import Batch
+from fedsim.quant.model import Batch, device_of
 from fedsim.quant.moments import LayerMoments, second_moments
 from fedsim.quant.observe import observe
 from fedsim.quant.profile import LayerProfile
@@ -178,7 +179,7 @@ class PublicModel:
                 self.model.batch_size,  # like threads, it changes last digits
                 self.threads,
                 torch.__version__,
-                torch.backends.cpu.get_cpu_capability(),
+                _processor(self.model),
             ],
             default=str,
         )
@@ -190,8 +191,18 @@ class PublicModel:
         switch, digest = switch_of(self.model), hashlib.sha256()
         for name, tensor in sorted((switch.full_weights() | switch.full_leftovers()).items()):
             digest.update(name.encode())
-            digest.update(tensor.contiguous().numpy().data)
+            # Byte by byte: numpy knows no bfloat16.
+            flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(flat.numpy().data)
         return digest.hexdigest()
+
+
+def _processor(model: SpeechModel) -> str:
+    """Return what a model computes on, as far as digits may depend on it."""
+    device = device_of(model)
+    if device.type == CPU:
+        return torch.backends.cpu.get_cpu_capability()
+    return device_facts(str(device))
 
 
 def losses_on(
@@ -208,14 +219,15 @@ def losses_on(
 
     Arguments as of `fedsim.quant.losses.weight_losses` and `fedsim.quant.rounding.plan.round_plan`.
     """
-    layers, full = model.layers, switch_of(model).full_weights()
+    layers, full, device = model.layers, switch_of(model).full_weights(), device_of(model)
     rounded: dict[int, list[torch.Tensor]] = {}
 
     def weight(index: int, depth: int) -> torch.Tensor:
         if depth not in rounded:
             bits = (depth,) * len(layers)
             packed = round_plan(full, layers, bits, rounding, weight_format, moments)
-            rounded[depth] = [dequantize_weight(one) for one in packed]
+            with torch.inference_mode(False):  # a parameter is to hold them
+                rounded[depth] = [dequantize_weight(one).to(device) for one in packed]
         return rounded[depth][index]
 
     return weight_losses(model, batches, depths, weight, pairs=pairs)

@@ -123,6 +123,22 @@ def tuning_batches(
         yield from ready
 
 
+def placed(network: nn.Module, batch: Batch) -> Batch:
+    """Return a batch whose inputs are where the network computes, and floats of its type.
+
+    How many frames count stays on the processor: it is read as numbers.
+    """
+    weight = next(network.parameters(), None)
+    if weight is None:
+        return batch
+    device, kind = weight.device, weight.dtype
+
+    def there(x: torch.Tensor) -> torch.Tensor:
+        return x.to(device, kind if x.is_floating_point() else None)
+
+    return replace(batch, inputs={name: there(x) for name, x in batch.inputs.items()})
+
+
 def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterator[list[int]]:
     """Yield the indices of clips sorted by length, in batches of at most `size`.
 
