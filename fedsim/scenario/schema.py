@@ -69,6 +69,11 @@ class ModelSettings(Settings):
         description="raw audio, in place of a lost preprocessor_config.json: whether the model was"
         " trained on clips of zero mean and unit variance; null: the file says it",
     )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="what the full-precision model is held and computed in; models made from it are"
+        " computed in float32",
+    )
     vocabulary: VocabularySettings | None = Field(
         default=None,
         description="Whisper: the tokens that model files keep, by client language: words, own;"
