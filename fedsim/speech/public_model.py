@@ -31,6 +31,7 @@ from fedsim.quant.rounding import ROUNDINGS
 from fedsim.quant.rounding.plan import round_plan
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
+from fedsim.speech.fitting import fitted
 from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.public_cache import kept_arrays, kept_moments, moment_shapes
 from fedsim.speech.public_set import PublicSet
@@ -122,18 +123,22 @@ class PublicModel:
         return tuple(WIDE if wide else NARROW for wide in self.wide)
 
     def _moments(self) -> dict[str, LayerMoments]:
-        return second_moments(self.model, self._batches(range(len(self.clips.clips))))
+        everything = range(len(self.clips.clips))
+        return fitted(self.model, lambda m: second_moments(m, self._batches(m, everything)))
 
     def _losses(
         self, rounding: str, weight_format: WeightFormat, depths: tuple[int, ...], *, pairs: bool
     ) -> LayerProfile:
         moments = self.moments if ROUNDINGS[rounding].reads_moments else {}
-        batches = self._batches(self._few)
-        return losses_on(self.model, batches, rounding, weight_format, depths, moments, pairs=pairs)
+        how = rounding, weight_format, depths, moments
+        return fitted(
+            self.model,
+            lambda m: losses_on(m, self._batches(m, self._few), *how, pairs=pairs),
+        )
 
     def _input_losses(self) -> np.ndarray:
         layers, modules = self.model.layers, dict(self.model.module.named_modules())
-        seen = observe(self.model, self._batches(self._few), rows=False)
+        seen = fitted(self.model, lambda m: observe(m, self._batches(m, self._few), rows=False))
         full = switch_of(self.model).full_weights()
         inputs = [
             calibrate_layer(
@@ -146,7 +151,7 @@ class PublicModel:
             )
             for layer in layers
         ]
-        return input_losses(self.model, self._batches(self._few), inputs)
+        return fitted(self.model, lambda m: input_losses(m, self._batches(m, self._few), inputs))
 
     @property
     def _few(self) -> list[int]:
@@ -157,12 +162,13 @@ class PublicModel:
         each = max(CLIPS_PER_LANGUAGE, -(-LOSS_CLIPS // len(by_language)))
         return sorted(chain.from_iterable(places[:each] for places in by_language.values()))
 
-    def _batches(self, places: Any) -> Iterator[Batch]:
-        """Return batches of some clips for a forward pass, language by language."""
+    def _batches(self, model: SpeechModel, places: Any) -> Iterator[Batch]:
+        """Return batches of some clips for a forward pass of the model, or of the same model with
+        smaller batches, language by language."""
         chosen = [self.clips.clips[i] for i in places]
         # A model that needs tokens transcribes here and now, before anybody records a pass.
         passes = [
-            tuning_pass(self.model, [c.clip for c in chosen if c.language == language], language)
+            tuning_pass(model, [c.clip for c in chosen if c.language == language], language)
             for language in sorted({clip.language for clip in chosen}, key=str)
         ]
         return chain.from_iterable(one.batches() for one in passes)
@@ -241,4 +247,6 @@ def own_losses(
     It is measured with the rounding's `probe`, which needs no second moments.
     """
     probe = ROUNDINGS[rounding].probe
-    return losses_on(tuning.model, tuning.batches(), probe, weight_format, depths, {})
+    return tuning.in_batches(
+        lambda model, clips: losses_on(model, clips, probe, weight_format, depths, {})
+    )

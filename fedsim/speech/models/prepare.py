@@ -57,7 +57,8 @@ class GroupedConv1d(nn.Conv1d):
         if not (input.dtype == torch.bfloat16 and input.device.type == "cpu"):
             return super().forward(input)
         bias = None if self.bias is None else self.bias.float()
-        how = self.stride, self.padding, self.dilation, self.groups
+        padding: Any = self.padding
+        how = self.stride, padding, self.dilation, self.groups
         return F.conv1d(input.float(), self.weight.float(), bias, *how).to(input.dtype)
 
 
