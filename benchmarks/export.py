@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[4])
     parser.add_argument("--clips", type=int, default=40)
     options = parser.parse_args()
-    model = load_model(options.model)
+    model = load_model(options.model, device="cpu")
     clips = [one.clip for one in public_set(public_request(n_clips=options.clips)).clips]
     mine = fedsim.personalize(
         model, clips[:16], budget_mb=options.budget, bit_depths=options.depths

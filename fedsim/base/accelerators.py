@@ -18,6 +18,8 @@ from fedsim.errors import FedsimError, nearest
 
 AUTO, CPU, CUDA, MPS = "auto", "cpu", "cuda", "mps"
 DEVICES = (AUTO, CPU, CUDA, MPS)
+VARIABLE = "FEDSIM_DEVICE"
+"""Environment variable: the device that "auto" means."""
 _SIGNS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/nvmap", "/dev/nvhost-gpu")
 """Linux: files of which a machine with a GPU has one (NVIDIA, WSL, AMD, Jetson)."""
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -26,8 +28,8 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 def find_device(asked: str = AUTO, *, where: str = "device") -> str:
     """Return the torch device that is meant: "cpu", "cuda", "cuda:1" or "mps".
 
-    "auto" is a CUDA GPU if there is one, else Apple's (mps) if there is one, else the processor.
-    ROCm's GPUs are "cuda" to torch.
+    "auto" is a CUDA GPU if there is one, else Apple's (mps) if there is one, else the processor;
+    or what the environment variable FEDSIM_DEVICE names. ROCm's GPUs are "cuda" to torch.
 
     Args:
         asked: one of `DEVICES`, or a GPU by its number, such as "cuda:1".
@@ -36,6 +38,8 @@ def find_device(asked: str = AUTO, *, where: str = "device") -> str:
     Raises:
         FedsimError: for another word, and for a device that is not there: says what was found.
     """
+    if asked == AUTO and os.environ.get(VARIABLE, AUTO) != AUTO:
+        return find_device(os.environ[VARIABLE], where=f"{VARIABLE} in the environment")
     kind, colon, number = asked.partition(":")
     if kind not in DEVICES or (colon and not (kind == CUDA and number.isdecimal())):
         raise FedsimError(f"{where} is {asked!r}: {nearest(asked, DEVICES)}")

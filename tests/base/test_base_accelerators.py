@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -18,7 +19,8 @@ without_gpu = pytest.mark.skipif(
 
 
 @without_gpu
-def test_auto_is_the_processor_without_a_gpu():
+def test_auto_is_the_processor_without_a_gpu(monkeypatch):
+    monkeypatch.delenv("FEDSIM_DEVICE")
     assert find_device() == find_device("auto") == find_device("cpu") == "cpu"
     assert device_facts("cpu") == "cpu"
 
@@ -42,6 +44,16 @@ def test_a_word_that_names_no_device(asked):
         find_device(asked)
 
 
+@without_gpu
+def test_what_the_environment_says_that_auto_means(monkeypatch):
+    monkeypatch.setenv("FEDSIM_DEVICE", "cuda")
+    with pytest.raises(FedsimError, match="FEDSIM_DEVICE in the environment is 'cuda', but torch"):
+        find_device()
+    assert find_device("cpu") == "cpu"
+    monkeypatch.setenv("FEDSIM_DEVICE", "auto")
+    assert find_device() == "cpu"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere torch is asked")
 @without_gpu
 def test_without_a_driver_torch_is_not_imported():
@@ -49,7 +61,10 @@ def test_without_a_driver_torch_is_not_imported():
         "import sys; from fedsim.base.accelerators import find_device; find_device();"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = {name: text for name, text in os.environ.items() if name != "FEDSIM_DEVICE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
     assert done.stdout.strip() == "False"
 
 
