@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[4])
     parser.add_argument("--clips", type=int, default=40)
     options = parser.parse_args()
-    model = load_model(resolve(options.model, Path.cwd()), window_s=options.window)
+    model = load_model(resolve(options.model, Path.cwd()), window_s=options.window, device="cpu")
     clips = _clips(options.corpus, options.clips, options.window)
     mine = fedsim.personalize(
         model,

@@ -63,7 +63,7 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.no_check and options.clips:
         raise FedsimError("--clips is for the check, which --no-check leaves out: remove one")
-    model = load_personalized(options.file, options.model)
+    model = load_personalized(options.file, options.model, device="cpu")
     spoken = [] if options.no_check else _spoken(options.clips, _language(model))
     out = options.out or Path(f"{Path(options.file).stem}-{options.to}")
     exported = model.export(out, to=options.to, widen=options.widen)

@@ -32,6 +32,7 @@ def starting_actors(
     with connected(settings, clients) as capacity:
         options = {
             "num_cpus": settings.threads,
+            "num_gpus": settings.gpu_share,
             "max_restarts": -1,
             # Lets calls wait for an actor that is being restarted; the methods themselves say 0, so
             # that no batch is sent again behind our back.
@@ -40,7 +41,8 @@ def starting_actors(
             "scheduling_strategy": "SPREAD",  # over the machines of a cluster, not one by one
         }
         spawn = ray.remote(Worker).options(**options).remote
-        actors = [spawn(app, dict(run_config), settings.threads) for _ in range(capacity.workers)]
+        how = dict(run_config), settings.threads, settings.memory_share
+        actors = [spawn(app, *how) for _ in range(capacity.workers)]
         try:
             yield actors
         finally:

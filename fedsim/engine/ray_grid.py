@@ -15,6 +15,7 @@ import ray
 from flwr.app import Message
 from ray.exceptions import RayError, RayTaskError
 
+from fedsim.base.accelerators import deterministic
 from fedsim.engine.flower_internals import pack, server_identity, unpack
 from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
@@ -166,6 +167,7 @@ def open_ray(
     with (
         starting_actors(app, len(nodes), run_config, settings) as actors,
         torch_threads(settings.threads),  # which imports torch: the actors do meanwhile, too
+        deterministic(settings.device),
         server_identity(),
     ):
         yield RayGrid(actors, nodes, run_config, settings.batch)
