@@ -18,7 +18,8 @@ import numpy as np
 
 from fedsim.errors import FedsimError
 from fedsim.export import whisper_graph
-from fedsim.export.onnx_graph import Skeleton, WeightTensor, skeleton_of
+from fedsim.export.onnx_graph import Skeleton, skeleton_of
+from fedsim.export.onnx_packer import WeightTensor
 from fedsim.export.run_whisper import DECODER, ENCODER
 from fedsim.export.whisper_files import files
 
