@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from fedsim.errors import FedsimError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fedsim.export import Exported
+    from fedsim.export.check import Checked
     from fedsim.personal import PersonalizedModel
     from fedsim.speech.clips import Utterance
 
@@ -64,7 +67,7 @@ def _export(options: argparse.Namespace) -> int:
     spoken = [] if options.no_check else _spoken(options.clips, _language(model))
     out = options.out or Path(f"{Path(options.file).stem}-{options.to}")
     exported = model.export(out, to=options.to, widen=options.widen)
-    _print_files(exported, model.nbytes)
+    _print_files(exported, model, options.to)
     window = getattr(model.model, "window", None)
     if window is not None:
         print(f"hears the first {window:g} s of a clip")
@@ -97,14 +100,14 @@ def _spoken(folder: str | None, language: str) -> list[Utterance]:
     return [client.test[0] for client in open_population(settings, 0).values()]
 
 
-def _print_files(exported: Exported, model_bytes: int) -> None:
+def _print_files(exported: Exported, model: PersonalizedModel, to: str) -> None:
     for name, size in exported.files.items():
         print(f"{exported.folder / name}: {size:,} bytes")
-    wider = exported.nbytes - model_bytes
-    print(
-        f"together {exported.nbytes:,} bytes, {abs(wider):,} {'more' if wider > 0 else 'fewer'}"
-        f" than the model file"
-    )
+    wider = exported.nbytes - model.nbytes
+    text = f"{abs(wider):,} {'more' if wider > 0 else 'fewer'} than the model file"
+    if model.format == to:
+        text += "; the budget was for these files, so they fit"
+    print(f"together {exported.nbytes:,} bytes, {text}")
 
 
 def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Utterance]) -> None:
@@ -168,3 +171,40 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
         " the same weights, inputs not rounded.\nOne thread; memory above that of a process with"
         " the runtime."
     )
+    if all(texts):
+        _require_alike(model, exported, checked, texts, clips)
+
+
+def _require_alike(
+    model: PersonalizedModel,
+    exported: Exported,
+    checked: Checked,
+    texts: Sequence[str],
+    clips: Sequence[np.ndarray],
+) -> None:
+    """Raise `FedsimError` if the files are worse than fedsim's emulation, with the layer where they
+    part."""
+    from fedsim.export.check import worse
+    from fedsim.export.onnx import trace
+    from fedsim.export.parting import first_parting
+    from fedsim.quant.modelfile import load_leftovers
+
+    for ran, found in worse(checked, texts):
+        pairs = zip(ran.transcripts, checked.emulated, strict=True)
+        clip = next(i for i, (heard, emulated) in enumerate(pairs) if heard != emulated)
+        traced = trace(model.model, load_leftovers(model.file.leftovers))
+        weights, folder = model.file.weights, exported.folder
+        parting = first_parting(model.model, traced, weights, folder, clips[clip], ran.level)
+        where = "no layer parts from the same graph in float32"
+        if parting is not None:
+            where = (
+                f"the first layer that parts is {parting.layer!r} ({parting.graph}): its output is"
+                f" off by {100 * parting.difference:.1f} %, that of the graph by"
+                f" {100 * parting.final:.1f} %"
+            )
+        level = f"onnxruntime at level {ran.level}"
+        what = "set session.qdq_matmulnbits_accuracy_level to 0" if ran.level else "try another one"
+        raise FedsimError(
+            f"{folder}: {found.sentence(level, 'fedsim', 'WER')}; {where}; {what}, or keep the"
+            f" layer in full precision (keep)"
+        )

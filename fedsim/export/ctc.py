@@ -11,8 +11,9 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,6 +115,17 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def recognizer(
+    folder: Path, session: Callable[[str], Any]
+) -> Callable[[np.ndarray], tuple[str, bool]]:
+    """Return what recognizes a clip (1-D float32, 16 kHz) with an exported model: its transcript,
+    and whether it looped. `session` opens a graph of the folder by its name."""
+    from fedsim.export import onnx_run
+
+    transcribe = onnx_run.opened(folder, session)
+    return lambda clip: (transcribe(clip), False)
 
 
 def files(model: SpeechModel, rows: Rows | None, language: str | None) -> dict[str, str]:

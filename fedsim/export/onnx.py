@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedsim.errors import FedsimError
 from fedsim.export import require
+from fedsim.export.onnx_graph import Skeleton, check_found, fill, layer_bytes
+from fedsim.export.onnx_weights import DEPTHS
+from fedsim.quant.granularities import WeightFormat
+from fedsim.quant.layers import Layer
+from fedsim.quant.modelfile import load_leftovers
+from fedsim.quant.modelheader import Manifest
+from fedsim.quant.rows import Rows
+from fedsim.quant.sizes import Sizes
 from fedsim.quant.switch import switch_of
+from fedsim.quant.weights import PackedWeight
 
 if TYPE_CHECKING:
     import torch
 
-    from fedsim.export.onnx_graph import Skeleton
-    from fedsim.quant.rows import Rows
-    from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
+
+_LANGUAGE_ROOM = 64
+"""Bytes that the files have for the language of whoever speaks, so that sizes depend on no user."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +42,56 @@ class Traced:
     """f(rows, language): file name -> text, for the rows of a vocabulary that are kept (None for
     all) and the language of whoever speaks."""
 
+    def others_bytes(self, rows: Rows | None) -> int:
+        """Return the bytes of all texts, with room for any language."""
+        return _text_bytes(self.others(rows, None)) + _LANGUAGE_ROOM
+
+
+def _text_bytes(texts: Mapping[str, str]) -> int:
+    return sum(len(text.encode()) for text in texts.values())
+
+
+def sizes(
+    traced: Traced, layers: Sequence[Layer], weight_format: WeightFormat, depths: Sequence[int]
+) -> Sizes:
+    """Return the exact bytes of all files together for every plan, as a table for allocators.
+
+    Args:
+        traced: of the model.
+        layers: of the model.
+        weight_format: how codes of weights become numbers.
+        depths: some of `DEPTHS`, ascending.
+    """
+    shapes = [layer.shape for layer in layers]
+    graphs = traced.graphs.values()
+    table = np.sum([layer_bytes(bare, shapes, weight_format) for bare in graphs], axis=0)
+    fixed = sum(bare.fixed_bytes for bare in graphs) + traced.others_bytes(None)
+    return Sizes(DEPTHS, table, fixed).restricted(depths)
+
+
+def model_sizes(
+    model: SpeechModel,
+    stored: Mapping[str, torch.Tensor],
+    manifest: Manifest,
+    depths: Sequence[int],
+    rows: Rows | None = None,
+) -> Sizes:
+    """Return the exact bytes of all files of a model together for every plan.
+
+    Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`, and for a
+    part of a vocabulary: how long its tokens are is known only once a device has chosen them.
+    """
+    if rows is not None:
+        raise FedsimError(
+            "a budget for files in onnx cannot be planned where devices keep a part of the"
+            " vocabulary: remove model.vocabulary, or plan for the format fedsim"
+        )
+    traced = trace(model, load_leftovers(stored))
+    return sizes(traced, model.layers, manifest.weight_format, depths)
+
 
 def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
-    """Trace the network of a model, which takes seconds, for the weights of any plan.
+    """Trace the network of a model for the weights of any plan; it takes many seconds once.
 
     Args:
         model: in full precision, which it is again afterwards.
@@ -45,19 +103,28 @@ def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
     """
     require("onnx", "onnx")
     require("onnxscript", "onnx")
-    from fedsim.export.onnx_graph import check_found
+    from fedsim.export.onnx_cache import kept_graphs
 
     exporter = exporter_of(model)
-    switch = switch_of(model)
-    weights = switch.full_weights()
-    values = [weights[layer.name].numpy() for layer in model.layers]
-    switch.install(weights, leftovers, {})
-    try:
-        graphs = exporter.trace(model, values)
-    finally:
-        switch.restore()
-    check_found(model.layers, values, list(graphs.values()))
-    return Traced(graphs, partial(exporter.files, model))
+
+    def graphs() -> dict[str, Skeleton]:
+        switch = switch_of(model)
+        weights = switch.full_weights()
+        values = [weights[layer.name].numpy() for layer in model.layers]
+        switch.install(weights, leftovers, {})
+        try:
+            found: dict[str, Skeleton] = exporter.trace(model, values)
+        finally:
+            switch.restore()
+        check_found(model.layers, values, list(found.values()))
+        return found
+
+    whole = cache(partial(exporter.files, model, None))
+
+    def others(rows: Rows | None, language: str | None) -> Mapping[str, str]:
+        return whole(language) if rows is None else exporter.files(model, rows, language)
+
+    return Traced(kept_graphs(model, leftovers, graphs), others)
 
 
 def exporter_of(model: SpeechModel) -> Any:
@@ -93,11 +160,13 @@ def write(
     import onnx
 
     from fedsim.base.files import write_text
-    from fedsim.export.onnx_graph import fill
 
+    texts = traced.others(rows, language)
+    spare = traced.others_bytes(rows) - _text_bytes(texts)
     for name, bare in traced.graphs.items():
-        filled = fill(bare, weights)
+        filled = fill(bare, weights, spare)
         onnx.checker.check_model(filled)
         (folder / name).write_bytes(filled.SerializeToString())
-    for name, text in traced.others(rows, language).items():
+        spare = 0
+    for name, text in texts.items():
         write_text(folder / name, text)

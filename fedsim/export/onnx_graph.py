@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from fedsim.errors import FedsimError
-from fedsim.export.onnx_packer import Packer, WeightTensor
+from fedsim.export.onnx_packer import Packer, WeightTensor, turned
 from fedsim.export.onnx_table import DOMAIN
-from fedsim.export.onnx_weights import STORED
+from fedsim.export.onnx_weights import DEPTHS, STORED
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
-from fedsim.quant.weights import PackedWeight
+from fedsim.quant.weights import PackedWeight, blank_weight
 
 OPSET = 21
 """Of a graph with integers of 4 and 8 bits."""
 _OPSET_2BIT, _IR_2BIT = 25, 13
+_PRODUCER = "fedsim"
+_PADDING = 2
+"""Bytes that a padding has at least: tag and length of an empty text."""
+_MAX_LENGTH = 5
+"""Bytes of the largest length of a graph, which has fewer than 2^31 bytes."""
 _FLOAT = 1
 """`onnx.TensorProto.FLOAT`."""
 _HALF_FROM = 64
 """Numbers from which a tensor is stored in float16 where that is exact: the cast takes 60 bytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Skeleton:
     """A traced network without the weights of its layers, into which those of any plan fit."""
 
@@ -34,6 +41,52 @@ class Skeleton:
     float16 wherever that changes no number."""
     weights: Mapping[str, WeightTensor]
     """By the name of the input."""
+    _planned: dict[Any, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def has_tables(self) -> bool:
+        """Whether rows of a weight are looked up, by operators of onnxruntime's own."""
+        nodes = self.traced.graph.node
+        return any(node.op_type == "Gather" and node.input[0] in self.weights for node in nodes)
+
+    @cached_property
+    def newer(self) -> Any:
+        """The same in the version of ONNX that has integers of 2 bits."""
+        from onnx import version_converter
+
+        newer = version_converter.convert_version(self.traced, _OPSET_2BIT)
+        newer.ir_version = _IR_2BIT
+        # The converter infers shapes: of what lies between, which takes bytes, and of what comes
+        # out, which differ where a table has fewer rows.
+        newer.graph.ClearField("value_info")
+        for there, here in (
+            (newer.graph.input, self.traced.graph.input),
+            (newer.graph.output, self.traced.graph.output),
+        ):
+            del there[:]
+            there.extend(here)
+        return newer
+
+    @cached_property
+    def fixed_bytes(self) -> int:
+        """Bytes of a file without what stands for the weights of layers, padding included.
+
+        A file is padded to a length that is a sum over layers: the version of ONNX and the length
+        of the graph's own length depend on the whole plan.
+        """
+        longest = 0
+        for traced in (self.traced, self.newer):
+            weights = dict(self.weights)
+            rest = []
+            for node in traced.graph.node:
+                if weights.keys().isdisjoint(node.input):
+                    rest.append(node)
+                elif flipped := turned(node, weights):
+                    weights[node.output[0]] = flipped
+            bare = _model(traced, self.weights, rest, [], self.has_tables)
+            inside = bare.graph.ByteSize()
+            longest = max(longest, bare.ByteSize() - length_bytes(inside) + _MAX_LENGTH)
+        return longest + _PADDING
 
 
 def skeleton(traced: Any, weights: Sequence[np.ndarray]) -> Skeleton:
@@ -120,38 +173,101 @@ def in_float32(bare: Skeleton, weights: Sequence[np.ndarray]) -> Any:
     return model
 
 
-def fill(bare: Skeleton, packed: Sequence[PackedWeight]) -> Any:
+def fill(bare: Skeleton, packed: Sequence[PackedWeight], spare: int = 0) -> Any:
     """Return the `onnx.ModelProto` of a network with packed weights.
+
+    Its bytes are `bare.fixed_bytes`, those of `layer_bytes` at the depth of each layer, and
+    `spare`.
 
     Args:
         bare: the network.
         packed: weight of each of its layers, of 2 to 8 bits.
+        spare: bytes by which it is longer than it has to be.
     """
-    from onnx import helper, version_converter
+    model, _ = _filled(bare, packed)
+    table = layer_bytes(bare, [weight.shape for weight in packed], packed[0].format)
+    columns = [DEPTHS.index(STORED[weight.bits]) for weight in packed]
+    planned = bare.fixed_bytes + int(table[np.arange(len(packed)), columns].sum())
+    _pad(model, planned + spare - model.ByteSize())
+    return model
 
-    traced = bare.traced
+
+def layer_bytes(
+    bare: Skeleton, shapes: Sequence[tuple[int, ...]], weight_format: WeightFormat
+) -> np.ndarray:
+    """Return the bytes of what stands for each layer's weight at each of `DEPTHS`, int64 (L, D).
+
+    They depend on shape, format and bit depth of this weight alone, and never fall with the depth:
+    allocators count on it, so a small weight whose parts take more at 6 bits than at 8, or at 2
+    than at 4, has as much room at the higher depth.
+    """
+    key = weight_format, tuple(shapes)
+    if key not in bare._planned:
+        columns = []
+        for bits in DEPTHS:
+            blank = [blank_weight(shape, bits, weight_format) for shape in shapes]
+            columns.append(_filled(bare, blank)[1])
+        table = np.array(columns, np.int64).T
+        bare._planned[key] = np.maximum.accumulate(table, axis=1)
+    return bare._planned[key]
+
+
+def length_bytes(n: int) -> int:
+    """Return how many bytes the number n takes in a file: 7 bits in each (protobuf's varint)."""
+    return max(1, -(-n.bit_length() // 7))
+
+
+def _filled(bare: Skeleton, packed: Sequence[PackedWeight]) -> tuple[Any, list[int]]:
+    """Return the model without padding, and the bytes in it that belong to each layer."""
     held = {one.layer for one in bare.weights.values()}
-    if any(STORED[packed[i].bits] in (2, 6) for i in held):
-        traced = version_converter.convert_version(traced, _OPSET_2BIT)
-        traced.ir_version = _IR_2BIT
+    newer = any(STORED[packed[i].bits] in (2, 6) for i in held)
+    traced = bare.newer if newer else bare.traced
     packer = Packer(packed, dict(bare.weights))
     packer.find_tables(traced.graph.node)
     nodes = [new for node in traced.graph.node for new in packer.rewritten(node)]
+    constants = list(packer.constants())
+    owned = [0] * len(packed)
+    for layer, part in (*packer.nodes, *constants):
+        inside = part.ByteSize()
+        owned[layer] += 1 + length_bytes(inside) + inside
+    tensors = [tensor for _, tensor in constants]
+    return _model(traced, bare.weights, nodes, tensors, bare.has_tables), owned
+
+
+def _model(
+    traced: Any,
+    weights: Mapping[str, WeightTensor],
+    nodes: Sequence[Any],
+    more: Sequence[Any],
+    has_tables: bool,
+) -> Any:
+    """Return a traced network with other nodes, more initializers, and no weights as inputs."""
+    from onnx import helper
+
     graph = helper.make_graph(
         nodes,
         traced.graph.name,
-        # Not those of the converter, which infers shapes: a table may have fewer rows here.
-        [i for i in bare.traced.graph.input if i.name not in bare.weights],
-        bare.traced.graph.output,
-        [*traced.graph.initializer, *packer.constants()],
+        [i for i in traced.graph.input if i.name not in weights],
+        traced.graph.output,
+        [*traced.graph.initializer, *more],
     )
-    own = [helper.make_opsetid(DOMAIN, 1)] if packer.tables else []
+    own = [helper.make_opsetid(DOMAIN, 1)] if has_tables else []
     return helper.make_model(
         graph,
         opset_imports=[*traced.opset_import, *own],
         ir_version=traced.ir_version,
-        producer_name="fedsim",
+        producer_name=_PRODUCER,
     )
+
+
+def _pad(model: Any, room: int) -> None:
+    """Make a model so many bytes longer, at least `_PADDING`."""
+    short, entry = 127, 100
+    while room > short:
+        key = f"padding {len(model.metadata_props)}".ljust(entry - 4)  # keys must differ
+        model.metadata_props.add(key=key)
+        room -= entry
+    model.doc_string = " " * (room - _PADDING)
 
 
 def _known(tensor: Any, known: Mapping[bytes, tuple[int, bool]]) -> tuple[int, bool] | None:

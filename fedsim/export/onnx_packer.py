@@ -1,8 +1,8 @@
-"""What takes the place of the nodes of a graph that read the weights of layers."""
+"""What takes the place of the weights of layers in a traced graph, node by node."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,15 @@ class WeightTensor:
     transposed: bool
 
 
+def turned(node: Any, weights: Mapping[str, WeightTensor]) -> WeightTensor | None:
+    """Return the weight (K, N) that a node makes of one (N, K), or the reverse; None if it does
+    something else."""
+    weight = weights.get(node.input[0]) if node.op_type == "Transpose" else None
+    if weight is None or len(weight.shape) != 2:
+        return None
+    return WeightTensor(weight.layer, weight.shape[::-1], not weight.transposed)
+
+
 @dataclass
 class Packer:
     """Writes what takes the place of the weights of layers in a graph."""
@@ -28,10 +37,15 @@ class Packer:
     packed: Sequence[PackedWeight]
     weights: dict[str, WeightTensor]
     """By name of the tensor; transposed ones are added as they are met."""
-    initializers: list[Any] = field(default_factory=list)
+    initializers: list[tuple[int, Any]] = field(default_factory=list)
+    """With the layer to which each belongs."""
+    nodes: list[tuple[int, Any]] = field(default_factory=list)
+    """Likewise, those that are written."""
     tables: dict[int, Table] = field(default_factory=dict)
     """By layer: those of which rows are looked up."""
     _written: dict[tuple[int, bool], Dequantized] = field(default_factory=dict)
+    _known: set[str] = field(default_factory=set)
+    """Names of whole weights that are written."""
 
     def find_tables(self, nodes: Iterable[Any]) -> None:
         """Note the layers of which a graph looks rows up."""
@@ -41,39 +55,39 @@ class Packer:
                     weight.layer, Table(f"layer{weight.layer}", self.packed[weight.layer])
                 )
 
-    def constants(self) -> Iterator[Any]:
-        """Yield all constants that the new nodes need."""
+    def constants(self) -> Iterator[tuple[int, Any]]:
+        """Yield all constants that the new nodes need, with the layer of each."""
         yield from self.initializers
-        for table in self.tables.values():
-            yield from table.initializers
+        for layer, table in self.tables.items():
+            yield from ((layer, tensor) for tensor in table.initializers)
 
-    def rewritten(self, node: Any) -> Iterator[Any]:
-        """Yield the nodes that take the place of one of the traced graph."""
+    def rewritten(self, node: Any) -> list[Any]:
+        """Return the nodes that take the place of one of the traced graph."""
         weights = {i: w for i, n in enumerate(node.input) if (w := self.weights.get(n))}
         if not weights:
-            yield node
-            return
-        if node.op_type == "Transpose" and len(weights[0].shape) == 2:
-            flipped = weights[0]
-            self.weights[node.output[0]] = WeightTensor(
-                flipped.layer, flipped.shape[::-1], not flipped.transposed
-            )
-            return
+            return [node]
+        if flipped := turned(node, self.weights):
+            self.weights[node.output[0]] = flipped
+            return []
         if node.op_type == "Gather" and 0 in weights:
-            yield from self.tables[weights[0].layer].look_up(node.input[1], node.output[0])
-            return
+            layer = weights[0].layer
+            return self._own(layer, self.tables[layer].look_up(node.input[1], node.output[0]))
         attributes = {a.name: a for a in node.attribute}
         flips = "transB" in attributes and attributes["transB"].i == 1
         is_product = node.op_type in ("MatMul", "Gemm") and weights.keys() == {1}
         if is_product and weights[1].transposed != flips:
-            yield from self._product(node, weights[1].layer)
-            return
-        node = _copy(node)
+            return self._own(weights[1].layer, self._product(node, weights[1].layer))
+        nodes, node = [], type(node).FromString(node.SerializeToString())
         for i, weight in weights.items():
-            nodes, name = self._whole(weight)
-            yield from nodes
-            node.input[i] = name
-        yield node
+            made, node.input[i] = self._whole(weight)
+            nodes += self._own(weight.layer, made)
+        return nodes + self._own(weights[min(weights)].layer, [node])
+
+    def _own(self, layer: int, nodes: Iterable[Any]) -> list[Any]:
+        """Return nodes, which belong to a layer."""
+        found = list(nodes)
+        self.nodes += [(layer, node) for node in found]
+        return found
 
     def _product(self, node: Any, layer: int) -> Iterator[Any]:
         """Yield the product of a node's input and a weight, and the bias of a Gemm."""
@@ -96,7 +110,7 @@ class Packer:
         if cut:
             ends = [f"{output}.{end}" for end in ("from", "to", "axis")]
             for name, value in zip(ends, (0, n, -1), strict=True):
-                self.initializers.append(_integer(name, value))
+                self.initializers.append((layer, _integer(name, value)))
             yield helper.make_node("Slice", [names[-1], *ends], [f"{output}.cut"])
             names.append(f"{output}.cut")
         if bias:
@@ -105,24 +119,30 @@ class Packer:
             yield helper.make_node("Identity", [names[-1]], [output])
 
     def _whole(self, weight: WeightTensor) -> tuple[list[Any], str]:
-        """Return the nodes that make a whole weight in the shape of the tensor, and its name."""
+        """Return the nodes that make a whole weight in the shape of the tensor, and its name.
+
+        The name is of one length at all bit depths.
+        """
         from onnx import helper
 
+        name = f"layer{weight.layer}.{'turned' if weight.transposed else 'whole'}"
+        if name in self._known:
+            return [], name
+        self._known.add(name)
         found, nodes = self._dequantized(weight.layer, transposed=False)
-        (name, *more) = found.outputs
-        shape, stem = self.packed[weight.layer].shape, f"layer{weight.layer}"
-        if more and nodes:
-            nodes.append(helper.make_node("Add", [name, *more], [f"{stem}.sum"]))
-        name = f"{stem}.sum" if more else name
-        if len(shape) > 2 and nodes:
-            self.initializers.append(_integer(f"{stem}.shape", *shape))
-            nodes.append(helper.make_node("Reshape", [name, f"{stem}.shape"], [f"{stem}.whole"]))
-        name = f"{stem}.whole" if len(shape) > 2 else name
+        shape, (last, *more) = self.packed[weight.layer].shape, found.outputs
+        steps: list[tuple[str, list[str], dict[str, Any]]] = []
+        if more:
+            steps.append(("Add", more, {}))
+        if len(shape) > 2:
+            steps.append(("Reshape", [f"{name}.shape"], {}))
+            self.initializers.append((weight.layer, _integer(f"{name}.shape", *shape)))
         if weight.transposed:
-            turned = f"{stem}.turned"
-            if nodes:
-                nodes.append(helper.make_node("Transpose", [name], [turned], perm=[1, 0]))
-            name = turned
+            steps.append(("Transpose", [], {"perm": [1, 0]}))
+        for i, (op, others, settings) in enumerate(steps or [("Identity", [], {})], start=1):
+            out = name if i == max(1, len(steps)) else f"{name}.{i}"
+            nodes.append(helper.make_node(op, [last, *others], [out], **settings))
+            last = out
         return nodes, name
 
     def _dequantized(self, layer: int, *, transposed: bool) -> tuple[Dequantized, list[Any]]:
@@ -133,16 +153,8 @@ class Packer:
         name = f"layer{layer}{'.t' if transposed else ''}"
         found = dequantized(name, self.packed[layer], transposed=transposed)
         self._written[key] = found
-        self.initializers += found.initializers
+        self.initializers += [(layer, tensor) for tensor in found.initializers]
         return found, list(found.nodes)
-
-
-def _copy(node: Any) -> Any:
-    from onnx import NodeProto
-
-    copied = NodeProto()
-    copied.CopyFrom(node)
-    return copied
 
 
 def _integer(name: str, *values: int) -> Any:

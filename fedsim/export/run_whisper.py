@@ -40,6 +40,10 @@ class Whisper:
 
     def transcribe(self, clip: np.ndarray) -> str:
         """Return the transcript of a clip, float32 (samples,) at 16 kHz, that fits the window."""
+        return self.recognize(clip)[0]
+
+    def recognize(self, clip: np.ndarray) -> tuple[str, bool]:
+        """Return the transcript of such a clip, and whether it was cut because it looped."""
         frames = 2 * self.config["max_source_positions"]
         features = mel_features(clip, frames, self.filters)
         (states,) = self.encoder.run(None, {"input_features": features[None]})
@@ -55,7 +59,7 @@ class Whisper:
             step = [int(logits.argmax())]
             produced += step
             if found := stop(produced, self.rules["eos_token_id"], bound):
-                return self.text(produced[: found[0]])
+                return self.text(produced[: found[0]]), found[1]
 
     def text(self, ids: list[int]) -> str:
         """Return the text of tokens, without special ones."""
@@ -97,6 +101,11 @@ class Whisper:
 def opened(folder: Path, session: Callable[[str], Any]) -> Callable[[np.ndarray], str]:
     """Return what transcribes a clip, float32 (samples,), with the model of a folder, of which
     `session` opens a file by its name."""
+    return loaded(folder, session).transcribe
+
+
+def loaded(folder: Path, session: Callable[[str], Any]) -> Whisper:
+    """Return the model of a folder, of which `session` opens a file by its name."""
 
     def read(name: str) -> dict[str, Any]:
         return json.loads((folder / name).read_text(encoding="utf-8"))
@@ -107,7 +116,7 @@ def opened(folder: Path, session: Callable[[str], Any]) -> Callable[[np.ndarray]
     filters = mel_filters(config["num_mel_bins"])
     encoder, decoder = session(ENCODER), session(DECODER)
     rules = read("generation_config.json")
-    return Whisper(encoder, decoder, config, rules, tokens, special, filters).transcribe
+    return Whisper(encoder, decoder, config, rules, tokens, special, filters)
 
 
 def mel_features(clip: np.ndarray, frames: int, filters: np.ndarray) -> np.ndarray:

@@ -12,21 +12,21 @@ clips, and the loaders keep those that they have.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedsim.errors import FedsimError
 from fedsim.export import whisper_graph
-from fedsim.export.onnx_graph import Skeleton, skeleton_of
-from fedsim.export.onnx_packer import WeightTensor
-from fedsim.export.run_whisper import DECODER, ENCODER
+from fedsim.export.onnx_graph import Skeleton, WeightTensor, skeleton_of
+from fedsim.export.run_whisper import DECODER, ENCODER, loaded
 from fedsim.export.whisper_files import files
 
 if TYPE_CHECKING:
     from fedsim.speech.models.base import SpeechModel
 
-__all__ = ["DECODER", "ENCODER", "files", "is_exportable", "trace"]
+__all__ = ["DECODER", "ENCODER", "files", "is_exportable", "recognizer", "trace"]
 
 
 def is_exportable(model: SpeechModel) -> bool:
@@ -49,6 +49,14 @@ def trace(model: SpeechModel, weights: Sequence[np.ndarray]) -> dict[str, Skelet
         ENCODER: _skeleton(model, whisper_graph.encoder),
         DECODER: _skeleton(model, whisper_graph.decoder),
     }
+
+
+def recognizer(
+    folder: Path, session: Callable[[str], Any]
+) -> Callable[[np.ndarray], tuple[str, bool]]:
+    """Return what recognizes a clip (1-D float32, 16 kHz) with an exported model: its transcript,
+    and whether it looped. `session` opens a graph of the folder by its name."""
+    return loaded(folder, session).recognize
 
 
 def _skeleton(

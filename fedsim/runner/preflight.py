@@ -15,6 +15,7 @@ import numpy as np
 from fedsim.base.units import MB
 from fedsim.errors import AudioError, BudgetError, FedsimError, defect, nearest, quoted
 from fedsim.quant.allocation import smallest
+from fedsim.quant.formats import file_words
 from fedsim.scenario import Scenario
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.scores import normalized_by
@@ -129,7 +130,10 @@ def _size(study: StudyModel, cells: Sequence[Scenario], survey: _Survey) -> str:
     devices = unfit = 0
     for cell in cells:
         depths, quantization = cell.clients.bit_depths, cell.quantization
-        kind = (depths, quantization.weights, quantization.activation_bits)
+        kind = (
+            *(depths, cell.clients.format),
+            *(quantization.weights, quantization.zero_points, quantization.activation_bits),
+        )
         if kind not in tables:
             tables[kind] = trimmed_models(cell, study_model(cell, study.model))
         minimum: dict[Any, int] = {}  # by legal bit depths and language
@@ -145,24 +149,24 @@ def _size(study: StudyModel, cells: Sequence[Scenario], survey: _Survey) -> str:
             least = minimum[legal, language]
             devices, unfit = devices + 1, unfit + (least > budget)
             if closest is None or budget - least < closest[0] - closest[1]:
-                closest = budget, least, key, legal[0]
+                closest = budget, least, key, legal[0], file_words(cell.clients.format)
     assert closest is not None
-    budget, size, key, depth = closest
+    budget, size, key, depth, file = closest
     if 0 < unfit < devices and all(cell.fleet is not None for cell in cells):
         return (
-            f"size: {unfit:,} of {devices:,} devices cannot hold even the smallest model file of "
+            f"size: {unfit:,} of {devices:,} devices cannot hold even the smallest {file} of "
             f"their bit depths and will fail at plan; client {key!r} lacks most, with "
             f"{_megabytes(budget)} for {_megabytes(size)}"
         )
     if size > budget:
         raise BudgetError(
             f"clients.budget_mb: the smallest budget, {_megabytes(budget)} of client {key!r}, is "
-            f"below the smallest model file, {_megabytes(size)}, {depth} bits in every layer: "
+            f"below the smallest {file}, {_megabytes(size)}, {depth} bits in every layer: "
             f"raise the budget or allow smaller bit depths"
         )
     return (
         f"size: the smallest budget, {_megabytes(budget)} of client {key!r}, holds the smallest "
-        f"model file, {_megabytes(size)}, {depth} bits in every layer"
+        f"{file}, {_megabytes(size)}, {depth} bits in every layer"
     )
 
 

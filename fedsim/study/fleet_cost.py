@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from fedsim.quant.formats import OWN
 from fedsim.quant.memory import proxy_bytes
 from fedsim.quant.proxy import BITS, FORMAT
 from fedsim.scenario.cells import all_cells, timed_model
@@ -39,6 +40,7 @@ def model_cost(
         full_bytes=study.switch.full_bytes(),
         proxy_bytes=proxy_bytes(layers) + sum(t.nbytes for t in study.stored.values()),
         proxy_is_model=BITS in sizes.depths
+        and scenario.clients.format == OWN
         and study.weight_format == FORMAT
         and scenario.model.vocabulary is None
         and all(cell.rounding == "nearest" for cell in all_cells(scenario)),

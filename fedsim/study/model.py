@@ -33,13 +33,17 @@ def load_study_model(scenario: Scenario) -> StudyModel:
 
 
 def study_model(scenario: Scenario, model: SpeechModel) -> StudyModel:
-    """Return a loaded model, ready for packing with the scenario's settings."""
+    """Return a loaded model, ready for packing with the scenario's settings.
+
+    Raises `FedsimError` for a model that the format of the scenario's files cannot hold.
+    """
     return packable(
         model,
         model.id,
         weight_format=scenario.quantization.weight_format,
         depths=scenario.clients.bit_depths,
         settings=model.settings,
+        format=scenario.clients.format,
     )
 
 

@@ -94,6 +94,7 @@ class Planner:
             rounding=cell.rounding,
             moments=cell.moments if cell.rounded_by_device else "",
             public=self.clips if cell.moments == "blend" else b"",
+            runtime=cell.runtime,
         )
 
     def _profile(self, cell: Cell, source: m.Summary) -> LayerProfile | None:

@@ -13,8 +13,8 @@ import toys
 
 import fedsim
 from fedsim.errors import FedsimError
-from fedsim.export import FORMATS
 from fedsim.export.check import check
+from fedsim.quant.formats import FORMATS
 from fedsim.quant.modelfile import load_leftovers
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
