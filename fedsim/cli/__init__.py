@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from fedsim.base.interrupts import stoppable
 from fedsim.base.version import __version__
-from fedsim.cli import audit, estimate, export, init, listing, report, run, validate, voices
+from fedsim.cli import audit, estimate, export, init, listing, report, run, size, validate, voices
 from fedsim.errors import FedsimError, on_a_screen
 
 _DESCRIPTION = """\
@@ -79,6 +79,6 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (run, estimate, report, audit, export, init, validate, listing, voices):
+    for command in (run, estimate, size, report, audit, export, init, validate, listing, voices):
         command.add(verbs)
     return parser

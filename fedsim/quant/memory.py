@@ -38,6 +38,15 @@ def proxy_bytes(layers: Sequence[Layer]) -> int:
     )
 
 
+def loaded_bytes(
+    layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor], packed: int
+) -> int:
+    """Return the peak bytes of weights in memory where layers stay packed, in `packed` bytes, and
+    one at a time is in float32. `leftovers` is as in `peak_bytes`."""
+    rest = sum(t.nbytes for t in leftovers.values())
+    return rest + packed + _FLOAT_BYTES * max(layer.n_weights for layer in layers)
+
+
 def peak_bytes(layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return mode -> the peak bytes of weights in memory while a device senses.
 
@@ -48,5 +57,6 @@ def peak_bytes(layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor]) -
     """
     rest = sum(t.nbytes for t in leftovers.values())
     sizes = [_FLOAT_BYTES * layer.n_weights for layer in layers]
-    peaks = (sum(sizes), max(sizes), proxy_bytes(layers) + max(sizes))
-    return {mode: rest + peak for mode, peak in zip(MODES, peaks, strict=True)}
+    proxy = loaded_bytes(layers, leftovers, proxy_bytes(layers))
+    peaks = (rest + sum(sizes), rest + max(sizes), proxy)
+    return dict(zip(MODES, peaks, strict=True))
