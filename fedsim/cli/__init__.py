@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `fedsim`; None takes them from `sys.argv`.
     """
-    parser = _make_parser()
+    parser = make_parser()
     options = parser.parse_args(arguments)
     try:
         with stoppable():
@@ -68,7 +68,8 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with a subparser for each command."""
     parser = argparse.ArgumentParser(
         "fedsim",
         description=_DESCRIPTION,
