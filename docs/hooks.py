@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s:]+)\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
+    from mkdocs.structure.files import File
+
     for name, text in (("scenario", scenario_page()), ("commands", commands_page())):
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
@@ -135,12 +137,10 @@ def _cell(text: str) -> str:
 
 def commands_page() -> str:
     """Return the help of each command."""
-    from fedsim.cli import make_parser
+    from fedsim.cli import command_helps
 
     os.environ["COLUMNS"] = "100"
-    parser = make_parser()
-    lines = ["# Commands", "", "```text", parser.format_help().strip(), "```"]
-    (verbs,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    for name, verb in verbs.choices.items():
-        lines += ["", f"## fedsim {name}", "", "```text", verb.format_help().strip(), "```"]
+    lines = ["# Commands"]
+    for name, text in command_helps().items():
+        lines += ["", f"## {name}", "", "```text", text.strip(), "```"]
     return "\n".join([*lines, ""])

@@ -7,6 +7,7 @@ scenarios that they name are found.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pytest
 
 import fedsim
 from fedsim.cli import make_parser
-from fedsim.scenario import find_scenario, load_scenario
+from fedsim.scenario import find_scenario, json_schema, load_scenario
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
@@ -109,3 +110,18 @@ def test_python(page, tmp_path, monkeypatch):
     for block in blocks():
         if (block.page, block.language, block.mark) == (page, "python", ""):
             exec(compile(block.code, page, "exec"), names)
+
+
+def test_the_reference_has_every_key_and_every_command():
+    place = importlib.util.spec_from_file_location("hooks", REPOSITORY / "docs/hooks.py")
+    hooks = importlib.util.module_from_spec(place)
+    place.loader.exec_module(hooks)
+    page = hooks.scenario_page()
+    for section in json_schema()["$defs"].values():
+        for key in section.get("properties", ()):
+            assert re.search(rf"^\| `(.+\.)?{key}` \|", page, re.MULTILINE), key
+    assert "| `seed` | whole number ≥ 0" in page
+    commands = hooks.commands_page()
+    for name in ("run", "size", "report", "voices"):
+        assert f"## fedsim {name}\n" in commands
+    assert "--no-report" in commands

@@ -70,6 +70,17 @@ class _Version(argparse.Action):
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, with a subparser for each command."""
+    return _parsers()[0]
+
+
+def command_helps() -> dict[str, str]:
+    """Return what `--help` prints: of `fedsim` itself, and of each command."""
+    parser, commands = _parsers()
+    helps = {f"fedsim {name}": command.format_help() for name, command in commands.items()}
+    return {"fedsim": parser.format_help(), **helps}
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(
         "fedsim",
         description=_DESCRIPTION,
@@ -82,4 +93,4 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in (run, estimate, size, report, audit, export, init, validate, listing, voices):
         command.add(verbs)
-    return parser
+    return parser, dict(verbs.choices)
