@@ -115,7 +115,7 @@ def sizing_study(
             [
                 "name=size",
                 "description=Bytes, error and time at each budget.",
-                f"model.id={model}",
+                f"model.id={json.dumps(model)}",
                 f"methods={_METHODS}",
                 "study=true",
                 f"clients.budget_mb={budgets[0]}",
