@@ -415,7 +415,7 @@ def test_saving_where_nothing_can_be_written(made, tmp_path):
         ({"own_weight": 1}, "own_weight is 1: give a number above 0 and below 1"),
         ({"own_weight": 0}, "own_weight is 0: give a number above 0 and below 1"),
         ({"activation_bits": 17}, "activation_bits is 17: use 4 to 16"),
-        ({"bit_depths": []}, r"bit_depths is \[\]: use whole depths from 2 to 16"),
+        ({"bit_depths": []}, r"bit_depths is \[\]: use whole depths of 2 to 16"),
         ({"bit_depths": [1, 4]}, r"bit_depths is \[1, 4\]: use whole depths"),
         ({"bit_depths": [4, 32]}, r"bit_depths is \[4, 32\]: use whole depths"),
         ({"bit_depths": [4.5]}, r"bit_depths is \[4.5\]: use "),
@@ -508,3 +508,11 @@ def test_the_manifest_of_a_file(made, tmp_path, model_folder):
     assert manifest.settings["language"] == "italian"
     assert "safetensors" in repr(pm) or "nbytes" in repr(pm)
     assert len(repr(pm)) < 200  # the network and the file are not printed
+
+
+@pytest.mark.slow
+def test_public_voices_may_speak_longer_than_a_window(model_folder):
+    """The toy hears 4 s; some public clips last longer, and none of them is the user's mistake."""
+    model = load_model(model_folder("whisper"))
+    mine = fedsim.personalize(model, toys.clips((0.5,)), budget_mb=0.2, moments="public")
+    assert mine.nbytes <= 0.2 * 2**20

@@ -20,8 +20,8 @@ from fedsim.errors import AudioError, FedsimError
 from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.speech.audio import MAX_LEVEL, MAX_SECONDS, SAMPLE_RATE, clip_seconds, read_clip
-from fedsim.speech.clips import require_clips
 from fedsim.speech.corpus import open_clients
+from fedsim.speech.eligible import require_clips
 from fedsim.speech.wordless import wordless_line
 
 _FORMATS = (

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,14 +22,14 @@ from fedsim.protocol.limits import (
     max_models,
     max_public_bytes,
 )
-from fedsim.quant import modelfile
 from fedsim.quant.activations import InputFormat
-from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.profile import LayerProfile, profile_of
+from fedsim.quant.runtimes import EMULATED, RUNTIMES
 from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
 from fedsim.scenario.cells import LOSSES
-from fedsim.speech.clips import ClientData, require_clips
-from fedsim.speech.models.base import recognize_clips
+from fedsim.speech.clips import ClientData
+from fedsim.speech.eligible import require_clips
+from fedsim.speech.models.base import Hypothesis, recognize_clips
 from fedsim.speech.normalizers import normalizer
 from fedsim.speech.scoring import (
     Errors,
@@ -46,10 +45,11 @@ from fedsim_clients.calibration import Calibration, flatten
 from fedsim_clients.guard import check_request
 from fedsim_clients.release import released
 from fedsim_clients.runtime import Runtime
+from fedsim_clients.saving import save_model
 
 R = TypeVar("R", bound=m.Message)
-_MAX_NAME = 180
-"""Bytes of a file's name, besides a hash, a suffix and what a temporary file adds."""
+Recognize = Callable[[Sequence[np.ndarray], str | None], list[Hypothesis]]
+"""f(clips, language) -> one hypothesis per clip."""
 
 
 @dataclass(frozen=True)
@@ -178,22 +178,23 @@ class Device:
                 return count_correct([reference], [hypothesis])
             return count_errors([reference], [hypothesis], normalize)
 
-        def test() -> list[Errors]:
-            hypotheses = recognize_clips(runtime.model, clips, self.data.language)
+        def test(recognize: Recognize) -> list[Errors]:
+            hypotheses = recognize(clips, self.data.language)
             pairs = zip(references, hypotheses, strict=True)
             counts = [(count(text, h.text), h.looped) for text, h in pairs]
             return [mark_looped(c, measured) if looped else c for c, looped in counts]
 
         if evaluation.full_precision:
-            results.append(test())
+            results.append(test(partial(recognize_clips, runtime.model)))
             sizes.append(runtime.study.switch.full_bytes())
         for candidate, inputs in self._calibration.inputs(evaluation.candidates):
             study = self.audio.study(candidate)
             rounded = candidate.rounding, candidate.moments, candidate.bits
-            key = (candidate.blobs or rounded, inputs, study.rows and study.rows.key)
+            how = candidate.runtime, study.rows and study.rows.key
+            key = (candidate.blobs or rounded, inputs, *how)
             if key not in counted:
-                with self._installed(candidate, inputs):
-                    counted[key] = test()
+                with self._loaded(candidate, inputs) as recognize:
+                    counted[key] = test(recognize)
             results.append(counted[key])
             sizes.append(study.sizes.total(candidate.bits))
         scores = self._scores(results, sizes, measured, clip_counts=evaluation.clip_counts)
@@ -239,6 +240,20 @@ class Device:
         )
 
     @contextmanager
+    def _loaded(
+        self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]
+    ) -> Iterator[Recognize]:
+        """Have a candidate ready to recognize clips while open, in its runtime."""
+        runtime = self.runtime
+        if candidate.runtime == EMULATED:
+            with self._installed(candidate, inputs):
+                yield partial(recognize_clips, runtime.model)
+            return
+        weights, chosen = self._calibration.packed(candidate), RUNTIMES[candidate.runtime]
+        with chosen.open(runtime.traced, weights, runtime.model) as recognize:
+            yield recognize
+
+    @contextmanager
     def _installed(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> Iterator[None]:
         """Put a candidate's weights and input formats in place while open."""
         runtime = self.runtime
@@ -261,12 +276,12 @@ class Device:
     def _store(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> int:
         """Write the candidate's model file if the scenario keeps it; return its size in bytes.
 
-        The exact size is known without a file (`modelfile.model_sizes`).
+        The exact size is known without a file (`PackableModel.sizes`).
         """
         runtime = self.runtime
         size = self.audio.study(candidate).sizes.total(candidate.bits)
         if runtime.scenario.save_models:
-            size = self._write(candidate, inputs)
+            size = save_model(self._calibration, candidate, inputs)
         budget = runtime.devices[self.data.key].budget_bytes
         if size > budget:
             raise FedsimError(
@@ -275,24 +290,3 @@ class Device:
                 f"a defect of the planner"
             )
         return size
-
-    def _write(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> int:
-        runtime = self.runtime
-        manifest = runtime.study.manifest(candidate.bits, self.data.language)
-        weights = self._calibration.packed(candidate)
-        rows = self.audio.study(candidate).rows
-        file = ModelFile(manifest, weights, inputs, runtime.study.stored, rows)
-        path = runtime.run_dir / "models" / model_name(self.data.key, candidate.name)
-        modelfile.write(path, runtime.model.layers, file)
-        return os.path.getsize(path)
-
-
-def model_name(client: str, candidate: str) -> str:
-    """Return the file name of a client's model: different for each client, as readable as a name
-    of a file, which has at most 255 bytes, can be."""
-    text = f"{client}-{candidate}"
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
-    short = plain.encode()[:_MAX_NAME].decode(errors="ignore")
-    if short != text:
-        plain = short + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
-    return plain + modelfile.SUFFIX

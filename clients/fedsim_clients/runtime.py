@@ -20,6 +20,7 @@ from fedsim.base.cache import LRUCache
 from fedsim.errors import FedsimError, nearest
 from fedsim.protocol.run_config import RunConfig
 from fedsim.quant.bank import BlobStore, WeightCache
+from fedsim.quant.formats import FORMATS
 from fedsim.quant.memory import MODES
 from fedsim.quant.moments import Moments
 from fedsim.quant.observe import LayerObservations
@@ -118,6 +119,12 @@ class Runtime:
     def peaks(self) -> dict[str, int]:
         """Sensing mode -> peak bytes of memory; only for a scenario with a fleet."""
         return sensing_peaks(self.scenario, self.study)
+
+    @cached_property
+    def traced(self) -> Any:
+        """The network in the format of the scenario's files, for the weights of any plan."""
+        chosen = FORMATS[self.scenario.clients.format]
+        return chosen.trace(self.model, self.study.leftovers)
 
     def _stored(self) -> dict[str, str]:
         """Store the full-precision layers in the run's bank, once; return layer name -> blob name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING
 from fedsim.errors import FedsimError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fedsim.export import Exported
+    from fedsim.export.check import Checked
     from fedsim.personal import PersonalizedModel
     from fedsim.speech.clips import Utterance
 
@@ -60,13 +64,22 @@ def _export(options: argparse.Namespace) -> int:
     if options.no_check and options.clips:
         raise FedsimError("--clips is for the check, which --no-check leaves out: remove one")
     model = load_personalized(options.file, options.model)
-    spoken = [] if options.no_check else _spoken(options.clips, model.language or "en")
+    spoken = [] if options.no_check else _spoken(options.clips, _language(model))
     out = options.out or Path(f"{Path(options.file).stem}-{options.to}")
     exported = model.export(out, to=options.to, widen=options.widen)
-    _print_files(exported, model.nbytes)
+    _print_files(exported, model, options.to)
+    window = getattr(model.model, "window", None)
+    if window is not None:
+        print(f"hears the first {window:g} s of a clip")
     if spoken:
         _check(model, exported, spoken)
     return 0
+
+
+def _language(model: PersonalizedModel) -> str:
+    """Return the language of whoever speaks, as a code."""
+    code = getattr(model.model, "language_code", lambda language: language)
+    return code(model.language) or "en"
 
 
 def _spoken(folder: str | None, language: str) -> list[Utterance]:
@@ -87,14 +100,14 @@ def _spoken(folder: str | None, language: str) -> list[Utterance]:
     return [client.test[0] for client in open_population(settings, 0).values()]
 
 
-def _print_files(exported: Exported, model_bytes: int) -> None:
+def _print_files(exported: Exported, model: PersonalizedModel, to: str) -> None:
     for name, size in exported.files.items():
         print(f"{exported.folder / name}: {size:,} bytes")
-    wider = exported.nbytes - model_bytes
-    print(
-        f"together {exported.nbytes:,} bytes, {abs(wider):,} {'more' if wider > 0 else 'fewer'}"
-        f" than the model file"
-    )
+    wider = exported.nbytes - model.nbytes
+    text = f"{abs(wider):,} {'more' if wider > 0 else 'fewer'} than the model file"
+    if model.format == to:
+        text += "; the budget was for these files, so they fit"
+    print(f"together {exported.nbytes:,} bytes, {text}")
 
 
 def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Utterance]) -> None:
@@ -105,12 +118,31 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
     from fedsim.base.units import MB
     from fedsim.export.check import check
     from fedsim.quant.modelfile import load_leftovers
+    from fedsim.speech.audio import SAMPLE_RATE
     from fedsim.speech.clips import read_utterance
     from fedsim.speech.scoring import count_errors
 
-    clips = [read_utterance(one, convert=True) for one in spoken]
+    window = getattr(model.model, "window", math.inf)
+    read = [(one, read_utterance(one, convert=True)) for one in spoken]
+    fitting = [(one, clip) for one, clip in read if len(clip) <= window * SAMPLE_RATE]
+    if not fitting:
+        raise FedsimError(
+            f"all clips are longer than the {window:g} s that the model hears: name a folder with"
+            f" shorter ones (--clips), or leave out the check (--no-check)"
+        )
+    if left_out := len(read) - len(fitting):
+        print(f"{left_out} of {len(read)} clips are longer, and left out below")
+    spoken, clips = zip(*fitting, strict=True)
     leftovers = load_leftovers(model.file.leftovers)
-    checked = check(model.model, model.file.weights, leftovers, exported, clips)
+    checked = check(
+        model.model,
+        model.file.weights,
+        leftovers,
+        exported,
+        clips,
+        rows=model.file.rows,
+        language=model.language,
+    )
     texts = [one.text or "" for one in spoken]
 
     def wer(transcripts: Sequence[str]) -> str:
@@ -139,3 +171,40 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
         " the same weights, inputs not rounded.\nOne thread; memory above that of a process with"
         " the runtime."
     )
+    if all(texts):
+        _require_alike(model, exported, checked, texts, clips)
+
+
+def _require_alike(
+    model: PersonalizedModel,
+    exported: Exported,
+    checked: Checked,
+    texts: Sequence[str],
+    clips: Sequence[np.ndarray],
+) -> None:
+    """Raise `FedsimError` if the files are worse than fedsim's emulation, with the layer where they
+    part."""
+    from fedsim.export.check import worse
+    from fedsim.export.onnx import trace
+    from fedsim.export.parting import first_parting
+    from fedsim.quant.modelfile import load_leftovers
+
+    for ran, found in worse(checked, texts):
+        pairs = zip(ran.transcripts, checked.emulated, strict=True)
+        clip = next(i for i, (heard, emulated) in enumerate(pairs) if heard != emulated)
+        traced = trace(model.model, load_leftovers(model.file.leftovers))
+        weights, folder = model.file.weights, exported.folder
+        parting = first_parting(model.model, traced, weights, folder, clips[clip], ran.level)
+        where = "no layer parts from the same graph in float32"
+        if parting is not None:
+            where = (
+                f"the first layer that parts is {parting.layer!r} ({parting.graph}): its output is"
+                f" off by {100 * parting.difference:.1f} %, that of the graph by"
+                f" {100 * parting.final:.1f} %"
+            )
+        level = f"onnxruntime at level {ran.level}"
+        what = "set session.qdq_matmulnbits_accuracy_level to 0" if ran.level else "try another one"
+        raise FedsimError(
+            f"{folder}: {found.sentence(level, 'fedsim', 'WER')}; {where}; {what}, or keep the"
+            f" layer in full precision (keep)"
+        )

@@ -59,6 +59,7 @@ def _validate(options: argparse.Namespace) -> int:
     scenario = chosen_scenario(options)
     _check_places(scenario)
 
+    from fedsim.quant.formats import OWN
     from fedsim.scenario.cells import forward_passes
     from fedsim.scenario.matrix import expand
     from fedsim.speech.corpus import open_clients
@@ -75,12 +76,14 @@ def _validate(options: argparse.Namespace) -> int:
     print(f"{count_words(len(clients), 'client')}; {runs}{passes:,.0f} forward passes of one clip")
     devices = Devices(scenario, list(clients))
     width = max(map(len, ["client", *list(clients)[:_MAX_SHOWN]]))
-    print(f"{'client':{width}}  tuning clips  test clips  budget MB", end="")
+    chosen = scenario.clients.format
+    head = "budget MB" if chosen == OWN else f"budget MB, {chosen}"
+    print(f"{'client':{width}}  tuning clips  test clips  {head}", end="")
     print("  device" if scenario.fleet else "")
     for key in list(clients)[:_MAX_SHOWN]:
         tuning, test = clients.clips or _clips(clients[key])
         budget, profile = devices[key].budget_bytes / MB, devices.profile(key)
-        print(f"{key:{width}}  {tuning:12,}  {test:10,}  {budget:9,.1f}", end="")
+        print(f"{key:{width}}  {tuning:12,}  {test:10,}  {budget:{len(head)},.1f}", end="")
         print(f"  {profile.device}" if profile else "")
     if len(clients) > _MAX_SHOWN:
         print(f"... and {count_words(len(clients) - _MAX_SHOWN, 'client')} more")
@@ -113,7 +116,7 @@ def _doubts(scenario: Scenario, clients: Clients) -> Iterator[str]:
 
     The last line counts references without a word.
     """
-    from fedsim.speech.clips import check_metadata, require_clips
+    from fedsim.speech.eligible import check_metadata, require_clips
     from fedsim.speech.wordless import wordless_line
 
     if clients.clips is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from fedsim.engine.ray_session import connected
+from fedsim.engine.ray_session import connected, require_running
 from fedsim.engine.ray_worker import Worker
 from fedsim.engine.settings import EngineSettings
 from fedsim.errors import FedsimError
@@ -57,6 +57,7 @@ def await_imports(actors: Sequence[Any]) -> None:
     except RayTaskError as error:
         raise worker_failed(error) from error
     except RayError as error:
+        require_running()
         raise FedsimError(
             "a worker process died while it imported the client app (out of memory?): "
             "ask for fewer workers"

@@ -19,6 +19,7 @@ from fedsim.engine.flower_internals import pack, server_identity, unpack
 from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
 from fedsim.engine.ray_actors import await_imports, starting_actors, worker_failed
+from fedsim.engine.ray_session import require_running
 from fedsim.engine.schedule import Schedule
 from fedsim.engine.settings import EngineSettings, torch_threads
 from fedsim.engine.worker import DEATHS, died
@@ -126,6 +127,7 @@ class RayGrid(ClientGrid):
             except RayTaskError as error:
                 raise worker_failed(error) from error
             except RayError:
+                require_running()
                 self._lost(flight)
                 continue
             self._schedule.took(seconds_taken, len(flight.jobs))

@@ -80,6 +80,21 @@ def connected(settings: EngineSettings, clients: int) -> Iterator[Capacity]:
             yield Capacity(workers, {})
 
 
+def require_running() -> None:
+    """Raise `FedsimError` if Ray has ended under its workers: no client is to blame then."""
+    if _inherited:  # Ray was started here, and learns of its own death late
+        raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+        running = any(child.status() != psutil.STATUS_ZOMBIE for child in raylets)
+    else:
+        running = any(node["Alive"] for node in ray.nodes())
+    if not running:
+        raise FedsimError(
+            "Ray ended in the middle of the run: its process raylet died (out of memory?), and no"
+            " client can be asked any more; give it fewer --workers, and continue with fedsim run"
+            " --resume and the run folder"
+        )
+
+
 def _variables(threads: int) -> dict[str, str]:
     """Return the environment of a worker: this process's import path and the threads.
 

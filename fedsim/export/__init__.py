@@ -9,46 +9,20 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import FedsimError
-from fedsim.registry import Lazy, Registry
+from fedsim.quant.formats import FORMATS, ExportFormat
 
 if TYPE_CHECKING:
     import torch
 
+    from fedsim.quant.rows import Rows
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
-
-
-@dataclass(frozen=True)
-class ExportFormat:
-    """A runtime's format."""
-
-    summary: str
-    depths: tuple[int, ...]
-    """Bit depths that its files store as they are."""
-    stored: Mapping[int, int]
-    """Bit depth -> the depth at which it is stored; one that is missing cannot be."""
-    write: Callable[..., None]
-    """f(model, weights, leftovers, folder): write the files into an empty folder, where `weights`
-    are the packed weights of the model's layers and `leftovers` the rest of its state. Raises
-    `FedsimError` for a model that cannot be exported."""
-
-
-FORMATS: Registry[ExportFormat] = Registry("export format")
-FORMATS.add(
-    "onnx",
-    ExportFormat(
-        "ONNX for onnxruntime and what builds on it; needs the extra fedsim-speech[onnx].",
-        depths=(2, 4, 6, 8),
-        stored={2: 2, 3: 4, 4: 4, 5: 6, 6: 6, 7: 8, 8: 8},
-        write=Lazy("fedsim.export.onnx:write"),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -73,6 +47,8 @@ def export(
     *,
     to: str = "onnx",
     widen: bool = False,
+    rows: Rows | None = None,
+    language: str | None = None,
 ) -> Exported:
     """Write a quantized model for another runtime; the folder appears as a whole or not at all.
 
@@ -81,8 +57,10 @@ def export(
         weights: packed weight of each layer.
         leftovers: the rest of the state, float32 where it is a float.
         folder: to make; it must not exist, or be empty.
-        to: a name in `FORMATS`.
+        to: a name in `fedsim.quant.formats.FORMATS`.
         widen: store depths that the format lacks at the next one that it has.
+        rows: of the vocabulary that the files keep; None for all.
+        language: of whoever speaks, as `batches` takes it; None to have it detected.
 
     Raises:
         FedsimError: if the format does not exist or its packages are not installed, the model
@@ -91,14 +69,40 @@ def export(
     """
     chosen = FORMATS[to]
     _check_depths(model, weights, to, chosen, widen)
+    _check_new(Path(folder))
+    traced = chosen.trace(model, leftovers)
+    return export_traced(traced, weights, folder, to=to, rows=rows, language=language)
+
+
+def export_traced(
+    traced: Any,
+    weights: Sequence[PackedWeight],
+    folder: str | os.PathLike[str],
+    *,
+    to: str,
+    rows: Rows | None = None,
+    language: str | None = None,
+) -> Exported:
+    """Write packed weights into a network that was traced before; the rest is as in `export`.
+
+    Args:
+        traced: from the format's `trace`.
+        weights: packed weight of each layer, of depths that the format stores.
+        folder: to make; it must not exist, or be empty.
+        to: a name in `fedsim.quant.formats.FORMATS`.
+        rows: of the vocabulary that the files keep; None for all.
+        language: of whoever speaks; None to have it detected.
+
+    Raises:
+        FedsimError: if the folder is not empty or cannot be written.
+    """
     place = Path(folder)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise FedsimError(f"{place} is not empty: name a new folder")
+    _check_new(place)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         try:
-            chosen.write(model, weights, leftovers, made)
+            FORMATS[to].write(traced, weights, made, rows=rows, language=language)
             made.chmod(0o755)
             if place.exists():
                 place.rmdir()
@@ -111,6 +115,11 @@ def export(
             f" folder"
         ) from error
     return Exported(place, {f.name: f.stat().st_size for f in sorted(place.iterdir())})
+
+
+def _check_new(place: Path) -> None:
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise FedsimError(f"{place} is not empty: name a new folder")
 
 
 def _check_depths(

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedsim.base.clip_counts import ClipCounts
+from fedsim.base.statistics import Comparison, compare
 from fedsim.errors import FedsimError
 from fedsim.export import Exported, require
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models.base import transcribe_clips
+from fedsim.speech.scoring import count_errors
 
 if TYPE_CHECKING:
     import torch
 
+    from fedsim.quant.rows import Rows
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
 
@@ -63,8 +67,13 @@ def check(
     leftovers: Mapping[str, torch.Tensor],
     exported: Exported,
     clips: Sequence[np.ndarray],
+    *,
+    rows: Rows | None = None,
+    language: str | None = None,
 ) -> Checked:
     """Transcribe clips (1-D float32, 16 kHz) with the exported file and with fedsim.
+
+    The other arguments are those of `fedsim.export.export`.
 
     Raises:
         FedsimError: if onnxruntime is not installed or refuses the file.
@@ -72,9 +81,10 @@ def check(
     require("onnxruntime", "onnx")
     switch = switch_of(model)
     pairs = zip(model.layers, weights, strict=True)
-    switch.install({layer.name: dequantize_weight(one) for layer, one in pairs}, leftovers, {})
+    full = {layer.name: dequantize_weight(one) for layer, one in pairs}
+    switch.install(full, leftovers, {}, rows=rows)
     try:
-        emulated = transcribe_clips(model, clips)
+        emulated = transcribe_clips(model, clips, language)
     finally:
         switch.restore()
     with tempfile.TemporaryDirectory() as home:
@@ -82,6 +92,32 @@ def check(
         np.savez(file, **{f"{i:06d}": clip for i, clip in enumerate(clips)})  # type: ignore[arg-type]
         ran = tuple(run_exported(exported.folder, file, level) for level in LEVELS)
     return Checked(tuple(emulated), ran)
+
+
+def worse(checked: Checked, texts: Sequence[str], seed: int = 0) -> list[tuple[Ran, Comparison]]:
+    """Return what was run and is worse than fedsim's emulation: the 95 % interval of the paired
+    difference in WER, over clips, is above 0.
+
+    Args:
+        checked: what was heard.
+        texts: what is said in each clip.
+        seed: of the resampled clips.
+    """
+    emulated = _counts(texts, checked.emulated)
+    found = []
+    for ran in checked.ran:
+        rng = np.random.default_rng(np.random.SeedSequence([seed, ran.level]))
+        heard = _counts(texts, ran.transcripts)
+        difference = compare([heard], [emulated], rng, over_clients=False)
+        if difference.verdict == "worse":
+            found.append((ran, difference))
+    return found
+
+
+def _counts(texts: Sequence[str], transcripts: Sequence[str]) -> ClipCounts:
+    each = [count_errors([a], [b]) for a, b in zip(texts, transcripts, strict=True)]
+    wrong, of = zip(*((one.errors, one.words) for one in each), strict=True)
+    return ClipCounts("", np.array(wrong), np.array(of))
 
 
 def run_exported(folder: Path, clips: Path, level: int) -> Ran:

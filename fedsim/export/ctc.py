@@ -11,19 +11,23 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from fedsim.errors import FedsimError
-from fedsim.export.onnx_graph import OPSET
+from fedsim.export.onnx_graph import OPSET, Skeleton, skeleton
 
 if TYPE_CHECKING:
+    from fedsim.quant.rows import Rows
     from fedsim.speech.models.base import SpeechModel
 
+GRAPH = "model.onnx"
 _NORMALIZED_BY = 1e-7
 """Added to the variance of a clip, as the feature extractor does."""
 _SPACE = "\u2581"
@@ -58,8 +62,9 @@ def is_exportable(model: SpeechModel) -> bool:
     return names[0] == "input_values" and names[1].endswith("ForCTC")
 
 
-def trace(model: SpeechModel) -> Any:
-    """Return the traced network of a recognizer, an `onnx.ModelProto`.
+def trace(model: SpeechModel, weights: Sequence[np.ndarray]) -> dict[str, Skeleton]:
+    """Return the traced network of a recognizer by the name of its file; `weights` are those of
+    its layers (N, ...).
 
     Where padding changes results, a batch has one clip only. Raises `FedsimError` if torch cannot
     trace the network.
@@ -93,7 +98,7 @@ def trace(model: SpeechModel) -> Any:
             f" {type(network).__name__} ({type(error).__name__})"
         ) from error
     assert program is not None
-    return program.model_proto
+    return {GRAPH: skeleton(program.model_proto, weights)}
 
 
 @contextmanager
@@ -112,8 +117,19 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def files(model: SpeechModel) -> Iterator[tuple[str, str]]:
-    """Yield name and text of the files beside the graph."""
+def recognizer(
+    folder: Path, session: Callable[[str], Any]
+) -> Callable[[np.ndarray], tuple[str, bool]]:
+    """Return what recognizes a clip (1-D float32, 16 kHz) with an exported model: its transcript,
+    and whether it looped. `session` opens a graph of the folder by its name."""
+    from fedsim.export import onnx_run
+
+    transcribe = onnx_run.opened(folder, session)
+    return lambda clip: (transcribe(clip), False)
+
+
+def files(model: SpeechModel, rows: Rows | None, language: str | None) -> dict[str, str]:
+    """Return the texts of the files beside the graph, by name; they depend on the model alone."""
     adapter: Any = model
     tokenizer, config = adapter.tokenizer, adapter.module.config
     lines = []
@@ -122,7 +138,6 @@ def files(model: SpeechModel) -> Iterator[tuple[str, str]]:
         if token == tokenizer.word_delimiter_token:
             token = _SPACE
         lines.append(f"{names.get(number, token)} {number}\n")
-    yield "vocab.txt", "".join(lines)
     factor = math.prod(config.conv_stride)
     about = {"model_type": "wav2vec2-ctc", "subsampling_factor": factor}
-    yield "config.json", json.dumps(about, indent=2) + "\n"
+    return {"vocab.txt": "".join(lines), "config.json": json.dumps(about, indent=2) + "\n"}

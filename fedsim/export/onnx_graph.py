@@ -1,207 +1,282 @@
-"""A traced network with packed weights in place of its float32 ones."""
+"""A network traced once, and filled with the packed weights of one plan after another."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from fedsim.errors import FedsimError
-from fedsim.export.onnx_weights import STORED, Dequantized, dequantized
+from fedsim.export.onnx_packer import Packer, WeightTensor, turned
+from fedsim.export.onnx_table import DOMAIN
+from fedsim.export.onnx_weights import DEPTHS, STORED
+from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
-from fedsim.quant.weights import PackedWeight, dequantize_weight
+from fedsim.quant.weights import PackedWeight, blank_weight
 
 OPSET = 21
 """Of a graph with integers of 4 and 8 bits."""
 _OPSET_2BIT, _IR_2BIT = 25, 13
+_PRODUCER = "fedsim"
+_PADDING = 2
+"""Bytes that a padding has at least: tag and length of an empty text."""
+_MAX_LENGTH = 5
+"""Bytes of the largest length of a graph, which has fewer than 2^31 bytes."""
+_FLOAT = 1
+"""`onnx.TensorProto.FLOAT`."""
 _HALF_FROM = 64
 """Numbers from which a tensor is stored in float16 where that is exact: the cast takes 60 bytes."""
 
 
-def pack_weights(traced: Any, layers: Sequence[Layer], packed: Sequence[PackedWeight]) -> Any:
-    """Return a model whose layers have packed weights, and whose other tensors are in float16
-    wherever that changes no number.
+@dataclass(frozen=True, eq=False)
+class Skeleton:
+    """A traced network without the weights of its layers, into which those of any plan fit."""
+
+    traced: Any
+    """`onnx.ModelProto` that takes the weights of layers as inputs; its other tensors are in
+    float16 wherever that changes no number."""
+    weights: Mapping[str, WeightTensor]
+    """By the name of the input."""
+    _planned: dict[Any, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def has_tables(self) -> bool:
+        """Whether rows of a weight are looked up, by operators of onnxruntime's own."""
+        nodes = self.traced.graph.node
+        return any(node.op_type == "Gather" and node.input[0] in self.weights for node in nodes)
+
+    @cached_property
+    def newer(self) -> Any:
+        """The same in the version of ONNX that has integers of 2 bits."""
+        from onnx import version_converter
+
+        newer = version_converter.convert_version(self.traced, _OPSET_2BIT)
+        newer.ir_version = _IR_2BIT
+        # The converter infers shapes: of what lies between, which takes bytes, and of what comes
+        # out, which differ where a table has fewer rows.
+        newer.graph.ClearField("value_info")
+        for there, here in (
+            (newer.graph.input, self.traced.graph.input),
+            (newer.graph.output, self.traced.graph.output),
+        ):
+            del there[:]
+            there.extend(here)
+        return newer
+
+    @cached_property
+    def fixed_bytes(self) -> int:
+        """Bytes of a file without what stands for the weights of layers, padding included.
+
+        A file is padded to a length that is a sum over layers: the version of ONNX and the length
+        of the graph's own length depend on the whole plan.
+        """
+        longest = 0
+        for traced in (self.traced, self.newer):
+            weights = dict(self.weights)
+            rest = []
+            for node in traced.graph.node:
+                if weights.keys().isdisjoint(node.input):
+                    rest.append(node)
+                elif flipped := turned(node, weights):
+                    weights[node.output[0]] = flipped
+            bare = _model(traced, self.weights, rest, [], self.has_tables)
+            inside = bare.graph.ByteSize()
+            longest = max(longest, bare.ByteSize() - length_bytes(inside) + _MAX_LENGTH)
+        return longest + _PADDING
+
+
+def skeleton(traced: Any, weights: Sequence[np.ndarray]) -> Skeleton:
+    """Return a traced network without the weights of its layers, of which it may hold some.
 
     Args:
-        traced: `onnx.ModelProto` of the network with `dequantize_weight` of the weights installed:
-            a weight is known by its values, since tracing renames and transposes it.
-        layers: of the network.
-        packed: weight of each layer, of 2 to 8 bits.
-
-    Raises:
-        FedsimError: if the weight of a layer is not found.
+        traced: `onnx.ModelProto`, which is changed.
+        weights: float32 (N, ...) of each layer of the model, as they were when it was traced: a
+            weight is known by its values, since tracing renames and transposes it.
     """
-    import onnx
-    from onnx import helper, version_converter
+    known: dict[bytes, tuple[int, bool]] = {}
+    for i, values in enumerate(weights):
+        known.setdefault(_digest(values), (i, False))
+        if values.ndim == 2:
+            known.setdefault(_digest(values.T), (i, True))
+    found = {
+        tensor.name: WeightTensor(place[0], tuple(tensor.dims), place[1])
+        for tensor in traced.graph.initializer
+        if (place := _known(tensor, known))
+    }
+    return skeleton_of(traced, found)
 
-    if any(STORED[weight.bits] in (2, 6) for weight in packed):
-        traced = version_converter.convert_version(traced, _OPSET_2BIT)
-        traced.ir_version = _IR_2BIT
-    packer = _Packer(layers, packed)
-    others = [tensor for tensor in traced.graph.initializer if not packer.takes(tensor)]
-    if missing := [layer.name for i, layer in enumerate(layers) if i not in packer.seen]:
+
+def skeleton_of(traced: Any, weights: Mapping[str, WeightTensor]) -> Skeleton:
+    """Return a network, an `onnx.ModelProto` which is changed, without these tensors."""
+    from onnx import helper
+
+    casts, stored = [], []
+    for tensor in traced.graph.initializer:
+        if tensor.name in weights:
+            continue
+        half = _halved(tensor)
+        stored.append(half)
+        if half is not tensor:
+            casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=_FLOAT))
+    for node in traced.graph.node:
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+        node.ClearField("name")
+    inputs = [
+        helper.make_tensor_value_info(name, _FLOAT, weight.shape)
+        for name, weight in weights.items()
+    ]
+    graph = helper.make_graph(
+        [*casts, *traced.graph.node],
+        "fedsim",
+        [*traced.graph.input, *inputs],
+        traced.graph.output,
+        stored,
+    )
+    return Skeleton(
+        helper.make_model(graph, opset_imports=traced.opset_import, ir_version=traced.ir_version),
+        weights,
+    )
+
+
+def check_found(
+    layers: Sequence[Layer], weights: Sequence[np.ndarray], graphs: Sequence[Skeleton]
+) -> None:
+    """Raise `FedsimError` if no graph of a model shows the weight of one of its layers."""
+    seen = {one.layer for graph in graphs for one in graph.weights.values()}
+    known = {_digest(weights[i]) for i in seen}  # layers with the same weight are found together
+    pairs = zip(layers, weights, strict=True)
+    if missing := [layer.name for layer, values in pairs if _digest(values) not in known]:
         raise FedsimError(
             f"the traced network does not show the weight of layer {missing[0]!r}"
             f" ({len(missing)} of {len(layers)} are missing): models of this class cannot be"
             f" exported"
         )
+
+
+def in_float32(bare: Skeleton, weights: Sequence[np.ndarray]) -> Any:
+    """Return the `onnx.ModelProto` of a network with weights (N, ...) in float32."""
+    from onnx import ModelProto, numpy_helper
+
+    model = ModelProto()
+    model.CopyFrom(bare.traced)
+    del model.graph.input[:]
+    model.graph.input.extend(i for i in bare.traced.graph.input if i.name not in bare.weights)
+    for name, weight in bare.weights.items():
+        values = weights[weight.layer]
+        values = np.ascontiguousarray(values.T if weight.transposed else values)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return model
+
+
+def fill(bare: Skeleton, packed: Sequence[PackedWeight], spare: int = 0) -> Any:
+    """Return the `onnx.ModelProto` of a network with packed weights.
+
+    Its bytes are `bare.fixed_bytes`, those of `layer_bytes` at the depth of each layer, and
+    `spare`.
+
+    Args:
+        bare: the network.
+        packed: weight of each of its layers, of 2 to 8 bits.
+        spare: bytes by which it is longer than it has to be.
+    """
+    model, _ = _filled(bare, packed)
+    table = layer_bytes(bare, [weight.shape for weight in packed], packed[0].format)
+    columns = [DEPTHS.index(STORED[weight.bits]) for weight in packed]
+    planned = bare.fixed_bytes + int(table[np.arange(len(packed)), columns].sum())
+    _pad(model, planned + spare - model.ByteSize())
+    return model
+
+
+def layer_bytes(
+    bare: Skeleton, shapes: Sequence[tuple[int, ...]], weight_format: WeightFormat
+) -> np.ndarray:
+    """Return the bytes of what stands for each layer's weight at each of `DEPTHS`, int64 (L, D).
+
+    They depend on shape, format and bit depth of this weight alone, and never fall with the depth:
+    allocators count on it, so a small weight whose parts take more at 6 bits than at 8, or at 2
+    than at 4, has as much room at the higher depth.
+    """
+    key = weight_format, tuple(shapes)
+    if key not in bare._planned:
+        columns = []
+        for bits in DEPTHS:
+            blank = [blank_weight(shape, bits, weight_format) for shape in shapes]
+            columns.append(_filled(bare, blank)[1])
+        table = np.array(columns, np.int64).T
+        bare._planned[key] = np.maximum.accumulate(table, axis=1)
+    return bare._planned[key]
+
+
+def length_bytes(n: int) -> int:
+    """Return how many bytes the number n takes in a file: 7 bits in each (protobuf's varint)."""
+    return max(1, -(-n.bit_length() // 7))
+
+
+def _filled(bare: Skeleton, packed: Sequence[PackedWeight]) -> tuple[Any, list[int]]:
+    """Return the model without padding, and the bytes in it that belong to each layer."""
+    held = {one.layer for one in bare.weights.values()}
+    newer = any(STORED[packed[i].bits] in (2, 6) for i in held)
+    traced = bare.newer if newer else bare.traced
+    packer = Packer(packed, dict(bare.weights))
+    packer.find_tables(traced.graph.node)
     nodes = [new for node in traced.graph.node for new in packer.rewritten(node)]
-    casts, stored = [], []
-    for tensor in others:
-        half = _halved(tensor)
-        stored.append(half)
-        if half is not tensor:
-            casts.append(
-                helper.make_node("Cast", [half.name], [tensor.name], to=onnx.TensorProto.FLOAT)
-            )
-    for node in nodes:
-        del node.metadata_props[:]
-        node.ClearField("doc_string")
-        node.ClearField("name")
+    constants = list(packer.constants())
+    owned = [0] * len(packed)
+    for layer, part in (*packer.nodes, *constants):
+        inside = part.ByteSize()
+        owned[layer] += 1 + length_bytes(inside) + inside
+    tensors = [tensor for _, tensor in constants]
+    return _model(traced, bare.weights, nodes, tensors, bare.has_tables), owned
+
+
+def _model(
+    traced: Any,
+    weights: Mapping[str, WeightTensor],
+    nodes: Sequence[Any],
+    more: Sequence[Any],
+    has_tables: bool,
+) -> Any:
+    """Return a traced network with other nodes, more initializers, and no weights as inputs."""
+    from onnx import helper
+
     graph = helper.make_graph(
-        [*casts, *nodes],
-        "fedsim",
-        traced.graph.input,
+        nodes,
+        traced.graph.name,
+        [i for i in traced.graph.input if i.name not in weights],
         traced.graph.output,
-        [*stored, *packer.initializers],
+        [*traced.graph.initializer, *more],
     )
+    own = [helper.make_opsetid(DOMAIN, 1)] if has_tables else []
     return helper.make_model(
         graph,
-        opset_imports=traced.opset_import,
+        opset_imports=[*traced.opset_import, *own],
         ir_version=traced.ir_version,
-        producer_name="fedsim",
+        producer_name=_PRODUCER,
     )
 
 
-@dataclass(frozen=True)
-class _Weight:
-    """A tensor of the traced graph that is the weight of a layer."""
+def _pad(model: Any, room: int) -> None:
+    """Make a model so many bytes longer, at least `_PADDING`."""
+    short, entry = 127, 100
+    while room > short:
+        key = f"padding {len(model.metadata_props)}".ljust(entry - 4)  # keys must differ
+        model.metadata_props.add(key=key)
+        room -= entry
+    model.doc_string = " " * (room - _PADDING)
 
-    layer: int
-    shape: tuple[int, ...]
-    """Of the tensor: (N, ...), or (K, N) if it is transposed."""
-    transposed: bool
 
+def _known(tensor: Any, known: Mapping[bytes, tuple[int, bool]]) -> tuple[int, bool] | None:
+    """Return which weight an initializer is, and whether it is transposed."""
+    from onnx import numpy_helper
 
-@dataclass
-class _Packer:
-    """Finds the weights of layers in a graph, and writes what takes their place."""
-
-    layers: Sequence[Layer]
-    packed: Sequence[PackedWeight]
-    initializers: list[Any] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
-    _weights: dict[str, _Weight] = field(default_factory=dict)
-    _written: dict[tuple[int, bool], Dequantized] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._known: dict[bytes, tuple[int, bool]] = {}
-        self._equal: dict[int, int] = {}
-        for i, weight in enumerate(self.packed):
-            values = dequantize_weight(weight).numpy()
-            # Layers with the same weight are found together.
-            self._equal[i] = self._known.setdefault(_digest(values), (i, False))[0]
-            if values.ndim == 2:
-                self._known.setdefault(_digest(values.T), (i, True))
-
-    def takes(self, tensor: Any) -> bool:
-        """Note the weight of a layer; return whether an initializer is one."""
-        from onnx import TensorProto, numpy_helper
-
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
-            return False
-        found = self._known.get(_digest(numpy_helper.to_array(tensor)))
-        if found is None:
-            return False
-        layer, transposed = found
-        self._weights[tensor.name] = _Weight(layer, tuple(tensor.dims), transposed)
-        self.seen |= {i for i, first in self._equal.items() if first == layer}
-        return True
-
-    def rewritten(self, node: Any) -> Iterator[Any]:
-        """Yield the nodes that take the place of one of the traced graph."""
-        weights = {i: w for i, n in enumerate(node.input) if (w := self._weights.get(n))}
-        if not weights:
-            yield node
-            return
-        if node.op_type == "Transpose" and len(weights[0].shape) == 2:
-            flipped = weights[0]
-            self._weights[node.output[0]] = _Weight(
-                flipped.layer, flipped.shape[::-1], not flipped.transposed
-            )
-            return
-        attributes = {a.name: a for a in node.attribute}
-        flips = "transB" in attributes and attributes["transB"].i == 1
-        is_product = node.op_type in ("MatMul", "Gemm") and weights.keys() == {1}
-        if is_product and weights[1].transposed != flips:
-            yield from self._product(node, weights[1].layer)
-            return
-        for i, weight in weights.items():
-            nodes, name = self._whole(weight)
-            yield from nodes
-            node.input[i] = name
-        yield node
-
-    def _product(self, node: Any, layer: int) -> Iterator[Any]:
-        """Yield the product of a node's input and a weight, and the bias of a Gemm."""
-        from onnx import helper
-
-        weight, nodes = self._dequantized(layer, transposed=True)
-        yield from nodes
-        source, output = node.input[0], node.output[0]
-        n, bias = self.packed[layer].shape[0], list(node.input[2:])
-        cut = weight.n_columns > n
-        names = [f"{output}.{i}" for i in range(len(weight.outputs))]
-        for one, name in zip(weight.outputs, names, strict=True):
-            yield helper.make_node("MatMul", [source, one], [name])
-        if len(names) > 1:  # of MatMul and Add onnxruntime would make a Gemm, which is not packed
-            names = [*names, f"{output}.sum"]
-            yield helper.make_node("Sum", names[:-1], [names[-1]])
-        if cut:
-            ends = [f"{output}.{end}" for end in ("from", "to", "axis")]
-            for name, value in zip(ends, (0, n, -1), strict=True):
-                self.initializers.append(_integer(name, value))
-            yield helper.make_node("Slice", [names[-1], *ends], [f"{output}.cut"])
-            names.append(f"{output}.cut")
-        if bias:
-            yield helper.make_node("Add", [names[-1], *bias], [output])
-        else:
-            yield helper.make_node("Identity", [names[-1]], [output])
-
-    def _whole(self, weight: _Weight) -> tuple[list[Any], str]:
-        """Return the nodes that make a whole weight in the shape of the tensor, and its name."""
-        from onnx import helper
-
-        found, nodes = self._dequantized(weight.layer, transposed=False)
-        (name, *more) = found.outputs
-        shape, stem = self.packed[weight.layer].shape, f"layer{weight.layer}"
-        if more and nodes:
-            nodes.append(helper.make_node("Add", [name, *more], [f"{stem}.sum"]))
-        name = f"{stem}.sum" if more else name
-        if len(shape) > 2 and nodes:
-            self.initializers.append(_integer(f"{stem}.shape", *shape))
-            nodes.append(helper.make_node("Reshape", [name, f"{stem}.shape"], [f"{stem}.whole"]))
-        name = f"{stem}.whole" if len(shape) > 2 else name
-        if weight.transposed:
-            turned = f"{stem}.turned"
-            if nodes:
-                nodes.append(helper.make_node("Transpose", [name], [turned], perm=[1, 0]))
-            name = turned
-        return nodes, name
-
-    def _dequantized(self, layer: int, *, transposed: bool) -> tuple[Dequantized, list[Any]]:
-        """Return a weight, and the nodes that dequantize it if this is its first use."""
-        key = layer, transposed
-        if key in self._written:
-            return self._written[key], []
-        name = f"layer{layer}{'.t' if transposed else ''}"
-        found = dequantized(name, self.packed[layer], transposed=transposed)
-        self._written[key] = found
-        self.initializers += found.initializers
-        return found, list(found.nodes)
+    if tensor.data_type != _FLOAT or len(tensor.dims) < 2:
+        return None
+    return known.get(_digest(numpy_helper.to_array(tensor)))
 
 
 def _digest(values: np.ndarray) -> bytes:
@@ -210,17 +285,11 @@ def _digest(values: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def _integer(name: str, *values: int) -> Any:
-    from onnx import TensorProto, helper
-
-    return helper.make_tensor(name, TensorProto.INT64, (len(values),), values)
-
-
 def _halved(tensor: Any) -> Any:
     """Return a tensor of float32 in float16 if that is exact, under another name."""
-    from onnx import TensorProto, numpy_helper
+    from onnx import numpy_helper
 
-    if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _HALF_FROM:
+    if tensor.data_type != _FLOAT or np.prod(tensor.dims) < _HALF_FROM:
         return tensor
     values = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):

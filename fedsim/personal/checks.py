@@ -10,7 +10,7 @@ import numpy as np
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.quant.activations import MAX_ACTIVATION_BITS, MIN_ACTIVATION_BITS
-from fedsim.quant.packing import MAX_BITS, MIN_BITS
+from fedsim.quant.formats import OWN, depths_of
 from fedsim.speech.as_clip import as_clip
 from fedsim.speech.public_model import AUTO
 
@@ -38,7 +38,7 @@ def checked_clips(clips: Sequence[Any]) -> list[np.ndarray]:
 
 
 def check_options(
-    budget_mb: float, activation_bits: int | str, bit_depths: Sequence[int]
+    budget_mb: float, activation_bits: int | str, bit_depths: Sequence[int] | None, format: str
 ) -> tuple[int, ...]:
     """Return the legal bit depths, ascending; raises `FedsimError` for an option out of range."""
     if not (np.isfinite(budget_mb) and budget_mb > 0):
@@ -52,12 +52,13 @@ def check_options(
             f"activation_bits is {activation_bits!r}: use {MIN_ACTIVATION_BITS} to "
             f"{MAX_ACTIVATION_BITS}, or {AUTO!r}"
         )
+    legal = depths_of(format)
+    if bit_depths is None:
+        return legal
     depths = tuple(sorted(set(bit_depths)))
-    whole = all(depth == int(depth) for depth in depths)
-    if not depths or not whole or depths[0] < MIN_BITS or depths[-1] > MAX_BITS:
-        raise FedsimError(
-            f"bit_depths is {list(bit_depths)}: use whole depths from {MIN_BITS} to {MAX_BITS}"
-        )
+    if not depths or not set(depths) <= set(legal):
+        listed = f"{legal[0]} to {legal[-1]}" if format == OWN else ", ".join(map(str, legal))
+        raise FedsimError(f"bit_depths is {list(bit_depths)}: use whole depths of {listed}")
     return depths
 
 

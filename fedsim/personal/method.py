@@ -22,13 +22,13 @@ from fedsim.personal.model import PersonalizedModel
 from fedsim.quant.allocation import ALLOCATORS, allocate
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.quant.formats import OWN
 from fedsim.quant.granularities import GRANULARITIES, WeightFormat
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.moments import LayerMoments, mixed
 from fedsim.quant.onepass import Passed, forward_only
-from fedsim.quant.packable import packable
-from fedsim.quant.packing import MAX_BITS, MIN_BITS
+from fedsim.quant.packable import own_sizes, packable
 from fedsim.quant.profile import profile_of
 from fedsim.quant.rounding import ROUNDINGS
 from fedsim.quant.rounding.plan import round_plan, without_moments
@@ -59,7 +59,8 @@ def personalize(
     weights: str = "group_128",
     zero_points: bool = True,
     activation_bits: int | Literal["auto"] = 8,
-    bit_depths: Sequence[int] = tuple(range(MIN_BITS, MAX_BITS + 1)),
+    bit_depths: Sequence[int] | None = None,
+    format: str = OWN,
     language: str | None = None,
     public_clips: Sequence[Any] | None = None,
     window_s: float | None = None,
@@ -96,7 +97,9 @@ def personalize(
         zero_points: whether weights have zero points beside their scales.
         activation_bits: bit depth of activations, 4 to 16, or "auto": 8, and 16 for the inputs that
             lose most at 8.
-        bit_depths: bit depths that the device's runtime supports, each in 2..16.
+        bit_depths: bit depths that the device's runtime supports; None for all of the format.
+        format: what the budget is for: "fedsim", the model file, or "onnx", all files of `export`,
+            which then fit exactly; needs fedsim-speech[onnx].
         language: language of the clips for a multilingual model; None lets the model detect it.
         public_clips: clips of nobody in particular, as `clips`; None for 128 synthetic voices in
             the same language, which need the extra fedsim-speech[voices]. They are read by moments
@@ -117,7 +120,7 @@ def personalize(
         FedsimError: an unknown name, a model that cannot be loaded, or an option out of range.
     """
     checked = checked_clips(clips)
-    depths = check_options(budget_mb, activation_bits, bit_depths)
+    depths = check_options(budget_mb, activation_bits, bit_depths, format)
     for family, choice in (
         (GRANULARITIES, weights),
         (ALLOCATORS, allocation),
@@ -144,6 +147,7 @@ def personalize(
         weight_format=WeightFormat(weights, zero_points),
         depths=depths,
         settings=speech.settings,
+        format=format,
     )
     threads = torch.get_num_threads()
     public = PublicModel(speech, lambda: _public_set(public_clips, language), threads)
@@ -202,7 +206,8 @@ def personalize(
         )
     file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored, ready.rows)
     bare = without_moments(layers, rounding, used)
-    return PersonalizedModel(speech, file, ready.sizes.total(bits), language, bare)
+    own = own_sizes(speech, ready.stored, ready.blank, depths, ready.rows)
+    return PersonalizedModel(speech, file, own.total(bits), language, bare)
 
 
 def _public_set(clips: Sequence[Any] | None, language: str | None) -> PublicSet:

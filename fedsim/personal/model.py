@@ -16,10 +16,11 @@ from fedsim.personal.checks import checked_clips
 from fedsim.quant import modelfile
 from fedsim.quant.activations import InputFormat
 from fedsim.quant.allocation import mean_bits
+from fedsim.quant.formats import OWN
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import ModelFile
-from fedsim.quant.modelheader import LANGUAGE
+from fedsim.quant.modelheader import LANGUAGE, PLANNED_FOR
 from fedsim.quant.rows import trimmed_layers
 from fedsim.quant.signatures import KeySource
 from fedsim.quant.switch import Switch, switch_of
@@ -60,6 +61,11 @@ class PersonalizedModel:
     def mean_bits(self) -> float:
         """Average bit depth of a weight."""
         return mean_bits(self.file.manifest.bits, [layer.n_weights for layer in self._layers])
+
+    @property
+    def format(self) -> str:
+        """Name of the format whose files the budget was for."""
+        return str(self.file.manifest.settings.get(PLANNED_FOR, OWN))
 
     @property
     def inputs(self) -> dict[str, InputFormat]:
@@ -104,7 +110,7 @@ class PersonalizedModel:
 
         Args:
             folder: to make; it must not exist, or be empty.
-            to: a name in `fedsim.export.FORMATS`.
+            to: a name in `fedsim.quant.formats.FORMATS`.
             widen: store bit depths that the format lacks at the next one that it has.
 
         Raises:
@@ -114,12 +120,16 @@ class PersonalizedModel:
         """
         from fedsim.export import export
 
-        if self.file.rows is not None:
-            raise FedsimError(
-                "this model holds a part of the vocabulary, which cannot be exported yet: make it"
-                " without model.vocabulary"
-            )
-        return export(self.model, self.file.weights, self._leftovers, folder, to=to, widen=widen)
+        return export(
+            self.model,
+            self.file.weights,
+            self._leftovers,
+            folder,
+            to=to,
+            widen=widen,
+            rows=self.file.rows,
+            language=self.language,
+        )
 
     @property
     def _layers(self) -> tuple[Layer, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fedsim.privacy.secure_aggregation import wire
 from fedsim.quant.profile import LayerProfile, profile_of
+from fedsim.quant.runtimes import EMULATED
 from fedsim.scenario.scores import BASIC
 
 SENSE = "query.sense"
@@ -33,7 +34,7 @@ DECLINED = 1_001
 
 HASH_BYTES = 32
 """Bytes of a SHA-256, the name of a packed layer."""
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of the messages; client and server must use the same."""
 
 
@@ -106,7 +107,7 @@ class Candidate:
     are activation ranges, low and high per layer, NaN where a layer has none; empty means that the
     device calibrates. `tuned_on` is the key of the client whose clips it was tuned on, empty if
     nobody's. `name` is the label of the method; with `tuned_on` it identifies a candidate
-    of one client.
+    of one client. `runtime` is what computes it when it is tested.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Candidate:
     moments: str = ""
     public: bytes = b""
     ranges: tuple[float, ...] = ()
+    runtime: str = EMULATED
 
     @property
     def rounded_here(self) -> bool:

@@ -43,7 +43,7 @@ from fedsim.quant.modelheader import (
     CODES,
     FORMAT,
     INPUT_BITS,
-    LANGUAGE,
+    NO_OPTIONS,
     RANGES,
     SCALES,
     Manifest,
@@ -272,7 +272,7 @@ def damaged(path: str | os.PathLike[str], what: str) -> ModelFileError:
 
 def _options(manifest: Manifest) -> str:
     """Return the settings that a loader needs, in words."""
-    given = {k: v for k, v in sorted(manifest.settings.items()) if v and k != LANGUAGE}
+    given = {k: v for k, v in sorted(manifest.settings.items()) if v and k not in NO_OPTIONS}
     text = ", ".join(f"{key} {value}" for key, value in given.items())
     return ascii(text)[1:-1][:200] or "no options"
 

@@ -32,6 +32,10 @@ user, and a signature."""
 LANGUAGE = "language"
 """The only setting that differs between the users of one model. It takes its room from the
 name's."""
+PLANNED_FOR = "format"
+"""The setting that names the format whose files a budget was for, where it is not this one."""
+NO_OPTIONS = (LANGUAGE, PLANNED_FOR)
+"""Settings that do not change how the model is loaded."""
 RANGES, SCALES, INPUT_BITS = "fedsim.ranges", "fedsim.scales", "fedsim.input_bits"
 CODES = ".codes"
 """Name of the tensor with a layer's codes: layer name, then this."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -11,14 +11,29 @@ import torch
 
 from fedsim.quant import modelfile
 from fedsim.quant.allocation import Sizes
+from fedsim.quant.formats import FORMATS, OWN
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Quantizable
-from fedsim.quant.modelheader import LANGUAGE, Manifest
+from fedsim.quant.modelheader import LANGUAGE, PLANNED_FOR, Manifest
 from fedsim.quant.rows import Rows, trimmed_layers
 from fedsim.quant.switch import Switch, switch_of
 
 M = TypeVar("M", bound=Quantizable)
+SizeTable = Callable[[Any, Mapping[str, torch.Tensor], Manifest, Sequence[int], Rows | None], Sizes]
+"""f(model, leftovers as stored, manifest without bit depths, legal depths, rows): the exact bytes
+of every file that ships. Raises `FedsimError` for a model that its format cannot hold."""
+
+
+def own_sizes(
+    model: Quantizable,
+    stored: Mapping[str, torch.Tensor],
+    manifest: Manifest,
+    depths: Sequence[int],
+    rows: Rows | None = None,
+) -> Sizes:
+    """Return the exact bytes of every model file of fedsim's own format."""
+    return modelfile.model_sizes(model.layers, stored, manifest, depths, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +50,8 @@ class PackableModel(Generic[M]):
     """The manifest of every file, without bit depths."""
     rows: Rows | None = None
     """Which rows of one layer the files store; None for all."""
+    size_table: SizeTable = own_sizes
+    """What `sizes` is from."""
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -43,8 +60,7 @@ class PackableModel(Generic[M]):
 
     def trimmed(self, rows: Rows | None) -> PackableModel[M]:
         """Return the same model, of whose files one layer has only these rows."""
-        depths = self.sizes.depths
-        sizes = modelfile.model_sizes(self.model.layers, self.stored, self.blank, depths, rows)
+        sizes = self.size_table(self.model, self.stored, self.blank, self.sizes.depths, rows)
         return replace(self, sizes=sizes, rows=rows)
 
     @cached_property
@@ -76,6 +92,7 @@ def packable(
     weight_format: WeightFormat,
     depths: Sequence[int],
     settings: Mapping[str, Any],
+    format: str = OWN,
 ) -> PackableModel[M]:
     """Return a model ready for packing.
 
@@ -85,6 +102,9 @@ def packable(
         weight_format: how codes of weights become numbers.
         depths: legal bit depths of weights, ascending.
         settings: whatever else a loader of its files needs.
+        format: name of the format of the files that ship, whose sizes are planned.
+
+    Raises `FedsimError` for a format that does not exist or cannot hold the model.
     """
     switch = switch_of(model)
     stored = modelfile.store_leftovers(switch.full_leftovers())
@@ -94,7 +114,8 @@ def packable(
         weight_format.granularity,
         weight_format.zero_points,
         (),
-        dict(settings),
+        dict(settings) | ({} if format == OWN else {PLANNED_FOR: format}),
     )
-    sizes = modelfile.model_sizes(model.layers, stored, blank, depths)
-    return PackableModel(model, switch, stored, sizes, blank)
+    size_table = own_sizes if format == OWN else FORMATS[format].sizes
+    sizes = size_table(model, stored, blank, depths, None)
+    return PackableModel(model, switch, stored, sizes, blank, size_table=size_table)

@@ -77,6 +77,14 @@ def pack_weight(
     )
 
 
+def blank_weight(shape: tuple[int, ...], bits: int, weight_format: WeightFormat) -> PackedWeight:
+    """Return a weight of which all codes are 0, in the form of any other: to know its bytes."""
+    grid = weight_format.grid(shape)
+    payload = np.zeros(packed_bytes(math.prod(shape), bits), np.uint8)
+    zeros = np.zeros(grid, np.uint16) if weight_format.zero_points else None
+    return PackedWeight(shape, bits, weight_format, payload, np.ones(grid, np.float16), zeros)
+
+
 def dequantize_weight(packed: PackedWeight, *, step: int = STEP) -> torch.Tensor:
     """Return W' = S (q - Z) as float32 of the weight's shape; `step` as in `signed_codes`."""
     weight = signed_codes(packed, np.float32, step=step).reshape(packed.shape[0], -1)

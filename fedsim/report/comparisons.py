@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fedsim.quant.allocation import ALLOCATORS, PAPER
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.rounding import ROUNDINGS
+from fedsim.quant.runtimes import EMULATED
 from fedsim.results.labels import RUN, TUNING_CLIPS, heading, settings_label
 from fedsim.results.lines import Source
 from fedsim.results.rates import PartLine, lines_of
@@ -48,6 +49,11 @@ TOGETHER = Question(
 CALIBRATION = Question(
     "Does it matter how activation ranges are set?", "the more careful way", "the simpler one"
 )
+RUNTIME = Question(
+    "Does the exported file recognize what the emulation does?",
+    "the exported file",
+    "the emulation",
+)
 COST = Question("What does the small size cost?", "the compressed model", "full precision")
 
 _SIMPLEST = "nearest"
@@ -69,7 +75,7 @@ def pairs_of(parts: Sequence[Part]) -> list[Pair]:
     """Return all pairs by question: those within each part, and those between parts."""
     within = [pair for part in parts for pair in _within(lines_of(part), part.label)]
     pairs = [*within, *_between(parts)]
-    order = [TOGETHER, OWN_CLIPS, LAYERS, ORDER, WAY, ROUNDING, MOMENTS, CALIBRATION, COST]
+    order = [TOGETHER, OWN_CLIPS, LAYERS, ORDER, WAY, ROUNDING, MOMENTS, CALIBRATION, RUNTIME, COST]
     order += [q for q in dict.fromkeys(pair.question for pair in pairs) if q not in order]
     return sorted(pairs, key=lambda pair: order.index(pair.question))
 
@@ -93,15 +99,16 @@ def _within(lines: Sequence[PartLine], settings: str) -> Iterator[Pair]:
     yield from (_pair(ROUNDING, settings, *pair) for pair in _roundings(own))
     yield from (_pair(MOMENTS, settings, *pair) for pair in _moments(own))
     yield from (_pair(CALIBRATION, settings, *pair) for pair in _calibrations(own))
+    yield from (_pair(RUNTIME, settings, *pair) for pair in _runtimes(own))
     for line in planned:
         if (FULL_PRECISION, Source.NOBODY) in line_of:
             yield _pair(COST, settings, line, line_of[FULL_PRECISION, Source.NOBODY])
 
 
-def _way(line: PartLine) -> tuple[str, str, str, str]:
-    """Return name of the plan, calibration, rounding and moments of a line."""
+def _way(line: PartLine) -> tuple[str, str, str, str, str]:
+    """Return name of the plan, runtime, calibration, rounding and moments of a line."""
     row = line.rows[0]
-    return line.method.split("/")[0], row.calibration, row.rounding, row.moments
+    return line.method.split("/")[0], row.runtime, row.calibration, row.rounding, row.moments
 
 
 def _beside_the_paper(planned: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLine]]:
@@ -112,7 +119,9 @@ def _beside_the_paper(planned: Sequence[PartLine]) -> Iterator[tuple[PartLine, P
             yield from (
                 (line, paper)
                 for line in planned
-                if line.allocation != PAPER and line.rows[0].rounding != _SIMPLEST
+                if line.allocation != PAPER
+                and line.rows[0].rounding != _SIMPLEST
+                and line.rows[0].runtime == paper.rows[0].runtime
             )
 
 
@@ -120,10 +129,11 @@ def _roundings(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLine]]
     """Yield each rounding with every simpler one, all else equal; own moments have questions of
     their own."""
     for line in lines:
-        plan, calibration, rounding, moments = _way(line)
+        *way, rounding, moments = _way(line)
         for base in lines:
-            same = _way(base)[:2] == (plan, calibration) and moments in (NOBODY, "public")
-            if same and _care(_way(base)[2]) < _care(rounding):
+            *base_way, base_rounding, _ = _way(base)
+            same = base_way == way and moments in (NOBODY, "public")
+            if same and _care(base_rounding) < _care(rounding):
                 yield line, base
 
 
@@ -148,8 +158,8 @@ def _calibrations(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLin
     groups: dict[tuple[str, ...], list[PartLine]] = {}
     for line in lines:
         if not line.is_full_precision and not _is_control(line):
-            plan, _, *rest = _way(line)
-            groups.setdefault((plan, *rest), []).append(line)
+            plan, runtime, _, *rest = _way(line)
+            groups.setdefault((plan, runtime, *rest), []).append(line)
     simple = [name for name in CALIBRATORS if not CALIBRATORS[name].rows]
     simple.sort(key=lambda name: CALIBRATORS[name].user_data)
     for group in groups.values():
@@ -157,6 +167,17 @@ def _calibrations(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLin
         bases = [line_of[name] for name in simple if name in line_of]
         for place, base in enumerate(bases):
             yield from ((line, base) for line in group if line not in bases[: place + 1])
+
+
+def _runtimes(lines: Sequence[PartLine]) -> Iterator[tuple[PartLine, PartLine]]:
+    """Yield each line of an exported file with the emulations of the same plan and weights."""
+    for line in lines:
+        plan, runtime, _, *weights = _way(line)
+        if runtime != EMULATED:
+            for base in lines:
+                base_plan, base_runtime, _, *base_weights = _way(base)
+                if (base_plan, base_runtime, base_weights) == (plan, EMULATED, weights):
+                    yield line, base
 
 
 def _role(line: PartLine) -> str:

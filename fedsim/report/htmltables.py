@@ -22,7 +22,7 @@ from fedsim.report.findings import Compared, points
 from fedsim.results.differences import differences
 from fedsim.results.endings import FINISHED, IN_PART
 from fedsim.results.labels import RUN, heading, plain_value
-from fedsim.results.lines import Source, size_digits, source_of, span
+from fedsim.results.lines import Source, size_digits, size_heading, source_of, span
 from fedsim.results.rates import PartLine, measure
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part, Run
@@ -38,7 +38,8 @@ def results_table(lines: Sequence[PartLine]) -> HtmlTable:
     digits = _digits(lines)
     rate_heads, rates = rate_columns([line.rate for line in lines])
     loop_heads, loops = loop_columns([line.rows for line in lines])
-    heads = [*map(heading, keys), "method", "tuned on", "model MB", "mean bits"]
+    size = size_heading(row for line in lines for row in line.rows)
+    heads = [*map(heading, keys), "method", "tuned on", size, "mean bits"]
     return table_of(
         [*heads, *rate_heads, *loop_heads, "clients"],
         [
@@ -66,7 +67,8 @@ def clients_table(lines: Sequence[PartLine], max_rows: int = MAX_ROWS) -> HtmlTa
     rows = sorted(rows, key=lambda pair: (pair[1].client, pair[0].label))[:max_rows]
     rate_heads, rates = rate_columns([measure(part, [row]) for part, row in rows])
     loop_heads, loops = loop_columns([[row] for _, row in rows])
-    heads = [*map(heading, keys), "client", "budget MB", "method", "tuned on", "model MB"]
+    size = size_heading(row for _, row in rows)
+    heads = [*map(heading, keys), "client", "budget MB", "method", "tuned on", size]
     return table_of(
         [*heads, "mean bits", *rate_heads, *loop_heads, "errors", "of"],
         [

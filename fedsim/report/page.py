@@ -17,6 +17,7 @@ from fedsim.errors import FedsimError
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.rounding import MOMENTS, ROUNDINGS
+from fedsim.quant.runtimes import RUNTIMES
 from fedsim.report import htmltables
 from fedsim.report.failures import failures_section
 from fedsim.report.figure_selection import Figure, figures_of, fleet_figures
@@ -243,6 +244,8 @@ def _words(lines: Sequence[PartLine]) -> list[tuple[str, str]]:
             meanings.setdefault(row.rounding, ROUNDINGS[row.rounding].meaning)
         if row.moments in MOMENTS:
             meanings.setdefault(row.moments, MOMENTS[row.moments])
+        if row.runtime in RUNTIMES:
+            meanings.setdefault(row.runtime, RUNTIMES[row.runtime].meaning)
     return list(meanings.items())
 
 

@@ -24,6 +24,7 @@ MATRIX_INDEX = "matrix.json"
 _PACKAGES = (
     *("flwr", "ray", "torch", "transformers", "datasets", "numpy", "jiwer"),
     *("safetensors", "pyarrow", "pydantic", "wordfreq", "espeakng-loader"),
+    *("onnx", "onnxscript", "onnxruntime"),
 )
 
 
@@ -230,12 +231,15 @@ def versions() -> dict[str, str]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
     }
-    for name in _PACKAGES:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return installed | {name: version_of(name) for name in _PACKAGES}
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, or that it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _take_empty(out: Path) -> Path:

@@ -16,6 +16,7 @@ from fedsim.results.records import (
     Event,
     Failure,
     Payload,
+    Planned,
     Release,
     Workload,
 )
@@ -109,10 +110,13 @@ class LedgerReader:
         """Return (client, stage) -> how much audio there was to compute on."""
         return {values[:2]: Workload(*values) for values in self._read("workloads")}
 
-    def planned(self, method: str) -> dict[str, tuple[int, ...]]:
+    def planned(self, method: str) -> dict[str, Planned]:
         """Return client -> the plan of the model that it was sent for a method."""
         rows = self._read("planned", "WHERE method = ?", method)
-        return {client: tuple(bits) for client, _, _, bits in rows}
+        return {
+            client: Planned(client, method, tuple(bits), language)
+            for client, _, _, bits, language in rows
+        }
 
     def finished(self) -> set[str]:
         """Return the keys of the clients that finished."""

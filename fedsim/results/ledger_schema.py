@@ -13,7 +13,7 @@ import numpy as np
 from fedsim.results.records import Log
 from fedsim.results.rows import COLUMNS
 
-VERSION = 9
+VERSION = 10
 ASKED_GROUP = "cohort"
 """The stage under which `kept` marks the clients whose group was asked for its sum."""
 _SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL", bytes: "BLOB"}
@@ -127,7 +127,7 @@ TABLES = {
         ),
         Table(
             "planned",
-            (*_texts("client", "stage", "method"), *_blobs("bits")),
+            (*_texts("client", "stage", "method"), *_blobs("bits"), *_texts("language")),
             ("client", "method"),
         ),
     )
@@ -192,7 +192,10 @@ def write_log(db: sqlite3.Connection, log: Log | None) -> None:
     insert(
         db,
         "planned",
-        [(plan.client, "personalize", plan.method, bytes(plan.bits)) for plan in log.planned],
+        [
+            (plan.client, "personalize", plan.method, bytes(plan.bits), plan.language)
+            for plan in log.planned
+        ],
     )
 
 

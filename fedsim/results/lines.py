@@ -12,8 +12,9 @@ from typing import Literal
 
 from fedsim.base.units import MB
 from fedsim.quant.allocation import ALLOCATORS
+from fedsim.quant.formats import OWN
 from fedsim.results.rows import Row
-from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT
+from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT, NOBODY
 from fedsim.scenario.scores import normalized_by
 
 Kind = Literal["WER", "CER", "accuracy"]
@@ -191,6 +192,12 @@ def loop_headings(rows: Iterable[Row]) -> tuple[str, str]:
     """Return the headings of `count_loops` and `rate_without_loops`."""
     kinds = [kind for kind in kinds_of(list(rows)) if kind != "accuracy"]
     return "looped", f"{' or '.join(kinds)} % without"
+
+
+def size_heading(rows: Iterable[Row]) -> str:
+    """Return the heading of the sizes of models, which names a format that is not fedsim's own."""
+    formats = sorted({row.format for row in rows} - {OWN, NOBODY})
+    return ", ".join(["model MB", *formats])
 
 
 def number(value: float | None, digits: int = 1) -> str:

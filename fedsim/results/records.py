@@ -86,6 +86,8 @@ class Planned:
     client: str
     method: str
     bits: tuple[int, ...]
+    language: str = ""
+    """Whose tokens its file holds; empty if it holds the whole vocabulary."""
 
 
 @dataclass

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from fedsim.quant.formats import OWN
+from fedsim.quant.runtimes import EMULATED
 from fedsim.scenario.scores import BASIC
 
 if TYPE_CHECKING:
@@ -71,6 +73,11 @@ class Row:
     """What tables, intervals and counts of clips are of: `wer`, `cer` or `accuracy`."""
     text_normalizer: str = BASIC
     """How texts were normalized before errors were counted; `-` for a classifier."""
+    format: str = OWN
+    """The format of the files that `file_bytes` counts; `-` for full precision."""
+    runtime: str = EMULATED
+    """What computed the model when it was tested; `-` for full precision. Where it is not fedsim's
+    emulation, it quantizes inputs its own way, and `calibration` is `-`."""
 
     @property
     def counted(self) -> tuple[int, int] | None:

@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.base.units import MB
+from fedsim.quant.formats import OWN, file_words
+from fedsim.quant.runtimes import RUNTIMES
 from fedsim.results.endings import endings, sentences
 from fedsim.results.labels import plain_value
 from fedsim.results.lines import (
@@ -28,6 +30,7 @@ from fedsim.results.lines import (
     loop_headings,
     number,
     rate_without_loops,
+    size_heading,
     source_of,
     span,
     table_lines,
@@ -35,7 +38,7 @@ from fedsim.results.lines import (
 )
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
-from fedsim.scenario.methods import FULL_PRECISION
+from fedsim.scenario.methods import FULL_PRECISION, NOBODY
 
 _MAX_CLIENTS = 12
 _MAX_FAILURES = 5
@@ -125,7 +128,13 @@ def _summary(lines: Sequence[Line], rows: Sequence[Row]) -> Table:
 
 def _headings(rows: Sequence[Row]) -> list[str]:
     rates = [f"{kind} %" for kind in kinds_of(rows)]
-    return ["model MB", "mean bits", *rates, *loop_headings(rows) * has_loops(rows), "clients"]
+    return [
+        size_heading(rows),
+        "mean bits",
+        *rates,
+        *loop_headings(rows) * has_loops(rows),
+        "clients",
+    ]
 
 
 def _cells(line: Line, all_rows: Sequence[Row], clients: int) -> tuple[Text | str, ...]:
@@ -221,7 +230,11 @@ def _legend(rows: Sequence[Row]) -> Text:
         legend.append(f"{FULL_PRECISION}: the full-precision model, for comparison")
     if any(source_of(row) is not Source.NOBODY for row in rows):
         legend.append("tuned on: the client's own clips, or those of another client")
-    legend.append("model MB: the file that the client receives, 1 MB = 2^20 bytes")
+    runtimes = sorted({row.runtime for row in rows} & {*RUNTIMES})
+    legend += [f"{name}: {RUNTIMES[name].meaning}" for name in runtimes]
+    formats = sorted({row.format for row in rows} - {OWN, NOBODY})
+    what = f"all files of the {file_words(' or '.join(formats))}" if formats else "the file"
+    legend.append(f"model MB: {what} that the client receives, 1 MB = 2^20 bytes")
     kinds = kinds_of(rows)
     for kind in kinds:
         if kind != "accuracy":

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from fedsim.errors import FedsimError
 from fedsim.privacy.budget import HOME
+from fedsim.quant.formats import FORMATS, OWN
 from fedsim.results.bound import SETTING, check_settings, listed, settings_of
-from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, versions
+from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, version_of, versions
 from fedsim.results.ledger import Ledger
 from fedsim.runner.contents import Contents, HubId, places
 from fedsim.scenario.schema import Scenario
@@ -69,8 +70,10 @@ def relevant_versions(scenario: Scenario) -> dict[str, str]:
     # Public clips are synthetic if there is no corpus of them.
     if scenario.corpus.population or public is None or public.population:
         names.append("espeakng-loader")
+    if scenario.clients.format != OWN:
+        names += FORMATS[scenario.clients.format].packages
     installed = versions()
-    return {name: installed[name] for name in names}
+    return {name: installed.get(name) or version_of(name) for name in names}
 
 
 def _files(scenario: Scenario, contents: Contents) -> Iterator[tuple[str, str]]:

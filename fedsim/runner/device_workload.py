@@ -47,12 +47,22 @@ def blob_bytes(cost: ModelCost) -> dict[str, int]:
         for i, size in enumerate(sizes)
     }
     whole = {MODEL: cost.full_bytes, PROXY: cost.proxy_bytes, PUBLIC: cost.public_bytes}
+    for language, one in cost.trimmed.items():
+        whole[_rest(language)] = one.rest_bytes
+        for bits, size in one.layer_bytes.items():
+            layers[_blob(one.layer, bits, language)] = size
     return whole | {REST: cost.rest_bytes} | layers
 
 
 @cache
-def _blob(layer: int, bits: int) -> str:
-    return f"{layer}:{bits}"  # one object for all clients
+def _blob(layer: int, bits: int, language: str = "") -> str:
+    # One object for all clients.
+    return f"{layer}:{bits}:{language}" if language else f"{layer}:{bits}"
+
+
+@cache
+def _rest(language: str) -> str:
+    return f"{REST}:{language}" if language else REST
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,8 @@ class DeviceWorkload:
     calibration: str
     bits: tuple[int, ...]
     """The plan of its model; empty if it was not sent one."""
+    language: str = ""
+    """Whose tokens its model file holds; empty if it holds the whole vocabulary."""
 
     def sense(self, tries: tuple[Attempt, ...]) -> StageWork:
         """Download the full model or its proxy, label the clips if it has a decoder, observe."""
@@ -86,7 +98,10 @@ class DeviceWorkload:
             return self._stage("personalize", tries, (), {}, 0.0)
         calibrator = CALIBRATORS[self.calibration]
         macs, read = dict[int, float](), 0.0
-        blobs: tuple[str, ...] = (REST, *(_blob(i, b) for i, b in enumerate(self.bits)))
+        blobs: tuple[str, ...] = (
+            _rest(self.language),
+            *(self._layer(i, b) for i, b in enumerate(self.bits)),
+        )
         if self.cost.moments:
             blobs = (MODEL, *((PUBLIC,) if self.cost.public_clips else ()))
             macs[FULL] = self._rounding()
@@ -110,10 +125,17 @@ class DeviceWorkload:
         """Transcribe the test clips with its model, each layer at its bit depth."""
         audio, macs = self.audio, dict[int, float]()
         tokens = audio.tokens * audio.test_seconds / audio.seconds if audio.seconds else 0.0
-        each = self.cost.macs(audio.test_clips, audio.test_seconds, tokens)
+        test = audio.test_clips, audio.test_seconds, tokens
+        each = self.cost.tested_macs(*test, self.language)
         for depth, n in zip(self.bits, each.tolist(), strict=False):
             macs[depth] = macs.get(depth, 0.0) + n
         return self._stage("evaluate", tries, (), macs, 0.0)
+
+    def _layer(self, layer: int, bits: int) -> str:
+        """The blob of a packed layer of its model."""
+        trimmed = self.cost.trimmed.get(self.language)
+        own = trimmed is not None and trimmed.layer == layer
+        return _blob(layer, bits, self.language if own else "")
 
     @property
     def _whole(self) -> tuple[str, ...]:
@@ -128,7 +150,9 @@ class DeviceWorkload:
         """Return the MACs of rounding the model on the device: second moments of its own clips, in
         the pass that senses if there is one, those of public clips for a blend, and the codes."""
         cost, audio = self.cost, self.audio
-        macs = cost.rounding_macs() + cost.moment_macs(audio.clips, audio.seconds, audio.tokens)
+        macs = cost.rounding_macs(self.language) + cost.moment_macs(
+            audio.clips, audio.seconds, audio.tokens
+        )
         if not self.observes and not CALIBRATORS[self.calibration].user_data:
             macs += (1 + self._labels) * float(self._pass().sum())
         if cost.public_clips:

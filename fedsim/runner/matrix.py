@@ -145,11 +145,12 @@ def _single_methods(scenario: Scenario) -> list[MethodSettings]:
                 "calibration": one(calibration),
                 "rounding": one(rounding),
                 "moments": one(moments),
+                "runtime": one(runtime),
                 "tuned_on": one(source),
             }
         )
         for method in scenario.methods
-        for _, calibration, rounding, moments, source, _, _ in method.cells()
+        for _, calibration, rounding, moments, runtime, source, _, _ in method.cells()
     ]
 
 

@@ -13,21 +13,17 @@ from typing import Any
 import numpy as np
 
 from fedsim.base.units import MB
-from fedsim.errors import AudioError, BudgetError, FedsimError, nearest
+from fedsim.errors import AudioError, BudgetError, FedsimError, defect, nearest, quoted
 from fedsim.quant.allocation import smallest
+from fedsim.quant.formats import file_words
 from fedsim.scenario import Scenario
 from fedsim.scenario.matrix import expand
 from fedsim.scenario.scores import normalized_by
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.clips import (
-    ClientData,
-    Clients,
-    Utterance,
-    check_metadata,
-    read_utterance,
-    require_distinct,
-)
-from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance
+from fedsim.speech.duplicates import require_distinct
+from fedsim.speech.eligible import check_metadata
+from fedsim.speech.models.base import SpeechModel, transcribe_clips
 from fedsim.speech.models.processor import left_out
 from fedsim.study.devices import Devices
 from fedsim.study.metric import metric_of
@@ -75,6 +71,7 @@ def preflight(scenario: Scenario, clients: Clients) -> Iterator[str]:
         yield _clips(model, scenario, survey)
         yield _classes(model, survey) if model.task == "classify" else _texts(survey)
         yield _languages(model, survey)
+        yield _heard(model, same_model[0], survey)
         yield from _scores(model, same_model)
 
 
@@ -133,7 +130,10 @@ def _size(study: StudyModel, cells: Sequence[Scenario], survey: _Survey) -> str:
     devices = unfit = 0
     for cell in cells:
         depths, quantization = cell.clients.bit_depths, cell.quantization
-        kind = (depths, quantization.weights, quantization.activation_bits)
+        kind = (
+            *(depths, cell.clients.format),
+            *(quantization.weights, quantization.zero_points, quantization.activation_bits),
+        )
         if kind not in tables:
             tables[kind] = trimmed_models(cell, study_model(cell, study.model))
         minimum: dict[Any, int] = {}  # by legal bit depths and language
@@ -149,24 +149,24 @@ def _size(study: StudyModel, cells: Sequence[Scenario], survey: _Survey) -> str:
             least = minimum[legal, language]
             devices, unfit = devices + 1, unfit + (least > budget)
             if closest is None or budget - least < closest[0] - closest[1]:
-                closest = budget, least, key, legal[0]
+                closest = budget, least, key, legal[0], file_words(cell.clients.format)
     assert closest is not None
-    budget, size, key, depth = closest
+    budget, size, key, depth, file = closest
     if 0 < unfit < devices and all(cell.fleet is not None for cell in cells):
         return (
-            f"size: {unfit:,} of {devices:,} devices cannot hold even the smallest model file of "
+            f"size: {unfit:,} of {devices:,} devices cannot hold even the smallest {file} of "
             f"their bit depths and will fail at plan; client {key!r} lacks most, with "
             f"{_megabytes(budget)} for {_megabytes(size)}"
         )
     if size > budget:
         raise BudgetError(
             f"clients.budget_mb: the smallest budget, {_megabytes(budget)} of client {key!r}, is "
-            f"below the smallest model file, {_megabytes(size)}, {depth} bits in every layer: "
+            f"below the smallest {file}, {_megabytes(size)}, {depth} bits in every layer: "
             f"raise the budget or allow smaller bit depths"
         )
     return (
         f"size: the smallest budget, {_megabytes(budget)} of client {key!r}, holds the smallest "
-        f"model file, {_megabytes(size)}, {depth} bits in every layer"
+        f"{file}, {_megabytes(size)}, {depth} bits in every layer"
     )
 
 
@@ -199,6 +199,28 @@ def _seconds(
     except AudioError as error:
         raise AudioError(f"client {client.key!r}: clip {utterance.key}: {error}") from error
     return len(clip) / SAMPLE_RATE
+
+
+def _heard(model: SpeechModel, scenario: Scenario, survey: _Survey) -> str:
+    """Recognize a test clip in full precision: what only decoding meets shows here."""
+    client = survey.first
+    assert client is not None
+    chosen = client.test[0]
+    clip = read_utterance(chosen, convert=scenario.corpus.convert)
+    try:
+        (hypothesis,) = transcribe_clips(model, [clip], client.language)
+    except FedsimError:
+        raise
+    except Exception as error:  # transformers raises what incomplete files happen to lead to
+        raise FedsimError(
+            f"model {model.id!r} recognizes no clip ({defect(error)}); its files may be incomplete"
+            f" or of another version of transformers; tried with test clip {chosen.key} of client"
+            f" {client.key!r}"
+        ) from error
+    return (
+        f"recognition: test clip {chosen.key} of client {client.key!r}, {quoted(chosen.text)},"
+        f" is recognized as {quoted(hypothesis)}"
+    )
 
 
 def _texts(survey: _Survey) -> str:

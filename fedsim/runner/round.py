@@ -81,6 +81,7 @@ def _works(
         # A device that failed before it sent its client key is in the ledger under its node's id.
         silent = Failure(client, "sense", "it never sent its client key", "dropped")
         end = None if client in finished else failures.get(client, silent)
+        plan = plans.get(client)
         mode = choose_mode(cost.peaks, int(profile.memory_mb * MB), scenario.fleet.sensing)
         work = DeviceWorkload(
             cost,
@@ -90,7 +91,8 @@ def _works(
             sent.get(client, {}),
             observes,
             calibration,
-            plans.get(client, ()),
+            plan.bits if plan else (),
+            plan.language if plan else "",
         )
         tries = {stage: _tries(scenario, client, stage, end) for stage in STAGES}
         yield ClientWork(

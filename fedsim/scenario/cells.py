@@ -8,12 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.quant.runtimes import EMULATED
 from fedsim.scenario.methods import EACH, FULL_PRECISION, NOBODY, OTHER, OWN, MethodSettings
 from fedsim.scenario.quantization import QuantizationSettings
 from fedsim.scenario.schema import Scenario
 
 LOSSES = "loss"  # fedsim.quant.losses.MEASURE, which needs torch
 """The measure that a device is asked for where it makes a table of losses of its own clips."""
+
+_NOT_EMULATED = "float"
+"""The calibration of a model whose inputs another runtime quantizes: none."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ class Cell:
     moments: str
     losses: str = NOBODY
     """Whose clips show what each bit depth costs: public, own, or `-` if no table is read."""
+    runtime: str = EMULATED
+    """What computes the model when it is tested. If not fedsim, the calibration is that of a model
+    whose weights only are quantized."""
 
     @property
     def rounded_by_device(self) -> bool:
@@ -47,11 +54,11 @@ def cells_of(method: MethodSettings, quantization: QuantizationSettings) -> list
     `quantization`.
     """
     cells = []
-    for calibration, rounding, moments in method.ways():
+    for calibration, rounding, moments, runtime in method.ways():
         for draw in range(method.draws):
             name = method.allocation if method.order == "descending" else f"{method.allocation}-asc"
             name += f"-{draw + 1}" if method.draws > 1 else ""
-            label = f"{name}/{calibration}"
+            label = f"{name}/{calibration if runtime == EMULATED else runtime}"
             if rounding != quantization.rounding:
                 label += f"/{rounding}"
             if moments not in (NOBODY, quantization.moments):
@@ -59,8 +66,9 @@ def cells_of(method: MethodSettings, quantization: QuantizationSettings) -> list
             losses = method.losses or NOBODY
             if losses not in (NOBODY, quantization.losses):
                 label += f"/{losses}-losses"
-            made = method.allocation, calibration, method.order, draw, label, rounding
-            cells.append(Cell(*made, moments, losses))
+            inputs = calibration if runtime == EMULATED else _NOT_EMULATED
+            made = method.allocation, inputs, method.order, draw, label, rounding
+            cells.append(Cell(*made, moments, losses, runtime))
     return cells
 
 

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fedsim.errors import quoted
+from fedsim.quant.formats import FORMATS, OWN, OWN_SUMMARY, depths_of
 from fedsim.scenario.corpus import MAX_CLIPS
 from fedsim.scenario.settings import (
     MAX_ITEMS,
     BitDepth,
     ClientKey,
     ClientKeys,
+    OneOf,
     Settings,
+    Text,
     as_tuple,
     problem,
     refuse_repeats,
 )
 
-BIT_DEPTHS = tuple(range(2, 17))
+FORMAT = OneOf(FORMATS, {OWN: OWN_SUMMARY})
 
 
 def _budget_shape(value: Any) -> str:
@@ -65,11 +76,24 @@ class ClientSettings(Settings):
         " clients in key order, or a mapping from client key to number; null is the budget of each"
         " device of the fleet",
     )
-    bit_depths: Annotated[tuple[BitDepth, ...], BeforeValidator(as_tuple)] = Field(
-        default=BIT_DEPTHS,
-        min_length=1,
-        description="bit depths that the clients' runtime supports",
+    format: Annotated[Text, FORMAT] = Field(
+        default=OWN,
+        description="what files the budgets are for: fedsim's own, or those of an export",
     )
+    bit_depths: Annotated[tuple[BitDepth, ...], BeforeValidator(as_tuple)] = Field(
+        default=depths_of(OWN),
+        min_length=1,
+        description="bit depths that the clients' runtime supports; not given, all that the format"
+        " stores",
+    )
+
+    def resolved(self) -> ClientSettings:
+        """Return the section with the bit depths of its format, where none are given."""
+        if "bit_depths" in self.model_fields_set:
+            return self
+        resolved = self.model_copy(update={"bit_depths": depths_of(self.format)})
+        resolved.model_fields_set.discard("bit_depths")  # a matrix may change the format
+        return resolved
 
     @field_validator("select")
     @classmethod
@@ -78,8 +102,14 @@ class ClientSettings(Settings):
 
     @field_validator("bit_depths")
     @classmethod
-    def _check_bit_depths(cls, depths: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(refuse_repeats(depths)))
+    def _check_bit_depths(cls, depths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        name = info.data.get("format", OWN)
+        legal = depths_of(name)
+        for i, bits in enumerate(refuse_repeats(depths)):
+            if bits not in legal:
+                listed = ", ".join(map(str, legal))
+                raise problem(f"{name} stores {listed} bits, not {bits}: remove it", i)
+        return tuple(sorted(depths))
 
     @model_validator(mode="after")
     def _check_budgets(self) -> ClientSettings:

@@ -48,6 +48,8 @@ def expand(scenario: Scenario) -> tuple[MatrixCell, ...]:
             f"{cells:,}, more than {MAX_CELLS:,}: remove some values"
         )
     plain = scenario.model_dump(exclude={"matrix"})
+    if "bit_depths" not in scenario.clients.model_fields_set:
+        del plain["clients"]["bit_depths"]  # they follow the format, which may vary
     plain["methods"] = [method.model_dump(exclude_unset=True) for method in scenario.methods]
     return tuple(
         _cell(plain, dict(zip(matrix, values, strict=True))) for values in product(*matrix.values())

@@ -12,6 +12,7 @@ from fedsim.errors import nearest, quoted
 from fedsim.quant.allocation import ALLOCATORS, Allocator
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.rounding import ROUNDINGS
+from fedsim.quant.runtimes import EMULATED, EMULATED_SUMMARY, RUNTIMES
 from fedsim.scenario.quantization import ROUNDING, Losses, Moments, QuantizationSettings
 from fedsim.scenario.settings import (
     MAX_ITEMS,
@@ -36,8 +37,10 @@ NO_CLIENT = ""
 """In place of the key of the client that a model is tuned on: nobody. No key is empty."""
 ALLOCATION = OneOf(ALLOCATORS, {FULL_PRECISION: FULL_PRECISION_SUMMARY})
 CALIBRATION = OneOf(CALIBRATORS)
+RUNTIME = OneOf(RUNTIMES, {EMULATED: EMULATED_SUMMARY})
 _Calibration = Annotated[Text, CALIBRATION]
 _Rounding = Annotated[Text, ROUNDING]
+_Runtime = Annotated[Text, RUNTIME]
 NOT_RESOLVED: tuple[()] = ()
 """In place of what a method takes from the section `quantization`; `resolved` fills it in."""
 
@@ -74,6 +77,14 @@ class MethodSettings(Settings):
         description="whose clips compensated rounding fits; not given, as"
         " quantization.moments says",
     )
+    runtime: Annotated[
+        tuple[_Runtime, ...],
+        BeforeValidator(one_or_more, json_schema_input_type=_Runtime | list[_Runtime]),
+    ] = Field(
+        default=(EMULATED,),
+        description="what computes the model when it is tested: emulated, or a runtime of"
+        " clients.format, which quantizes inputs of layers its own way",
+    )
     tuned_on: Annotated[
         tuple[ClientKey, ...],
         BeforeValidator(one_or_more, json_schema_input_type=str | list[str]),
@@ -99,19 +110,23 @@ class MethodSettings(Settings):
     @classmethod
     def _empty_full_precision(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("allocation") == FULL_PRECISION:
-            return {"tuned_on": (), **value}
+            return {"tuned_on": (), "runtime": (), **value}
         return value
 
     @model_validator(mode="after")
     def _check(self) -> MethodSettings:
-        for key in ("calibration", "rounding", "moments", "tuned_on"):
+        for key in ("calibration", "rounding", "moments", "runtime", "tuned_on"):
             words = getattr(self, key)
             if self.allocation == FULL_PRECISION and words:
                 raise problem(f"fp32 is not tuned and takes no {key}: remove it", key)
-            given = key == "tuned_on" or (key in self.model_fields_set and key != "moments")
+            given = key in ("runtime", "tuned_on") or key in self.model_fields_set
+            given = given and key != "moments" and (key != "calibration" or self.emulates)
             if self.allocation != FULL_PRECISION and not words and given:
                 raise problem("the list is empty: name at least one, or remove the key", key)
             refuse_repeats(words, key)
+        if self.runtime and not self.emulates and self.calibration:
+            text = f"{self.runtime[0]} quantizes inputs its own way: remove it, or add emulated"
+            raise problem(f"{text} to runtime", "calibration")
         entry = self.allocator
         if self.draws != 1 and (entry is None or not entry.is_random):
             text = f"{self.allocation} is not random, so every draw would be equal: remove it"
@@ -126,6 +141,11 @@ class MethodSettings(Settings):
     def allocator(self) -> Allocator | None:
         """The registry entry of the allocation; None for full precision."""
         return None if self.allocation == FULL_PRECISION else ALLOCATORS[self.allocation]
+
+    @property
+    def emulates(self) -> bool:
+        """Whether any of its models is tested in fedsim's emulation."""
+        return EMULATED in self.runtime
 
     @property
     def reads(self) -> str:
@@ -153,7 +173,9 @@ class MethodSettings(Settings):
             raise problem(f"rounding {names} reads no moments: remove it", "moments")
         resolved = self.model_copy(
             update={
-                "calibration": self.calibration or (quantization.default_calibration,),
+                "calibration": (self.calibration or (quantization.default_calibration,))
+                if self.emulates
+                else (),
                 "rounding": rounding,
                 "moments": (self.moments or (quantization.moments,)) if fits else (),
                 "losses": (self.losses or quantization.losses) if self.reads_table else None,
@@ -163,11 +185,14 @@ class MethodSettings(Settings):
         resolved.model_fields_set.intersection_update(self.model_fields_set)
         return resolved
 
-    def ways(self) -> Iterator[tuple[str, str, str]]:
-        """Yield each (calibration, rounding, whose moments or `NOBODY`) of a resolved method."""
-        for rounding, calibration in product(self.rounding, self.calibration):
+    def ways(self) -> Iterator[tuple[str, str, str, str]]:
+        """Yield each (calibration, rounding, whose moments or `NOBODY`, runtime) of a resolved
+        method; the calibration is `NOBODY` where the runtime quantizes inputs its own way."""
+        tested = [(name, EMULATED) for name in self.calibration]
+        tested += [(NOBODY, name) for name in self.runtime if name != EMULATED]
+        for rounding, (calibration, runtime) in product(self.rounding, tested):
             whose = self.moments if ROUNDINGS[rounding].reads_moments else (NOBODY,)
-            yield from ((calibration, rounding, moments) for moments in whose)
+            yield from ((calibration, rounding, moments, runtime) for moments in whose)
 
     @property
     def n_models(self) -> int:
@@ -176,9 +201,9 @@ class MethodSettings(Settings):
         return max(1, sum(1 for _ in self.ways()) * self.draws) * max(1, len(self.tuned_on))
 
     def cells(self) -> Iterator[tuple[str, ...]]:
-        """Yield each (allocation, calibration, rounding, moments, tuned_on, order, losses) that a
-        resolved method computes."""
-        for way in self.ways() if self.rounding else ((NOBODY,) * 3,):
+        """Yield each (allocation, calibration, rounding, moments, runtime, tuned_on, order, losses)
+        that a resolved method computes."""
+        for way in self.ways() if self.rounding else ((NOBODY,) * 4,):
             for source in self.tuned_on or (NOBODY,):
                 yield self.allocation, *way, source, self.order, self.losses or NOBODY
 
@@ -219,8 +244,9 @@ def wrong_sources(
 
 def cell_words(cell: tuple[str, ...]) -> str:
     """Return one item of `MethodSettings.cells` in words."""
-    allocation, calibration, rounding, moments, source, order, _ = cell
+    allocation, calibration, rounding, moments, runtime, source, order, _ = cell
     if allocation == FULL_PRECISION:
         return allocation
     whose = "" if moments == NOBODY else f" with {moments} moments"
-    return f"{allocation}/{calibration}, {rounding}{whose}, tuned on {source}, {order}"
+    inputs = calibration if runtime in (EMULATED, NOBODY) else runtime
+    return f"{allocation}/{inputs}, {rounding}{whose}, tuned on {source}, {order}"

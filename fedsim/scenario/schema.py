@@ -22,6 +22,7 @@ from pydantic import (
 from fedsim.base import yamltree
 from fedsim.engine import ENGINES
 from fedsim.errors import FedsimError
+from fedsim.quant.runtimes import EMULATED, RUNTIMES
 from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.clock import ClockSettings, FaultSettings, RetrySettings
 from fedsim.scenario.corpus import CorpusSettings
@@ -174,6 +175,11 @@ class Scenario(Settings):
         description="dotted key -> values: the scenario is run for every combination of values",
     )
 
+    @field_validator("clients")
+    @classmethod
+    def _resolve_clients(cls, clients: ClientSettings) -> ClientSettings:
+        return clients.resolved()
+
     @field_validator("methods")
     @classmethod
     def _resolve_methods(cls, methods: Methods, info: ValidationInfo) -> Methods:
@@ -203,9 +209,6 @@ class Scenario(Settings):
         ):
             text = "a fleet needs a method that makes a quantized model: add one"
             raise problem(text, "methods")
-        if self.fleet is not None and self.model.vocabulary is not None:
-            text = "the virtual clock knows no sizes by language: remove it, or the fleet"
-            raise problem(text, "model", "vocabulary")
         reading = [i for i, method in enumerate(self.methods) if method.reads_profile]
         tables = [i for i in reading if self.methods[i].reads_table]
         if tables and len(tables) < len(reading):
@@ -215,6 +218,12 @@ class Scenario(Settings):
                 f" layer: run them separately, or use losses: public"
             )
             raise problem(text, "methods", tables[0])
+        for i, method in enumerate(self.methods):
+            for j, name in enumerate(method.runtime):
+                if name != EMULATED and RUNTIMES[name].format != self.clients.format:
+                    needed = RUNTIMES[name].format
+                    text = f"{name} runs files of another format: set clients.format: {needed}"
+                    raise problem(text, "methods", i, "runtime", j)
         count = sum(method.n_models for method in self.methods)
         if count > MAX_MODELS:
             text = f"{count:,} models of each client are more than {MAX_MODELS:,}: list fewer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,31 @@ def clip_seconds(source: Path | bytes) -> float:
 
     Raises `AudioError` if it cannot be read.
     """
-    return clip_format(source)[0]
+    return clip_header(source).seconds
 
 
-def clip_format(source: Path | bytes) -> tuple[float, int, int]:
-    """Return the length of a clip in seconds, its rate in Hz and its channels, from its header.
+@dataclass(frozen=True)
+class ClipHeader:
+    """What the header of an audio file says."""
 
-    Raises `AudioError` if it cannot be read.
-    """
+    frames: int
+    rate: int
+    """Hz."""
+    channels: int
+    encoding: tuple[str, str]
+    """Container and encoding, as libsndfile names them."""
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.rate
+
+
+def clip_header(source: Path | bytes) -> ClipHeader:
+    """Return what the header of a clip says; raises `AudioError` if it cannot be read."""
     with _opened(source, "(its header)") as file:
-        return file.frames / file.samplerate, file.samplerate, file.channels
+        encoding = file.format, file.subtype
+        return ClipHeader(file.frames, file.samplerate, file.channels, encoding)
 
 
 def _decoded(

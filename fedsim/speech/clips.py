@@ -5,23 +5,17 @@ Tuning clips are unlabelled: the `Utterance` of one has no text.
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from fedsim.base.files import require_regular
-from fedsim.errors import AudioError, FedsimError
-from fedsim.scenario.corpus import CorpusSettings
-from fedsim.speech.audio import clip_format, read_clip
+from fedsim.errors import AudioError
+from fedsim.speech.audio import clip_header, read_clip
 
 GROUPS = ("speaker", "gender", "language")
-_BLOCK = 4_096
 FIELDS = ("audio", "text", *GROUPS)
 
 
@@ -129,138 +123,10 @@ class Clients(Mapping[str, ClientData]):
         return same
 
 
-def require_clips(client: ClientData, corpus: CorpusSettings) -> None:
-    """Check that a client can take part; the content of its clips may be read.
-
-    Raises `FedsimError` as `check_metadata` and `require_distinct` do.
-    """
-    check_metadata(client, corpus)
-    if corpus.duplicates == "refuse":
-        require_distinct(client)
-
-
-def check_metadata(client: ClientData, corpus: CorpusSettings) -> None:
-    """Check that a client can take part, by the metadata of its clips.
-
-    Raises `FedsimError` if it has no tuning clips, no test clips, or a test clip without text.
-    """
-    total = len(client.tuning) + len(client.test)
-    if client.wordless and not client.test:
-        raise FedsimError(
-            f"client {client.key!r}: no reference of its {len(client.wordless)} test clips has a"
-            f" word once normalized, the first is {client.wordless[0]}; correct the texts or leave"
-            f" the client out"
-        )
-    if not client.tuning or not client.test:
-        which = "tuning" if not client.tuning else "test"
-        raise FedsimError(
-            f"client {client.key!r} has no {which} clips: the corpus holds {total} of its clips "
-            f"and corpus.test_clips takes {corpus.test_clips} first; lower it or leave the client "
-            f"out"
-        )
-    without_text = next((u for u in client.test if not u.text), None)
-    if without_text is not None:
-        raise FedsimError(
-            f"client {client.key!r}: test clip {without_text.key} has no text to compare with; "
-            f"fill in its text or remove the clip"
-        )
-
-
-_HEADER_BYTES = 128
-"""A file of no more holds a header without samples."""
-
-
-def require_distinct(client: ClientData) -> None:
-    """Check that no two clips of a client have the same content.
-
-    Sizes are compared first, then a block from the middle, and only clips that agree in both are
-    read as a whole. The same samples in another container or encoding are not noticed. Clips that
-    are parts of recordings are compared with those of the same begin and end.
-
-    Raises `FedsimError` with the names of both.
-    """
-    recorded = [u for u in (*client.tuning, *client.test) if isinstance(u.source, Path | tuple)]
-    alike: dict[Any, list[Utterance]] = defaultdict(list)
-    _require_apart(client.key, [u for u in recorded if u.is_segment])
-    for utterance in recorded:
-        if (size := _size(utterance)) is not None:
-            alike[size, utterance.begin, utterance.end].append(utterance)
-    for look in (_middle, _content):
-        groups = [group for group in alike.values() if len(group) > 1]
-        alike = defaultdict(list)
-        for i, group in enumerate(groups):
-            for utterance in group:
-                alike[i, look(utterance)].append(utterance)
-    for group in alike.values():
-        if len(group) > 1:
-            raise _duplicates(client.key, *group[:2])
-
-
-def _require_apart(key: str, segments: Sequence[Utterance]) -> None:
-    """Check that no two clips of one recording are the same part of it, for more than half of the
-    shorter one: a table may give them other ends."""
-    by_file: dict[Any, list[Utterance]] = defaultdict(list)
-    for segment in segments:
-        if isinstance(segment.source, Path):
-            by_file[segment.source].append(segment)
-    for group in by_file.values():
-        group.sort(key=lambda u: u.begin)
-        for first, second in pairwise(group):
-            lengths = [u.end - u.begin for u in (first, second) if u.end is not None]
-            ends = [u.end for u in (first, second) if u.end is not None]
-            if lengths and min(ends) - second.begin > min(lengths) / 2:
-                raise _duplicates(key, first, second)
-
-
-def _duplicates(key: str, first: Utterance, second: Utterance) -> FedsimError:
-    return FedsimError(
-        f"client {key!r}: clips {first.key} and {second.key} have the same content, and one"
-        f" recording must not be tuned on and tested; remove one, or set"
-        f" corpus.duplicates: keep"
-    )
-
-
-def _size(utterance: Utterance) -> int | None:
-    """Return the bytes of a recorded clip; None for one that is too short to be a clip or cannot
-    be read, which shows later."""
-    assert isinstance(utterance.source, Path | tuple)
-    source, _ = _audio(utterance.source, utterance.key)
-    try:
-        size = len(source) if isinstance(source, bytes) else require_regular(source)
-    except (OSError, FedsimError):
-        return None
-    return size if size > _HEADER_BYTES else None
-
-
-def _middle(utterance: Utterance) -> bytes:
-    """Return a block from the middle of a clip, where there is no header and less silence."""
-    assert isinstance(utterance.source, Path | tuple)
-    source, _ = _audio(utterance.source, utterance.key)
-    if isinstance(source, bytes):
-        return source[len(source) // 2 :][:_BLOCK]
-    try:
-        with source.open("rb") as file:
-            file.seek(source.stat().st_size // 2)
-            return file.read(_BLOCK)
-    except OSError:
-        return utterance.key.encode()  # like no other: that it cannot be read shows later
-
-
-def _content(utterance: Utterance) -> bytes:
-    """Return the SHA-256 of a clip's content."""
-    assert isinstance(utterance.source, Path | tuple)
-    source, _ = _audio(utterance.source, utterance.key)
-    try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError:
-        return utterance.key.encode()
-    return hashlib.sha256(content).digest()
-
-
 def read_utterance(utterance: Utterance, *, convert: bool = False) -> np.ndarray:
     """Return an utterance's clip, float32 (samples,) at 16 kHz; raises `AudioError`."""
     if isinstance(utterance.source, Path | tuple):
-        source, name = _audio(utterance.source, utterance.key)
+        source, name = utterance_audio(utterance)
         begin, end = utterance.begin, utterance.end
         return read_clip(source, name, convert=convert, begin=begin, end=end)
     return utterance.source.render()
@@ -281,18 +147,19 @@ def utterance_seconds(utterance: Utterance) -> float:
 
 def utterance_format(utterance: Utterance) -> tuple[float, int, int]:
     """Return seconds, rate and channels of a recorded clip's header; raises `AudioError`."""
-    assert isinstance(utterance.source, Path | tuple)  # a synthetic clip has no file to look at
-    length, rate, channels = clip_format(_audio(utterance.source, utterance.key)[0])
-    end = length if utterance.end is None else utterance.end
-    return max(0.0, end - utterance.begin), rate, channels
+    header = clip_header(utterance_audio(utterance)[0])
+    end = header.seconds if utterance.end is None else utterance.end
+    return max(0.0, end - utterance.begin), header.rate, header.channels
 
 
-def _audio(source: Path | tuple[Any, int], key: str) -> tuple[Path | bytes, str]:
-    """Return the file of a clip or its content, and its name in errors."""
+def utterance_audio(utterance: Utterance) -> tuple[Path | bytes, str]:
+    """Return the file of a recorded clip or its content, and its name in errors."""
+    source = utterance.source
     if isinstance(source, Path):
         return source, str(source)
+    assert isinstance(source, tuple)  # a synthetic clip has no file
     table, row = source
     audio = table[row]["audio"]
     if audio["bytes"] is not None:
-        return audio["bytes"], audio["path"] or key
+        return audio["bytes"], audio["path"] or utterance.key
     return Path(audio["path"]), audio["path"]

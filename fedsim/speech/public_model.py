@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -59,8 +60,8 @@ class PublicModel:
 
     @cached_property
     def clips(self) -> PublicSet:
-        """The public clips."""
-        return self.read()
+        """The public clips, cut to the model's window."""
+        return self.read().within(getattr(self.model, "window", math.inf))
 
     @cached_property
     def moments(self) -> dict[str, LayerMoments]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from fedsim.errors import FedsimError
+from fedsim.quant.formats import require_packages
 from fedsim.scenario.cells import all_cells, needs_others, reads_public_clips, timed_model
 from fedsim.scenario.methods import wrong_sources
 from fedsim.scenario.schema import Scenario
@@ -22,7 +23,7 @@ def client_keys(scenario: Scenario) -> list[str]:
     """Return the keys of a scenario's clients, in sorted order.
 
     Raises `FedsimError` for a corpus that cannot be opened, and where the scenario's budgets,
-    sources or privacy settings do not fit the clients that were found.
+    sources or privacy settings do not fit the clients that were found, or a package is missing.
     """
     return check_clients(
         scenario,
@@ -64,6 +65,7 @@ def check_clients(scenario: Scenario, clients: list[str]) -> list[str]:
     check_sources(scenario, clients)
     check_privacy(scenario, clients)
     check_public_voices(scenario)
+    require_packages(scenario.clients.format)
     check_shared_models(scenario, Devices(scenario, clients))
     if scenario.fleet is not None:
         timed_model(scenario)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,20 @@ import numpy as np
 from fedsim.base.files import write_text
 from fedsim.quant.layers import Layer
 from fedsim.speech.macs import Macs
+
+
+@dataclass(frozen=True)
+class TrimmedCost:
+    """What differs in model files that hold the tokens of one language."""
+
+    layer: int
+    """The layer of which they hold some rows."""
+    share: float
+    """Of its rows, those that are kept."""
+    layer_bytes: dict[int, int]
+    """Bit depth -> bytes of that layer, packed."""
+    rest_bytes: int
+    """Bytes of a model file besides its layers."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,8 @@ class ModelCost:
     public_clips: int = 0
     public_seconds: float = 0.0
     """Public clips that a device blends its own with."""
+    trimmed: dict[str, TrimmedCost] = field(default_factory=dict)
+    """By language, where model files hold a part of the vocabulary."""
 
     def moment_macs(self, clips: float, seconds: float, tokens: float) -> float:
         """Return the MACs of recording second moments in a pass: K^2 / 2 for each input of K
@@ -55,12 +71,23 @@ class ModelCost:
         inputs = np.array([layer.n_weights / layer.channels for layer in self.layers])
         return float((positions * inputs**2 / 2).sum())
 
-    def rounding_macs(self) -> float:
+    def rounding_macs(self, language: str = "") -> float:
         """Return the MACs of compensated rounding: N K^2 / 2 per weight (N, K), and K^3 / 6 for the
-        triangular factor of its moments."""
+        triangular factor of its moments. A layer with the tokens of a language is rounded without.
+        """
         n = np.array([layer.channels for layer in self.layers], float)
         k = np.array([layer.n_weights / layer.channels for layer in self.layers])
-        return float((n * k**2 / 2 + k**3 / 6).sum())
+        macs = n * k**2 / 2 + k**3 / 6
+        if language:
+            macs[self.trimmed[language].layer] = 0
+        return float(macs.sum())
+
+    def tested_macs(self, clips: float, seconds: float, tokens: float, language: str) -> np.ndarray:
+        """Return `macs` of a model with the tokens of a language, or of all if it is empty."""
+        macs = self.macs(clips, seconds, tokens)
+        if language:
+            macs[self.trimmed[language].layer] *= self.trimmed[language].share
+        return macs
 
     def macs(self, clips: float, seconds: float, tokens: float) -> np.ndarray:
         """Return the MACs of each layer in a pass over this much audio, float64 (L,)."""
@@ -91,5 +118,11 @@ def read_cost(path: Path) -> ModelCost:
         for layer in fields.pop("layers")
     )
     sizes = {int(bits): tuple(values) for bits, values in fields.pop("layer_bytes").items()}
+    fields["trimmed"] = {
+        language: TrimmedCost(
+            **one | {"layer_bytes": {int(bits): n for bits, n in one["layer_bytes"].items()}}
+        )
+        for language, one in fields["trimmed"].items()
+    }
     numbers: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return ModelCost(layers=layers, layer_bytes=sizes, **numbers)

@@ -1,21 +1,15 @@
-"""The scenario's full-precision model, and its cost on the devices of a fleet."""
+"""The scenario's full-precision model."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from fedsim.quant.memory import peak_bytes, proxy_bytes
+from fedsim.quant.memory import peak_bytes
 from fedsim.quant.packable import PackableModel, packable
-from fedsim.quant.proxy import BITS, FORMAT
-from fedsim.scenario.cells import all_cells, timed_model
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.activations import activation_bytes
-from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.macs import count_macs
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel
-from fedsim.speech.public_model import PublicModel
-from fedsim.study.cost import ModelCost
 
 StudyModel: TypeAlias = PackableModel[SpeechModel]
 """The model of a study, loaded, with exact sizes and the manifest of its model files."""
@@ -39,13 +33,17 @@ def load_study_model(scenario: Scenario) -> StudyModel:
 
 
 def study_model(scenario: Scenario, model: SpeechModel) -> StudyModel:
-    """Return a loaded model, ready for packing with the scenario's settings."""
+    """Return a loaded model, ready for packing with the scenario's settings.
+
+    Raises `FedsimError` for a model that the format of the scenario's files cannot hold.
+    """
     return packable(
         model,
         model.id,
         weight_format=scenario.quantization.weight_format,
         depths=scenario.clients.bit_depths,
         settings=model.settings,
+        format=scenario.clients.format,
     )
 
 
@@ -59,43 +57,3 @@ def sensing_peaks(scenario: Scenario, study: StudyModel) -> dict[str, int]:
     activations = activation_bytes(study.model, scenario.fleet.clip_s)
     peaks = peak_bytes(study.model.layers, study.leftovers)
     return {mode: weights + activations for mode, weights in peaks.items()}
-
-
-def model_cost(scenario: Scenario, study: StudyModel, public: PublicModel) -> ModelCost:
-    """Return the cost of the model in bytes and MACs; the scenario has a fleet."""
-    layers, sizes = study.model.layers, study.sizes
-    macs = count_macs(study.model)
-    by_depth = zip(sizes.depths, sizes.layer_bytes.T.tolist(), strict=True)
-    return ModelCost(
-        layers=tuple(layers),
-        layer_bytes={bits: tuple(values) for bits, values in by_depth},
-        rest_bytes=sizes.fixed_bytes,
-        full_bytes=study.switch.full_bytes(),
-        proxy_bytes=proxy_bytes(layers) + sum(t.nbytes for t in study.stored.values()),
-        proxy_is_model=BITS in sizes.depths
-        and study.weight_format == FORMAT
-        and all(cell.rounding == "nearest" for cell in all_cells(scenario)),
-        peaks=sensing_peaks(scenario, study),
-        clip_macs=macs.clip,
-        second_macs=macs.second,
-        token_macs=macs.token,
-        batch=scenario.model.batch_size,
-        **_device_rounding(scenario, public),
-    )
-
-
-def _device_rounding(scenario: Scenario, public: PublicModel) -> dict[str, Any]:
-    """Return the fields of `ModelCost` on the model that the clock times, if its device rounds."""
-    label = timed_model(scenario)
-    moments = next(cell.moments for cell in all_cells(scenario) if cell.label == label)
-    if moments not in ("own", "blend"):
-        return {}
-    if moments == "own":
-        return {"moments": moments}
-    clips = public.clips.clips
-    return {
-        "moments": moments,
-        "public_bytes": len(public.clips.to_bytes()),
-        "public_clips": len(clips),
-        "public_seconds": sum(len(one.clip) for one in clips) / SAMPLE_RATE,
-    }

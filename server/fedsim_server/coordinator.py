@@ -240,9 +240,10 @@ class Coordinator:
                 self.roster.drop_client(client, "plan", reason, "failed")
 
     def _delivery(self, client: str) -> Outgoing:
-        candidates = self.planner.own(self.roster.summaries[client])
+        summary = self.roster.summaries[client]
+        candidates = self.planner.own(summary)
         if self._timed:
-            planned = [Planned(client, c.name, c.bits) for c in candidates]
+            planned = [Planned(client, c.name, c.bits, summary.language) for c in candidates]
             self.roster.log(client).planned += planned
         node = self.roster.nodes[client]
         delivery = m.Delivery(self._shared, candidates, self._layers(node, candidates))

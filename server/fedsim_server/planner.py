@@ -94,6 +94,7 @@ class Planner:
             rounding=cell.rounding,
             moments=cell.moments if cell.rounded_by_device else "",
             public=self.clips if cell.moments == "blend" else b"",
+            runtime=cell.runtime,
         )
 
     def _profile(self, cell: Cell, source: m.Summary) -> LayerProfile | None:
@@ -147,15 +148,33 @@ class Planner:
             return self.sizes
         return self.trimmed.of(client.language or None).sizes
 
-    def _with_rows(self, blobs: bytes, client: m.Summary, plan: m.Candidate) -> bytes:
-        """Return the names of another device's layers, with rows of the client's language."""
+    def _rounded_by(
+        self, source: m.Summary, cell: Cell, client: m.Summary, blobs: bytes
+    ) -> m.Candidate:
+        """Return the model that another device rounded, with these layers, for `client` to test.
+
+        Of the tokens it holds those of the client's language, at the depth of the source's plan or
+        the next smaller one with which the file fits: its language may have more of them.
+        """
+        model = replace(self.candidate(cell, source, source), blobs=blobs)
         rows = self._rows(client)
         if rows is None:
-            return blobs
+            return model
         at = next(i for i, layer in enumerate(self.bank.layers) if layer.name == rows.layer)
-        name = self.bank.name(at, plan.bits[at], plan.rounding, rows)
+        legal = sorted(self._sizes_at(client).depths, reverse=True)
+        depths = [depth for depth in legal if depth <= model.bits[at]]
+        plans = ((*model.bits[:at], depth, *model.bits[at + 1 :]) for depth in depths)
+        fitting = (bits for bits in plans if self.file_bytes(client, bits) <= client.budget_bytes)
+        bits = next(fitting, None)
+        if bits is None:
+            raise BudgetError(
+                f"client {client.client!r}: the layers that the device of {source.client!r} rounded"
+                f" leave too little of the budget for the tokens of its own language; raise"
+                f" clients.budget_mb"
+            )
+        name = bytes.fromhex(self.bank.name(at, bits[at], model.rounding, rows))
         start = at * m.HASH_BYTES
-        return blobs[:start] + bytes.fromhex(name) + blobs[start + m.HASH_BYTES :]
+        return replace(model, bits=bits, blobs=blobs[:start] + name + blobs[start + m.HASH_BYTES :])
 
     def _plan_of_device(self, depths: tuple[float, ...], client: m.Summary) -> tuple[int, ...]:
         """Return the plan that a device made itself; `BudgetError` if it exceeds the budget."""
@@ -225,10 +244,9 @@ class Planner:
                 candidate = self.candidate(cell, client, summaries[source])
                 if foreign and candidate.tuned_on != NO_CLIENT:
                     known = returned[source][cell.label]
-                    blobs = candidate.blobs
                     if candidate.rounded_here:
-                        blobs = self._with_rows(known.blobs, client, candidate)
-                    candidate = replace(candidate, ranges=known.ranges, blobs=blobs)
+                        candidate = self._rounded_by(summaries[source], cell, client, known.blobs)
+                    candidate = replace(candidate, ranges=known.ranges)
                 candidates.setdefault((candidate.name, candidate.tuned_on), candidate)
         if not lost:
             return tuple(candidates.values()), ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedsim.protocol import messages as m
 from fedsim.quant.allocation import mean_bits
+from fedsim.quant.runtimes import EMULATED
 from fedsim.results.rows import ACCURACY, Plan, Row
 from fedsim.scenario.cells import all_cells
 from fedsim.scenario.methods import FULL_PRECISION, NO_CLIENT, NOBODY
@@ -32,6 +33,8 @@ def result_rows(
                 "calibration": NOBODY,
                 "rounding": NOBODY,
                 "moments": NOBODY,
+                "runtime": NOBODY,
+                "format": NOBODY,
                 "tuned_on": NO_CLIENT,
                 "mean_bits": FULL_BITS,
                 "plan_sha256": "",
@@ -40,7 +43,9 @@ def result_rows(
             else {
                 "method": tested.name,
                 "allocation": cells[tested.name].allocation,
-                "calibration": tested.calibration,
+                "calibration": NOBODY if tested.runtime != EMULATED else tested.calibration,
+                "runtime": tested.runtime,
+                "format": planner.scenario.clients.format,
                 "rounding": cells[tested.name].rounding,
                 "moments": cells[tested.name].moments,
                 "tuned_on": tested.tuned_on,

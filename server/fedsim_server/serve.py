@@ -14,10 +14,11 @@ from fedsim.quant.moments import usable
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.results.records import FULL_MODEL, PUBLIC_CLIPS
-from fedsim.scenario.cells import all_cells, needs_others
+from fedsim.scenario.cells import all_cells, needs_others, timed_model
 from fedsim.scenario.schema import scenario_from_json
+from fedsim.study.fleet_cost import model_cost
 from fedsim.study.metric import metric_of
-from fedsim.study.model import load_study_model, model_cost
+from fedsim.study.model import load_study_model
 from fedsim.study.privacy_statement import privacy_statement, write_statement
 from fedsim.study.public_bounds import scenario_bounds
 from fedsim.study.public_model import public_model
@@ -48,8 +49,6 @@ def serve(
     folder = RunFolder(run_config.run_dir)
     bounds = scenario_bounds(scenario, study.model)
     public = public_model(scenario, study.model)
-    if scenario.fleet is not None:
-        model_cost(scenario, study, public).write(folder.cost)
     # Made here for a blend too: workers on this machine then find them in the cache folder.
     reads = any(cell.moments in ("public", "blend") for cell in all_cells(scenario))
     moments = public.moments if reads else {}
@@ -86,3 +85,7 @@ def serve(
         )
         sent = SentLayers(store) if by_value else None
         Coordinator(grid, scenario, planner, roster, reader, sent).run()
+        if scenario.fleet is not None:
+            plans = ledger.planned(timed_model(scenario)).values()
+            languages = sorted({plan.language for plan in plans} - {""})
+            model_cost(scenario, trimmed, public, languages).write(folder.cost)

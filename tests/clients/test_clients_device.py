@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 import toys
-from fedsim_clients.device import Device, model_name
+from fedsim_clients.device import Device
+from fedsim_clients.saving import model_name
 
 from fedsim import load_personalized
 from fedsim.base.seeds import client_rng

@@ -74,16 +74,3 @@ def test_language_is_missing(device, planner):
     summary = replace(device.sense(m.SenseRequest("median")), language="")
     with pytest.raises(FedsimError, match=r"client 'ann': .*none is given; give the clips a lang"):
         planner.own(summary)
-
-
-def test_a_fleet_is_refused(tmp_path):
-    """The virtual clock knows one size per layer and bit depth."""
-    file = toys.write_scenario(
-        tmp_path / "toy.yaml",
-        model={"id": "some/whisper", "vocabulary": {"words": 1}},
-        corpus={"path": ".", "group_by": "speaker"},
-        fleet={"devices": {"low_phone": {"share": 1.0}}},
-        methods=[{"allocation": "uniform", "calibration": "minmax"}],
-    )
-    with pytest.raises(FedsimError, match="the virtual clock knows no sizes by language"):
-        load_scenario(file)

@@ -207,6 +207,7 @@ NAMES = {
     (m.Candidate, "tuned_on"),  # a client's key
     (m.Candidate, "rounding"),
     (m.Candidate, "moments"),  # own or blend: whose, never the moments themselves
+    (m.Candidate, "runtime"),  # what computes it when it is tested
 }
 
 
@@ -288,7 +289,7 @@ def test_field_bytes_by_hand():
         "ranges": 0,
         "blobs": 0,
     }
-    one = len("a") + len("minmax") + len("ann") + 2 * 8 + 64 + 2 * 8
+    one = len("a") + len("minmax") + len("ann") + len("emulated") + 2 * 8 + 64 + 2 * 8
     expected = {"return_models": 1, "candidates": 2 * one, "layers": 0}
     assert codec.field_bytes(DELIVERY) == expected
     carried = replace(DELIVERY, layers=(b"abc", b"de"))

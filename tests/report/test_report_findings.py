@@ -5,7 +5,7 @@ from dataclasses import replace
 from report_toys import clips_study, model, words_study, write_matrix, write_run
 
 from fedsim.report import findings
-from fedsim.report.comparisons import CALIBRATION, COST, LAYERS, ORDER, OWN_CLIPS, WAY
+from fedsim.report.comparisons import CALIBRATION, COST, LAYERS, ORDER, OWN_CLIPS, RUNTIME, WAY
 from fedsim.results.lines import size_digits, span
 from fedsim.results.rates import Rate, lines_of
 from fedsim.results.runs import read_runs
@@ -69,6 +69,25 @@ def test_controls_and_calibrations(tmp_path):
         (CALIBRATION, "uniform/cosine", "uniform/none, no clips"),
         (CALIBRATION, "myqasr/cosine", "myqasr/minmax"),
     ]
+
+
+def test_an_exported_file_is_compared_with_its_emulation(tmp_path):
+    models = [
+        model("a", "myqasr/dynamic", "a", [2, 2, 2, 2], [10] * 4),
+        model("a", "uniform/dynamic", "a", [6, 6, 6, 6], [10] * 4),
+    ]
+    for method, counts in (("myqasr/onnx", [3, 3, 3, 3]), ("uniform/onnx", [7, 7, 7, 7])):
+        row, plan = model("a", method, "a", counts, [10] * 4)
+        models.append((replace(row, calibration="-", runtime="onnx", format="onnx"), plan))
+    found = asked(compared_in(write_run(tmp_path / "run", models)))
+    assert [(question, *names) for question, *names in found] == [
+        (LAYERS, "myqasr/dynamic", "uniform/dynamic"),
+        (LAYERS, "myqasr/onnx", "uniform/onnx"),
+        (RUNTIME, "uniform/onnx", "uniform/dynamic"),
+        (RUNTIME, "myqasr/onnx", "myqasr/dynamic"),
+    ]
+    worse = found[RUNTIME, "myqasr/onnx", "myqasr/dynamic"].result
+    assert round(worse.difference, 4) == 0.1
 
 
 def test_nothing_is_compared_without_counts_of_clips(tmp_path):

@@ -335,7 +335,7 @@ def full(tmp_path):
     with Ledger(path) as ledger:
         log = Log([Release("en", "sense", "up", "x", 8, 0.5)], [replace(EVENT, client="en")])
         log.workloads.append(Workload("en", "sense", 3, 4.5))
-        log.planned.append(Planned("en", "uniform", (4, 5)))
+        log.planned.append(Planned("en", "uniform", (4, 5), "it"))
         plan = Plan("en", ROW.method, "en", (4, 5), (1, 0), (3, 4))
         payload = Payload("en", 1, "values", b"payload")
         ledger.finish_client("en", [ROW], [plan], Sensed("en", (1.0, 2.0)), log, [payload])

@@ -127,6 +127,18 @@ LOOPING = [
 ]
 
 
+def test_files_of_another_format_are_named():
+    rows = [
+        row("en", "fp32", "", 8, 100, 276.0, 32.0, format="-", runtime="-"),
+        row("en", "myqasr/onnx", "en", 10, 100, calibration="-", format="onnx", runtime="onnx"),
+    ]
+    text = printed(rows, width=120)
+    assert "model MB, onnx" in text
+    assert "onnx: tested with the exported file in onnxruntime, which rounds inputs to 8" in text
+    assert "model MB: all files of the model in onnx that the client receives" in text
+    assert "onnx" not in printed(ROWS)
+
+
 def test_loops_have_columns_and_a_line_in_the_legend():
     text = printed(LOOPING, width=120)
     # own: 70 errors of 400 words, without 54 of 110: 16 of 290; other: 15 of 100 are left of 120.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import datasets
 import hub_toys
 import pytest
+import soundfile
 import toys
+import transformers
 
 from fedsim.cli import main
 from fedsim.errors import FedsimError
@@ -79,7 +83,8 @@ def texts(text):
 
 
 def test_a_line_for_each_check(scenario, model_folder):
-    found = lines(scenario())
+    chosen = scenario()
+    found = lines(chosen)
     assert found[0].startswith(
         f"model: {model_folder('ctc-group')} is a Wav2Vec2ForCTC of 19 layers with "
     )
@@ -90,19 +95,41 @@ def test_a_line_for_each_check(scenario, model_folder):
     assert found[2].startswith(
         "clips: client 'ann' has 2 tuning and 3 test clips, 16,000 Hz and one channel, 0.3 to 0."
     )
+    heard = found.pop(5)
     assert found[3:] == [
         "texts: 6 references of 2 clients, none empty once normalized",
         "languages: the model takes none",
         "scores: WER, texts normalized by basic",
     ]
+    samples, _ = soundfile.read(chosen.corpus.path + "/ann/0.wav", dtype="float32")
+    recognizer = transformers.pipeline(
+        "automatic-speech-recognition", str(model_folder("ctc-group"))
+    )
+    text = recognizer(samples)["text"]
+    clip = "test clip ann/0.wav of client 'ann', 'seven right',"
+    assert heard == f"recognition: {clip} is recognized as {text!r}"
+
+
+def test_what_only_decoding_meets(scenario, model_folder, tmp_path):
+    """A token to suppress that the model does not have."""
+    folder = shutil.copytree(model_folder("whisper"), tmp_path / "model")
+    config = json.loads((folder / "generation_config.json").read_text())
+    config["suppress_tokens"] = [999_999]
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    broken = scenario("whisper", [f"model.id={folder}", "clients.budget_mb=1"])
+    words = r"model '.*' recognizes no clip \(IndexError: .*test clip ann/\d.wav of client 'ann'"
+    with pytest.raises(FedsimError, match=words):
+        lines(broken)
 
 
 def test_the_command_prints_them(scenario, capsys, tmp_path):
     scenario()
     assert main(["validate", "--deep", str(tmp_path / "toy.yaml")]) == 0
     printed = capsys.readouterr().out.splitlines()
-    heads = [line.split(":")[0] for line in printed[-7:]]
-    assert heads == ["model", "size", "clips", "texts", "languages", "scores", "ok"]
+    heads = [line.split(":")[0] for line in printed[-8:]]
+    assert heads == [
+        *("model", "size", "clips", "texts", "languages", "recognition", "scores", "ok")
+    ]
     assert main(["validate", str(tmp_path / "toy.yaml")]) == 0
     assert "model:" not in capsys.readouterr().out
 
@@ -143,8 +170,8 @@ def test_every_budget_of_a_matrix_counts(scenario):
 def test_every_model_of_a_matrix_is_loaded(scenario, model_folder):
     models = [str(model_folder(name)) for name in ("ctc-group", "ctc-layer")]
     found = lines(scenario(overrides=[f"matrix={{model.id: {models}}}"]))
-    assert len(found) == 12
-    assert [line.split(" is a ")[0] for line in found[::6]] == [f"model: {m}" for m in models]
+    assert len(found) == 14
+    assert [line.split(" is a ")[0] for line in found[::7]] == [f"model: {m}" for m in models]
 
 
 def test_the_size_is_that_of_the_planner(scenario):
@@ -276,6 +303,7 @@ def test_the_language_study_asks_for_a_model_that_knows_its_languages(
     clips = ("corpus.tuning_clips=2", "corpus.test_clips=3")
     few = "corpus.config={de: de_de, en: en_us, fr: fr_fr}"
     found = lines(paper("language", corpus, model_folder("whisper"), *clips, few))
+    assert found.pop(5).startswith("recognition: test clip de_de/0000000 of client 'de'")
     assert found[3:] == [
         "texts: 9 references of 3 clients, none empty once normalized",
         "languages: the model knows de, en, fr",

@@ -49,6 +49,7 @@ VALUES: dict[str, Any] = {
     "clients.select": ["ann", "bob"],
     "clients.bit_depths": [4, 8],
     "methods.calibration": ["minmax"],
+    "methods.runtime": ["onnx"],
     "methods.tuned_on": ["own", "other"],
     "faults.seconds": [1, 3],
     "privacy.layers": [0],
@@ -129,6 +130,8 @@ def bases(field: SchemaField) -> Iterator[dict[str, Any]]:
         yield {**BASE, "quantization": {"public_clips": dict(public["corpus"])}}
     elif field.path[:2] == ("model", "vocabulary"):
         yield {**BASE, "model": {"id": "org/model", "vocabulary": WORDS}}
+    elif field.key == "methods.runtime":
+        yield {**BASE, "clients": {"budget_mb": 30, "format": "onnx"}}
     elif field.key == "methods.losses":
         for name in ALLOCATORS:
             if ALLOCATORS[name].reads in ("table", "pairs"):

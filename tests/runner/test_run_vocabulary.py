@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 
+import pyarrow.parquet as pq
 import pytest
 import toys
 import vocabulary_toys
 
 from fedsim import load_personalized
 from fedsim.engine import EngineSettings, kept_running
+from fedsim.fleet.timeline import from_arrow
 from fedsim.quant import modelfile
+from fedsim.quant.layers import Layer
 from fedsim.results.ledger import Ledger
 from fedsim.runner.preflight import preflight
 from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.models import load_model
+from fedsim.study.cost import ModelCost, TrimmedCost, read_cost
 
 TEXTS = {"en": "gatto gatto perro", "it": "casa casa cane gatto perro zorro"}
 METHODS = [
@@ -120,13 +124,13 @@ def test_ray_gives_the_same_results_to_the_byte(result, write, tmp_path):
         assert (other.folder.models / name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("moments", ["public", "own"])
-def test_models_of_other_languages(write, tmp_path, moments):
-    """A model tuned on another client holds the words of the one that tests it."""
+@pytest.mark.parametrize(("moments", "budget"), [("public", 0.075), ("own", 0.075), ("own", 1.0)])
+def test_models_of_other_languages(write, tmp_path, moments, budget):
+    """A model tuned on another client holds the words of the one that tests it, and fits."""
     scenario = write(
         methods=[{"allocation": "myqasr", "calibration": "minmax", "tuned_on": ["own", "each"]}],
         quantization={"rounding": "compensated", "moments": moments},
-        clients={"budget_mb": 1.0},
+        clients={"budget_mb": budget},
     )
     result = run_scenario(scenario, tmp_path / "run")
     assert result.failures == []
@@ -136,7 +140,9 @@ def test_models_of_other_languages(write, tmp_path, moments):
         (a, b) for a in ("ann", "bea", "cid") for b in ("ann", "bea", "cid")
     }
     sizes = {who: {row.file_bytes for row in rows if row.client == who} for who in ("ann", "bea")}
-    assert all(len(found) == 1 for found in sizes.values())
+    assert all(row.file_bytes <= row.budget_bytes for row in rows)
+    if budget == 1.0:  # 8 bits in every layer of all
+        assert all(len(found) == 1 for found in sizes.values())
     assert sizes["ann"] != sizes["bea"]
 
 
@@ -162,3 +168,44 @@ def test_the_ledger_counts_the_language(result):
     with Ledger(result.folder.ledger) as ledger:
         sent = [release for release in ledger.all_releases() if "language" in repr(release)]
     assert len(sent) == 3
+
+
+def test_devices_of_a_fleet_fetch_the_files_of_their_language(write, tmp_path):
+    """On the virtual clock a device fetches the full model, its messages and its very file."""
+    toy = {"share": 1, "budget_mb": 0.075, "bit_depths": [2, 4, 8], "memory_mb": 5}
+    chosen = write(
+        fleet={"devices": {"mid_phone": toy}, "clip_s": 0.5},
+        clients={},
+        methods=[{"allocation": "myqasr", "calibration": "cosine", "rounding": "nearest"}],
+    )
+    result = run_scenario(chosen, tmp_path / "run")
+    assert result.failures == []
+    size = {row.client: row.file_bytes for row in result.rows}
+    full = read_cost(result.folder.cost).full_bytes
+    with Ledger(result.folder.ledger) as ledger:
+        sent = ledger.message_bytes()
+    lines = from_arrow(pq.read_table(result.folder.timeline))
+    assert {line.client for line in lines} == set(size)
+    for line in lines:
+        messages = sum(n for (_, way), n in sent[line.client].items() if way == "down")
+        assert line.down_bytes == messages + full + size[line.client]
+    assert len(set(size.values())) == 2  # Italian has more tokens than English
+
+
+def test_a_smaller_head_is_tested_in_less_time():
+    cost = read_cost_of(rows=30)
+    whole, trimmed = cost.tested_macs(1, 2, 3, ""), cost.tested_macs(1, 2, 3, "it")
+    assert trimmed[0] == whole[0]
+    assert trimmed[1] == pytest.approx(whole[1] * 30 / 120)
+    assert cost.rounding_macs("it") < cost.rounding_macs()
+
+
+def read_cost_of(rows):
+    """A cost of two layers, of which the second, of 120 rows, keeps some in Italian."""
+    layers = (Layer("a", "linear", (10, 10)), Layer("head", "linear", (120, 10), ("embed",)))
+    trimmed = {"it": TrimmedCost(1, rows / 120, {4: 20, 8: 40}, 30)}
+    return ModelCost(
+        *(layers, {4: (50, 100), 8: (100, 200)}, 40, 1200, 330, False, {"full": 1}),
+        *((0.0, 0.0), (1.0, 2.0), (3.0, 4.0), 2),
+        trimmed=trimmed,
+    )

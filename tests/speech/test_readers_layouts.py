@@ -13,8 +13,9 @@ from fedsim.errors import FedsimError
 from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.scenario.readers import READERS
-from fedsim.speech.clips import read_utterance, require_clips
+from fedsim.speech.clips import read_utterance
 from fedsim.speech.corpus import open_clients
+from fedsim.speech.eligible import require_clips
 from fedsim.speech.readers import detect, read_files, read_recordings
 
 

@@ -20,8 +20,9 @@ from fedsim.base.seeds import client_rng
 from fedsim.errors import AudioError, FedsimError
 from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import READERS, CorpusReader, CorpusSettings
-from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance, require_clips
+from fedsim.speech.clips import ClientData, Clients, Utterance, read_utterance
 from fedsim.speech.corpus import open_clients
+from fedsim.speech.eligible import require_clips
 from fedsim.speech.readers import read_recordings
 
 

@@ -12,8 +12,8 @@ from fedsim.errors import AudioError, FedsimError
 from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.corpus import CorpusSettings
 from fedsim.speech.audio import check_clip, clip_seconds, read_clip
-from fedsim.speech.clips import require_clips
 from fedsim.speech.corpus import open_clients
+from fedsim.speech.eligible import require_clips
 from fedsim.speech.wordless import wordless_line
 
 
@@ -51,6 +51,27 @@ def test_one_recording_under_two_names(corpus):
     settings, clients = corpus(rows, names, duplicates="keep")
     require_clips(clients["ann"], settings)
     settings, clients = corpus(rows[:2], names)  # equal in size, different in content
+    require_clips(clients["ann"], settings)
+
+
+@pytest.mark.parametrize(
+    "copy", [("copy.flac", {}), ("copy.wav", {"subtype": "FLOAT"}), ("copy.ogg", {})]
+)
+def test_one_recording_in_two_encodings(corpus, tmp_path, copy):
+    names = {"1.wav": 1, "2.wav": 2, "3.wav": 3}
+    settings, clients = corpus([f"{name},ann,yes" for name in (*names, copy[0])], names)
+    # Speech-like: a lossy encoder keeps little of white noise.
+    samples = np.cumsum(np.random.default_rng(3).normal(0, 0.01, 16_000)) * 0.5
+    samples = (samples - samples.mean()) / np.abs(samples).max() * 0.3
+    soundfile.write(tmp_path / "3.wav", samples, 16_000)
+    soundfile.write(tmp_path / copy[0], samples, 16_000, **copy[1])
+    words = r"client 'ann': clips .*(3|copy)\.\w+ and .*(3|copy)\.\w+ have the same content"
+    with pytest.raises(FedsimError, match=words):
+        require_clips(clients["ann"], settings)
+    other = np.random.default_rng(4).normal(0, 0.1, 16_000)
+    soundfile.write(tmp_path / copy[0], other, 16_000, **copy[1])
+    require_clips(clients["ann"], settings)  # as long, in another encoding, and another recording
+    soundfile.write(tmp_path / copy[0], 0 * other, 16_000, **copy[1])
     require_clips(clients["ann"], settings)
 
 

@@ -16,7 +16,8 @@ from voice_toys import clients, corpus, takes
 
 from fedsim.errors import FedsimError
 from fedsim.scenario.corpus import TOPICS, CorpusSettings
-from fedsim.speech.clips import read_utterance, require_clips
+from fedsim.speech.clips import read_utterance
+from fedsim.speech.eligible import require_clips
 from fedsim.speech.voices import render
 from fedsim.speech.voices.export import export_clips
 from fedsim.speech.voices.sentences import WORD_SECONDS, WORDS, role_of

@@ -18,6 +18,8 @@ _MAX_SCALE = float(np.finfo(np.float16).max)
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the range that a search tries; the fewer bits, the more of the range is cut."""
 _REFINEMENTS = 2
+_AT_ONCE = 1 << 17
+"""Weights that a search goes over at a time: they stay in the cache from one pass to the next."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,15 @@ def least_squares(blocks: np.ndarray, bits: int, *, zero_points: bool) -> BlockS
     A search over shares of the range, then S = <W, q - Z> / <q - Z, q - Z>, the best scale of the
     codes found, as long as it lowers the error.
     """
+    rows = max(1, _AT_ONCE // blocks.shape[1])
+    parts = [
+        _least_squares(blocks[start : start + rows], bits, zero_points)
+        for start in range(0, len(blocks), rows)
+    ]
+    return BlockScales(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("scale", "zero")))
+
+
+def _least_squares(blocks: np.ndarray, bits: int, zero_points: bool) -> BlockScales:
     start = partial(_between, *_ends(blocks)) if zero_points else partial(_up_to, _largest(blocks))
     top = float((1 << bits) - 1)
     shares = _SHARES if bits <= 4 else _SHARES[:4] if bits <= 6 else _SHARES[:1]
