@@ -37,6 +37,18 @@ def proxy_bytes(layers: Sequence[Layer]) -> int:
     )
 
 
+def loaded_bytes(
+    layers: Sequence[Layer],
+    leftovers: Mapping[str, torch.Tensor],
+    packed: int,
+    weight_bytes: int = 4,
+) -> int:
+    """Return the peak bytes of weights in memory where layers stay packed, in `packed` bytes, and
+    one at a time is in full precision. The rest is as in `peak_bytes`."""
+    rest = sum(t.nbytes for t in leftovers.values())
+    return rest + packed + weight_bytes * max(layer.n_weights for layer in layers)
+
+
 def peak_bytes(
     layers: Sequence[Layer], leftovers: Mapping[str, torch.Tensor], weight_bytes: int = 4
 ) -> dict[str, int]:
@@ -50,5 +62,6 @@ def peak_bytes(
     """
     rest = sum(t.nbytes for t in leftovers.values())
     sizes = [weight_bytes * layer.n_weights for layer in layers]
-    peaks = (sum(sizes), max(sizes), proxy_bytes(layers) + max(sizes))
-    return {mode: rest + peak for mode, peak in zip(MODES, peaks, strict=True)}
+    proxy = loaded_bytes(layers, leftovers, proxy_bytes(layers), weight_bytes)
+    peaks = (rest + sum(sizes), rest + max(sizes), proxy)
+    return dict(zip(MODES, peaks, strict=True))

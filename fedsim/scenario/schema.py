@@ -6,6 +6,7 @@ values; `load.py` and `explain.py` read YAML files and report mistakes with file
 
 from __future__ import annotations
 
+from html import escape
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -259,6 +260,10 @@ class Scenario(Settings):
     def to_yaml(self) -> str:
         """Return the scenario as YAML that loads to an equal scenario."""
         return yamltree.dump(self.model_dump(mode="json"))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the YAML, with every default."""
+        return f"<pre>{escape(self.to_yaml())}</pre>"
 
 
 def scenario_from_json(text: str) -> Scenario:

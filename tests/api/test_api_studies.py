@@ -167,6 +167,7 @@ def test_what_a_notebook_shows(tmp_path):
     """A row for each method, names escaped; the report is linked where it is."""
     two = [model("a", m, "a", [1, 2], [5, 5]) for m in ("uniform/cosine", "myqasr/cosine")]
     result = fedsim.open_run(write_run(tmp_path / "run", two))
+    assert result.study._repr_html_().startswith("<pre>name: toy\n")
     page = result._repr_html_()
     assert page.count("<tr>") == 3
     assert ">myqasr/cosine</td>" in page
