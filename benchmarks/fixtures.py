@@ -25,7 +25,7 @@ def whisper_base(window_s: float | None = WINDOW_S) -> SpeechModel:
     folder = cache_dir() / "whisper-base"
     if not folder.is_dir():
         raise FedsimError(f"{folder} is missing; run: python -m benchmarks.real_speech")
-    return load_model(folder, window_s=window_s)
+    return load_model(folder, window_s=window_s, device="cpu")
 
 
 def prompts(

@@ -40,8 +40,8 @@ def main() -> None:
         kind = next(line.rate.kind for lines in found.values() for line in lines.values())
         print_table(f"{kind} %", found, lambda line, budget: line.rate.text())
         for words in ["full precision", *options.against]:
-            (base,) = [name for name in found if words in name]
-            print_table(f"against {base}", found, against(found[base]))
+            for base in [name for name in found if words in name]:
+                print_table(f"against {base}", found, against(found[base]))
     seconds = sum(part.timing.get("seconds", 0) for part in run.parts)
     versions = ", ".join(f"{key} {value}" for key, value in run.parts[0].versions.items())
     print(f"\n{seconds / 60:.1f} minutes. Versions: {versions}")

@@ -33,7 +33,7 @@ def main() -> None:
     if not bytes_are_fast():
         raise SystemExit("this processor does not multiply bytes faster than floats")
     torch.set_num_threads(1)
-    full, floats, integers = (load_model("bundled:ctc") for _ in range(3))
+    full, floats, integers = (load_model("bundled:ctc", device="cpu") for _ in range(3))
     speakers = [clips_of(full, number, CLIPS) for number in range(SPEAKERS)]
     batches = [batch for clips in speakers for batch in tuning_batches(full, clips, None)]
     seen = observe(full, batches, rows=False)

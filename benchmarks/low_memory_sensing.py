@@ -133,7 +133,7 @@ def grown(options: argparse.Namespace, folder: str, names: Mapping[str, str], mo
 
 def load(options: argparse.Namespace) -> SpeechModel:
     """Return the model that the command names."""
-    return load_model(resolve(options.model, Path.cwd()), window_s=options.window_s)
+    return load_model(resolve(options.model, Path.cwd()), window_s=options.window_s, device="cpu")
 
 
 def modules_of(model: SpeechModel) -> dict[str, Any]:

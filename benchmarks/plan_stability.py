@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = load_model(options.model)
+    model = load_model(options.model, device="cpu")
     sizes = sizes_of(model)
     spoken = [clips_of(model, k, options.clips) for k in range(options.speakers)]
     print(f"{options.model}, {options.speakers} speakers, {options.clips} clips each, ", end="")

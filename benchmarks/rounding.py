@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--no-table", action="store_true", help="leave the table of losses out")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = load_model(resolve(options.model, Path()))
+    model = load_model(resolve(options.model, Path()), device="cpu")
     clips = [one.clip for one in public_set(public_request(n_clips=CLIPS)).clips]
     tuning = tuning_pass(model, clips, "en" if model.needs_tokens else None)
     batches = list(tuning.batches())

@@ -42,7 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
     scenario = load_scenario(find_scenario("prompts_languages"))
     clients = open_clients(scenario.corpus, scenario.clients, scenario.seed)
-    model = load_model(scenario.model.id, window_s=scenario.model.window_s)
+    model = load_model(scenario.model.id, window_s=scenario.model.window_s, device="cpu")
     if asked.tokens:
         tokens(model, clients)
     known: dict[str, np.ndarray] = {}

@@ -8,6 +8,7 @@ import tempfile
 # Read when transformers and Flower load: no test goes to the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FEDSIM_DEVICE"] = "cpu"  # also where there is a GPU: tests marked gpu ask for it
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
     # Ray's processes too: at their usual low priority they hardly run beside other tests.

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
-    *("run", "quickstart", "--engine", "inprocess", "--out", "run", "--set"),
+    *("run", "quickstart", "--engine", "inprocess", "--out", "run", "--no-report", "--set"),
     *("corpus.population.speakers=2", "corpus.tuning_clips=1", "corpus.test_clips=1"),
     *("methods=[uniform]", "quantization.rounding=nearest"),
 )

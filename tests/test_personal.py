@@ -508,3 +508,11 @@ def test_the_manifest_of_a_file(made, tmp_path, model_folder):
     assert manifest.settings["language"] == "italian"
     assert "safetensors" in repr(pm) or "nbytes" in repr(pm)
     assert len(repr(pm)) < 200  # the network and the file are not printed
+
+
+@pytest.mark.slow
+def test_public_voices_may_speak_longer_than_a_window(model_folder):
+    """The toy hears 4 s; some public clips last longer, and none of them is the user's mistake."""
+    model = load_model(model_folder("whisper"))
+    mine = fedsim.personalize(model, toys.clips((0.5,)), budget_mb=0.2, moments="public")
+    assert mine.nbytes <= 0.2 * 2**20

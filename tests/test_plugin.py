@@ -80,7 +80,7 @@ def study(tmp_path):
 
 
 def test_a_run_uses_all_four(fedsim, study):
-    ran = fedsim("run", "study.yaml", "--out", "run", "--engine", "inprocess")
+    ran = fedsim("run", "study.yaml", "--out", "run", "--engine", "inprocess", "--no-report")
     assert ran.returncode == 0, ran.stderr
     assert "by_weight/minmax" in ran.stdout
     assert "texts normalized by capitals" in " ".join(ran.stdout.split())  # lines may be wrapped

@@ -38,7 +38,7 @@ def main(name: str, trained: Path) -> None:
     shutil.copytree(trained / name / "model", target, dirs_exist_ok=True)
     (target / "model.safetensors").chmod(0o644)
     log = torch.load(trained / name / "checkpoint.pt", weights_only=True)["log"]
-    model = load_model(f"bundled:{name}")
+    model = load_model(f"bundled:{name}", device="cpu")
     clips = heldout.sentences(CLIPS) if name == "ctc" else heldout.words(CLIPS)
     tested, tuning = clips[TUNING:], [clip for clip, _ in clips[:TUNING]]
     audio, texts = [clip for clip, _ in tested], [text for _, text in tested]

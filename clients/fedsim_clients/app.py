@@ -13,6 +13,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
+from fedsim.base.accelerators import is_lost
 from fedsim.engine.flower_internals import CLIENT_RAISED, error_reply
 from fedsim.errors import DeclinedError
 from fedsim.protocol import codec
@@ -27,13 +28,15 @@ def answer_mistakes(message: Message, context: Context, call_next: ClientAppCall
     """Answer an error with a redacted reason that names the client, in every Flower runtime.
 
     Flower's own reply would wrap the reason in its exception, and quote whatever text the exception
-    holds. Running out of memory is left to the runtime.
+    holds. Running out of memory is left to the runtime, and so is a GPU that is lost.
     """
     try:
         return call_next(message, context)
     except MemoryError:
         raise
     except Exception as error:
+        if is_lost(error):
+            raise
         code = m.DECLINED if isinstance(error, DeclinedError) else CLIENT_RAISED
         client = str(context.node_config.get("client", ""))
         reason = redacted_reason(error, client, message.metadata.message_type, clips_of(context))

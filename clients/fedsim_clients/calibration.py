@@ -93,10 +93,11 @@ class Calibration:
         """Return a candidate's layer, unpacked; every client in this process shares those that the
         server packed."""
         runtime, layer = self.runtime, self.audio.study(candidate).layers[index]
+        device = runtime.weights.device
         if candidate.rounded_here:
-            return unpacked(self._rounding.rounded(candidate)[index], layer)
+            return unpacked(self._rounding.rounded(candidate)[index], layer, device)
         if self._rounding.has_own_rows(candidate, index):
-            return unpacked(self._rounding.own_rows(candidate, index), layer)
+            return unpacked(self._rounding.own_rows(candidate, index), layer, device)
         return runtime.weights.layer(
             candidate.blob(index), layer, candidate.bits[index], runtime.study.weight_format
         )

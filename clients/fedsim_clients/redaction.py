@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from traceback import extract_tb
 
-import fedsim
+from fedsim import errors
 from fedsim.errors import FedsimError
 from fedsim.speech.clips import ClientData
 
@@ -35,7 +35,7 @@ _MAX_PATH = 4_096
 _FILE = "a local file"
 _MAX_REASON = 1_000
 """Characters of a reason."""
-_PACKAGES = (Path(__file__).parent, Path(fedsim.__file__).parent)
+_PACKAGES = (Path(__file__).parent, Path(errors.__file__).parent)
 
 
 def redacted_reason(

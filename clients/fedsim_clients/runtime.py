@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsim.base.accelerators import find_device, set_deterministic
 from fedsim.base.cache import LRUCache
 from fedsim.errors import FedsimError, nearest
 from fedsim.protocol.run_config import RunConfig
 from fedsim.quant.bank import BlobStore, WeightCache
 from fedsim.quant.formats import FORMATS
 from fedsim.quant.memory import MODES
+from fedsim.quant.model import device_of
 from fedsim.quant.moments import Moments
 from fedsim.quant.observe import LayerObservations
 from fedsim.quant.proxy import pack_proxy, proxied
@@ -149,6 +151,7 @@ def open_runtime(run_config: RunConfig) -> Runtime:
     # In Flower's own processes nothing else sets it, and sums would differ in the last bit.
     torch.set_num_threads(scenario.engine.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
+    set_deterministic(find_device(scenario.engine.device, where="engine.device"))
     study = load_study_model(scenario)
     clients = open_clients(
         scenario.corpus, scenario.clients, scenario.seed, scenario.text_normalizer
@@ -159,6 +162,6 @@ def open_runtime(run_config: RunConfig) -> Runtime:
         study=study,
         clients=clients,
         devices=Devices(scenario, list(clients)),
-        weights=WeightCache(BlobStore(run_config.bank_dir)),
+        weights=WeightCache(BlobStore(run_config.bank_dir), device=device_of(study.model)),
         run_dir=run_config.run_dir,
     )

@@ -1,14 +1,16 @@
-"""Live progress on a terminal: the stage, clients done, clients per second, time left, failures.
+"""Live progress on a terminal or in a notebook: stage, clients done, rate, time left, failures.
 
 Code calls `progress.current().advance()` whether or not the progress is shown anywhere.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -110,6 +112,46 @@ class TerminalProgress(Progress):
         return grid
 
 
+class NotebookProgress(Progress):
+    """Draws the progress below a notebook's cell, at most four times per second.
+
+    Args:
+        update: replaces what is shown by some HTML.
+        clock: returns seconds.
+    """
+
+    def __init__(
+        self, update: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(clock)
+        self._update, self._drawn = update, -math.inf
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage with `total` clients, and show it."""
+        super().stage(name, total)
+        self._draw()
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more clients as done."""
+        super().advance(n)
+        if self._clock() - self._drawn >= _REDRAW_S or self._done >= self._total:
+            self._draw()
+
+    def close(self) -> None:
+        """Leave nothing below the cell."""
+        self._update("")
+
+    def _draw(self) -> None:
+        self._drawn = self._clock()
+        done, total = self.done()
+        self._update(
+            f"<div>{escape(self.title())}"
+            f' <progress max="{max(total, 1)}" value="{min(done, total)}"></progress>'
+            f" {escape(self.line())}</div>"
+        )
+
+
+_REDRAW_S = 0.25
 _current: ContextVar[Progress | None] = ContextVar("fedsim_progress", default=None)
 
 
@@ -120,8 +162,13 @@ def current() -> Progress:
 
 @contextmanager
 def show(console: Console) -> Iterator[Progress]:
-    """Make `current()` draw on `console`, if it is a terminal, until the block ends."""
-    progress = TerminalProgress(console) if console.is_terminal else Progress()
+    """Make `current()` draw on `console`, if it is a terminal or a notebook, until the block
+    ends."""
+    progress = Progress()
+    if console.is_jupyter:
+        progress = NotebookProgress(_below_the_cell())
+    elif console.is_terminal:
+        progress = TerminalProgress(console)
     with using(progress):
         try:
             yield progress
@@ -137,6 +184,17 @@ def using(progress: Progress) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def _below_the_cell() -> Callable[[str], None]:
+    """Return what shows some HTML below the notebook's cell, in place of what it showed before.
+
+    IPython is there wherever a notebook is; rich's own bars would need ipywidgets too.
+    """
+    from IPython.display import HTML, display
+
+    handle = display(HTML(""), display_id=True)
+    return lambda text: handle.update(HTML(text))
 
 
 def _duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from fedsim.base.interrupts import stoppable
 from fedsim.base.version import __version__
-from fedsim.cli import audit, estimate, export, init, listing, report, run, validate, voices
+from fedsim.cli import audit, estimate, export, init, listing, report, run, size, validate, voices
 from fedsim.errors import FedsimError, on_a_screen
 
 _DESCRIPTION = """\
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `fedsim`; None takes them from `sys.argv`.
     """
-    parser = _make_parser()
+    parser = make_parser()
     options = parser.parse_args(arguments)
     try:
         with stoppable():
@@ -68,7 +68,19 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with a subparser for each command."""
+    return _parsers()[0]
+
+
+def command_helps() -> dict[str, str]:
+    """Return what `--help` prints: of `fedsim` itself, and of each command."""
+    parser, commands = _parsers()
+    helps = {f"fedsim {name}": command.format_help() for name, command in commands.items()}
+    return {"fedsim": parser.format_help(), **helps}
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(
         "fedsim",
         description=_DESCRIPTION,
@@ -79,6 +91,6 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (run, estimate, report, audit, export, init, validate, listing, voices):
+    for command in (run, estimate, size, report, audit, export, init, validate, listing, voices):
         command.add(verbs)
-    return parser
+    return parser, dict(verbs.choices)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsim.cli.links import link
 from fedsim.cli.options import positive
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.out or not is_run:
         write_audit(place, audits)
     print_audits(audits, stdout_console())
-    print(f"audit: {place.absolute()}")
+    print(f"audit: {link(place)}")
     refuted = [audited.claim for audited in audits if audited.claim and audited.claim.is_refuted]
     for claim in refuted:
         print(f"error: LESS NOISE THAN CLAIMED: {claim.sentence}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING
 from fedsim.errors import FedsimError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fedsim.export import Exported
+    from fedsim.export.check import Checked
     from fedsim.personal import PersonalizedModel
     from fedsim.speech.clips import Utterance
 
@@ -61,14 +65,23 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.no_check and options.clips:
         raise FedsimError("--clips is for the check, which --no-check leaves out: remove one")
-    model = load_personalized(options.file, options.model)
-    spoken = [] if options.no_check else _spoken(options.clips, model.language or "en")
+    model = load_personalized(options.file, options.model, device="cpu")
+    spoken = [] if options.no_check else _spoken(options.clips, _language(model))
     out = options.out or Path(f"{Path(options.file).stem}-{options.to}")
     exported = model.export(out, to=options.to, widen=options.widen)
     _print_files(exported, model, options.to)
+    window = getattr(model.model, "window", None)
+    if window is not None:
+        print(f"hears the first {window:g} s of a clip")
     if spoken:
         _check(model, exported, spoken)
     return 0
+
+
+def _language(model: PersonalizedModel) -> str:
+    """Return the language of whoever speaks, as a code."""
+    code = getattr(model.model, "language_code", lambda language: language)
+    return code(model.language) or "en"
 
 
 def _spoken(folder: str | None, language: str) -> list[Utterance]:
@@ -108,10 +121,21 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
     from fedsim.export.check import check
     from fedsim.quant.formats import FORMATS
     from fedsim.quant.modelfile import load_leftovers
+    from fedsim.speech.audio import SAMPLE_RATE
     from fedsim.speech.clips import read_utterance
     from fedsim.speech.scoring import count_errors
 
-    clips = [read_utterance(one, convert=True) for one in spoken]
+    window = getattr(model.model, "window", math.inf)
+    read = [(one, read_utterance(one, convert=True)) for one in spoken]
+    fitting = [(one, clip) for one, clip in read if len(clip) <= window * SAMPLE_RATE]
+    if not fitting:
+        raise FedsimError(
+            f"all clips are longer than the {window:g} s that the model hears: name a folder with"
+            f" shorter ones (--clips), or leave out the check (--no-check)"
+        )
+    if left_out := len(read) - len(fitting):
+        print(f"{left_out} of {len(read)} clips are longer, and left out below")
+    spoken, clips = zip(*fitting, strict=True)
     leftovers = load_leftovers(model.file.leftovers)
     checked = check(
         model.model,
@@ -149,4 +173,49 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
     print(
         f"\n{program.legend}\nfedsim: the same weights, inputs not rounded. One thread; memory"
         " above that of a process with\nthe runtime."
+    )
+    if all(texts):
+        _require_alike(model, exported, checked, texts, clips)
+
+
+def _require_alike(
+    model: PersonalizedModel,
+    exported: Exported,
+    checked: Checked,
+    texts: Sequence[str],
+    clips: Sequence[np.ndarray],
+) -> None:
+    """Raise `FedsimError` if the files are worse than fedsim's emulation, with the layer where they
+    part."""
+    from fedsim.export.check import worse
+    from fedsim.quant.formats import FORMATS
+
+    program = FORMATS[exported.format].program
+    for ran, found in worse(checked, texts):
+        pairs = zip(ran.transcripts, checked.emulated, strict=True)
+        clip = next(i for i, (heard, emulated) in enumerate(pairs) if heard != emulated)
+        is_exact = ran.setting == next(iter(program.settings))
+        steps = [f"try another {program.package}" if is_exact else f"set {program.remedy}"]
+        if exported.format == "onnx":
+            parting = _where_it_parts(model, exported.folder, clips[clip], int(ran.setting))
+            steps = [parting, f"{steps[0]}, or keep the layer in full precision (keep)"]
+        what = f"{program.package}, {program.settings[ran.setting]},"
+        raise FedsimError(
+            "; ".join([f"{exported.folder}: {found.sentence(what, 'fedsim', 'WER')}", *steps])
+        )
+
+
+def _where_it_parts(model: PersonalizedModel, folder: Path, clip: np.ndarray, level: int) -> str:
+    """Return in words which layer's output is the first to part from that in float32."""
+    from fedsim.export.onnx import trace
+    from fedsim.export.parting import first_parting
+    from fedsim.quant.modelfile import load_leftovers
+
+    traced = trace(model.model, load_leftovers(model.file.leftovers))
+    parting = first_parting(model.model, traced, model.file.weights, folder, clip, level)
+    if parting is None:
+        return "no layer parts from the same graph in float32"
+    return (
+        f"the first layer that parts is {parting.layer!r} ({parting.graph}): its output is off by"
+        f" {100 * parting.difference:.1f} %, that of the graph by {100 * parting.final:.1f} %"
     )

@@ -36,6 +36,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", metavar="HOST:PORT", help="the Ray cluster to join, or auto: see docs/scale.md"
     )
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or mps: see docs/gpus.md")
 
 
 def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
@@ -51,7 +52,7 @@ def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
         if mistake is not None:
             raise FedsimError(f"--engine: {mistake}")
         update["kind"] = options.engine
-    for name in ("workers", "threads", "address"):
+    for name in ("workers", "threads", "address", "device"):
         if getattr(options, name) is not None:
             update[name] = getattr(options, name)
     from pydantic import ValidationError

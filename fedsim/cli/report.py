@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from fedsim.cli.links import link
+
 _DESCRIPTION = """\
 Write report.html into a run folder: the findings in plain sentences, figures, sortable tables, the
 scenario and how to repeat it. It is one file that needs no network. Several run folders are
@@ -43,6 +45,6 @@ def _report(options: argparse.Namespace) -> int:
     for gap in made.gaps:
         print(f"partial: {gap}", file=sys.stderr)
     if options.figures is not None:
-        print(f"figures: {len(made.figures)} files in {options.figures.absolute()}")
-    print(f"report: {made.path.absolute()}")
+        print(f"figures: {len(made.figures)} files in {link(options.figures)}")
+    print(f"report: {link(made.path)}")
     return 0

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsim.cli.links import link
 from fedsim.cli.options import add_engine, add_scenario, chosen_scenario, with_engine
 
 if TYPE_CHECKING:
@@ -18,10 +19,11 @@ _DESCRIPTION = """\
 Run a scenario. On a terminal one line shows the stage, the clients that are done, clients per
 second and the time left. At the end a table is printed: one line per method with model size, mean
 bit depth and word error rate (or accuracy), one line per client, the clients that failed and why,
-and the fleet by device class if the scenario has one.
+and the fleet by device class if the scenario has one; then what was found, in one sentence.
 
 The run folder holds scenario.yaml as resolved, versions.json, ledger.sqlite (written as clients
-finish), results.parquet and, for a fleet, timeline.parquet; with save_models also models/."""
+finish), results.parquet, report.html and, for a fleet, timeline.parquet; with save_models also
+models/."""
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -47,6 +49,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
         type=Path,
         help="the run folder, empty or new (default: runs/<scenario>/<UTC time>)",
     )
+    run.add_argument(
+        "--no-report", action="store_true", help="leave out report.html, which takes seconds"
+    )
     run.set_defaults(verb=_run, wrong_usage=run.error)
 
 
@@ -56,22 +61,17 @@ def _run(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from fedsim.api.studies import open_run
     from fedsim.base import progress
     from fedsim.results.folder import new_run_path
     from fedsim.results.table import stdout_console
-    from fedsim.runner.matrix import run_matrix
     from fedsim.runner.show import print_cells, print_run
-    from fedsim.runner.single import resume_run, run_scenario
+    from fedsim.runner.study import run_study
 
     out = options.resume or options.out or new_run_path(scenario.name)
     try:
         with progress.show(Console(stderr=True)):
-            if scenario.matrix:
-                cells = run_matrix(scenario, out)
-            elif options.resume:
-                result = resume_run(out, scenario.engine)
-            else:
-                result = run_scenario(scenario, out)
+            cells = run_study(scenario, out, resume=options.resume is not None)
     except KeyboardInterrupt:
         ledgers = sorted(out.rglob("ledger.sqlite"))
         kept = f"the clients that finished are in {ledgers[-1]}" if ledgers else "nothing is kept"
@@ -86,12 +86,19 @@ def _run(options: argparse.Namespace) -> int:
         if scenario.matrix:
             print_cells(scenario, cells, console)
         else:
-            print_run(scenario, result, console)
+            print_run(scenario, cells[0].result, console)
     print(captured.get())
-    results = [cell.result for cell in cells] if scenario.matrix else [result]
+    results = [cell.result for cell in cells]
     _print_hints(scenario, {row.metric for r in results for row in r.rows})
-    print(f"run folder: {out.absolute()}")
-    return 0 if any(r.rows for r in results) or not any(r.failures for r in results) else 1
+    if any(r.rows for r in results):
+        found = open_run(out)
+        print(f"{found.finding}\n")
+        print(f"run folder: {link(out)}", flush=True)
+        if not options.no_report:
+            print(f"report: {link(found.report())}")
+        return 0
+    print(f"run folder: {link(out)}")
+    return 1 if any(r.failures for r in results) else 0
 
 
 def _scenario_of(options: argparse.Namespace) -> Scenario:
@@ -107,16 +114,9 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
             "--resume continues a run as it was begun: remove --set, --out and --threads, which "
             "change the results or their folder"
         )
-    from fedsim.results.folder import open_run
-    from fedsim.scenario import load_scenario
+    from fedsim.api.studies import begun_scenario
 
-    scenario = load_scenario(open_run(options.resume).scenario)
-    if scenario.matrix:
-        raise FedsimError(
-            f"{options.resume}: a matrix of runs cannot be resumed: run its scenario again with"
-            f" --out beside it, and the results that finished are reused"
-        )
-    return scenario
+    return begun_scenario(options.resume)
 
 
 def _print_hints(scenario: Scenario, metrics: Collection[str]) -> None:

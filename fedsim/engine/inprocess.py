@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
+from fedsim.base.accelerators import deterministic
 from fedsim.engine.flower_internals import server_identity
 from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
@@ -76,5 +77,5 @@ def open_inprocess(
             "or choose engine ray"
         )
     nodes = nodes_of(clients)
-    with torch_threads(settings.threads), server_identity():
+    with torch_threads(settings.threads), deterministic(settings.device), server_identity():
         yield InProcessGrid(load_app(app), nodes, run_config)

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from fedsim.engine.ray_session import connected
+from fedsim.engine.ray_session import connected, require_running
 from fedsim.engine.ray_worker import Worker
 from fedsim.engine.settings import EngineSettings
 from fedsim.errors import FedsimError
@@ -32,6 +32,7 @@ def starting_actors(
     with connected(settings, clients) as capacity:
         options = {
             "num_cpus": settings.threads,
+            "num_gpus": settings.gpu_share,
             "max_restarts": -1,
             # Lets calls wait for an actor that is being restarted; the methods themselves say 0, so
             # that no batch is sent again behind our back.
@@ -40,7 +41,8 @@ def starting_actors(
             "scheduling_strategy": "SPREAD",  # over the machines of a cluster, not one by one
         }
         spawn = ray.remote(Worker).options(**options).remote
-        actors = [spawn(app, dict(run_config), settings.threads) for _ in range(capacity.workers)]
+        how = dict(run_config), settings.threads, settings.memory_share
+        actors = [spawn(app, *how) for _ in range(capacity.workers)]
         try:
             yield actors
         finally:
@@ -57,6 +59,7 @@ def await_imports(actors: Sequence[Any]) -> None:
     except RayTaskError as error:
         raise worker_failed(error) from error
     except RayError as error:
+        require_running()
         raise FedsimError(
             "a worker process died while it imported the client app (out of memory?): "
             "ask for fewer workers"

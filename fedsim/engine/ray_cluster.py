@@ -8,12 +8,13 @@ import secrets
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fedsim.engine.settings import EngineSettings
+from fedsim.engine.settings import EngineSettings, max_workers
 from fedsim.errors import FedsimError
 
 _REMEDY = "start one with `ray start --head`, or leave the address out to run on this machine"
@@ -56,8 +57,7 @@ def check_shared(folder: Path, runtime_env: dict[str, dict[str, str]]) -> None:
                 runtime_env=runtime_env,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             ).remote(str(proof)): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            for node in ray.nodes()
-            if node["Alive"]
+            for node in _alive()
         }
         for ref, machine in looks.items():
             if not _answer(ref, machine):
@@ -68,6 +68,11 @@ def check_shared(folder: Path, runtime_env: dict[str, dict[str, str]]) -> None:
                 )
     finally:
         proof.unlink()
+
+
+def _alive() -> list[dict[str, Any]]:
+    """Return Ray's description of each machine of the cluster that answers."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _answer(ref: ray.ObjectRef, machine: str) -> bool:
@@ -81,7 +86,8 @@ def _answer(ref: ray.ObjectRef, machine: str) -> bool:
 
 
 def free_workers(settings: EngineSettings, clients: int) -> int:
-    """Return how many workers fit into the free cores of a cluster that others may use too.
+    """Return how many workers fit into the free cores, and GPUs if they compute on these, of a
+    cluster that others may use too.
 
     Ray hears of released cores a little later, hence `settings.wait_seconds`. Raises `FedsimError`
     where too few are free by then.
@@ -90,15 +96,22 @@ def free_workers(settings: EngineSettings, clients: int) -> int:
     needed = wanted if settings.workers else 1
     deadline = time.monotonic() + settings.wait_seconds
     while True:
-        free = int(ray.available_resources().get("CPU", 0))
-        each = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+        free = ray.available_resources()
+        cpus, gpus = int(free.get("CPU", 0)), free.get("GPU", 0.0)
+        each = [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0.0)) for n in _alive()]
         # A worker is on one machine: cores left over on two machines are not room for a third.
-        fitting = min(free // settings.threads, sum(n // settings.threads for n in each))
+        fitting = min(
+            max_workers(settings, cpus, gpus), sum(max_workers(settings, *of) for of in each)
+        )
         if fitting >= needed:
             return min(wanted, fitting)
         if time.monotonic() > deadline:
+            free_gpus, of_gpu = "", ""
+            if settings.gpu_share:
+                free_gpus = f" and {gpus:g} free GPUs"
+                of_gpu = f" and 1/{settings.workers_per_gpu} GPU"
             raise FedsimError(
-                f"the Ray cluster has {free} free cores, too few for {needed} workers of "
-                f"{settings.threads} threads: ask for fewer workers or threads, or wait"
+                f"the Ray cluster has {cpus} free cores{free_gpus}, too few for {needed} workers"
+                f" of {settings.threads} threads{of_gpu}: ask for fewer workers or threads, or wait"
             )
         time.sleep(0.2)

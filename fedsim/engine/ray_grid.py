@@ -15,10 +15,12 @@ import ray
 from flwr.app import Message
 from ray.exceptions import RayError, RayTaskError
 
+from fedsim.base.accelerators import deterministic
 from fedsim.engine.flower_internals import pack, server_identity, unpack
 from fedsim.engine.grid import ClientGrid, Job
 from fedsim.engine.nodes import Node, nodes_of
 from fedsim.engine.ray_actors import await_imports, starting_actors, worker_failed
+from fedsim.engine.ray_session import require_running
 from fedsim.engine.schedule import Schedule
 from fedsim.engine.settings import EngineSettings, torch_threads
 from fedsim.engine.worker import DEATHS, died
@@ -126,6 +128,7 @@ class RayGrid(ClientGrid):
             except RayTaskError as error:
                 raise worker_failed(error) from error
             except RayError:
+                require_running()
                 self._lost(flight)
                 continue
             self._schedule.took(seconds_taken, len(flight.jobs))
@@ -164,6 +167,7 @@ def open_ray(
     with (
         starting_actors(app, len(nodes), run_config, settings) as actors,
         torch_threads(settings.threads),  # which imports torch: the actors do meanwhile, too
+        deterministic(settings.device),
         server_identity(),
     ):
         yield RayGrid(actors, nodes, run_config, settings.batch)

@@ -21,9 +21,11 @@ from pathlib import Path
 import psutil
 import ray
 
+from fedsim.base.accelerators import cuda_cards
 from fedsim.base.interrupts import held_back
+from fedsim.base.units import count_words
 from fedsim.engine.ray_cluster import check_address, check_shared, free_workers, not_joined
-from fedsim.engine.settings import QUIET, EngineSettings, cores, environment
+from fedsim.engine.settings import QUIET, EngineSettings, cores, environment, max_workers
 from fedsim.errors import FedsimError
 
 # Each client needs the same memory again, which glibc would give back and fetch page by page: some
@@ -75,9 +77,42 @@ def connected(settings: EngineSettings, clients: int) -> Iterator[Capacity]:
                 check_shared(settings.shared, stated)
             yield Capacity(free_workers(settings, clients), stated)
     else:
-        workers = min(settings.workers or max(1, cores() // settings.threads), clients)
-        with _started(variables, workers * settings.threads):
+        gpus = len(cuda_cards()) if settings.gpu_share else None
+        workers = min(_local_workers(settings, gpus or 0), clients)
+        with _started(variables, workers * settings.threads, gpus):
             yield Capacity(workers, {})
+
+
+def require_running() -> None:
+    """Raise `FedsimError` if Ray has ended under its workers: no client is to blame then."""
+    if _inherited:  # Ray was started here, and learns of its own death late
+        raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+        running = any(child.status() != psutil.STATUS_ZOMBIE for child in raylets)
+    else:
+        running = any(node["Alive"] for node in ray.nodes())
+    if not running:
+        raise FedsimError(
+            "Ray ended in the middle of the run: its process raylet died (out of memory?), and no"
+            " client can be asked any more; give it fewer --workers, and continue with fedsim run"
+            " --resume and the run folder"
+        )
+
+
+def _local_workers(settings: EngineSettings, gpus: int) -> int:
+    """Return how many workers to start here, clients permitting.
+
+    Raises `FedsimError` if more are wanted than the GPUs have room for: Ray would wait for ever.
+    """
+    if settings.workers is None:
+        return max(1, max_workers(settings, max(cores(), settings.threads), gpus))
+    room = gpus * settings.workers_per_gpu
+    if settings.gpu_share and settings.workers > room:
+        raise FedsimError(
+            f"engine.workers is {settings.workers}, and {count_words(gpus, 'GPU')} with"
+            f" {count_words(settings.workers_per_gpu, 'worker')} each have room for {room}: raise"
+            " engine.workers_per_gpu, or ask for fewer workers"
+        )
+    return settings.workers
 
 
 def _variables(threads: int) -> dict[str, str]:
@@ -90,15 +125,19 @@ def _variables(threads: int) -> dict[str, str]:
 
 
 @contextmanager
-def _started(variables: Mapping[str, str], num_cpus: int) -> Iterator[None]:
-    """Start Ray on this machine with an environment for its workers, and end all of it."""
+def _started(variables: Mapping[str, str], num_cpus: int, num_gpus: int | None) -> Iterator[None]:
+    """Start Ray on this machine with an environment for its workers, and end all of it.
+
+    With `num_gpus` None Ray counts the GPUs itself, and no worker asks for one.
+    """
+    gpus = {} if num_gpus is None else {"num_gpus": num_gpus}
     mark = secrets.token_hex(8)
     session, ended = None, False
     try:
         # Inherited rather than stated for each worker: Ray starts an agent for what is stated.
         with environment({**variables, **_NO_SPARE_WORKERS, _MARK: mark}):
             try:
-                _init(address="local", num_cpus=num_cpus, include_dashboard=False)
+                _init(address="local", num_cpus=num_cpus, include_dashboard=False, **gpus)
             except Exception as error:  # Ray raises what its processes happened to die of
                 raise _not_started(error) from error
         session = _session_folder()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsim.base.accelerators import CPU, CUDA, MPS
 from fedsim.base.imports import importing
 from fedsim.errors import FedsimError
 
@@ -29,7 +30,7 @@ INTERRUPTIBLE = {"RAY_raylet_start_wait_time_s": "0"}
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Settings of an engine; none but `threads` changes a result.
+    """Settings of an engine; none but `threads` and `device` changes a result.
 
     `workers`: client processes; None starts one for every `threads` cores.
     `threads`: torch threads in each worker. Fixed rather than derived from the cores, because
@@ -38,6 +39,8 @@ class EngineSettings:
     `batch`: messages in one call to a worker; None chooses by how many wait and how long one takes.
     `shared`: a folder that every machine of a joined cluster must see, which is checked first.
     `wait_seconds`: how long to wait for free cores of a Ray that is running already.
+    `device`: what the clients compute on, as `fedsim.base.accelerators.find_device` returns it.
+    `workers_per_gpu`: client processes that share a GPU.
 
     Raises `FedsimError` where a number is below one.
     """
@@ -48,12 +51,31 @@ class EngineSettings:
     batch: int | None = None
     shared: Path | None = None
     wait_seconds: float = 10.0
+    device: str = CPU
+    workers_per_gpu: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads", "batch"):
+        for name in ("workers", "threads", "batch", "workers_per_gpu"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise FedsimError(f"{name} is {value}: give at least 1, or leave it out")
+
+    @property
+    def gpu_share(self) -> float:
+        """The part of a GPU that Ray reserves for a worker; 0 where it knows no GPU."""
+        # Ray counts in ten thousandths, and would round 1/6 up.
+        share = 10_000 // self.workers_per_gpu / 10_000
+        return share if self.device.startswith(CUDA) else 0.0
+
+    @property
+    def memory_share(self) -> float | None:
+        """The part of a GPU's memory that a worker may take; None where it has one to itself.
+
+        Fixed rather than what its neighbours leave: whether a batch fits must not depend on them.
+        The server, which computes in the process that starts the workers, counts as a neighbour.
+        """
+        shared = self.device.startswith(CUDA) and self.workers_per_gpu > 1
+        return 1 / (self.workers_per_gpu + 1) if shared else None
 
 
 @contextmanager
@@ -86,6 +108,17 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def max_workers(settings: EngineSettings, cpus: float, gpus: float) -> int:
+    """Return how many workers fit into cores and, where they compute on GPUs, into these.
+
+    `gpus` may be a fraction, of a GPU that others share.
+    """
+    fitting = int(cpus) // settings.threads
+    if settings.gpu_share:
+        return min(fitting, int(gpus * settings.workers_per_gpu + 1e-3))
+    return min(fitting, settings.workers_per_gpu) if settings.device == MPS else fitting
 
 
 def cores() -> int:

@@ -8,6 +8,7 @@ from importlib import import_module
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedsim.base.accelerators import is_lost
 from fedsim.engine.flower_internals import (
     CLIENT_CRASHED,
     CLIENT_RAISED,
@@ -47,7 +48,8 @@ def handle(app: ClientApp, message: Message, context: Context) -> Message:
 
     The reason is one line: the text of a `FedsimError` as it is, any other exception with the
     client's key and the message type. Out of memory counts as no answer, so that the server tries
-    again: another time there may be room. One client's failure never ends a run.
+    again: another time there may be room. One client's failure never ends a run. The loss of a GPU
+    is raised: this process can compute nothing any more.
     """
     client = context.node_config["client"]
     where = f"client {client!r} failed in {message.metadata.message_type}"
@@ -58,6 +60,8 @@ def handle(app: ClientApp, message: Message, context: Context) -> Message:
     except MemoryError:
         return error_reply(message, NO_REPLY, f"{where}: it ran out of memory")
     except (Exception, SystemExit) as error:
+        if is_lost(error):
+            raise
         return error_reply(message, CLIENT_RAISED, f"{where}: {type(error).__name__}: {error}")
     if not isinstance(reply, Message):
         return error_reply(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsim.base.accelerators import CPU
 from fedsim.errors import FedsimError
 from fedsim.quant.formats import FORMATS, ExportFormat
 
@@ -66,10 +67,16 @@ def export(
 
     Raises:
         FedsimError: if the format does not exist or its packages are not installed, the model
-            cannot be exported, it has a depth that the format lacks, or the folder is not empty or
-            cannot be written.
+            cannot be exported or is on a GPU, it has a depth that the format lacks, or the folder
+            is not empty or cannot be written.
     """
     chosen = FORMATS[to]
+    device = next(model.module.parameters()).device
+    if device.type != CPU:
+        raise FedsimError(
+            f"the model is on {device}, and an export is traced on the processor: load it with"
+            f" device='cpu'"
+        )
     _check_depths(model, weights, to, chosen, widen)
     _check_new(Path(folder))
     traced = chosen.trace(model, leftovers)

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedsim.base.clip_counts import ClipCounts
+from fedsim.base.statistics import Comparison, compare
 from fedsim.errors import FedsimError
 from fedsim.export import Exported, require
 from fedsim.quant.formats import FORMATS
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models.base import transcribe_clips
+from fedsim.speech.scoring import count_errors
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +98,32 @@ def check(
             for setting in chosen.program.settings
         )
     return Checked(tuple(emulated), ran)
+
+
+def worse(checked: Checked, texts: Sequence[str], seed: int = 0) -> list[tuple[Ran, Comparison]]:
+    """Return what was run and is worse than fedsim's emulation: the 95 % interval of the paired
+    difference in WER, over clips, is above 0.
+
+    Args:
+        checked: what was heard.
+        texts: what is said in each clip.
+        seed: of the resampled clips.
+    """
+    emulated = _counts(texts, checked.emulated)
+    found = []
+    for i, ran in enumerate(checked.ran):
+        rng = np.random.default_rng(np.random.SeedSequence([seed, i]))
+        heard = _counts(texts, ran.transcripts)
+        difference = compare([heard], [emulated], rng, over_clients=False)
+        if difference.verdict == "worse":
+            found.append((ran, difference))
+    return found
+
+
+def _counts(texts: Sequence[str], transcripts: Sequence[str]) -> ClipCounts:
+    each = [count_errors([a], [b]) for a, b in zip(texts, transcripts, strict=True)]
+    wrong, of = zip(*((one.errors, one.words) for one in each), strict=True)
+    return ClipCounts("", np.array(wrong), np.array(of))
 
 
 def run_exported(folder: Path, clips: Path, setting: str | int, to: str = "onnx") -> Ran:

@@ -8,8 +8,11 @@ The layout is that of onnx-asr's model type `wav2vec2-ctc`: `model.onnx` with th
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedsim.export.tracing import traced
+from fedsim.errors import FedsimError
+from fedsim.export.onnx_graph import OPSET, Skeleton, skeleton
 
 if TYPE_CHECKING:
     from fedsim.quant.rows import Rows
@@ -58,8 +62,9 @@ def is_exportable(model: SpeechModel) -> bool:
     return names[0] == "input_values" and names[1].endswith("ForCTC")
 
 
-def trace(model: SpeechModel) -> dict[str, Any]:
-    """Return the traced network of a recognizer, an `onnx.ModelProto`, by the name of its file.
+def trace(model: SpeechModel, weights: Sequence[np.ndarray]) -> dict[str, Skeleton]:
+    """Return the traced network of a recognizer by the name of its file; `weights` are those of
+    its layers (N, ...).
 
     Where padding changes results, a batch has one clip only. Raises `FedsimError` if torch cannot
     trace the network.
@@ -67,21 +72,49 @@ def trace(model: SpeechModel) -> dict[str, Any]:
     adapter: Any = model
     pads = bool(adapter.pads)
     network, normalize = model.module, bool(adapter.extractor.do_normalize)
+    recognizer = Recognizer(network, normalize=normalize, masked=pads).eval()
     # A batch norm would be folded into the convolution before it, whose weight is a layer's.
     folds = any(isinstance(module, nn.BatchNorm1d) for module in network.modules())
     clips = torch.zeros(2 if pads else 1, 16_000)
     lengths = torch.full((len(clips),), 16_000)
     free = torch.export.Dim.DYNAMIC
     batch = {0: free} if pads else {}
-    graph = traced(
-        Recognizer(network, normalize=normalize, masked=pads),
-        (clips, lengths),
-        (["input_values", "input_lengths"], ["logprobs"]),
-        {"input_values": {**batch, 1: free}, "input_lengths": batch},
-        model=model.id,
-        optimize=not folds,
-    )
-    return {GRAPH: graph}
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                recognizer,
+                (clips, lengths),
+                dynamo=True,
+                verbose=False,
+                optimize=not folds,
+                opset_version=OPSET,
+                input_names=["input_values", "input_lengths"],
+                output_names=["logprobs"],
+                dynamic_shapes={"input_values": {**batch, 1: free}, "input_lengths": batch},
+            )
+    except Exception as error:  # torch's exporter raises whatever it meets
+        raise FedsimError(
+            f"model {model.id!r} cannot be exported: torch cannot trace a"
+            f" {type(network).__name__} ({type(error).__name__})"
+        ) from error
+    assert program is not None
+    return {GRAPH: skeleton(program.model_proto, weights)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what the exporter logs and warns of while it traces."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def recognizer(
@@ -96,7 +129,7 @@ def recognizer(
 
 
 def files(model: SpeechModel, rows: Rows | None, language: str | None) -> dict[str, str]:
-    """Return the texts of the files beside the graph, by name."""
+    """Return the texts of the files beside the graph, by name; they depend on the model alone."""
     adapter: Any = model
     tokenizer, config = adapter.tokenizer, adapter.module.config
     lines = []

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedsim.errors import FedsimError
 from fedsim.export import require
-from fedsim.export.onnx_graph import Skeleton, check_found, fill, layer_bytes, skeleton
+from fedsim.export.onnx_graph import Skeleton, check_found, fill, layer_bytes
 from fedsim.export.onnx_weights import DEPTHS
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
@@ -110,13 +110,12 @@ def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
     def graphs() -> dict[str, Skeleton]:
         switch = switch_of(model)
         weights = switch.full_weights()
+        values = [weights[layer.name].numpy() for layer in model.layers]
         switch.install(weights, leftovers, {})
         try:
-            traced = exporter.trace(model)
+            found: dict[str, Skeleton] = exporter.trace(model, values)
         finally:
             switch.restore()
-        values = [weights[layer.name].numpy() for layer in model.layers]
-        found = {name: skeleton(graph, values) for name, graph in traced.items()}
         check_found(model.layers, values, list(found.values()))
         return found
 

@@ -56,7 +56,15 @@ class Skeleton:
 
         newer = version_converter.convert_version(self.traced, _OPSET_2BIT)
         newer.ir_version = _IR_2BIT
-        newer.graph.ClearField("value_info")  # shapes in between, which a runtime infers
+        # The converter infers shapes: of what lies between, which takes bytes, and of what comes
+        # out, which differ where a table has fewer rows.
+        newer.graph.ClearField("value_info")
+        for there, here in (
+            (newer.graph.input, self.traced.graph.input),
+            (newer.graph.output, self.traced.graph.output),
+        ):
+            del there[:]
+            there.extend(here)
         return newer
 
     @cached_property
@@ -89,19 +97,26 @@ def skeleton(traced: Any, weights: Sequence[np.ndarray]) -> Skeleton:
         weights: float32 (N, ...) of each layer of the model, as they were when it was traced: a
             weight is known by its values, since tracing renames and transposes it.
     """
-    from onnx import helper
-
     known: dict[bytes, tuple[int, bool]] = {}
     for i, values in enumerate(weights):
         known.setdefault(_digest(values), (i, False))
         if values.ndim == 2:
             known.setdefault(_digest(values.T), (i, True))
-    found: dict[str, WeightTensor] = {}
-    inputs, casts, stored = [], [], []
+    found = {
+        tensor.name: WeightTensor(place[0], tuple(tensor.dims), place[1])
+        for tensor in traced.graph.initializer
+        if (place := _known(tensor, known))
+    }
+    return skeleton_of(traced, found)
+
+
+def skeleton_of(traced: Any, weights: Mapping[str, WeightTensor]) -> Skeleton:
+    """Return a network, an `onnx.ModelProto` which is changed, without these tensors."""
+    from onnx import helper
+
+    casts, stored = [], []
     for tensor in traced.graph.initializer:
-        if place := _known(tensor, known):
-            found[tensor.name] = WeightTensor(place[0], tuple(tensor.dims), place[1])
-            inputs.append(helper.make_tensor_value_info(tensor.name, _FLOAT, tensor.dims))
+        if tensor.name in weights:
             continue
         half = _halved(tensor)
         stored.append(half)
@@ -111,6 +126,10 @@ def skeleton(traced: Any, weights: Sequence[np.ndarray]) -> Skeleton:
         del node.metadata_props[:]
         node.ClearField("doc_string")
         node.ClearField("name")
+    inputs = [
+        helper.make_tensor_value_info(name, _FLOAT, weight.shape)
+        for name, weight in weights.items()
+    ]
     graph = helper.make_graph(
         [*casts, *traced.graph.node],
         "fedsim",
@@ -120,7 +139,7 @@ def skeleton(traced: Any, weights: Sequence[np.ndarray]) -> Skeleton:
     )
     return Skeleton(
         helper.make_model(graph, opset_imports=traced.opset_import, ir_version=traced.ir_version),
-        found,
+        weights,
     )
 
 
@@ -137,6 +156,21 @@ def check_found(
             f" ({len(missing)} of {len(layers)} are missing): models of this class cannot be"
             f" exported"
         )
+
+
+def in_float32(bare: Skeleton, weights: Sequence[np.ndarray]) -> Any:
+    """Return the `onnx.ModelProto` of a network with weights (N, ...) in float32."""
+    from onnx import ModelProto, numpy_helper
+
+    model = ModelProto()
+    model.CopyFrom(bare.traced)
+    del model.graph.input[:]
+    model.graph.input.extend(i for i in bare.traced.graph.input if i.name not in bare.weights)
+    for name, weight in bare.weights.items():
+        values = weights[weight.layer]
+        values = np.ascontiguousarray(values.T if weight.transposed else values)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return model
 
 
 def fill(bare: Skeleton, packed: Sequence[PackedWeight], spare: int = 0) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.base.files import write_text
+from fedsim.errors import FedsimError
 from fedsim.export import require
 from fedsim.export.onnx import Traced, exporter_of
 from fedsim.export.onnx_graph import fill
@@ -30,14 +31,20 @@ _ERRORS_ONLY = 3
 def by_default(
     traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel
 ) -> AbstractContextManager[Recognize]:
-    """Return a context with a model as onnxruntime runs it by default."""
+    """Return a context with a model as onnxruntime runs it by default.
+
+    The context raises `FedsimError` if onnxruntime is not installed or refuses the model.
+    """
     return _opened(traced, weights, model, _DEFAULT)
 
 
 def with_float_inputs(
     traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel
 ) -> AbstractContextManager[Recognize]:
-    """Return a context with a model of which onnxruntime rounds no inputs."""
+    """Return a context with a model of which onnxruntime rounds no inputs.
+
+    It raises as that of `by_default`.
+    """
     return _opened(traced, weights, model, _FLOAT)
 
 
@@ -63,7 +70,14 @@ def _opened(
     sessions = {}
     for name, bare in traced.graphs.items():
         data = fill(bare, weights).SerializeToString()
-        sessions[name] = runtime.InferenceSession(data, options(level), ["CPUExecutionProvider"])
+        try:
+            session = runtime.InferenceSession(data, options(level), ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has an exception of its own for each status
+            raise FedsimError(
+                f"onnxruntime {runtime.__version__} does not load {name} ({type(error).__name__}):"
+                f" install the onnxruntime that fedsim-speech[onnx] asks for"
+            ) from error
+        sessions[name] = session
 
     def recognize(clips: Sequence[np.ndarray], language: str | None) -> list[Hypothesis]:
         for _ in model.batches(clips, language):

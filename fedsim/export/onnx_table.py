@@ -34,6 +34,8 @@ _PARTS = {2: ((2, 0),), 4: ((4, 0),), 6: ((4, 2), (2, 0)), 8: ((4, 4), (4, 0))}
 """Stored depth -> bits and position of the parts of a code, the highest first."""
 _BLOCK = 128
 """Numbers that `MatMulNBits` reads with one scale where more of them share it."""
+_LEAST = 32
+"""The same for rows that are shorter; with less, `MatMulNBits` is slow at 2 bits."""
 _ROUNDED = 127.0
 """Largest of the numbers to which `MatMulNBits` rounds its inputs, in each block of them."""
 DOMAIN = "com.microsoft"
@@ -52,7 +54,8 @@ class Table:
     def __post_init__(self) -> None:
         packed = self.packed
         self._n, self._k = packed.shape[0], math.prod(packed.shape[1:])
-        self._block = GRANULARITIES[packed.format.granularity].group or _BLOCK
+        group = GRANULARITIES[packed.format.granularity].group or _BLOCK
+        self._block = min(group, max(_LEAST, 1 << (self._k - 1).bit_length()))
         self._blocks = -(-self._k // self._block)
         self._parts = _PARTS[STORED[packed.bits]]
         self._constants: set[str] = set()
@@ -129,8 +132,8 @@ class Table:
         yield _node("Expand", [f"{self.name}.grid", shape], f"{self.name}.scales")
         for bits, at in self._parts:
             part, low = f"{self.name}.{at}", (1 << bits) - 1
-            shape = (n, blocks, self._block * bits // 8)
-            self._raw(f"{part}.codes", 2, pack((codes >> at) & low, bits).reshape(shape))
+            taken = pack((codes >> at) & low, bits).reshape(n, blocks, -1)
+            self._raw(f"{part}.codes", 2, taken)
             yield _node("Mul", [f"{self.name}.scales", self._number(1 << at)], f"{part}.scales")
             if packed.zeros is None:
                 if self._default_zero(bits, at):

@@ -1,4 +1,4 @@
-"""Running an exported Whisper with nothing but numpy and an onnxruntime session.
+"""Running an exported Whisper with numpy and onnxruntime sessions, and fedsim's rule for loops.
 
 Greedy decoding as in `fedsim.speech.models.whisper`: the same prompt, the same tokens left out, the
 same maximum length, and loops stopped. `generation_config.json` says which language it is; without
@@ -20,7 +20,8 @@ from fedsim.speech.repetition import stop
 
 ENCODER, DECODER = "encoder_model.onnx", "decoder_model_merged.onnx"
 _RATE, _FFT, _HOP = 16_000, 400, 160
-_TOKENS_PER_SECOND, _EXTRA_TOKENS = 12, 8
+TOKENS_PER_SECOND, EXTRA_TOKENS = 12, 8
+"""As in `fedsim.speech.models.whisper`, which cannot be imported without torch."""
 _SPECIAL = "<|"
 
 
@@ -47,10 +48,11 @@ class Whisper:
         features = mel_features(clip, frames, self.filters)
         (states,) = self.encoder.run(None, {"input_features": features[None]})
         prompt = self._prompt(states)
-        bound = _EXTRA_TOKENS + math.ceil(_TOKENS_PER_SECOND * -(-len(clip) // _HOP) / 100)
+        bound = EXTRA_TOKENS + math.ceil(TOKENS_PER_SECOND * -(-len(clip) // _HOP) * _HOP / _RATE)
         bound = min(bound, self.config["max_target_positions"] - len(prompt))
         never, first = self.rules.get("suppress_tokens"), self.rules.get("begin_suppress_tokens")
-        cache, step, produced = self._no_past(), prompt, []
+        cache, step = self._no_past(), prompt
+        produced: list[int] = []
         while True:
             logits = self._step(step, states, cache)
             logits[[*(never or ()), *(() if produced else first or ())]] = -np.inf
@@ -91,9 +93,8 @@ class Whisper:
             **cache,
         }
         logits, *presents = self.decoder.run(None, feeds)
-        for name, present in zip(cache, presents, strict=True):
-            if len(present):
-                cache[name] = present
+        pairs = zip(cache, presents, strict=True)
+        cache |= {name: present for name, present in pairs if len(present)}
         return logits[0, -1]
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _OF_A_FOLDER = ("is_local", "local_files_only", "language", "task")
 """What transformers adds to the settings of a tokenizer that say nothing about it."""
+_RULES = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids")
 Place = Callable[[int], int | None]
 """Number of a token in the model -> its number in the files; None if it is dropped."""
 
@@ -40,6 +41,8 @@ def files(model: SpeechModel, rows: Rows | None, language: str | None) -> dict[s
     place = _places(rows)
     config = _renumbered(json.loads(network.config.to_json_string(use_diff=False)), place)
     rules = _renumbered(json.loads(network.generation_config.to_json_string()), place)
+    for name in _RULES:  # transformers would take them for the rules, which are in their own file
+        config.pop(name, None)
     if rows is not None:
         config["vocab_size"] = rows.count
     code = adapter.language_code(language)
@@ -47,7 +50,8 @@ def files(model: SpeechModel, rows: Rows | None, language: str | None) -> dict[s
         rules.pop("forced_decoder_ids", None)  # which name a language too
         rules |= {"language": code, "task": "transcribe"}
     added = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
-    tokens, specials = {}, {}
+    tokens: dict[str, int] = {}
+    specials: dict[str, int] = {}
     for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         if (number := place(i)) is not None:
             (specials if token in added else tokens)[token] = number
@@ -84,7 +88,7 @@ def _renumbered(settings: dict[str, Any], place: Place) -> dict[str, Any]:
 
     result = dict(settings)
     for name, value in settings.items():
-        if name.endswith("_token_id") or name in ("suppress_tokens", "begin_suppress_tokens"):
+        if name.endswith("_token_id") or name in _RULES[:2]:
             result[name] = moved(value)
         elif name.endswith("_to_id"):
             result[name] = {k: new for k, i in value.items() if (new := place(i)) is not None}
@@ -128,9 +132,12 @@ def _tokenizer(tokenizer: Any, place: Place) -> dict[str, Any]:
 
 
 def _tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
+    """Return the settings of the tokenizer as transformers 4 reads them too."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         settings = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if isinstance(settings.get("extra_special_tokens"), list):  # as it is called from 5 on
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     return {name: value for name, value in settings.items() if name not in _OF_A_FOLDER}
 
 

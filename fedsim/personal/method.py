@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fedsim.base.accelerators import AUTO as AUTO_DEVICE
+from fedsim.base.accelerators import deterministic
 from fedsim.base.units import MB
 from fedsim.errors import FedsimError
 from fedsim.personal.checks import check_options, check_share, check_words, checked_clips
@@ -25,6 +27,7 @@ from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.formats import OWN
 from fedsim.quant.granularities import GRANULARITIES, WeightFormat
 from fedsim.quant.measures import MEASURES
+from fedsim.quant.model import device_of
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.moments import LayerMoments, mixed
 from fedsim.quant.onepass import Passed, forward_only
@@ -33,7 +36,7 @@ from fedsim.quant.profile import profile_of
 from fedsim.quant.rounding import ROUNDINGS
 from fedsim.quant.rounding.plan import round_plan, without_moments
 from fedsim.quant.sensitivity import sense
-from fedsim.quant.weights import dequantize_weight
+from fedsim.quant.weights import PackedWeight, dequantize_weight
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, public_signal
 from fedsim.speech.public import public_request, public_set
@@ -69,6 +72,7 @@ def personalize(
     own_tokens: int = DEFAULT_OWN,
     words_from: str | None = None,
     seed: int = 0,
+    device: str = AUTO_DEVICE,
 ) -> PersonalizedModel:
     """Compress a speech model for one user and one memory budget.
 
@@ -113,11 +117,14 @@ def personalize(
             clips first, where `vocabulary` is given.
         words_from: a text in the language whose words are counted, in place of that package.
         seed: seeds the `shuffled` allocation.
+        device: where it is computed: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. A
+            model from `load_model` stays where it is: give it to `load_model`.
 
     Raises:
         BudgetError: the budget is below the smallest feasible file, whose size the text names.
         AudioError: a clip is empty, not finite, not 1-D or too short.
-        FedsimError: an unknown name, a model that cannot be loaded, or an option out of range.
+        FedsimError: an unknown name, a model that cannot be loaded, a device that is not there, or
+            an option out of range.
     """
     checked = checked_clips(clips)
     depths = check_options(budget_mb, activation_bits, bit_depths, format)
@@ -134,80 +141,88 @@ def personalize(
     )
     check_share("own_weight", own_weight)
     if isinstance(model, str | os.PathLike):
-        speech = load_model(model, window_s=window_s, keep=keep)
-    elif window_s is not None or keep:
+        speech = load_model(model, window_s=window_s, keep=keep, device=device)
+    elif window_s is not None or keep or device != AUTO_DEVICE:
         raise FedsimError(
-            "window_s and keep are options of load_model for a loaded model: give them there"
+            "window_s, keep and device are options of load_model for a loaded model: give them"
+            " there"
         )
     else:
         speech = model
-    ready = packable(
-        speech,
-        speech.id,
-        weight_format=WeightFormat(weights, zero_points),
-        depths=depths,
-        settings=speech.settings,
-        format=format,
-    )
-    threads = torch.get_num_threads()
-    public = PublicModel(speech, lambda: _public_set(public_clips, language), threads)
-    reads = ALLOCATORS[allocation].reads
-    senses = reads in ("order", "vector")
-    fits = ROUNDINGS[rounding].reads_moments
-    tuning = tuning_pass(speech, checked, language)
-    if vocabulary is not None:
-        chosen = vocabulary_of(speech, vocabulary, own_tokens, words_from)
-        ready = ready.trimmed(chosen.own_rows(language, tuning.tokens or ()))
-    calibrator, records = CALIBRATORS[calibration], fits and moments != "public"
-    passed: Passed = Passed(None)
-    if senses or records or calibrator.user_data:
-        passed = tuning.sense(
-            (lambda network, batches: sense(network, batches, sensitivity))
-            if senses
-            else forward_only,
-            [calibration],
-            moments=records,
+    with deterministic(str(device_of(speech))):
+        ready = packable(
+            speech,
+            speech.id,
+            weight_format=WeightFormat(weights, zero_points),
+            depths=depths,
+            settings=speech.settings,
+            format=format,
         )
-    profile = None
-    if senses:
-        profile = profile_of(passed.found, sensitivity)
-    elif reads != "nothing" and losses == "own":
-        profile = own_losses(tuning, rounding, ready.weight_format, depths)
-    elif reads != "nothing":
-        pairs = reads == "pairs"
-        profile = public.losses(rounding, ready.weight_format, depths, pairs=pairs)
-    budget, rng = int(budget_mb * MB), np.random.default_rng(seed)
-    bits = allocate(allocation, profile, ready.sizes, budget, order=order, rng=rng)
-    used: Mapping[str, LayerMoments] = {}
-    if fits:
-        used = mixed(moments, lambda: passed.moments or {}, lambda: public.moments, own_weight)
-    full, layers = ready.switch.full_weights(), speech.layers
-    packed = round_plan(full, layers, bits, rounding, ready.weight_format, used, ready.rows)
-    observed = passed.observed
-    if not calibrator.static:
-        observed = None
-    elif not calibrator.user_data:
-        observed = tuning_pass(speech, public_signal(), language).observe([calibration]).observed
-    elif observed is None:
-        observed = tuning.observe([calibration]).observed
-    input_bits = public.input_bits(activation_bits, calibration)
-    with torch.inference_mode():
-        inputs = tuple(
-            calibrate_layer(
-                calibration,
-                layer,
-                ready.modules[layer.name],
-                (observed or {}).get(layer.name),
-                partial(dequantize_weight, weight),
-                width,
-                ready.rows,
+        threads = torch.get_num_threads()
+        public = PublicModel(speech, lambda: _public_set(public_clips, language), threads)
+        reads = ALLOCATORS[allocation].reads
+        senses = reads in ("order", "vector")
+        fits = ROUNDINGS[rounding].reads_moments
+        tuning = tuning_pass(speech, checked, language)
+        if vocabulary is not None:
+            chosen = vocabulary_of(speech, vocabulary, own_tokens, words_from)
+            ready = ready.trimmed(chosen.own_rows(language, tuning.tokens or ()))
+        calibrator, records = CALIBRATORS[calibration], fits and moments != "public"
+        passed: Passed = Passed(None)
+        if senses or records or calibrator.user_data:
+            passed = tuning.sense(
+                (lambda network, batches: sense(network, batches, sensitivity))
+                if senses
+                else forward_only,
+                [calibration],
+                moments=records,
             )
-            for layer, weight, width in zip(layers, packed, input_bits, strict=True)
-        )
-    file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored, ready.rows)
-    bare = without_moments(layers, rounding, used)
-    own = own_sizes(speech, ready.stored, ready.blank, depths, ready.rows)
-    return PersonalizedModel(speech, file, own.total(bits), language, bare)
+        profile = None
+        if senses:
+            profile = profile_of(passed.found, sensitivity)
+        elif reads != "nothing" and losses == "own":
+            profile = own_losses(tuning, rounding, ready.weight_format, depths)
+        elif reads != "nothing":
+            pairs = reads == "pairs"
+            profile = public.losses(rounding, ready.weight_format, depths, pairs=pairs)
+        budget, rng = int(budget_mb * MB), np.random.default_rng(seed)
+        bits = allocate(allocation, profile, ready.sizes, budget, order=order, rng=rng)
+        used: Mapping[str, LayerMoments] = {}
+        if fits:
+            used = mixed(moments, lambda: passed.moments or {}, lambda: public.moments, own_weight)
+        full, layers = ready.switch.full_weights(), speech.layers
+        packed = round_plan(full, layers, bits, rounding, ready.weight_format, used, ready.rows)
+        observed = passed.observed
+        if not calibrator.static:
+            observed = None
+        elif not calibrator.user_data:
+            observed = (
+                tuning_pass(speech, public_signal(), language).observe([calibration]).observed
+            )
+        elif observed is None:
+            observed = tuning.observe([calibration]).observed
+        input_bits = public.input_bits(activation_bits, calibration)
+        with torch.inference_mode():
+            inputs = tuple(
+                calibrate_layer(
+                    calibration,
+                    layer,
+                    ready.modules[layer.name],
+                    (observed or {}).get(layer.name),
+                    partial(_unpacked, weight, device_of(speech)),
+                    width,
+                    ready.rows,
+                )
+                for layer, weight, width in zip(layers, packed, input_bits, strict=True)
+            )
+        file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored, ready.rows)
+        bare = without_moments(layers, rounding, used)
+        own = own_sizes(speech, ready.stored, ready.blank, depths, ready.rows)
+        return PersonalizedModel(speech, file, own.total(bits), language, bare)
+
+
+def _unpacked(packed: PackedWeight, device: torch.device) -> torch.Tensor:
+    return dequantize_weight(packed).to(device)
 
 
 def _public_set(clips: Sequence[Any] | None, language: str | None) -> PublicSet:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fedsim.base.accelerators import AUTO, CPU, deterministic, find_device
 from fedsim.errors import FedsimError, ModelFileError
 from fedsim.export import Exported
 from fedsim.personal.checks import checked_clips
@@ -19,6 +20,7 @@ from fedsim.quant.allocation import mean_bits
 from fedsim.quant.formats import OWN
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
+from fedsim.quant.model import device_of
 from fedsim.quant.modelfile import ModelFile
 from fedsim.quant.modelheader import LANGUAGE, PLANNED_FOR
 from fedsim.quant.rows import trimmed_layers
@@ -83,7 +85,8 @@ class PersonalizedModel:
         switch = switch_of(self.model)
         self._install(switch)
         try:
-            return transcribe_clips(self.model, checked, self.language)
+            with deterministic(str(device_of(self.model))):
+                return transcribe_clips(self.model, checked, self.language)
         finally:
             switch.restore()
 
@@ -139,16 +142,21 @@ class PersonalizedModel:
     @cached_property
     def _weights(self) -> dict[str, torch.Tensor]:
         pairs = zip(self.model.layers, self.file.weights, strict=True)
-        return {layer.name: dequantize_weight(packed) for layer, packed in pairs}
+        device = device_of(self.model)
+        return {layer.name: dequantize_weight(packed).to(device) for layer, packed in pairs}
 
     @cached_property
     def _integers(self) -> dict[str, IntegerWeight | None]:
+        if device_of(self.model).type != CPU:
+            return {}
         pairs = zip(self._layers, self.file.weights, strict=True)
         return {layer.name: integers_of(layer, packed) for layer, packed in pairs}
 
     @cached_property
     def _leftovers(self) -> dict[str, torch.Tensor]:
-        return modelfile.load_leftovers(self.file.leftovers)
+        device = device_of(self.model)
+        rest = modelfile.load_leftovers(self.file.leftovers)
+        return {name: tensor.to(device) for name, tensor in rest.items()}
 
     def _install(self, switch: Switch) -> None:
         switch.install(self._weights, self._leftovers, self.inputs, self._integers, self.file.rows)
@@ -160,6 +168,7 @@ def load_personalized(
     *,
     language: str | None = None,
     key: KeySource | None = None,
+    device: str = AUTO,
 ) -> PersonalizedModel:
     """Read a model file that `PersonalizedModel.save` or a run wrote.
 
@@ -171,18 +180,22 @@ def load_personalized(
         key: demands that the file was signed by the owner of this Ed25519 key: the path of a PEM
             file with the public key, or its contents. Without it the hash in the file is checked,
             which finds accidents and no intent: whoever changes a file can change its hash.
+        device: where it computes, as in `load_model`; a `model` from there stays where it is.
 
     Raises:
         ModelFileError: if the file is missing, damaged, of another model, not signed by `key`, or
             holds what no model file may.
-        FedsimError: if `key` is not an Ed25519 key, or the model that the file names cannot be
-            loaded.
+        FedsimError: if `key` is not an Ed25519 key, the device is not there, or the model that the
+            file names cannot be loaded.
     """
+    if device != AUTO:  # before a file is read
+        find_device(device)
     if model is None or isinstance(model, str | os.PathLike):
         manifest = modelfile.read_manifest(path, key)
         options = _loading(path, manifest.settings)
         try:
-            speech = load_model(manifest.model if model is None else model, **options)
+            named = manifest.model if model is None else model
+            speech = load_model(named, **options, device=device)
         except FedsimError as error:
             if model is not None:
                 raise
@@ -190,6 +203,8 @@ def load_personalized(
                 f"{path} was made from the model {manifest.model!r}, which cannot be loaded here"
                 f" ({error}); name it: load_personalized(path, model=...)"
             ) from error
+    elif device != AUTO:
+        raise FedsimError("device is an option of load_model for a loaded model: give it there")
     else:
         speech = model
     rest = switch_of(speech).full_leftovers()

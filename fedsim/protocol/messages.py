@@ -193,9 +193,9 @@ class Scores:
     empty. A model that decodes token by token also fills `looped`, the number of clips whose
     transcript was cut because the model repeated itself, and with their part of `errors` and
     `words` `looped_errors` and `looped_words` (of `char_errors` and `chars` if the metric that was
-    requested is CER). `file_bytes` are the bytes of the model file (full
-    precision: its float32 weights). `low` and `high` bound a 95 % interval of the requested error
-    rate or of the accuracy, which the device computes itself.
+    requested is CER). `file_bytes` are the bytes of the model file (full precision: of all that the
+    model holds, in its type). `low` and `high` bound a 95 % interval of the requested error rate or
+    of the accuracy, which the device computes itself.
 
     No count of a single clip leaves the device unless requested: `clip_wrong` and `clip_of` are
     then the errors of each clip and its words, or characters if the metric is CER (of a classifier

@@ -52,12 +52,15 @@ FLOAT = InputFormat()
 
 
 def quantize_input(x: torch.Tensor, how: InputFormat) -> torch.Tensor:
-    """Return a layer's input `x` (float32; for a dynamic range (..., K)) as it is computed with."""
+    """Return a layer's input `x` (for a dynamic range (..., K)) as it is computed with.
+
+    It is quantized in float32, and returned in its own type.
+    """
     if how.bits == 0:
         return x
     if how.range is None:
-        return quantize_vectors(x, how.bits)
-    return quantize_activation(x, how.range, how.bits)
+        return quantize_vectors(x.float(), how.bits).to(x.dtype)
+    return quantize_activation(x.float(), how.range, how.bits).to(x.dtype)
 
 
 def quantize_vectors(x: torch.Tensor, bits: int) -> torch.Tensor:

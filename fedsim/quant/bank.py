@@ -38,6 +38,7 @@ from fedsim.quant.weights import (
 
 T = TypeVar("T")
 
+CPU = torch.device("cpu")
 CACHE_BYTES = 1 << 30
 """Bytes of unpacked layers that a process keeps at most."""
 MAX_BLOB_BYTES = 4 << 30
@@ -238,16 +239,21 @@ class UnpackedLayer:
         return self.weight.nbytes + (self.integers.nbytes if self.integers else 0)
 
 
-def unpacked(packed: PackedWeight, layer: Layer) -> UnpackedLayer:
-    """Return a packed layer as a process computes with it."""
-    return UnpackedLayer(dequantize_weight(packed), integers_of(layer, packed))
+def unpacked(packed: PackedWeight, layer: Layer, device: torch.device = CPU) -> UnpackedLayer:
+    """Return a packed layer as a process computes with it on `device`; in integers on the processor
+    alone."""
+    integers = integers_of(layer, packed) if device == CPU else None
+    with torch.inference_mode(False):  # a parameter cannot hold an inference-mode tensor
+        return UnpackedLayer(dequantize_weight(packed).to(device), integers)
 
 
 class WeightCache:
     """The unpacked layers of this process, by content hash; drops the least recently used."""
 
-    def __init__(self, store: BlobStore, limit: int = CACHE_BYTES) -> None:
-        self.store = store
+    def __init__(
+        self, store: BlobStore, limit: int = CACHE_BYTES, device: torch.device = CPU
+    ) -> None:
+        self.store, self.device = store, device
         self._recent: LRUCache[UnpackedLayer] = LRUCache(limit)
 
     def layer(
@@ -261,7 +267,7 @@ class WeightCache:
 
         def unpack() -> UnpackedLayer:
             data = self.store.get(name, blob_bytes(layer, bits, weight_format))
-            return unpacked(from_blob(data, layer, bits, weight_format), layer)
+            return unpacked(from_blob(data, layer, bits, weight_format), layer, self.device)
 
         # The same bytes are another weight where they are read as another layer's.
         return self._recent.get((name, layer.kind, layer.shape, bits, weight_format), unpack)

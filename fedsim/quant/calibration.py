@@ -17,16 +17,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fedsim.quant.accelerated import on_processor, wide
 from fedsim.quant.activations import FLOAT, InputFormat, Range, make_range, quantize_activation
 from fedsim.quant.calibrators import CALIBRATORS, Calibrator
 from fedsim.quant.layers import Layer
-from fedsim.quant.observe import ROWS, LayerObservation, as_product, outputs
+from fedsim.quant.observe import ROWS, LayerObservation
+from fedsim.quant.products import as_product, outputs
 from fedsim.quant.rows import Rows
+from fedsim.quant.sample import fetched
 
 CANDIDATES = 100
 """A search chooses among the shares 1/100 .. 100/100 of the observed range."""
@@ -44,7 +49,8 @@ class LayerWeights:
     bias: torch.Tensor | None
 
 
-Score = Callable[[Range], float]
+Score = Callable[[Range], Any]
+"""f(range) -> its score: a number, or a tensor without dimensions on a GPU."""
 
 
 def minmax(layer: Layer, seen: LayerObservation, weights: LayerWeights, bits: int) -> Range:
@@ -87,13 +93,14 @@ def calibrate_layer(
         return without_range(calibrator, layer, bits)
     if seen is None:
         return FLOAT
-    bias = None if owner.bias is None else owner.bias.detach()  # type: ignore[operator]
-    full = owner.weight.detach()  # type: ignore[operator]
+    bias = None if owner.bias is None else owner.bias.detach().float()  # type: ignore[operator]
+    full = owner.weight.detach().float()  # type: ignore[operator]
     if rows is not None and rows.layer == layer.name:
-        full, bias = full[rows.index], None if bias is None else bias[rows.index]
+        index = rows.index.to(full.device)
+        full, bias = full[index], None if bias is None else bias[index]
         layer = replace(layer, shape=tuple(full.shape))
         if seen.fisher is not None:
-            seen = replace(seen, fisher=seen.fisher[..., rows.index])
+            seen = replace(seen, fisher=seen.fisher[..., index])
     weights = LayerWeights(full, quantized(), bias)
     return InputFormat(bits, calibrator.find(layer, seen, weights, bits))
 
@@ -116,22 +123,22 @@ def search(seen: LayerObservation, score: Score) -> Range:
     As the range shrinks, the score rises while only outliers are clipped and falls once speech is,
     with smaller ripples from rounding. A grid of ten and two refinements therefore find the top.
     Each refinement searches around the best two: at 4 bits, a ripple may favour the wrong one of
-    two neighbours.
+    two neighbours. On a GPU each step waits for it once.
     """
     scores: dict[int, float] = {}
 
-    def try_shares(shares: range) -> None:
-        for share in shares:
-            if 1 <= share <= CANDIDATES and share not in scores:
-                scores[share] = score(shrink(seen, share))
+    def try_shares(*shares: int) -> None:
+        new = [n for n in dict.fromkeys(shares) if 1 <= n <= CANDIDATES and n not in scores]
+        found = fetched([score(shrink(seen, share)) for share in new])
+        scores.update(zip(new, found, strict=True))
 
     def best(n: int) -> list[int]:
         return sorted(scores, key=lambda s: (scores[s], s), reverse=True)[:n]
 
-    try_shares(range(100, 0, -10))
+    try_shares(*range(100, 0, -10))
     for step in (3, 1):
-        for share in best(2):
-            try_shares(range(share - 2 * step, share + 2 * step + 1, step))
+        around = [range(share - 2 * step, share + 2 * step + 1, step) for share in best(2)]
+        try_shares(*chain.from_iterable(around))
     return shrink(seen, best(1)[0])
 
 
@@ -154,7 +161,7 @@ def cosine_score(layer: Layer, seen: LayerObservation, weights: LayerWeights, bi
 
     def score(rng: Range) -> float:
         answer = outputs(quantize_activation(rows, rng, bits), quantized, weights.bias)
-        return _dot(target, answer) / max(norm * _norm(answer), 1e-30)
+        return _dot(target, answer) / _at_least(norm * _norm(answer), 1e-30)
 
     return score
 
@@ -182,7 +189,7 @@ def cosine_macs(layer: Layer, positions: float) -> float:
 def _gram_score(
     rows: torch.Tensor,
     target: torch.Tensor,
-    norm: float,
+    norm: Any,
     quantized: torch.Tensor,
     bias: torch.Tensor | None,
     bits: int,
@@ -197,7 +204,7 @@ def _gram_score(
         if bias is not None:
             x = F.pad(x, (0, 1), value=1.0)
         size = _dot(x @ gram, x)
-        return _dot(x, projected) / max(norm * max(size, 0.0) ** 0.5, 1e-30)
+        return _dot(x, projected) / _at_least(norm * _at_least(size, 0.0) ** 0.5, 1e-30)
 
     return score
 
@@ -219,10 +226,16 @@ def fisher_score(layer: Layer, seen: LayerObservation, weights: LayerWeights, bi
     return score
 
 
-def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+def _dot(a: torch.Tensor, b: torch.Tensor) -> Any:
+    """Return the sum of all products: a number, or a tensor without dimensions on a GPU."""
     # float32 within a row, float64 over rows: a cosine of 0.99999 needs the digits.
-    return float((a * b).sum(dim=-1, dtype=torch.float32).sum(dtype=torch.float64))
+    total = (a * b).sum(dim=-1, dtype=torch.float32).sum(dtype=wide(a.device))
+    return float(total) if on_processor(total) else total
 
 
-def _norm(a: torch.Tensor) -> float:
+def _norm(a: torch.Tensor) -> Any:
     return _dot(a, a) ** 0.5
+
+
+def _at_least(value: Any, lowest: float) -> Any:
+    return value.clamp(min=lowest) if isinstance(value, torch.Tensor) else max(value, lowest)

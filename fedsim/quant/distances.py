@@ -11,7 +11,7 @@ with the audio. Each clip is handled separately; sums over frames are in float64
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fedsim.quant.accelerated import on_processor, wide
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.linear import OneDnnLinear
 from fedsim.quant.measures import TINY
 from fedsim.quant.model import frame_axis
 from fedsim.quant.on_demand import weight_of
+from fedsim.quant.rounding import on_gpu
 from fedsim.quant.rounding.independent import round_weight
-from fedsim.quant.sample import Sample, spread
+from fedsim.quant.rounding.task import rounds_there
+from fedsim.quant.sample import Extremes, Sample, spread
 
 BITS = 4
 """Bit depth to which a layer's weight is rounded: a probe, the same for every budget."""
@@ -36,7 +39,9 @@ BINS = 64
 
 def rounded_weight(module: nn.Module) -> torch.Tensor:
     """Return the weight of `module`, rounded as for Y_q."""
-    return round_weight(weight_of(module), BITS, FORMAT)
+    weight = weight_of(module)
+    rounded = on_gpu.round_weight if rounds_there(weight) else round_weight
+    return rounded(weight, BITS, FORMAT).to(weight.dtype)
 
 
 def rounded_output(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
@@ -91,18 +96,25 @@ class DistanceSums(OutputDistance):
     def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
         super().__init__(kind, module, capacity)
         self.elements = self.frames = 0
-        self.absolute = self.lengths = self.squares = self.squares_of_y = 0.0
+        # On the processor floats, on a GPU tensors without dimensions.
+        self.absolute: Any = 0.0
+        self.lengths: Any = 0.0
+        self.squares: Any = 0.0
+        self.squares_of_y: Any = 0.0
 
     def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
         """Add the frames (n, N) of one clip."""
+        number: Callable[[torch.Tensor], Any] = float if on_processor(y) else torch.clone
+        kind = wide(y.device)
+        y, y_q = y.float(), y_q.float()
         d = y_q - y
-        lengths = torch.linalg.vector_norm(d, dim=1).double()
+        lengths = torch.linalg.vector_norm(d, dim=1).to(kind)
         self.elements += d.numel()
         self.frames += len(d)
-        self.absolute += float(d.abs().sum(dtype=torch.float64))
-        self.lengths += float(lengths.sum())
-        self.squares += float(lengths.square().sum())
-        self.squares_of_y += float(torch.linalg.vector_norm(y, dim=1).double().square().sum())
+        self.absolute += number(d.abs().sum(dtype=kind))
+        self.lengths += number(lengths.sum())
+        self.squares += number(lengths.square().sum())
+        self.squares_of_y += number(torch.linalg.vector_norm(y, dim=1).to(kind).square().sum())
 
     def l1(self) -> float:
         """Return sum |D| / (F N)."""
@@ -151,6 +163,7 @@ class DistanceSpectrum(OutputDistance):
         self._accumulate(y, y_q - y)
 
     def _accumulate(self, *matrices: torch.Tensor) -> None:
+        matrices = tuple(m.float() for m in matrices)
         if not self.grams:
             self.grams = [m.new_zeros(m.shape[1], m.shape[1]) for m in matrices]
         for gram, m in zip(self.grams, matrices, strict=True):
@@ -160,19 +173,38 @@ class DistanceSpectrum(OutputDistance):
         """Return s(D) / s(Y), s the largest singular value."""
         if not all(bool(torch.isfinite(gram.sum())) for gram in self.grams):
             return float("nan")
+        top_y, top_d = (max(float(top), 0.0) for top in self._tops(self.grams))
+        return (top_d / max(top_y, TINY)) ** 0.5
+
+    def largest(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the squares of s(Y) and s(D), and whether everything is finite: tensors without
+        dimensions, where the layer is."""
+        finite = torch.stack([torch.isfinite(gram.sum()) for gram in self.grams]).all()
+        device = finite.device
+        # What is not finite has no eigenvalues; Apple's GPUs compute none.
+        grams = [gram.nan_to_num(posinf=0.0, neginf=0.0) for gram in self.grams]
+        home = torch.device("cpu") if device.type == "mps" else device
+        tops = self._tops([gram.to(home) for gram in grams])
+        of_y, of_d = (top.float().to(device) for top in tops)
+        return of_y, of_d, finite
+
+    def _tops(self, grams: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the largest eigenvalues of Y^T Y and D^T D, float64."""
         if self.from_input:
-            bias, weight = self.module.bias, weight_of(self.module)
-            d = rounded_weight(self.module) - weight
-            y = weight
+            device = grams[0].device
+            bias, weight = self.module.bias, weight_of(self.module).float()
+            d = (rounded_weight(self.module).float() - weight).to(device)
+            y = weight.to(device)
             if isinstance(bias, torch.Tensor):
+                bias = bias.to(device, y.dtype)
                 d, y = F.pad(d, (0, 1)), torch.cat([y, bias[:, None]], dim=1)
-            values, vectors = torch.linalg.eigh(self.grams[0].double())
+            values, vectors = torch.linalg.eigh(grams[0].double())
             root = vectors * values.clamp_min(0).sqrt()  # root root^T = X^T X
             of_y, of_d = (root.T @ (m.T @ m).double() @ root for m in (y, d))
         else:
-            of_y, of_d = (gram.double() for gram in self.grams)
-        top_y, top_d = (max(float(torch.linalg.eigvalsh(m)[-1]), 0.0) for m in (of_y, of_d))
-        return (top_d / max(top_y, TINY)) ** 0.5
+            of_y, of_d = (gram.double() for gram in grams)
+        top_y, top_d = (torch.linalg.eigvalsh(m)[-1] for m in (of_y, of_d))
+        return top_y, top_d
 
 
 class OutputPairs(OutputDistance):
@@ -182,16 +214,17 @@ class OutputPairs(OutputDistance):
     def __init__(self, kind: str, module: nn.Module, capacity: int) -> None:
         super().__init__(kind, module, capacity)
         self.y, self.y_q = Sample(capacity), Sample(capacity)
-        self.low, self.high = np.inf, -np.inf
+        self.extremes, self.bins = Extremes(), BINS
 
     def add(self, y: torch.Tensor, y_q: torch.Tensor) -> None:
         """Add the frames (n, N) of one clip."""
-        low, high = (float(end) for end in torch.aminmax(y))
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)  # keep NaN
+        y, y_q = y.float(), y_q.float()
+        self.extremes.add(y[None], None, 1)
         for sample, values in ((self.y, y), (self.y_q, y_q)):
             keep = sample.room_for(values.numel())
-            places = torch.from_numpy(spread(values.numel(), keep))
-            sample.add(values.reshape(-1).index_select(0, places).numpy())
+            places = torch.from_numpy(spread(values.numel(), keep)).to(values.device)
+            kept = values.reshape(-1).index_select(0, places)
+            sample.add(kept.numpy() if on_processor(kept) else kept)
 
     def divergence(self) -> float:
         """Return KL(P || Q) in nats, P and Q the histograms of Y and Y_q.
@@ -207,10 +240,11 @@ class OutputPairs(OutputDistance):
         return float((p * np.log(p / q)).sum())
 
     def _histogram(self, values: np.ndarray) -> np.ndarray:
-        span = self.high - self.low
+        low, high = self.extremes.ends
+        span = high - low
         if not (np.isfinite(span) and np.isfinite(values.sum())):
             return np.full(BINS, np.nan)
-        at = (values.astype(np.float64) - self.low) * ((BINS - 1) / max(span, TINY))
+        at = (values.astype(np.float64) - low) * ((BINS - 1) / max(span, TINY))
         np.clip(at, 0, BINS - 1, out=at)
         left = np.minimum(at.astype(np.int64), BINS - 2)
         right_share = at - left

@@ -28,7 +28,9 @@ class Program:
     package: str
     """The runtime, as it is imported and called."""
     settings: Mapping[str, str]
-    """Setting -> what a table calls it."""
+    """Setting -> what a table calls it; the first computes with float32."""
+    remedy: str
+    """What to set for the first, in words."""
     legend: str
     """What they mean."""
 
@@ -78,6 +80,7 @@ FORMATS.add(
             "fedsim.export.onnx_run",
             "onnxruntime",
             {"0": "level 0", "4": "level 4"},
+            "session.qdq_matmulnbits_accuracy_level to 0",
             "level: onnxruntime's accuracy level of products with packed weights; 4, its default,"
             " rounds inputs to 8 bits,\n0 does not (session.qdq_matmulnbits_accuracy_level).",
         ),
@@ -99,6 +102,7 @@ FORMATS.add(
             "fedsim.export.openvino_run",
             "openvino",
             {"float": "float32", "default": "default"},
+            "INFERENCE_PRECISION_HINT to f32",
             "float32: with INFERENCE_PRECISION_HINT: f32 and without dynamic quantization; default:"
             " as OpenVINO\nchooses for the processor, which may be bfloat16 or inputs rounded to 8"
             " bits.",

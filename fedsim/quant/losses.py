@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 from fedsim.errors import FedsimError
+from fedsim.quant.accelerated import wide
 from fedsim.quant.activations import InputFormat, quantize_input
 from fedsim.quant.layers import Layer
-from fedsim.quant.model import Batch, Quantizable
+from fedsim.quant.model import Batch, Quantizable, device_of
 from fedsim.quant.profile import LayerProfile
 from fedsim.quant.resume import resumed, traced
 
@@ -117,8 +118,9 @@ def _table(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the losses (L, columns) and, with `pairs`, the changes of the output they come from,
     float32 (L columns, positions x `TOP`), divided by the root of the number of positions."""
-    sums, positions = np.zeros((len(model.layers), columns)), 0
-    parts: list[np.ndarray] = []
+    positions, parts = 0, []
+    device = device_of(model)
+    sums = torch.zeros(len(model.layers), columns, dtype=wide(device), device=device)
     for batch in batches:
         trace = traced(model, batch)
         positions += len(trace.logits)
@@ -132,10 +134,10 @@ def _table(
                     if pairs:
                         rows.append(_output_change(trace.logits, logits))
         if pairs:
-            parts.append(np.stack(rows))
+            parts.append(torch.stack(rows))
     if not positions:
         raise FedsimError("the losses of layers were asked for with no clip; give at least one")
-    table = sums / positions
+    table = sums.cpu().double().numpy() / positions
     if not np.isfinite(table).all():
         at = int(np.argwhere(~np.isfinite(table))[0][0])
         raise FedsimError(
@@ -143,7 +145,9 @@ def _table(
             f"quantized; check the clips' level and the checkpoint"
         )
     # A divergence below zero is the rounding of a sum.
-    changes = np.concatenate(parts, axis=1) / np.float32(positions**0.5) if pairs else None
+    changes = None
+    if pairs:
+        changes = torch.cat(parts, dim=1).cpu().numpy() / np.float32(positions**0.5)
     return np.maximum(table, 0.0), changes
 
 
@@ -174,28 +178,32 @@ def _cross_terms(
 
 def divergence(full: torch.Tensor, other: torch.Tensor) -> float:
     """Return the mean of KL(full || other), nats per position, of logits (P, V)."""
-    return _divergence(full, other) / len(full)
+    return float(_divergence(full, other)) / len(full)
 
 
-def _divergence(full: torch.Tensor, other: torch.Tensor) -> float:
-    p, q = full.log_softmax(-1), other.log_softmax(-1)
-    return float((p.exp() * (p - q)).sum(dim=-1).sum(dtype=torch.float64))
+def _divergence(full: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the sum of KL(full || other) over positions, without dimensions."""
+    p, q = full.float().log_softmax(-1), other.float().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(dim=-1).sum(dtype=wide(p.device))
 
 
-def _output_change(full: torch.Tensor, other: torch.Tensor) -> np.ndarray:
+def _output_change(full: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return u of the `TOP` likeliest outputs of each position, float32 (P x TOP,)."""
+    full, other = full.float(), other.float()
     p = full.softmax(-1)
     change = other - full
     change = change - (p * change).sum(dim=-1, keepdim=True)
     top = p.topk(min(TOP, p.shape[-1]), dim=-1)
-    return (top.values.sqrt() * change.gather(-1, top.indices)).reshape(-1).numpy()
+    return (top.values.sqrt() * change.gather(-1, top.indices)).reshape(-1)
 
 
 @contextmanager
 def _replaced(network: nn.Module, layer: Layer, weight: torch.Tensor) -> Iterator[None]:
     holder: Any = network.get_submodule(layer.name).weight  # aliases share it
     full = holder.data
-    holder.data = weight
+    with torch.inference_mode(False):  # a parameter cannot hold an inference-mode tensor
+        weight = weight.to(full)  # its device and type
+        holder.data = weight.clone() if weight.is_inference() else weight
     try:
         yield
     finally:

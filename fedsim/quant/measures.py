@@ -9,7 +9,7 @@ always loses a bit first under `descending`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,13 @@ class Observed:
     """What was observed of one layer's output: a sample (n,) float32 and, if the measure needs
     them, the exact extremes and the change by a rounded weight.
 
-    The sample holds magnitudes if the measure is `of_magnitudes`. The measure may reorder it.
+    The sample holds magnitudes if the measure is `of_magnitudes`. The measure may reorder it. It is
+    an array and the extremes are floats; for `Measure.on_gpu` they are tensors on the GPU.
     """
 
-    sample: np.ndarray
-    low: float
-    high: float
+    sample: Any
+    low: Any
+    high: Any
     change: Any = None
     """The accumulator that the measure asked for (`quant/distances.py`)."""
 
@@ -49,6 +50,9 @@ class Measure:
     change: Callable[..., Any] | None = None
     """f(kind, module, capacity) -> an accumulator of how a rounded weight changes the layer's
     output, at the cost of one more evaluation of each layer (`quant/distances.py`)."""
+    on_gpu: Callable[..., Any] | None = None
+    """f(observed) -> the sensitivity as a tensor without dimensions, where the output is on a GPU;
+    it must not wait for the GPU. None: the sample is fetched, layer by layer, for `value`."""
 
 
 MEASURES: Registry[Measure] = Registry("sensitivity")
@@ -185,4 +189,5 @@ for _name, _measure in {
         change=Lazy("fedsim.quant.distances:OutputPairs"),
     ),
 }.items():
-    MEASURES.add(_name, _measure)
+    on_gpu = Lazy(f"fedsim.quant.accelerated:{_measure.value.__name__}")
+    MEASURES.add(_name, replace(_measure, on_gpu=on_gpu))

@@ -62,3 +62,8 @@ def frame_axis(kind: str) -> int:
     """Return the axis of frames in a layer's input and output: (B, C, T) for conv1d, else (B, T,
     C)."""
     return 2 if kind == "conv1d" else 1
+
+
+def device_of(model: Quantizable) -> torch.device:
+    """Return the device on which a model computes."""
+    return next(model.module.parameters()).device

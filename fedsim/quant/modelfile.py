@@ -89,7 +89,7 @@ class ModelFile:
 def store_leftovers(leftovers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return leftovers as they are stored: floats in half precision, where that stays finite."""
     stored = {}
-    for name, tensor in leftovers.items():
+    for name, tensor in ((name, tensor.cpu()) for name, tensor in leftovers.items()):
         half = tensor.half() if tensor.is_floating_point() else tensor
         fits = not tensor.is_floating_point() or bool(torch.isfinite(half).all())
         stored[name] = (half if fits else tensor.float()).contiguous()
@@ -192,7 +192,7 @@ def read(
     """
     known = None
     if leftovers is not None:
-        known = {name: tensor.numpy() for name, tensor in load_leftovers(leftovers).items()}
+        known = {k: tensor.cpu().numpy() for k, tensor in load_leftovers(leftovers).items()}
     with _opened(path, key) as (file, header):
         manifest = header.manifest
         if manifest.fingerprint != fingerprint(layers):

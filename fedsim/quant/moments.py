@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from fedsim.errors import FedsimError
+from fedsim.quant.accelerated import wide
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch, Quantizable, frame_axis
+from fedsim.quant.sample import fetched
 
 MIN_ROWS = 32
 """A layer that received fewer inputs than this has no moments: they would fit noise."""
@@ -142,20 +144,26 @@ class MomentRecorder:
     def moments(self) -> dict[str, LayerMoments]:
         """Return layer name -> moments, once; `FedsimError` for inputs that are not finite."""
         found: dict[str, LayerMoments] = {}
-        for name in [*self._sums, *self._twins]:
-            source = self._twins.get(name, name)
-            rows = self._rows[source]
-            if source in found:
-                found[name] = found[source]
-                continue
-            total = _mirrored(self._sums.pop(source))
-            if not math.isfinite(total.sum(dtype=torch.float64)):
+        for name, total in self.means().items():
+            found[name] = LayerMoments(total.cpu().numpy(), self._rows[name])
+        for name, source in self._twins.items():
+            found[name] = found[source]
+        return found
+
+    @torch.inference_mode()
+    def means(self) -> dict[str, torch.Tensor]:
+        """Return the mean of x x^T of the layers that have sums of their own, (G, K, K), where the
+        model is; once. Raises as `moments` does."""
+        sums = {name: _mirrored(total) for name, total in self._sums.items()}
+        self._sums = {}
+        totals = fetched([total.sum(dtype=wide(total.device)) for total in sums.values()])
+        for name, total in zip(sums, totals, strict=True):
+            if not math.isfinite(total):
                 raise FedsimError(
                     f"layer {name!r} has inputs that are not finite, or too large to be squared: "
                     f"the model overflows on the clips; check the clips' level and the checkpoint"
                 )
-            found[name] = LayerMoments(total.div_(max(rows, 1)).numpy(), rows)
-        return found
+        return {name: total.div_(max(self._rows[name], 1)) for name, total in sums.items()}
 
     def _hook(self, layer: Layer):  # type: ignore[no-untyped-def]
         return lambda module, args: self._see(layer, module, args[0].detach())
@@ -202,9 +210,10 @@ class MomentRecorder:
     def _add(self, name: str, rows: torch.Tensor) -> None:
         """Add x^T x of `rows` (G, n, K); only blocks on and below the diagonal are computed."""
         groups, n, k = rows.shape
+        rows = rows.float()
         total = self._sums.get(name)
         if total is None:
-            total = self._sums[name] = torch.zeros(groups, k, k)
+            total = self._sums[name] = rows.new_zeros(groups, k, k)
             self._rows[name] = 0
         self._rows[name] += n
         width = -(-k // _PARTS)
@@ -226,9 +235,10 @@ def _mirrored(total: torch.Tensor) -> torch.Tensor:
 
 def _linear_rows(x: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
     """Return the input rows (n, K) that count."""
-    if counts is None or x.ndim != 3 or int(counts.min()) == x.shape[1]:
+    frames = None if counts is None else counts.tolist()
+    if frames is None or x.ndim != 3 or min(frames) == x.shape[1]:
         return x.reshape(-1, x.shape[-1])
-    return torch.cat([clip[:n] for clip, n in zip(x, counts.tolist(), strict=True)])
+    return torch.cat([clip[:n] for clip, n in zip(x, frames, strict=True)])
 
 
 def unfolded(

@@ -1,8 +1,7 @@
 """What calibration observes on a user's clips: the range of each layer's input, and a few rows.
 
-A *row* is what one output frame is computed from: the input vector of a linear layer, the patch of
-a convolution. In terms of rows every layer is a matrix product, so that trying a candidate range
-costs one small product.
+In terms of rows (`quant/products.py`) every layer is a matrix product, so that trying a candidate
+range costs one small product.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fedsim.errors import FedsimError
+from fedsim.quant.accelerated import on_processor
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch, Quantizable, frame_axis
-from fedsim.quant.sample import Sample, masked_extremes, spread
+from fedsim.quant.products import at_places, gather_rows, patch_shape
+from fedsim.quant.sample import Extremes, Sample, fetched, spread
 
 ROWS = 256
 """Rows kept per layer, at most."""
@@ -107,7 +107,7 @@ class Recorder:
     def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; run the model on each before asking for the next."""
         for batch in batches:
-            # Most layers share one tensor of frame counts.
+            # Most layers share one tensor of frame counts, which is on the processor.
             distinct = {id(frames): frames for frames in batch.frames_in.values()}
             counts = {key: frames.tolist() for key, frames in distinct.items()}
             for name, view in self._views.items():
@@ -125,19 +125,22 @@ class Recorder:
         Raises `FedsimError` for a layer that received nothing, or values that are not finite.
         """
         views = self._views
-        missing = next((n for n, v in views.items() if v.low > v.high), None)
+        numbers = fetched([end for view in views.values() for end in view.extremes.ends])
+        ends = dict(zip(views, zip(numbers[::2], numbers[1::2], strict=True), strict=True))
+        missing = next((n for n, (low, high) in ends.items() if low > high), None)
         if missing is not None:
             raise FedsimError(
                 f"layer {missing!r} received no audio: either it is not part of the forward pass "
                 f"or there is no clip; add the layer to model.keep, or give at least one clip"
             )
-        broken = next((n for n, v in views.items() if not np.isfinite([v.low, v.high]).all()), None)
+        broken = next((n for n, of in ends.items() if not np.isfinite(of).all()), None)
         if broken is not None:
+            low, high = ends[broken]
             raise FedsimError(
-                f"layer {broken!r} has inputs from {views[broken].low} to {views[broken].high}: "
-                f"the model overflows on the clips; check the clips' level and the checkpoint"
+                f"layer {broken!r} has inputs from {low} to {high}: the model overflows on the"
+                f" clips; check the clips' level and the checkpoint"
             )
-        return {name: view.seen() for name, view in views.items()}
+        return {name: view.seen(*ends[name]) for name, view in views.items()}
 
 
 class _View:
@@ -145,18 +148,17 @@ class _View:
 
     def __init__(self, layer: Layer, capacity: int) -> None:
         self.layer, self.capacity = layer, capacity
-        self.low, self.high = np.inf, -np.inf
+        self.extremes = Extremes()
         self.inputs: Sample | None = None
         self.fisher: Sample | None = None
 
     def start(self, batch: Batch, counts: list[int] | None) -> None:
         self.counts = counts  # frames of the input
         self.frames_out = batch.frames_out.get(self.layer.name)
-        self.gradients: list[tuple[int, np.ndarray]] = []
+        self.gradients: list[tuple[int, torch.Tensor]] = []
 
     def see_range(self, x: torch.Tensor) -> None:
-        low, high = masked_extremes(x, self.counts, frame_axis(self.layer.kind))
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)  # keep NaN
+        self.extremes.add(x, self.counts, frame_axis(self.layer.kind))
 
     def see_rows(
         self, module: nn.Module, x: torch.Tensor, out: torch.Tensor
@@ -166,7 +168,7 @@ class _View:
         axis = frame_axis(self.layer.kind)
         clips, length = out.shape[0], out.shape[axis] if out.ndim == 3 else 1
         counts = np.full(clips, length) if self.frames_out is None else self.frames_out.numpy()
-        patch = _patch_shape(module)
+        patch = patch_shape(module)
         if self.inputs is None:
             self.inputs = Sample(self.capacity, patch)
         total = int(counts.sum())
@@ -174,7 +176,8 @@ class _View:
         ends = np.cumsum(counts)
         clip = np.searchsorted(ends, index, side="right")
         places = np.stack([clip, index - (ends - counts)[clip]], axis=1)
-        self.inputs.add(_gather(module, x.detach(), places).reshape(len(places), *patch).numpy())
+        rows = gather_rows(module, x.detach(), places).reshape(len(places), *patch)
+        self.inputs.add(_stored(rows.float()))
         return places, total
 
     def await_gradient(self, out: torch.Tensor, places: np.ndarray, total: int) -> None:
@@ -184,7 +187,7 @@ class _View:
         which the loss does not depend never arrives: so each call has an array of its own, zero
         until then.
         """
-        squares = np.zeros((len(places), self.layer.shape[0]), np.float32)
+        squares = torch.zeros(len(places), self.layer.shape[0], device=out.device)
         self.gradients.append((total, squares))
         conv = frame_axis(self.layer.kind) == 2
 
@@ -193,7 +196,8 @@ class _View:
                 grad = grad[:, None]
             elif conv:
                 grad = grad.transpose(1, 2)
-            squares[:] = grad[places[:, 0], places[:, 1]].square().numpy()
+            clip, frame = at_places(grad, places)
+            squares.copy_(grad[clip, frame].float().square())
 
         out.register_hook(record)
 
@@ -203,12 +207,12 @@ class _View:
             if self.fisher is None:
                 self.fisher = Sample(self.capacity, squares.shape[1:])
             self.fisher.room_for(total)
-            self.fisher.add(squares)
+            self.fisher.add(_stored(squares))
 
-    def seen(self) -> LayerObservation:
-        rows = None if self.inputs is None else torch.from_numpy(self.inputs.values)
-        fisher = None if self.fisher is None else torch.from_numpy(self.fisher.values)
-        return LayerObservation(float(self.low), float(self.high), rows, fisher)
+    def seen(self, low: float, high: float) -> LayerObservation:
+        rows = None if self.inputs is None else torch.as_tensor(self.inputs.values)
+        fisher = None if self.fisher is None else torch.as_tensor(self.fisher.values)
+        return LayerObservation(low, high, rows, fisher)
 
 
 @contextmanager
@@ -259,40 +263,6 @@ def _frozen(module: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def _patch_shape(module: nn.Module) -> tuple[int, int]:
-    """Return (groups, inputs per group) of a layer in its form as a matrix product."""
-    if isinstance(module, nn.Conv1d):
-        return module.groups, module.in_channels // module.groups * module.kernel_size[0]
-    assert isinstance(module, nn.Linear)
-    return 1, module.in_features
-
-
-def _gather(module: nn.Module, x: torch.Tensor, places: np.ndarray) -> torch.Tensor:
-    """Return the input rows behind the output frames `places` (m, 2) = (clip, frame)."""
-    clip, frame = torch.from_numpy(places[:, 0]), torch.from_numpy(places[:, 1])
-    if not isinstance(module, nn.Conv1d):
-        return x[clip, frame] if x.ndim == 3 else x[clip]
-    (k,), (s,), (d,) = module.kernel_size, module.stride, module.dilation
-    if isinstance(module.padding, str):
-        before = d * (k - 1) // 2 if module.padding == "same" else 0
-    else:
-        (before,) = module.padding
-    offsets = torch.arange(k) * d - before
-    at = frame[:, None] * s + offsets  # (m, k); outside the clip, the layer pads with zeros
-    inside = (at >= 0) & (at < x.shape[2])
-    patch = x[clip[:, None], :, at.clamp(0, x.shape[2] - 1)]  # (m, k, C)
-    return (patch * inside[..., None]).transpose(1, 2)  # (m, C, k): the layout of a weight
-
-
-def as_product(layer: Layer, groups: int, weight: torch.Tensor) -> torch.Tensor:
-    """Return a layer's weight as (G, N / G, K), ready to be multiplied with rows (R, G, K)."""
-    return weight.reshape(groups, layer.shape[0] // groups, -1)
-
-
-def outputs(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return the layer's outputs (R, N) for rows (R, G, K) and a weight (G, N / G, K)."""
-    if rows.shape[1] == 1:
-        return F.linear(rows[:, 0], weight[0], bias)
-    out = torch.bmm(rows.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-    out = out.reshape(len(rows), -1)
-    return out if bias is None else out + bias
+def _stored(rows: torch.Tensor) -> np.ndarray | torch.Tensor:
+    """Return rows as a `Sample` takes them."""
+    return rows.numpy() if on_processor(rows) else rows

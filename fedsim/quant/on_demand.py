@@ -19,7 +19,8 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.model import Quantizable
 
 Source = Callable[[Layer], torch.Tensor]
-"""f(layer) -> its weight, float32 of the layer's shape, a new tensor at every call."""
+"""f(layer) -> its weight, of the layer's shape, a new tensor at every call; it is put where the
+model is, and in its type."""
 
 _FETCH: dict[nn.Module, Callable[[], None]] = {}
 """For each module whose weight is on demand: the function that puts the weight in place."""
@@ -42,20 +43,19 @@ def on_demand(model: Quantizable, source: Source) -> Iterator[None]:
     modules = dict(model.module.named_modules())
     holders: dict[str, Any] = {layer.name: modules[layer.name].weight for layer in model.layers}
     before = {name: holder.data for name, holder in holders.items()}
-    absent = torch.empty(0)
-    present: Any = None  # the parameter that holds its weight now
+    like = {name: data.new_empty(0) for name, data in before.items()}
+    present: str | None = None  # the layer whose parameter holds its weight now
 
     def fetch(layer: Layer) -> None:
         nonlocal present
-        holder = holders[layer.name]
-        if present is holder:
+        if present == layer.name:
             return
         if present is not None:
-            present.data = absent  # first, so that two weights are never in memory at once
+            holders[present].data = like[present]  # first: never are two weights in memory at once
         present = None
         with torch.inference_mode(False):  # a parameter cannot hold an inference-mode tensor
-            holder.data = source(layer)
-        present = holder
+            holders[layer.name].data = source(layer).to(like[layer.name])
+        present = layer.name
 
     fetches = {
         modules[name]: partial(fetch, layer)
@@ -67,8 +67,8 @@ def on_demand(model: Quantizable, source: Source) -> Iterator[None]:
     _FETCH.update(fetches)
     hooks = [module.register_forward_pre_hook(_before_call) for module in fetches]
     try:
-        for holder in holders.values():
-            holder.data = absent
+        for name, holder in holders.items():
+            holder.data = like[name]
         yield
     finally:
         for hook in hooks:

@@ -14,7 +14,7 @@ from fedsim.quant.allocation import Sizes
 from fedsim.quant.formats import FORMATS, OWN
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
-from fedsim.quant.model import Quantizable
+from fedsim.quant.model import Quantizable, device_of
 from fedsim.quant.modelheader import LANGUAGE, PLANNED_FOR, Manifest
 from fedsim.quant.rows import Rows, trimmed_layers
 from fedsim.quant.switch import Switch, switch_of
@@ -65,8 +65,9 @@ class PackableModel(Generic[M]):
 
     @cached_property
     def leftovers(self) -> dict[str, torch.Tensor]:
-        """Leftovers as the model computes with them: floats in float32."""
-        return modelfile.load_leftovers(self.stored)
+        """Leftovers as a delivered model computes with them, where it does: floats in float32."""
+        device = device_of(self.model)
+        return {k: v.to(device) for k, v in modelfile.load_leftovers(self.stored).items()}
 
     @cached_property
     def modules(self) -> dict[str, torch.nn.Module]:

@@ -11,6 +11,8 @@ import numpy as np
 from fedsim.errors import FedsimError
 
 MIN_BITS, MAX_BITS = 2, 16
+_WHOLE = (2, 4)
+"""Bit depths of which a byte holds whole codes, which shifts pack, several times as fast."""
 CHUNK = 1 << 20
 """Codes that are packed or unpacked at a time, which bounds the memory. A multiple of 8, so that
 every chunk ends on a byte."""
@@ -39,10 +41,15 @@ def pack(codes: np.ndarray, bits: int, *, chunk: int = CHUNK) -> np.ndarray:
     unit = np.uint8 if bits < 8 else np.dtype("<u2")
     for start in range(0, flat.size, chunk):
         part = flat[start : start + chunk].astype(unit)
-        planes = np.unpackbits(
-            part.view(np.uint8).reshape(part.size, -1), axis=1, bitorder="little"
-        )
-        packed = np.packbits(planes[:, :bits], bitorder="little")
+        if bits in _WHOLE:
+            shifts = np.arange(0, 8, bits, dtype=np.uint8)
+            filled = np.pad(part, (0, -part.size % shifts.size)).reshape(-1, shifts.size)
+            packed = np.bitwise_or.reduce(filled << shifts, axis=1)
+        else:
+            planes = np.unpackbits(
+                part.view(np.uint8).reshape(part.size, -1), axis=1, bitorder="little"
+            )
+            packed = np.packbits(planes[:, :bits], bitorder="little")
         at = start * bits // 8
         out[at : at + packed.size] = packed
     return out
@@ -70,6 +77,11 @@ def unpack(payload: np.ndarray, bits: int, n_codes: int, *, chunk: int = CHUNK) 
         n = min(chunk, n_codes - start)
         at = start * bits // 8
         raw = data[at : at + packed_bytes(n, bits)]
+        if bits in _WHOLE:
+            shifts = np.arange(0, 8, bits, dtype=np.uint8)
+            codes = (raw[:, None] >> shifts) & np.uint8((1 << bits) - 1)
+            out[start : start + n] = codes.reshape(-1)[:n]
+            continue
         planes = np.unpackbits(raw, count=n * bits, bitorder="little").reshape(n, bits)
         code = planes[:, 0].astype(np.uint16)
         for k in range(1, bits):  # plane by plane, without an (n, bits) array of 16-bit integers

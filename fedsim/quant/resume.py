@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedsim.quant.accelerated import on_processor
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch, Quantizable
+from fedsim.quant.sample import fetched
 
 
 @dataclass
@@ -42,6 +44,7 @@ def traced(model: Quantizable, batch: Batch) -> Trace:
     clock = iter(range(1 << 62))
     given: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     unkept: set[str] = set()
+    written: dict[str, list[torch.Tensor]] = {}  # flags, on a GPU: looked at after the pass
 
     def before(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -61,7 +64,10 @@ def traced(model: Quantizable, batch: Batch) -> Trace:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
             trace.ends[name] = next(clock)
             if name in kept:
-                if _writes(given.pop(name), output):
+                flags = _writes(given.pop(name), output)
+                if isinstance(flags, list):
+                    written.setdefault(name, []).extend(flags)
+                elif flags:
                     unkept.add(name)  # what else it does cannot be handed back
                 trace.outputs[name] = copy.deepcopy(output)  # the network may write into its own
 
@@ -77,19 +83,31 @@ def traced(model: Quantizable, batch: Batch) -> Trace:
     finally:
         for handle in handles:
             handle.remove()
+    flagged = [name for name, flags in written.items() for _ in flags]
+    found = fetched([flag for flags in written.values() for flag in flags])
+    unkept.update(name for name, flag in zip(flagged, found, strict=True) if flag)
     for name in unkept:
         trace.outputs.pop(name, None)
     return trace
 
 
-def _writes(given: Sequence[tuple[torch.Tensor, torch.Tensor]], output: Any) -> bool:
+def _writes(
+    given: Sequence[tuple[torch.Tensor, torch.Tensor]], output: Any
+) -> bool | list[torch.Tensor]:
     """Return whether a module changed a tensor that it was given (now, and as it was), or returned
-    one of them, into which the network may write afterwards."""
-    return any(
-        not torch.equal(now, was)
+    one of them, into which the network may write afterwards.
+
+    Of tensors on a GPU, which takes time to answer: flags, any of which says so.
+    """
+    if any(
+        now.shape != was.shape
         or (isinstance(output, torch.Tensor) and output.data_ptr() == now.data_ptr())
         for now, was in given
-    )
+    ):
+        return True
+    if all(on_processor(now) for now, _ in given):
+        return any(not torch.equal(now, was) for now, was in given)
+    return [(now != was).any() for now, was in given]
 
 
 def _block(name: str, modules: dict[str, nn.Module]) -> str:

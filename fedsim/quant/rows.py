@@ -86,18 +86,22 @@ def trimmed_layers(layers: Sequence[Layer], rows: Rows | None) -> tuple[Layer, .
 
 def kept_rows(weight: torch.Tensor, layer: Layer, rows: Rows | None) -> torch.Tensor:
     """Return the rows of a layer's full-precision weight that are packed: all, or (K, ...)."""
-    return weight if rows is None or layer.name != rows.layer else weight[rows.index]
+    if rows is None or layer.name != rows.layer:
+        return weight
+    return weight[rows.index.to(weight.device)]
 
 
-def spread_logits(rows: Rows) -> Callable[..., torch.Tensor]:
-    """Return a forward hook of a head with K rows: its outputs (..., K) become logits (..., V).
+def spread_logits(rows: Rows, device: torch.device) -> Callable[..., torch.Tensor]:
+    """Return a forward hook of a head on `device` with K rows: its outputs (..., K) become logits
+    (..., V).
 
     Those of dropped tokens are -inf, so no decoder chooses them.
     """
+    index = rows.index.to(device)
 
     def hook(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         logits = output.new_full((*output.shape[:-1], rows.kept.size), -torch.inf)
-        logits[..., rows.index] = output
+        logits[..., index] = output
         return logits
 
     return hook
@@ -105,9 +109,10 @@ def spread_logits(rows: Rows) -> Callable[..., torch.Tensor]:
 
 def look_up(weight: torch.Tensor, rows: Rows) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return f: token ids -> rows of `weight` (K, d); zeros for a dropped token."""
+    all_places = rows.places.to(weight.device)
 
     def forward(ids: torch.Tensor) -> torch.Tensor:
-        places = rows.places[ids]
+        places = all_places[ids]
         return F.embedding(places.clamp(min=0), weight) * (places >= 0)[..., None]
 
     return forward

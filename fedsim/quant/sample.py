@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
+
+from fedsim.quant.accelerated import extremes, on_processor, wide, wider
 
 
 class Sample:
     """A bounded sample of a stream: one row of every `stride`, which doubles when the sample is
     full.
+
+    Rows are arrays on the processor, and tensors on a GPU, where they stay.
 
     Rows may be scalars (`row_shape` ()) or arrays. Two samples that are given the same counts keep
     the same places of their streams, so that, for example, inputs and gradients stay aligned.
@@ -20,16 +25,18 @@ class Sample:
     def __init__(self, capacity: int, row_shape: tuple[int, ...] = ()) -> None:
         self._capacity = capacity
         self._row_shape = row_shape
-        self._parts: list[np.ndarray] = []
+        self._parts: list[Any] = []
         self._used = 0
         self._stride = 1
         self._offered = 0
         self._rng: np.random.Generator | None = None  # most samples never overflow
 
     @property
-    def values(self) -> np.ndarray:
-        """The rows kept so far, float32 (n, *row_shape)."""
-        if len(self._parts) != 1:
+    def values(self) -> Any:
+        """The rows kept so far, float32 (n, *row_shape); an array if there are none."""
+        if len(self._parts) > 1 and isinstance(self._parts[0], torch.Tensor):
+            self._parts = [torch.cat(self._parts)]
+        elif len(self._parts) != 1:
             nothing = np.empty((0, *self._row_shape), np.float32)
             self._parts = [np.concatenate([nothing, *self._parts])]
         return self._parts[0]
@@ -43,7 +50,10 @@ class Sample:
             if self._rng is None:
                 self._rng = np.random.default_rng(0)
             pick = 2 * np.arange(half) + self._rng.integers(0, 2, half)
-            self._parts = [self.values[pick]]
+            if self._parts:
+                rows = self.values
+                on_gpu = isinstance(rows, torch.Tensor)
+                self._parts = [rows[torch.from_numpy(pick).to(rows.device) if on_gpu else pick]]
             self._used = half
             self._stride *= 2
         keep = self._wanted(n)
@@ -55,7 +65,7 @@ class Sample:
         stream: often none, if batches are smaller than the stride."""
         return -(-(self._offered + n) // self._stride) + -self._offered // self._stride
 
-    def add(self, rows: np.ndarray) -> None:
+    def add(self, rows: Any) -> None:
         """Add rows, float32 (m, *row_shape), for which `room_for` made room; they are not
         copied."""
         if len(rows):  # many small batches would otherwise leave a long list of empty parts
@@ -93,10 +103,49 @@ def masked_extremes(
     """
     # The bare reductions: on short clips, half the time of numpy's min() is Python.
     lowest, highest = np.minimum.reduce, np.maximum.reduce
-    values = x.numpy()
+    values = (x if x.dtype == torch.float32 else x.float()).numpy()  # numpy knows no bfloat16
     if not counts or min(counts) == x.shape[axis]:
         return float(lowest(values, axis=None)), float(highest(values, axis=None))
     clips = [values[b, :n] if axis == 1 else values[b, :, :n] for b, n in enumerate(counts) if n]
     lows = [lowest(clip, axis=None) for clip in clips]
     highs = [highest(clip, axis=None) for clip in clips]
     return float(lowest(lows)), float(highest(highs))
+
+
+class Extremes:
+    """The smallest and the largest element of a stream of tensors, NaN if one of them is NaN.
+
+    On a GPU they are tensors, so that nobody waits for them: `fetched` returns the numbers of many
+    streams at once.
+    """
+
+    def __init__(self) -> None:
+        self.low: Any = np.inf
+        self.high: Any = -np.inf
+
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """The smallest and the largest element: numbers, or tensors without dimensions."""
+        return self.low, self.high
+
+    def add(self, x: torch.Tensor, counts: Sequence[int] | None, axis: int) -> None:
+        """Add `x` (B, ...); arguments as of `masked_extremes`."""
+        if on_processor(x):
+            low, high = masked_extremes(x, counts, axis)
+            self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+            return
+        ends = extremes(x, counts, axis)
+        if isinstance(self.low, torch.Tensor):
+            ends = wider(torch.stack(self.ends), ends)
+        self.low, self.high = ends
+
+
+def fetched(values: Sequence[Any]) -> list[float]:
+    """Return numbers, and tensors without dimensions on one GPU, as numbers: in one transfer."""
+    there = [i for i, value in enumerate(values) if isinstance(value, torch.Tensor)]
+    found = dict(enumerate(values))
+    if there:
+        kind = wide(values[there[0]].device)
+        numbers = torch.stack([values[i].to(kind) for i in there]).tolist()
+        found |= zip(there, numbers, strict=True)
+    return [float(found[i]) for i in range(len(values))]

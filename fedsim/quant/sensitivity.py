@@ -6,7 +6,8 @@ element from each stretch of equal length), at most `CAPACITY` elements however 
 memory stays constant, and the cost is small compared with the forward pass. With fewer elements
 than that, the statistics are exact.
 
-The measures that replace the median in the ablations are in `quant/measures.py`.
+The measures that replace the median in the ablations are in `quant/measures.py`. On a GPU nothing
+is fetched before the pass is over (`quant/accelerated.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
+from fedsim.quant.accelerated import around_quantiles, on_processor, unless_broken
 from fedsim.quant.distances import OutputDistance
 from fedsim.quant.layers import Layer
 from fedsim.quant.measures import MEASURES, Observed
 from fedsim.quant.model import Batch, Quantizable, frame_axis
-from fedsim.quant.quantiles import quantiles_of
-from fedsim.quant.sample import Sample, masked_extremes, spread
+from fedsim.quant.quantiles import between, quantiles_of
+from fedsim.quant.sample import Extremes, Sample, fetched, spread
+from fedsim.quant.spoken import speech, speech_places
 
 CAPACITY = 1 << 19
 """Elements kept per layer, at most (2 MiB per layer in float32)."""
@@ -48,13 +51,13 @@ class _Recorder:
         self.capacity = capacity
         self.layers = {model.module.get_submodule(layer.name): layer for layer in model.layers}
         self.samples = {layer.name: Sample(capacity) for layer in model.layers}
-        self.values: dict[str, float] = {}
+        self.values: dict[str, Any] = {}  # numbers, or tensors without dimensions on a GPU
         chosen = self.measure
         self.at_once = chosen is not None and chosen.change is None and not quantiles
         # How an output is copied: without its signs if nothing needs them.
         magnitudes = chosen is not None and chosen.of_magnitudes
         self.copied = np.abs if magnitudes and not quantiles else np.positive
-        self.extremes: dict[str, tuple[float, float]] = {}
+        self.extremes: dict[str, Extremes] = {}
         self.want_extremes = chosen is not None and chosen.needs_extremes
         self.changes: dict[str, OutputDistance] = {}
         if chosen is not None and chosen.change is not None:
@@ -90,26 +93,34 @@ class _Recorder:
             model.forward(batch)
         self.at_once = at_once
 
-    def value(self, layer: Layer) -> float:
-        """Return a layer's sensitivity, once all batches have been run."""
+    def value(self, layer: Layer) -> Any:
+        """Return a layer's sensitivity, once all batches have been run: a number, or a tensor
+        without dimensions on a GPU."""
         if layer.name not in self.values:
             sample = self.samples[layer.name].values
             assert self.measure is not None
             if self.measure.of_magnitudes and self.copied is not np.abs:  # signed, for quantiles
-                sample = np.abs(sample)
+                sample = abs(sample)
             self._compute(layer.name, sample)
         return self.values[layer.name]
 
-    def _compute(self, name: str, sample: np.ndarray) -> None:
+    def _compute(self, name: str, sample: Any) -> None:
         """Compute the value of a layer from the sample of its output, which may be reordered."""
+        assert self.measure is not None
+        change = self.changes.get(name)
+        ends = self.extremes[name].ends if name in self.extremes else (0.0, 0.0)
+        if isinstance(sample, torch.Tensor) and self.measure.on_gpu is not None:
+            value = self.measure.on_gpu(Observed(sample, ends[0], ends[1], change))
+            self.values[name] = unless_broken(sample, value)
+            return
+        if isinstance(sample, torch.Tensor):  # of a measure that knows arrays only
+            sample = sample.cpu().numpy()
+        low, high = fetched(ends)
         # The median of the rest would look sound: one bad clip among good ones must not go unseen.
         if not _finite(sample):
             self.values[name] = float(sample[np.abs(sample).argmax()])
             return
-        low, high = self.extremes.get(name, (0.0, 0.0))
-        seen = Observed(sample, low, high, self.changes.get(name))
-        assert self.measure is not None
-        self.values[name] = self.measure.value(seen)
+        self.values[name] = self.measure.value(Observed(sample, low, high, change))
 
     def _frames(self, layer: Layer) -> torch.Tensor | None:
         assert self.batch is not None
@@ -134,62 +145,37 @@ class _Recorder:
         layer = self.layers[module]
         counts = self._counts(layer)
         conv = layer.kind == "conv1d"
+        out = out if out.dtype == torch.float32 else out.float()
         if self.want_extremes:
-            low, high = masked_extremes(out, counts, frame_axis(layer.kind))
-            old = self.extremes.get(layer.name, (low, high))
-            ends = np.minimum(old[0], low), np.maximum(old[1], high)  # keep NaN
-            self.extremes[layer.name] = float(ends[0]), float(ends[1])
+            ends = self.extremes.setdefault(layer.name, Extremes())
+            ends.add(out, counts, frame_axis(layer.kind))
         sample = self.samples[layer.name]
         per_frame = out.shape[1] if conv else out.shape[-1]
         n = out.numel() if counts is None else sum(counts) * per_frame
         if layer.name in self.values:
             raise _CalledTwiceError
-        keep = sample.room_for(n)
-        if keep == n:  # everything is kept: no places to choose
-            kept = _speech(conv, out, counts, self.copied)
-        else:
-            key = (conv, tuple(out.shape), id(counts), keep)
-            if key not in self.places:
-                places = _places(conv, out.shape, counts, spread(n, keep))
-                self.places[key] = torch.from_numpy(places)
-            kept = out.reshape(-1).index_select(0, self.places[key]).numpy()
-            self.copied(kept, out=kept)
+        kept = self._kept(conv, out, counts, n, sample.room_for(n))
         if self.at_once and len(kept):
             self._compute(layer.name, kept)
         else:
             sample.add(kept)
 
-
-def _speech(
-    conv: bool, out: torch.Tensor, counts: list[int] | None, copied: np.ufunc
-) -> np.ndarray:
-    """Return the elements that are speech, clip by clip, (n,); a copy, as `out` may be reused."""
-    values = out.numpy()
-    if counts is None:
-        return copied(values.reshape(-1))
-    clips = [values[b, :, :n] if conv else values[b, :n] for b, n in enumerate(counts)]
-    kept, begin = np.empty(sum(clip.size for clip in clips), values.dtype), 0
-    for clip in clips:
-        copied(clip, out=kept[begin : begin + clip.size].reshape(clip.shape))
-        begin += clip.size
-    return kept
-
-
-def _places(
-    conv: bool, shape: torch.Size, counts: list[int] | None, index: np.ndarray
-) -> np.ndarray:
-    """Turn places among the elements that are speech into flat indices into the padded output."""
-    if counts is None:
-        return index
-    per_frame, length = (shape[1], shape[2]) if conv else (shape[-1], shape[1])
-    frames = np.asarray(counts)
-    ends = np.cumsum(frames) * per_frame
-    clip = np.searchsorted(ends, index, side="right")
-    local = index - (ends - frames * per_frame)[clip]
-    if conv:  # (B, C, T): speech is the first part of each channel's row
-        channel, t = np.divmod(local, frames[clip])
-        local = channel * length + t
-    return clip * (per_frame * length) + local
+    def _kept(
+        self, conv: bool, out: torch.Tensor, counts: list[int] | None, n: int, keep: int
+    ) -> Any:
+        """Return a copy of `keep` of the n elements of an output that are speech."""
+        if keep == n and on_processor(out):  # everything is kept: no places to choose
+            return speech(conv, out, counts, self.copied)
+        key = (conv, tuple(out.shape), id(counts), keep)
+        if key not in self.places:
+            places = speech_places(conv, out.shape, counts, spread(n, keep))
+            self.places[key] = torch.from_numpy(places).to(out.device)
+        chosen = out.reshape(-1).index_select(0, self.places[key])
+        if not on_processor(out):
+            return chosen.abs() if self.copied is np.abs else chosen
+        kept = chosen.numpy()
+        self.copied(kept, out=kept)
+        return kept
 
 
 def _record(
@@ -265,13 +251,18 @@ def sense_and_quantiles(
 
 
 def _quantiles(model: Quantizable, recorder: _Recorder) -> np.ndarray:
-    return np.stack([quantiles_of(recorder.samples[layer.name].values) for layer in model.layers])
+    samples = [recorder.samples[layer.name].values for layer in model.layers]
+    if not isinstance(samples[0], torch.Tensor):
+        return np.stack([quantiles_of(sample) for sample in samples])
+    ends = torch.stack([around_quantiles(sample) for sample in samples]).cpu().numpy()
+    pairs = zip(samples, ends, strict=True)
+    return np.stack([between(len(sample), low, high) for sample, (low, high) in pairs])
 
 
 def _values(model: Quantizable, recorder: _Recorder) -> np.ndarray:
     values = []
-    for layer in model.layers:
-        value = recorder.value(layer)
+    found = fetched([recorder.value(layer) for layer in model.layers])
+    for layer, value in zip(model.layers, found, strict=True):
         if not np.isfinite(value):
             raise FedsimError(
                 f"layer {layer.name!r} outputs {value} on the clips: the model overflows; check "

@@ -34,14 +34,17 @@ def store_weights(
 ) -> dict[str, str]:
     """Store the weight of each layer in full precision; return layer name -> name in `store`.
 
-    A file holds a layer's weights as little-endian float32, row by row, named by their SHA-256.
+    A file holds a layer's weights as the model has them (little-endian float32, or the type in
+    which it was loaded), row by row, named by their SHA-256.
     Many processes may do this at once; only missing files are written. Raises `FedsimError` if the
     folder cannot be written.
     """
-    return {
-        layer.name: store.put(weights[layer.name].detach().numpy().astype("<f4").tobytes())
-        for layer in layers
-    }
+
+    def content(weight: torch.Tensor) -> bytes:
+        flat = weight.detach().cpu().contiguous().reshape(-1)
+        return flat.view(torch.uint8).numpy().tobytes()  # numpy knows no bfloat16
+
+    return {layer.name: store.put(content(weights[layer.name])) for layer in layers}
 
 
 @contextmanager
@@ -56,13 +59,14 @@ def streamed(model: Quantizable, store: BlobStore, names: Mapping[str, str]) -> 
     offsets = {
         layer.name: modules[layer.name].weight.data_ptr() % _ALIGNMENT for layer in model.layers
     }
+    kinds = {layer.name: modules[layer.name].weight.dtype for layer in model.layers}
     reading = Reading()
     verified: set[str] = set()
 
     def read(layer: Layer) -> torch.Tensor:
         name = names[layer.name]
-        weight = _empty(layer.n_weights, offsets[layer.name])
-        data = weight.numpy()
+        weight = _empty(layer.n_weights, offsets[layer.name], kinds[layer.name])
+        data = weight.view(torch.uint8).numpy()
         store.fill(data, name)
         if name not in verified:
             verify(store, name, data.data)
@@ -74,8 +78,8 @@ def streamed(model: Quantizable, store: BlobStore, names: Mapping[str, str]) -> 
         yield reading
 
 
-def _empty(n: int, offset: int) -> torch.Tensor:
-    """Return an uninitialized float32 (n,) that begins `offset` bytes past an aligned address."""
-    buffer = torch.empty(n + _ALIGNMENT // 4)
-    first = (offset - buffer.data_ptr()) % _ALIGNMENT // 4
+def _empty(n: int, offset: int, kind: torch.dtype) -> torch.Tensor:
+    """Return an uninitialized tensor (n,) that begins `offset` bytes past an aligned address."""
+    buffer = torch.empty(n + _ALIGNMENT // kind.itemsize, dtype=kind)
+    first = (offset - buffer.data_ptr()) % _ALIGNMENT // kind.itemsize
     return buffer[first : first + n]

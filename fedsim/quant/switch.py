@@ -37,7 +37,7 @@ class Switch:
         self._replaced: list[nn.Module] = []  # those with another `forward` than their class's
 
     def full_weights(self) -> dict[str, torch.Tensor]:
-        """Return the full-precision weight of each layer, by layer name."""
+        """Return the full-precision weight of each layer, by layer name, where the model is."""
         return {layer.name: self._full[f"{layer.name}.weight"] for layer in self._layers}
 
     def full_leftovers(self) -> dict[str, torch.Tensor]:
@@ -61,7 +61,8 @@ class Switch:
         Inputs of layers that are missing in `inputs` stay in full precision. A linear layer that
         has an entry in `integers` (the same weight as codes) is computed in integers if its input
         is quantized over a static range to at most 8 bits: no gradient passes through it, and its
-        entry in `weights` is not read.
+        entry in `weights` is not read. All of them are where the model computes, which for
+        `integers` is the processor.
 
         `rows` say that the weight of one layer has only these rows: logits of the others are -inf,
         and a look-up of one of them gives zeros.
@@ -102,7 +103,8 @@ class Switch:
                 vars(module)["forward"] = look_up(weight, rows)
                 self._replaced.append(module)
             else:
-                self._hooks.append(module.register_forward_hook(spread_logits(rows)))
+                spread = spread_logits(rows, weight.device)
+                self._hooks.append(module.register_forward_hook(spread))
 
     def _unhook(self) -> None:
         for hook in self._hooks:

@@ -11,8 +11,8 @@ import numpy as np
 
 from fedsim.base.statistics import ClipCounts, Comparison, compare
 from fedsim.report.comparisons import Pair, Question, pairs_of
-from fedsim.results.lines import Kind, number, size_digits, span
-from fedsim.results.rates import PartLine, clip_counts
+from fedsim.results.lines import UNITS, Kind, number, size_digits, span
+from fedsim.results.rates import PartLine, clip_counts, lines_of
 from fedsim.results.runs import Part
 
 _MAX_SENTENCES = 3  # per question; more comparisons than this are only counted
@@ -31,6 +31,22 @@ class Compared:
         """Return the finding as one sentence."""
         verdict = self.result.sentence(*self.pair.spoken, self.kind)
         return f"{self.pair.settings}: {verdict}." if self.pair.settings else f"{verdict}."
+
+    def plain_sentence(self) -> str:
+        """Return a finding that is decided in everyday words: errors in a hundred words."""
+        first, second = self.pair.spoken
+        unit, size = UNITS[self.kind], abs(self.result.difference)
+        near, far = sorted((abs(self.result.low), abs(self.result.high)))
+        where = f"{self.pair.settings}: of" if self.pair.settings else "Of"
+        more = "fewer" if self.result.verdict == "better" else "more"
+        does = f"makes {100 * size:.1f} {more} errors than"
+        if self.kind == "accuracy":
+            more = "more" if self.result.verdict == "better" else "fewer"
+            does = f"recognizes {100 * size:.1f} {more} than"
+        return (
+            f"{where} 100 {unit}s, {first} {does} {second}"
+            f" (95 % interval {100 * near:.1f} to {100 * far:.1f})."
+        )
 
 
 def comparisons(parts: Sequence[Part]) -> list[Compared]:
@@ -87,6 +103,25 @@ def headline(lines: Sequence[PartLine]) -> list[str]:
         size = span(best.megabytes, size_digits(best.megabytes))
         sentences.append(f"{which}{_rate_words(best)}, {best.phrase}, {size} MB{where}.")
     return sentences
+
+
+def finding(parts: Sequence[Part]) -> str:
+    """Return what was found in one plain sentence.
+
+    It is the first comparison of a report that is decided, or how many were, if its question has
+    answers under many settings; without comparisons, the best model.
+    """
+    compared = comparisons(parts)
+    if not compared:
+        return headline([line for part in parts for line in lines_of(part)])[-1]
+    decided = [one for one in compared if one.result.verdict != "not distinguishable"]
+    if not decided:
+        return compared[0].sentence()
+    question = decided[0].pair.question
+    group = [one for one in compared if one.pair.question == question]
+    if len({one.pair.settings for one in group}) > _MAX_SENTENCES:
+        return _tally(question, Counter(str(one.result.verdict) for one in group))
+    return decided[0].plain_sentence()
 
 
 def points(value: float) -> str:

@@ -16,7 +16,8 @@ from fedsim.results.ledger_reader import LedgerReader
 from fedsim.scenario.schema import Scenario
 
 WITHOUT_EFFECT = ("name", "description", "engine", "save_models")
-"""Settings on which no result depends, but `engine.threads`, which changes last digits."""
+"""Settings on which no result depends, but `engine.threads`, which changes last digits, and
+`engine.device`: which device computed is bound beside the packages (`run/binding.py`)."""
 SETTING, CELL, SEALED = "setting", "cell", "sealed"
 """Kinds of facts: dotted key -> value in JSON, of the scenario and of what makes it one combination
 of a matrix; name of a file -> its SHA-256."""

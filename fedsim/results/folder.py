@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fedsim.base.accelerators import device_facts, find_device
 from fedsim.base.files import atomic_write, write_text
 from fedsim.base.version import __version__
 from fedsim.errors import FedsimError
@@ -41,7 +42,8 @@ class RunFolder:
 
     @property
     def versions(self) -> Path:
-        """Versions of Python, the platform and the packages that matter, in JSON."""
+        """Versions of Python, the platform and the packages that matter, and the device that
+        computes, in JSON."""
         return self.path / "versions.json"
 
     @property
@@ -91,7 +93,7 @@ class RunFolder:
 
 
 def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
-    """Create the run folder and write the scenario and the versions to it.
+    """Create the run folder and write the scenario, the versions and the device to it.
 
     Args:
         out: the folder, which must be empty or missing; None for a new one in
@@ -99,13 +101,16 @@ def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
         scenario: the scenario to run.
 
     Raises:
-        FedsimError: if `out` is not empty, or the folder cannot be created or written.
+        FedsimError: if `out` is not empty, the folder cannot be created or written, or the
+            scenario's device is not there.
     """
+    found = find_device(scenario.engine.device, where="engine.device")
+    device = {DEVICE: device_facts(found)}
     try:
         path = new_run_path(scenario.name) if out is None else _take_empty(out)
         folder = RunFolder(path.absolute())
         write_text(folder.scenario, scenario.to_yaml())
-        write_text(folder.versions, json.dumps(versions(), indent=2) + "\n")
+        write_text(folder.versions, json.dumps(versions() | device, indent=2) + "\n")
         if scenario.save_models:
             folder.models.mkdir()
     except OSError as error:
@@ -113,6 +118,8 @@ def create_run(out: Path | None, scenario: Scenario) -> RunFolder:
     return folder
 
 
+DEVICE = "device"
+"""What versions.json calls the device that computes."""
 RELEVANT_VERSIONS = ("fedsim", "torch", "transformers", "numpy")
 """Packages whose other versions may give other results."""
 

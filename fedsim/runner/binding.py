@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedsim.base.accelerators import CPU, device_facts, find_device
 from fedsim.errors import FedsimError
 from fedsim.privacy.budget import HOME
 from fedsim.quant.formats import FORMATS, OWN
 from fedsim.results.bound import SETTING, check_settings, listed, settings_of
-from fedsim.results.folder import RELEVANT_VERSIONS, RunFolder, version_of, versions
+from fedsim.results.folder import DEVICE, RELEVANT_VERSIONS, RunFolder, version_of, versions
 from fedsim.results.ledger import Ledger
 from fedsim.runner.contents import Contents, HubId, places
 from fedsim.scenario.schema import Scenario
@@ -62,7 +63,8 @@ def write_binding(ledger: Ledger, scenario: Scenario, contents: Contents) -> Non
 
 
 def relevant_versions(scenario: Scenario) -> dict[str, str]:
-    """Return the versions of the packages of which another version may give other results."""
+    """Return the versions of the packages of which another version may give other results, and
+    the device that computes, if it is not the processor."""
     vocabulary, public = scenario.model.vocabulary, scenario.quantization.public_clips
     names = list(RELEVANT_VERSIONS)
     if vocabulary and not vocabulary.words_from:
@@ -73,7 +75,9 @@ def relevant_versions(scenario: Scenario) -> dict[str, str]:
     if scenario.clients.format != OWN:
         names += FORMATS[scenario.clients.format].packages
     installed = versions()
-    return {name: installed.get(name) or version_of(name) for name in names}
+    found = {name: installed.get(name) or version_of(name) for name in names}
+    device = find_device(scenario.engine.device, where="engine.device")
+    return found if device == CPU else found | {DEVICE: device_facts(device)}
 
 
 def _files(scenario: Scenario, contents: Contents) -> Iterator[tuple[str, str]]:
@@ -83,8 +87,14 @@ def _files(scenario: Scenario, contents: Contents) -> Iterator[tuple[str, str]]:
 
 
 def _check_packages(ledger: Ledger, path: Path, scenario: Scenario) -> None:
-    begun = ledger.facts(PACKAGE)
-    for name, version in relevant_versions(scenario).items():
+    begun, now = ledger.facts(PACKAGE), relevant_versions(scenario)
+    if begun.get(DEVICE, CPU) != now.get(DEVICE, CPU):
+        raise FedsimError(
+            f"{path}: the run was begun on the device {begun.get(DEVICE, CPU)}, and this is"
+            f" {now.get(DEVICE, CPU)}: choose that one (engine.device, --device), or begin a new"
+            f" run"
+        )
+    for name, version in now.items():
         if begun.get(name) != version:
             raise FedsimError(
                 f"{path}: the run was begun with {name} {begun.get(name)}, but {version} is"

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedsim.base.accelerators import CPU, cuda_cards, find_device
 from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.base.units import MB
-from fedsim.engine.settings import cores
+from fedsim.engine import EngineSettings
+from fedsim.engine.settings import cores, max_workers
 from fedsim.scenario.cells import forward_passes
-from fedsim.scenario.schema import AUTO, Scenario
+from fedsim.scenario.schema import AUTO, EngineChoice, Scenario
 
 START_S = 8.0
 """Seconds that Ray and its workers take to start and end beyond what one process takes."""
@@ -37,13 +39,45 @@ def choose_engine(runs: Sequence[tuple[Scenario, int]]) -> str:
         return engine.kind
     if engine.address is not None:
         return "ray"
-    workers = engine.workers or max(1, cores() // engine.threads)
+    workers = n_workers(engine)
     saved = 0.0
     for scenario, clients in runs:
         passes = forward_passes(scenario, clients)
         seconds = passes * PASS_S_PER_MB * _checkpoint_mb(scenario.model.id)
         saved += seconds * (1 - 1 / max(1, min(workers, clients)))
     return "ray" if saved > START_S else "inprocess"
+
+
+def on_its_device(scenario: Scenario) -> Scenario:
+    """Return the scenario with the device that its engine computes on, in place of "auto".
+
+    Raises `FedsimError` for a device that is not on this machine.
+    """
+    device = find_device(scenario.engine.device, where="engine.device")
+    engine = scenario.engine.model_copy(update={"device": device})
+    return scenario.model_copy(update={"engine": engine})
+
+
+def engine_settings(engine: EngineChoice, shared: Path | None = None) -> EngineSettings:
+    """Return the settings of an engine whose device is known; `shared` as in `EngineSettings`."""
+    return EngineSettings(
+        engine.workers,
+        engine.threads,
+        engine.address,
+        shared=shared,
+        device=engine.device,
+        workers_per_gpu=engine.workers_per_gpu,
+    )
+
+
+def n_workers(engine: EngineChoice) -> int:
+    """Return how many workers Ray starts on this machine if there are as many clients."""
+    if engine.workers is not None:
+        return engine.workers
+    device = find_device(engine.device, where="engine.device")
+    settings = engine_settings(engine.model_copy(update={"device": device}))
+    gpus = 0 if device == CPU else len(cuda_cards())
+    return max(1, max_workers(settings, cores(), gpus))
 
 
 def with_chosen_engine(runs: Sequence[tuple[Scenario, int]], scenario: Scenario) -> Scenario:

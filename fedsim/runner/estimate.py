@@ -21,14 +21,13 @@ from types import TracebackType
 
 from fedsim.base import progress
 from fedsim.base.imports import importing
-from fedsim.engine.settings import cores
 from fedsim.engine.worker import load_app
 from fedsim.errors import FedsimError
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
 from fedsim.results.ledger_reader import read_ledger
 from fedsim.runner.contents import Contents
-from fedsim.runner.engine_choice import choose_engine, with_chosen_engine
+from fedsim.runner.engine_choice import choose_engine, n_workers, with_chosen_engine
 from fedsim.runner.matrix import computed
 from fedsim.runner.single import CLIENT_APP, run_scenario
 from fedsim.scenario.cells import forward_passes, is_grouped, needs_others
@@ -176,10 +175,9 @@ def _import_clients(scenario: Scenario, clients: int) -> float:
 
 
 def _workers(scenario: Scenario, clients: int) -> int:
-    engine = scenario.engine
     if choose_engine([(scenario, clients)]) == "inprocess":
         return 1
-    return min(engine.workers or max(1, cores() // engine.threads), clients)
+    return min(n_workers(scenario.engine), clients)
 
 
 def _spread(keys: Sequence[str], limit: int) -> list[str]:

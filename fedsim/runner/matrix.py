@@ -16,7 +16,7 @@ from typing import Any
 
 from fedsim.base import progress
 from fedsim.base.files import write_text
-from fedsim.engine import EngineSettings, kept_running
+from fedsim.engine import kept_running
 from fedsim.errors import FedsimError
 from fedsim.results.bound import CELL, cell_settings, seal
 from fedsim.results.folder import MATRIX_INDEX, RunFolder, create_run
@@ -26,7 +26,7 @@ from fedsim.results.reading import read_index
 from fedsim.results.records import Payload
 from fedsim.results.rows import Plan, Row
 from fedsim.runner.binding import write_binding
-from fedsim.runner.engine_choice import with_chosen_engine
+from fedsim.runner.engine_choice import engine_settings, on_its_device, with_chosen_engine
 from fedsim.runner.result_key import ResultKeys
 from fedsim.runner.single import RunResult, collect, run_scenario
 from fedsim.scenario.cells import cells_of, sources
@@ -74,7 +74,7 @@ def run_matrix(scenario: Scenario, out: Path) -> list[CellResult]:
     counts = [len(keys) for keys in keys_of_cells([cell.scenario for cell in cells])]
     runs = list(zip((cell.scenario for cell in cells), counts, strict=True))
     engine = with_chosen_engine(runs, scenario).engine
-    settings = EngineSettings(engine.workers, engine.threads, engine.address, shared=folder.path)
+    settings = engine_settings(on_its_device(scenario).engine, folder.path)
     keys = ResultKeys()
     with kept_running(engine.kind, max(counts), settings):
         for number, cell in enumerate(cells, start=1):

@@ -117,9 +117,11 @@ def _model(study: StudyModel) -> str:
     model = study.model
     weights = sum(layer.n_weights for layer in model.layers)
     size = study.switch.full_bytes() / MB
+    kind = str(next(iter(study.switch.full_weights().values())).dtype).removeprefix("torch.")
+    precision = "full precision" if kind == "float32" else f"full precision ({kind})"
     return (
         f"model: {model.id} is a {type(model.module).__name__} of {len(model.layers)} layers with "
-        f"{weights:,} weights, {size:,.1f} MB in full precision"
+        f"{weights:,} weights, {size:,.1f} MB in {precision}"
     )
 
 

@@ -18,7 +18,8 @@ from fedsim.scenario.schema import Scenario
 NOT_IN_KEY = (
     *("name", "description"),
     *("methods", "matrix"),  # each method has a key of its own
-    *("engine", "save_models"),  # but `engine.threads`, which changes last digits, is in the key
+    # But `engine.threads`, which changes last digits, and the device that it is found to be are in.
+    *("engine", "save_models"),
     *("clock", "fleet"),  # runs with a fleet share no results
 )
 """Sections and keys of a scenario on which no result depends."""

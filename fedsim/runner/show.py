@@ -14,6 +14,7 @@ from fedsim.results.table import print_matrix, print_statements, print_table
 from fedsim.results.timed import read_round
 from fedsim.runner.matrix import CellResult
 from fedsim.runner.single import RunResult
+from fedsim.scenario.methods import FULL_PRECISION
 from fedsim.scenario.schema import Scenario
 from fedsim.study.privacy_statement import read_statement
 
@@ -23,7 +24,7 @@ def print_run(scenario: Scenario, result: RunResult, console: Console) -> None:
     print_table(result.rows, result.failures, console)
     if scenario.fleet is not None:
         print_fleet(read_round(result.folder.timeline), console)
-    print_statements(_statements([result]), console)
+    print_statements([*_precision(scenario), *_statements([result])], console)
 
 
 def print_cells(scenario: Scenario, cells: Sequence[CellResult], console: Console) -> None:
@@ -32,7 +33,20 @@ def print_cells(scenario: Scenario, cells: Sequence[CellResult], console: Consol
     if scenario.fleet is not None:
         timed = [(c.settings, read_round(c.result.folder.timeline)) for c in cells]
         print_fleets(timed, console)
-    print_statements(_statements([cell.result for cell in cells]), console)
+    results = [cell.result for cell in cells]
+    print_statements([*_precision(scenario), *_statements(results)], console)
+
+
+def _precision(scenario: Scenario) -> list[str]:
+    """Return a sentence if the full-precision model is not in float32 by `model.dtype`."""
+    kinds = [
+        kind
+        for kind in scenario.matrix.get("model.dtype", (scenario.model.dtype,))
+        if kind != "float32"
+    ]
+    if not kinds:
+        return []
+    return [f"{FULL_PRECISION} is the full-precision model, in {' or '.join(kinds)} (model.dtype)."]
 
 
 def _statements(results: Sequence[RunResult]) -> list[str]:

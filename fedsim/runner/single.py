@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedsim.base import progress
 from fedsim.base.files import write_text
-from fedsim.engine import EngineSettings, open_grid, run_server
+from fedsim.engine import open_grid, run_server
 from fedsim.errors import FedsimError
 from fedsim.protocol.run_config import RunConfig
 from fedsim.results.bound import check_settings, seal
@@ -24,7 +24,7 @@ from fedsim.results.records import Failure
 from fedsim.results.rows import Row
 from fedsim.runner.binding import bind
 from fedsim.runner.contents import Contents
-from fedsim.runner.engine_choice import choose_engine
+from fedsim.runner.engine_choice import choose_engine, engine_settings, on_its_device
 from fedsim.scenario.cells import stages
 from fedsim.scenario.load import load_scenario
 from fedsim.scenario.schema import EngineChoice, Scenario
@@ -93,14 +93,12 @@ def _run(
     folder: RunFolder, scenario: Scenario, clients: Sequence[str], contents: Contents
 ) -> RunResult:
     """Run what is not yet in the ledger of a folder, on the scenario's engine."""
-    engine = scenario.engine
+    scenario = on_its_device(scenario)
     kind = choose_engine([(scenario, len(clients))])
 
     def serve(run_config: RunConfig) -> None:
         config = run_config.to_flower()
-        settings = EngineSettings(
-            engine.workers, engine.threads, engine.address, shared=run_config.run_dir
-        )
+        settings = engine_settings(scenario.engine, run_config.run_dir)
         with open_grid(kind, CLIENT_APP, clients, config, settings) as grid:
             run_server(SERVER_APP, grid, config)
 
@@ -120,6 +118,7 @@ def record(
     They are collected even if `serve` raises. `engine` is the name of the engine in timing.json.
     The run is bound to its scenario and to its files, as `contents` hashes them.
     """
+    scenario = on_its_device(scenario)
     shown = progress.current()
     shown.start(len(clients), stages(scenario))
     shown.stage("starting workers", len(clients))
@@ -144,6 +143,7 @@ def record(
                 "engine": engine,
                 "workers": 1 if engine == "inprocess" else scenario.engine.workers,
                 "threads": scenario.engine.threads,
+                "device": scenario.engine.device,
                 "clients": len(clients),
             }
             write_text(folder.timing, json.dumps(timing, indent=2) + "\n")

@@ -52,7 +52,8 @@ class MethodSettings(Settings):
     """
 
     allocation: Annotated[Text, ALLOCATION] = Field(
-        description="how layers get their bit depths; fp32 is the full-precision model"
+        description="how layers get their bit depths; fp32 is the full-precision model, whatever"
+        " model.dtype"
     )
     calibration: Annotated[
         tuple[_Calibration, ...],

@@ -6,6 +6,7 @@ values; `load.py` and `explain.py` read YAML files and report mistakes with file
 
 from __future__ import annotations
 
+from html import escape
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -70,6 +71,11 @@ class ModelSettings(Settings):
         description="raw audio, in place of a lost preprocessor_config.json: whether the model was"
         " trained on clips of zero mean and unit variance; null: the file says it",
     )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="what the full-precision model is held and computed in; models made from it are"
+        " computed in float32",
+    )
     vocabulary: VocabularySettings | None = Field(
         default=None,
         description="Whisper: the tokens that model files keep, by client language: words, own;"
@@ -82,7 +88,7 @@ ENGINE = OneOf(ENGINES, {AUTO: "In this process where that ends sooner than Ray 
 
 
 class EngineChoice(Settings):
-    """What carries messages to the clients. Only `threads` can change a result."""
+    """What carries messages to the clients. Only `threads` and `device` can change a result."""
 
     kind: Annotated[Text, ENGINE] = Field(
         default=AUTO,
@@ -101,6 +107,14 @@ class EngineChoice(Settings):
         description="torch threads in each process; another number may change last digits",
     )
     address: Text | None = Field(default=None, description="address of a Ray cluster to join")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto",
+        description="what the model computes on; auto is a GPU if there is one. Another kind of"
+        " device may change last digits",
+    )
+    workers_per_gpu: int = Field(
+        default=1, ge=1, le=64, description="worker processes that share a GPU"
+    )
 
 
 class Scenario(Settings):
@@ -246,6 +260,10 @@ class Scenario(Settings):
     def to_yaml(self) -> str:
         """Return the scenario as YAML that loads to an equal scenario."""
         return yamltree.dump(self.model_dump(mode="json"))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the YAML, with every default."""
+        return f"<pre>{escape(self.to_yaml())}</pre>"
 
 
 def scenario_from_json(text: str) -> Scenario:

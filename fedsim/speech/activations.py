@@ -10,8 +10,9 @@ from fedsim.speech.models.base import SpeechModel, public_signal
 def activation_bytes(model: SpeechModel, seconds: float) -> int:
     """Return the bytes of input and output of the layer with the largest, for one clip.
 
-    A lower bound, in float32: of a runtime that computes layer by layer and frees each input after
-    use. What is kept across layers (residuals, a decoder's keys and values) comes on top.
+    A lower bound, in the model's own type: of a runtime that computes layer by layer and frees each
+    input after use. What is kept across layers (residuals, a decoder's keys and values) comes on
+    top.
     """
     widest = 0
 

@@ -28,6 +28,11 @@ class Macs:
     second: tuple[float, ...]
     token: tuple[float, ...]
 
+    def of(self, clips: float, seconds: float, tokens: float) -> np.ndarray:
+        """Return the MACs of each layer in a pass over this much audio, float64 (L,)."""
+        clip, second, token = map(np.asarray, (self.clip, self.second, self.token))
+        return np.maximum(clip * clips + second * seconds + token * tokens, 0)
+
 
 def count_macs(model: SpeechModel) -> Macs:
     """Return the MACs of `model.layers`, in order.

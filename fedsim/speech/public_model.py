@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,11 +19,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fedsim.base.accelerators import CPU, device_facts
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.losses import MEASURE, input_losses, weight_losses, wide_inputs
-from fedsim.quant.model import Batch
+from fedsim.quant.model import Batch, device_of
 from fedsim.quant.moments import LayerMoments, second_moments
 from fedsim.quant.observe import observe
 from fedsim.quant.profile import LayerProfile
@@ -30,6 +32,7 @@ from fedsim.quant.rounding import ROUNDINGS
 from fedsim.quant.rounding.plan import round_plan
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
+from fedsim.speech.fitting import fitted
 from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.public_cache import kept_arrays, kept_moments, moment_shapes
 from fedsim.speech.public_set import PublicSet
@@ -59,8 +62,8 @@ class PublicModel:
 
     @cached_property
     def clips(self) -> PublicSet:
-        """The public clips."""
-        return self.read()
+        """The public clips, cut to the model's window."""
+        return self.read().within(getattr(self.model, "window", math.inf))
 
     @cached_property
     def moments(self) -> dict[str, LayerMoments]:
@@ -121,18 +124,22 @@ class PublicModel:
         return tuple(WIDE if wide else NARROW for wide in self.wide)
 
     def _moments(self) -> dict[str, LayerMoments]:
-        return second_moments(self.model, self._batches(range(len(self.clips.clips))))
+        everything = range(len(self.clips.clips))
+        return fitted(self.model, lambda m: second_moments(m, self._batches(m, everything)))
 
     def _losses(
         self, rounding: str, weight_format: WeightFormat, depths: tuple[int, ...], *, pairs: bool
     ) -> LayerProfile:
         moments = self.moments if ROUNDINGS[rounding].reads_moments else {}
-        batches = self._batches(self._few)
-        return losses_on(self.model, batches, rounding, weight_format, depths, moments, pairs=pairs)
+        how = rounding, weight_format, depths, moments
+        return fitted(
+            self.model,
+            lambda m: losses_on(m, self._batches(m, self._few), *how, pairs=pairs),
+        )
 
     def _input_losses(self) -> np.ndarray:
         layers, modules = self.model.layers, dict(self.model.module.named_modules())
-        seen = observe(self.model, self._batches(self._few), rows=False)
+        seen = fitted(self.model, lambda m: observe(m, self._batches(m, self._few), rows=False))
         full = switch_of(self.model).full_weights()
         inputs = [
             calibrate_layer(
@@ -145,7 +152,7 @@ class PublicModel:
             )
             for layer in layers
         ]
-        return input_losses(self.model, self._batches(self._few), inputs)
+        return fitted(self.model, lambda m: input_losses(m, self._batches(m, self._few), inputs))
 
     @property
     def _few(self) -> list[int]:
@@ -156,12 +163,13 @@ class PublicModel:
         each = max(CLIPS_PER_LANGUAGE, -(-LOSS_CLIPS // len(by_language)))
         return sorted(chain.from_iterable(places[:each] for places in by_language.values()))
 
-    def _batches(self, places: Any) -> Iterator[Batch]:
-        """Return batches of some clips for a forward pass, language by language."""
+    def _batches(self, model: SpeechModel, places: Any) -> Iterator[Batch]:
+        """Return batches of some clips for a forward pass of the model, or of the same model with
+        smaller batches, language by language."""
         chosen = [self.clips.clips[i] for i in places]
         # A model that needs tokens transcribes here and now, before anybody records a pass.
         passes = [
-            tuning_pass(self.model, [c.clip for c in chosen if c.language == language], language)
+            tuning_pass(model, [c.clip for c in chosen if c.language == language], language)
             for language in sorted({clip.language for clip in chosen}, key=str)
         ]
         return chain.from_iterable(one.batches() for one in passes)
@@ -178,7 +186,7 @@ class PublicModel:
                 self.model.batch_size,  # like threads, it changes last digits
                 self.threads,
                 torch.__version__,
-                torch.backends.cpu.get_cpu_capability(),
+                _processor(self.model),
             ],
             default=str,
         )
@@ -190,8 +198,18 @@ class PublicModel:
         switch, digest = switch_of(self.model), hashlib.sha256()
         for name, tensor in sorted((switch.full_weights() | switch.full_leftovers()).items()):
             digest.update(name.encode())
-            digest.update(tensor.contiguous().numpy().data)
+            # Byte by byte: numpy knows no bfloat16.
+            flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(flat.numpy().data)
         return digest.hexdigest()
+
+
+def _processor(model: SpeechModel) -> str:
+    """Return what a model computes on, as far as digits may depend on it."""
+    device = device_of(model)
+    if device.type == CPU:
+        return torch.backends.cpu.get_cpu_capability()
+    return device_facts(str(device))
 
 
 def losses_on(
@@ -208,14 +226,15 @@ def losses_on(
 
     Arguments as of `fedsim.quant.losses.weight_losses` and `fedsim.quant.rounding.plan.round_plan`.
     """
-    layers, full = model.layers, switch_of(model).full_weights()
+    layers, full, device = model.layers, switch_of(model).full_weights(), device_of(model)
     rounded: dict[int, list[torch.Tensor]] = {}
 
     def weight(index: int, depth: int) -> torch.Tensor:
         if depth not in rounded:
             bits = (depth,) * len(layers)
             packed = round_plan(full, layers, bits, rounding, weight_format, moments)
-            rounded[depth] = [dequantize_weight(one) for one in packed]
+            with torch.inference_mode(False):  # a parameter is to hold them
+                rounded[depth] = [dequantize_weight(one).to(device) for one in packed]
         return rounded[depth][index]
 
     return weight_losses(model, batches, depths, weight, pairs=pairs)
@@ -229,4 +248,6 @@ def own_losses(
     It is measured with the rounding's `probe`, which needs no second moments.
     """
     probe = ROUNDINGS[rounding].probe
-    return losses_on(tuning.model, tuning.batches(), probe, weight_format, depths, {})
+    return tuning.in_batches(
+        lambda model, clips: losses_on(model, clips, probe, weight_format, depths, {})
+    )

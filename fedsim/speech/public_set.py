@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedsim.errors import FedsimError
+from fedsim.speech.audio import SAMPLE_RATE
 
 _FULL_SCALE = 32_768
 _MAX_LANGUAGE = 64
@@ -37,6 +38,13 @@ class PublicSet:
     def key(self) -> str:
         """SHA-256 of all samples and languages, 64 hexadecimal digits."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def within(self, seconds: float) -> PublicSet:
+        """Return the clips cut to so many seconds, which may be all that a model hears."""
+        if all(len(public.clip) <= seconds * SAMPLE_RATE for public in self.clips):
+            return self
+        end = int(seconds * SAMPLE_RATE)
+        return PublicSet(tuple(PublicClip(c.clip[:end], c.language) for c in self.clips))
 
     def to_bytes(self) -> bytes:
         """Return the clips as bytes, 2 per sample; `read_public_set` reads them."""

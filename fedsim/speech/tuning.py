@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-from fedsim.quant.calibrators import needs, on_user_data
+from fedsim.quant.calibrators import Needs, needs, on_user_data
 from fedsim.quant.model import Batch
 from fedsim.quant.observe import observe
 from fedsim.quant.onepass import Passed, forward_only, one_pass
+from fedsim.speech.fitting import fitted
 from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
 
 T = TypeVar("T")
@@ -45,19 +46,28 @@ class TuningPass:
         See `fedsim.quant.onepass.one_pass`.
         """
         wanted = needs(on_user_data(calibrations))
-        return one_pass(self.model, self.batches(), sense, wanted, moments=moments)
+        return self.in_batches(lambda m, clips: one_pass(m, clips, sense, wanted, moments=moments))
 
     def observe(self, calibrations: Iterable[str], *, moments: bool = False) -> Passed[None]:
         """Return the observations that these calibrations need, by a separate pass; with `moments`
         also second moments, by the same one if no calibration needs gradients."""
         wanted = needs(calibrations)
         if not wanted.fisher:
-            return one_pass(self.model, self.batches(), forward_only, wanted, moments=moments)
-        seen = observe(self.model, self.batches(), rows=wanted.rows, fisher=True)
+            return self._recorded(wanted, moments=moments)
+        seen = self.in_batches(lambda m, clips: observe(m, clips, rows=wanted.rows, fisher=True))
         if not moments:
             return Passed(None, seen)
-        apart = one_pass(self.model, self.batches(), forward_only, moments=True)
-        return Passed(None, seen, apart.moments)
+        return Passed(None, seen, self._recorded(Needs(), moments=True).moments)
+
+    def _recorded(self, wanted: Needs, *, moments: bool) -> Passed[None]:
+        """Return what one pass without sensing records."""
+        return self.in_batches(
+            lambda m, clips: one_pass(m, clips, forward_only, wanted, moments=moments)
+        )
+
+    def in_batches(self, run: Callable[[SpeechModel, Iterator[Batch]], T]) -> T:
+        """Return `run` of the model and the batches, as large as the GPU's memory allows."""
+        return fitted(self.model, lambda model: run(model, replace(self, model=model).batches()))
 
 
 def tuning_pass(

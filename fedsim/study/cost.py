@@ -12,6 +12,7 @@ import numpy as np
 
 from fedsim.base.files import write_text
 from fedsim.quant.layers import Layer
+from fedsim.speech.macs import Macs
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ class ModelCost:
 
     def macs(self, clips: float, seconds: float, tokens: float) -> np.ndarray:
         """Return the MACs of each layer in a pass over this much audio, float64 (L,)."""
-        clip, second, token = map(np.asarray, (self.clip_macs, self.second_macs, self.token_macs))
-        return np.maximum(clip * clips + second * seconds + token * tokens, 0)
+        return Macs(self.clip_macs, self.second_macs, self.token_macs).of(clips, seconds, tokens)
 
     def streamed_bytes(self, clips: float, tokens: float = 0.0) -> float:
         """Return the bytes that a pass with a streamed model reads from storage.

@@ -28,6 +28,8 @@ def load_study_model(scenario: Scenario) -> StudyModel:
         batch_size=settings.batch_size,
         target_lang=settings.target_lang,
         normalize=settings.normalize,
+        device=scenario.engine.device,
+        dtype=settings.dtype,
     )
     return study_model(scenario, model)
 
@@ -55,5 +57,7 @@ def sensing_peaks(scenario: Scenario, study: StudyModel) -> dict[str, int]:
     """
     assert scenario.fleet is not None
     activations = activation_bytes(study.model, scenario.fleet.clip_s)
-    peaks = peak_bytes(study.model.layers, study.leftovers)
+    full = study.switch.full_weights()
+    size = next(iter(full.values())).element_size()
+    peaks = peak_bytes(study.model.layers, study.switch.full_leftovers(), size)
     return {mode: weights + activations for mode, weights in peaks.items()}

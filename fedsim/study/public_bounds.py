@@ -59,7 +59,8 @@ def public_sensitivities(scenario: Scenario, model: SpeechModel) -> np.ndarray:
         tuning_clips=scenario.corpus.tuning_clips,
         test_clips=1,
     )
-    of_model = json.dumps([scenario.model.model_dump(), scenario.engine.threads])
+    engine = scenario.engine
+    of_model = json.dumps([scenario.model.model_dump(), engine.threads, engine.device])
     measure = scenario.quantization.sensitivity
     return _sensed(_PublicRequest(of_model, corpus.model_dump_json(), measure, model))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from flwr.serverapp import Grid
 
+from fedsim.base.accelerators import deterministic, find_device
 from fedsim.engine.flower_internals import nodes_by_partition
 from fedsim.engine.settings import torch_threads
 from fedsim.errors import FedsimError
@@ -42,7 +43,8 @@ def run_over(grid: Grid, run_config: RunConfig, *, nodes_s: float = NODES_S) -> 
     deployed = not nodes_by_partition(grid)  # each device is on a machine of its own
     if deployed:
         check_deployed(scenario)
-    with torch_threads(scenario.engine.threads):
+    device = find_device(scenario.engine.device, where="engine.device")
+    with torch_threads(scenario.engine.threads), deterministic(device):
         result = record(
             create_run(run_config.run_dir, scenario),
             scenario,

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from fedsim.base import progress
-from fedsim.base.progress import Progress
+from fedsim.base.progress import NotebookProgress, Progress
 
 
 class Clock:
@@ -114,3 +114,21 @@ def test_displays_nest():
         with progress.show(Console(file=io.StringIO())) as inner:
             assert progress.current() is inner
         assert progress.current() is outer
+
+
+def test_a_notebook_sees_the_same_four_times_a_second_and_nothing_afterwards(clock):
+    shown = []
+    bar = NotebookProgress(shown.append, clock)
+    bar.start(3, ["sense <1>", "evaluate"])
+    assert '<progress max="3" value="0"></progress>' in shown[-1]
+    assert "sense &lt;1&gt; (1/2)" in shown[-1]
+    clock.now += 0.125
+    bar.advance()
+    assert len(shown) == 1
+    clock.now += 0.125
+    bar.advance()
+    assert shown[-1].endswith(" 2/3 clients  8 clients/s  0:00 left</div>")
+    bar.advance()
+    assert "3/3 clients" in shown[-1]  # the last one at once
+    bar.close()
+    assert shown[-1] == ""

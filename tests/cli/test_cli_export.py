@@ -30,6 +30,17 @@ def file(folder, model_folder) -> Path:
 
 
 @pytest.mark.slow
+def test_a_file_that_was_made_for_the_format_says_that_it_fits(folder, model_folder, capsys):
+    model = fedsim.load_model(model_folder("ctc-layer"))
+    mine = fedsim.personalize(model, CLIPS, budget_mb=0.04, format="onnx")
+    mine.save("ann.safetensors")
+    assert main(["export", "ann.safetensors", "--no-check"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("than the model file; the budget was for these files, so they fit")
+    assert sum(path.stat().st_size for path in Path("ann-onnx").iterdir()) <= 0.04 * 2**20
+
+
+@pytest.mark.slow
 def test_export_writes_the_files_and_compares(file, capsys):
     assert main(["export", "ann.safetensors", "--clips", "speech"]) == 0
     out, err = capsys.readouterr()

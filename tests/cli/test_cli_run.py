@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from entries import added
 
 from fedsim.base import progress
 from fedsim.cli import main
+from fedsim.cli.links import link
 from fedsim.engine import ENGINES, Engine, EngineSettings
 from fedsim.errors import FedsimError
 from fedsim.scenario import load_scenario
@@ -62,9 +65,34 @@ def test_run_prints_the_table_and_then_the_folder(toy, capsys, folder):
     assert err == ""
     assert "\x1b" not in out
     assert "fp32" in out
-    last = out.splitlines()[-1]
+    found, _, last, report = out.splitlines()[-4:]
+    assert found.startswith("Full precision (0.10 MB): WER ")
     assert last.startswith(f"run folder: {folder}/runs/toy/2")
-    assert (Path(last.removeprefix("run folder: ")) / "results.parquet").exists()
+    made = Path(last.removeprefix("run folder: "))
+    assert (made / "results.parquet").exists()
+    assert report == f"report: {made}/report.html"
+    assert "</html>" in (made / "report.html").read_text()
+
+
+def test_a_run_without_a_report(toy, capsys, folder):
+    assert main(["run", "toy.yaml", "--out", "here", "--no-report"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"run folder: {folder}/here"
+    assert not (folder / "here/report.html").exists()
+
+
+def test_paths_are_links_on_a_terminal_alone(folder, monkeypatch):
+    """OSC 8: the address, the text, and the end of the link."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    assert link(Path("a b")) == f"{folder}/a b"
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert link(Path("a b")) == f"\x1b]8;;file://{folder}/a%20b\x1b\\{folder}/a b\x1b]8;;\x1b\\"
+    monkeypatch.setenv("TERM", "dumb")
+    assert link(Path("a b")) == f"{folder}/a b"
 
 
 def test_references_without_a_word_are_named_after_the_table(toy, capsys, folder):
@@ -73,7 +101,7 @@ def test_references_without_a_word_are_named_after_the_table(toy, capsys, folder
     toys.write_corpus(folder / "speech", ("ann",), 4, read=lambda clips, language: noises)
     assert main(["run", "toy.yaml", "--set", "corpus.test_clips=3"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[-2] == "not scored: 2 references without a word once normalized, of ann (2)"
+    assert out[-5] == "not scored: 2 references without a word once normalized, of ann (2)"
 
 
 def test_run_options_reach_the_scenario(probe, folder):

@@ -113,3 +113,17 @@ def poison(message: Message, context: Context) -> Message:
     if asked(message)["value"] == 1:
         os._exit(1)
     return answer(message, value=asked(message)["value"])
+
+
+@app.query("gpu")
+def gpu(message: Message, context: Context) -> Message:
+    time.sleep(asked(message)["value"])
+    return answer(message, pid=os.getpid(), visible=os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+
+
+@app.query("lose")
+def lose(message: Message, context: Context) -> Message:
+    """Fail as torch does on a GPU that fell off the bus, where a one is asked for."""
+    if asked(message)["value"] == 1:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+    return answer(message, pid=os.getpid())

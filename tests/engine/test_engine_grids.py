@@ -162,6 +162,7 @@ def test_a_worker_has_the_threads_it_was_given(opened):
         assert (reply["threads"], reply["interop"], reply["omp"]) == (2, 1, "2")
 
 
+@pytest.mark.slow
 def test_workers_that_die(opened):
     """First a worker that a client kills once, then workers that a client always kills."""
     with opened("ray", workers=2, batch=4) as grid:

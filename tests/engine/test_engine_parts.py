@@ -12,6 +12,7 @@ from engine_asks import ask, said
 from fedsim.engine import ENGINES, EngineSettings, nodes
 from fedsim.engine.grid import Job
 from fedsim.engine.schedule import LARGEST_BATCH, Schedule
+from fedsim.engine.settings import max_workers
 from fedsim.errors import FedsimError
 
 
@@ -41,7 +42,7 @@ def test_clients_that_share_an_id_are_refused():
         nodes.nodes_of([])
 
 
-@pytest.mark.parametrize("name", ["workers", "threads", "batch"])
+@pytest.mark.parametrize("name", ["workers", "threads", "batch", "workers_per_gpu"])
 def test_settings_below_one_are_refused(name):
     with pytest.raises(FedsimError, match=f"{name} is 0: give at least 1"):
         EngineSettings(**{name: 0})
@@ -143,3 +144,37 @@ def test_messages_of_a_lost_batch_are_tried_one_at_a_time():
     for job in batch:
         schedule.retry(job, alone=True)
     assert [len(schedule.take(1, steal=True)) for _ in range(5)] == [1, 1, 1, 1, 4]
+
+
+def test_workers_that_share_a_gpu_fit_onto_it():
+    """Ray counts in ten thousandths: the shares of a GPU's workers never add up to more than it."""
+    for n in range(1, 65):
+        share = EngineSettings(device="cuda", workers_per_gpu=n).gpu_share
+        assert 0 < n * round(share * 10_000) <= 10_000
+    assert EngineSettings(workers_per_gpu=4).gpu_share == 0
+    assert EngineSettings(device="mps", workers_per_gpu=4).gpu_share == 0
+
+
+def test_what_a_worker_may_take_of_a_gpus_memory():
+    """All of it alone; else equal parts, one of which is left to the server."""
+    assert EngineSettings(device="cuda").memory_share is None
+    assert EngineSettings(device="cuda", workers_per_gpu=3).memory_share == 1 / 4
+    assert EngineSettings(device="cpu", workers_per_gpu=3).memory_share is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "cpus", "gpus", "workers"),
+    [
+        ({}, 16, 0, 16),
+        ({"threads": 3}, 16, 8, 5),
+        ({"device": "cuda"}, 16, 2, 2),
+        ({"device": "cuda", "workers_per_gpu": 4}, 16, 2, 8),
+        ({"device": "cuda", "workers_per_gpu": 4}, 6, 2, 6),
+        ({"device": "cuda", "workers_per_gpu": 3}, 16, 0.6667, 2),
+        ({"device": "cuda", "workers_per_gpu": 3}, 16, 0.6, 1),
+        ({"device": "cuda"}, 16, 0, 0),
+        ({"device": "mps"}, 16, 0, 1),
+    ],
+)
+def test_workers_that_fit_into_cores_and_gpus(settings, cpus, gpus, workers):
+    assert max_workers(EngineSettings(**settings), cpus, gpus) == workers

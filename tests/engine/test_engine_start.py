@@ -110,6 +110,41 @@ def test_nothing_is_left_of_a_raylet_that_was_killed(tmp_path):
     assert run.stdout.startswith("killed\n"), run.stderr
 
 
+ENDED = """
+import psutil
+from fedsim.engine import EngineSettings, open_grid
+from fedsim.errors import FedsimError
+from engine_asks import ask
+settings = EngineSettings(workers=1)
+with open_grid("ray", "engine_toys:app", ["a", "b"], {"word": "", "folder": ""}, settings) as grid:
+    ids = grid.push_messages(ask(node, "query.process", 60.0) for node in grid.get_node_ids())
+    for child in psutil.Process().children():
+        if child.name() == "raylet":
+            child.kill()
+    try:
+        while True:
+            assert not grid.pull_messages(ids), "a client was blamed"
+    except FedsimError as error:
+        print(f"refused: {error}")
+"""
+
+
+@pytest.mark.slow
+def test_where_ray_ends_in_the_middle_no_client_is_blamed(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", ENDED],
+        env={**os.environ, **environment(), MARK: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (words,) = [line for line in run.stdout.splitlines() if line.startswith("refused: ")]
+    assert "Ray ended in the middle of the run" in words
+    assert "fedsim run --resume" in words
+    assert run.returncode == 0, run.stderr
+    assert marked(str(tmp_path), seconds=0.2) == {}
+
+
 SESSION = """
 from pathlib import Path
 from fedsim.engine import EngineSettings, kept_running

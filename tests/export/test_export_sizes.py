@@ -134,14 +134,20 @@ def test_the_length_of_a_length(n):
     assert field.ByteSize() - before == length_bytes(n) - length_bytes(0)
 
 
-@pytest.fixture(scope="module")
-def ready(model_folder):
-    model = load_model(model_folder("ctc-layer"))
-    how = WeightFormat("group_32", True)
+def packable_toy(folder):
+    model, how = load_model(folder), WeightFormat("group_32", True)
     return packable(model, model.id, weight_format=how, depths=DEPTHS, settings={}, format="onnx")
 
 
-def test_files_on_disk_take_what_was_planned(ready, tmp_path):
+@pytest.fixture(scope="module")
+def ready(model_folder):
+    return packable_toy(model_folder("ctc-layer"))
+
+
+@pytest.mark.parametrize("name", ["ctc-layer", "whisper"])
+def test_files_on_disk_take_what_was_planned(model_folder, name, tmp_path):
+    """Whoever speaks, though some files name the language."""
+    ready = packable_toy(model_folder(name))
     traced = trace(ready.model, ready.leftovers)
     full, rng = ready.switch.full_weights(), np.random.default_rng(1)
     plans = [rng.choice(DEPTHS, len(ready.layers)).tolist() for _ in range(6)]
@@ -151,7 +157,8 @@ def test_files_on_disk_take_what_was_planned(ready, tmp_path):
             quantize_weight(full[layer.name], depth, ready.weight_format)
             for layer, depth in zip(ready.layers, bits, strict=True)
         ]
-        exported = export_traced(traced, weights, tmp_path / f"{i}", to="onnx")
+        language = ("it", "en", None)[i % 3]
+        exported = export_traced(traced, weights, tmp_path / f"{i}", to="onnx", language=language)
         on_disk = sum(file.stat().st_size for file in (tmp_path / f"{i}").iterdir())
         assert on_disk == exported.nbytes == ready.sizes.total(bits)
 

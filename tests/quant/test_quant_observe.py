@@ -13,7 +13,8 @@ from torch import nn
 
 from fedsim.errors import FedsimError
 from fedsim.quant.model import Batch
-from fedsim.quant.observe import ROWS, as_product, observe, outputs
+from fedsim.quant.observe import ROWS, observe
+from fedsim.quant.products import as_product, outputs
 
 LENGTHS = [61, 90, 47, 33, 80]
 

@@ -76,7 +76,7 @@ def test_rows_are_rounded_without_their_neighbours(zero_points):
 
 def test_logits_and_look_ups():
     rows = Rows("head", np.array([True, False, True, False]))
-    logits = spread_logits(rows)(None, (), torch.tensor([[1.0, 2.0]]))
+    logits = spread_logits(rows, torch.device("cpu"))(None, (), torch.tensor([[1.0, 2.0]]))
     assert logits.tolist() == [[1.0, -np.inf, 2.0, -np.inf]]
     table = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert look_up(table, rows)(torch.tensor([2, 1, 0])).tolist() == [[3, 4], [0, 0], [1, 2]]

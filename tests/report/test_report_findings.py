@@ -184,3 +184,20 @@ def test_numbers_in_words():
     assert [findings.points(x) for x in (0.0123, -0.004, -0.0001)] == ["+1.2", "−0.4", "0.0"]
     assert (span([1.0, 1.04]), span([1.0, 2.5])) == ("1.0", "1.0–2.5")
     assert (size_digits([275.0, 1.0]), size_digits([9.9]), size_digits([])) == (1, 2, 2)
+
+
+def test_a_finding_in_everyday_words(tmp_path):
+    """4 of 4 clips right against 1 of 4, of each of three speakers; then errors in characters."""
+    wrong = {"myqasr/cosine": [0, 0, 0, 0], "uniform/cosine": [1, 1, 1, 0]}
+    models = [model(c, m, c, counts) for c in "abc" for m, counts in wrong.items()]
+    (run,) = read_runs([write_run(tmp_path / "run", models)])
+    assert findings.finding(run.parts).startswith(
+        "Of 100 clips, myqasr/cosine recognizes 75.0 more than uniform/cosine (95 % interval "
+    )
+    turned = {"myqasr/cosine": [5, 5, 5, 5], "uniform/cosine": [1, 1, 1, 1]}
+    models = [model(c, m, c, counts, [10] * 4) for c in "abc" for m, counts in turned.items()]
+    (run,) = read_runs([write_run(tmp_path / "worse", models)])
+    assert findings.finding(run.parts) == (
+        "Of 100 words, myqasr/cosine makes 40.0 more errors than uniform/cosine"
+        " (95 % interval 40.0 to 40.0)."
+    )

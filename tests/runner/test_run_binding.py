@@ -1,9 +1,11 @@
 """What a run is bound to: packages that its scenario needs, and the contents of its files."""
 
 import hashlib
+import json
 import os
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from fedsim.errors import FedsimError
@@ -69,6 +71,27 @@ def test_results_without_a_scenario_are_not_gone_on_with(tmp_path):
         ledger.finish_client("ann", [])
         with pytest.raises(FedsimError, match="has results, but not of which scenario"):
             bind(ledger, folder, scenario(), Contents())
+
+
+def test_a_run_goes_on_on_the_device_on_which_it_began(tmp_path):
+    """Begun on a card that this machine does not have."""
+    folder = create_run(tmp_path / "run", scenario())
+    assert json.loads(folder.versions.read_text())["device"] == "cpu"
+    card = "cuda (NVIDIA A100-SXM4-40GB, compute capability 8.0, CUDA 13.0, cuDNN 91900)"
+    with Ledger(folder.ledger) as ledger:
+        bind(ledger, folder, scenario(), Contents())
+        begun = {**ledger.facts("package"), "device": card}
+        ledger.put_facts({"package": begun.items()})
+        with pytest.raises(FedsimError, match=r"begun on the device cuda \(NVIDIA A100.* is cpu: "):
+            bind(ledger, folder, scenario(), Contents())
+
+
+def test_a_device_that_is_not_there_stops_a_run_before_it_has_a_folder(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA GPU")
+    with pytest.raises(FedsimError, match=r"engine\.device is 'cuda', but torch .* finds cpu here"):
+        create_run(tmp_path / "run", scenario(engine={"device": "cuda"}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_budget_that_is_gone_is_not_a_new_one(tmp_path, monkeypatch):

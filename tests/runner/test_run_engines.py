@@ -149,7 +149,7 @@ def test_the_command_runs_a_scenario_with_two_workers(study, tmp_path):
     assert done.stderr == ""
     made = tmp_path / "here"
     lines = done.stdout.splitlines()
-    assert lines[-1] == f"run folder: {made}"
+    assert lines[-2:] == [f"run folder: {made}", f"report: {made / 'report.html'}"]
     assert (made / "results.parquet").read_bytes() == study.result.folder.results.read_bytes()
     assert not (made / "bank").exists()
     assert "\x1b" not in done.stdout

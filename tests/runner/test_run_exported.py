@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import toys
 from fedsim_clients.saving import model_name
@@ -14,9 +16,13 @@ from fedsim.scenario import load_scenario
 
 
 @pytest.fixture(scope="module")
-def sections(tmp_path_factory, model_folder):
+def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    corpus = toys.write_corpus(folder / "clips", speakers=("ann", "bob"), languages=("en",))
+    return toys.write_corpus(folder / "clips", speakers=("ann", "bob"), languages=("en", "it"))
+
+
+@pytest.fixture
+def sections(corpus, model_folder):
     return {
         "model": {"id": str(model_folder("ctc-layer"))},
         "corpus": {
@@ -31,16 +37,26 @@ def sections(tmp_path_factory, model_folder):
 
 
 @pytest.mark.parametrize(
-    ("format_name", "budgets"),
-    [("onnx", [0.0335, 0.0385]), pytest.param("openvino", [0.139, 0.148], marks=pytest.mark.slow)],
+    ("name", "format_name", "budgets"),
+    [
+        ("ctc-layer", "onnx", [0.0335, 0.0385]),
+        ("whisper", "onnx", [0.105, 0.109]),
+        pytest.param("ctc-layer", "openvino", [0.139, 0.148], marks=pytest.mark.slow),
+    ],
 )
-def test_what_ships_is_planned_kept_and_tested(sections, tmp_path, format_name, budgets):
+def test_what_ships_is_planned_kept_and_tested(
+    sections, model_folder, tmp_path, name, format_name, budgets
+):
     pytest.importorskip(format_name, reason=f"the extra {format_name} is not installed")
-    clients = {"budget_mb": budgets, "format": format_name}
+    sections = {
+        **sections,
+        "model": {"id": str(model_folder(name))},
+        "clients": {"budget_mb": budgets, "format": format_name},
+    }
     scenario = load_scenario(
         toys.write_scenario(
             tmp_path / "toy.yaml",
-            **sections | {"clients": clients},
+            **sections,
             methods=[
                 "fp32",
                 {
@@ -78,10 +94,11 @@ def test_what_ships_is_planned_kept_and_tested(sections, tmp_path, format_name, 
     for client in ("ann", "bob"):  # with inputs in float32 both compute the same
         counted = [rows[client, f"myqasr/{how}"] for how in ("float", f"{format_name}_float")]
         assert counted[0].chars
-        assert (counted[0].errors, counted[0].char_errors) == (
-            counted[1].errors,
-            counted[1].char_errors,
-        )
+        assert counts_of(counted[0]) == counts_of(counted[1])
+
+
+def counts_of(row):
+    return row.errors, row.words, row.char_errors, row.chars, row.looped
 
 
 @pytest.mark.slow
@@ -118,3 +135,11 @@ def test_a_budget_is_for_the_graph_too(sections, tmp_path):
         reasons = [failure.reason for failure in result.failures]
     assert fits == {"fedsim": {"ann", "bob"}, "onnx": set()}
     assert all("below the smallest feasible model file" in reason for reason in reasons)
+
+
+def test_a_package_that_is_missing_shows_before_a_run(sections, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not installed
+    file = toys.write_scenario(tmp_path / "toy.yaml", **sections, methods=["uniform"])
+    message = r"needs the package onnxscript, .*: pip install 'fedsim-speech\[onnx\]'"
+    with pytest.raises(FedsimError, match=message):
+        run_scenario(load_scenario(file), tmp_path / "run")

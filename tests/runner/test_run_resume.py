@@ -77,8 +77,16 @@ def contents(folder):
         )
 
 
-@pytest.mark.parametrize("methods", [PLAIN, SHARED])
-@pytest.mark.parametrize("faults", ["faults=[]", FAULTS])
+@pytest.mark.parametrize(
+    ("methods", "faults"),
+    [
+        (SHARED, FAULTS),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((SHARED, "faults=[]"), (PLAIN, FAULTS), (PLAIN, "faults=[]"))
+        ),
+    ],
+)
 def test_cut_off_after_any_message(chosen, engine, tmp_path, methods, faults):
     grids = []
 

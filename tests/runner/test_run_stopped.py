@@ -100,9 +100,9 @@ def at_work(child: Popen[str], out: Path) -> None:
 @pytest.mark.parametrize(
     ("engine", "how"),
     [
-        ("ray", terminate),
+        ("inprocess", terminate),
+        pytest.param("ray", terminate, marks=pytest.mark.slow),
         pytest.param("ray", ctrl_c, marks=pytest.mark.slow),
-        pytest.param("inprocess", terminate, marks=pytest.mark.slow),
         pytest.param("inprocess", ctrl_c, marks=pytest.mark.slow),
     ],
 )

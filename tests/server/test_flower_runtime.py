@@ -118,7 +118,7 @@ def test_flwr_run_in_simulation(finished, write_study, tmp_path):
     file = write_study(tmp_path / "place")
     clips = toys.write_corpus(file.parent / "clips", list(BUDGETS))
     port = {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": free_ports(1)[0]}
-    command = block("`flwr run`").replace("num-supernodes=24", "num-supernodes=2")
+    command = block("`flwr run`").replace("num-supernodes=16", "num-supernodes=2")
     command = command.replace('"quickstart"', f'"{file}" out="{tmp_path}/run"')
     printed = finished(command, REPOSITORY, **port)
     assert f"run folder: {tmp_path}/run" in printed, printed

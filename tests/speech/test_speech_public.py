@@ -201,3 +201,12 @@ def test_the_synthesizer_is_not_installed():
         "public clips need the speech synthesizer: pip install 'fedsim-speech[voices]', or give"
         " quantization.public_clips, a corpus of your own\n"
     )
+
+
+def test_clips_longer_than_a_window_are_cut():
+    long, short = (np.full(n, 0.25, np.float32) for n in (3 * RATE, RATE))
+    whole = public_set_of([PublicClip(long, "it"), PublicClip(short, None)])
+    cut = whole.within(2.0)
+    assert [len(public.clip) for public in cut.clips] == [2 * RATE, RATE]
+    assert [public.language for public in cut.clips] == ["it", None]
+    assert whole.within(3.0).key == whole.key != cut.key

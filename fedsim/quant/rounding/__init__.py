@@ -30,6 +30,8 @@ class Rounding:
     probe: str = "nearest"
     """The rounding, one that reads no moments, with which a device measures what each bit depth
     costs on its own clips: the order of the layers is much the same (docs/results/smaller.md)."""
+    on_gpu: Callable[..., Any] | None = None
+    """The same, for weights on a GPU that has float64; None: they are brought to the processor."""
 
 
 MOMENTS = {
@@ -43,6 +45,7 @@ ROUNDINGS.add(
     "nearest",
     Rounding(
         Lazy("fedsim.quant.rounding.independent:nearest"),
+        on_gpu=Lazy("fedsim.quant.rounding.on_gpu:nearest"),
         summary="The nearest code; the scale follows the largest magnitude, as in the paper.",
         meaning="each weight becomes the nearest of its scale's values",
     ),
@@ -51,6 +54,7 @@ ROUNDINGS.add(
     "scaled",
     Rounding(
         Lazy("fedsim.quant.rounding.independent:scaled"),
+        on_gpu=Lazy("fedsim.quant.rounding.on_gpu:scaled"),
         summary="The nearest code, with the scale of least squared error; reads no audio.",
         meaning="each weight becomes the nearest value of the scale that fits the weights best",
         probe="scaled",
@@ -60,6 +64,7 @@ ROUNDINGS.add(
     "compensated",
     Rounding(
         Lazy("fedsim.quant.rounding.compensated:compensated"),
+        on_gpu=Lazy("fedsim.quant.rounding.on_gpu_search:compensated"),
         summary="Each code makes good the errors of those before it, on the inputs that the layer"
         " receives (GPTQ).",
         meaning="weights are rounded one after the other, and each corrects the errors so far",

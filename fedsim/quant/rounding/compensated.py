@@ -58,7 +58,7 @@ def compensated(
     Raises `FedsimError` for a weight that is NaN or infinite, or needs too large a scale.
     """
     found: dict[int, PackedWeight] = {}
-    for members in _batches(tasks, rows, batch_bytes):
+    for members in batches(tasks, rows, batch_bytes):
         packed = _compensated([tasks[i] for i in members], weight_format, rows)
         found |= dict(zip(members, packed, strict=True))
     bare = [i for i in range(len(tasks)) if i not in found]
@@ -66,7 +66,7 @@ def compensated(
     return [found[i] for i in range(len(tasks))]
 
 
-def _batches(tasks: Sequence[RoundingTask], rows: int, batch_bytes: int) -> Iterator[list[int]]:
+def batches(tasks: Sequence[RoundingTask], rows: int, batch_bytes: int) -> Iterator[list[int]]:
     """Yield indices of tasks with moments and equal shapes, as many as memory allows."""
     by_shape: dict[tuple, list[int]] = {}
     for index, task in enumerate(tasks):
@@ -162,11 +162,16 @@ def triangular(moments: np.ndarray) -> np.ndarray:
     try:
         lower = torch.linalg.cholesky(torch.from_numpy(h).flip(0, 1))
     except torch.linalg.LinAlgError as error:
-        raise FedsimError(
-            "second moments are not positive semidefinite, so no clips have them: if they were kept"
-            " in the cache folder, remove its folder public; else check the clips"
-        ) from error
+        raise not_semidefinite() from error
     return np.ascontiguousarray(lower.flip(0, 1).numpy())
+
+
+def not_semidefinite() -> FedsimError:
+    """Return what to raise for second moments that no inputs have."""
+    return FedsimError(
+        "second moments are not positive semidefinite, so no clips have them: if they were kept in"
+        " the cache folder, remove its folder public; else check the clips"
+    )
 
 
 def search(

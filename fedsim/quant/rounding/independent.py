@@ -58,7 +58,7 @@ def round_weight(weight: torch.Tensor, bits: int, weight_format: WeightFormat) -
         codes -= found.zero[:, None].astype(np.float32)
         codes *= found.scale[:, None].astype(np.float32)
         rounded[:, columns] = codes.reshape(len(rounded), -1)
-    return torch.from_numpy(rounded).reshape(weight.shape)
+    return torch.from_numpy(rounded).reshape(weight.shape).to(weight.device)
 
 
 def _rounded(task: RoundingTask, weight_format: WeightFormat, rule: Rule) -> PackedWeight:

@@ -10,7 +10,7 @@ from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.moments import LayerMoments, usable
 from fedsim.quant.rounding import ROUNDINGS
-from fedsim.quant.rounding.task import RoundingTask
+from fedsim.quant.rounding.task import RoundingTask, rounds_there
 from fedsim.quant.rows import Rows, kept_rows
 from fedsim.quant.weights import PackedWeight
 
@@ -56,7 +56,11 @@ def round_plan(
             )
             for i in chosen
         ]
-        rounded = ROUNDINGS[name].round(tasks, weight_format)
+        entry = ROUNDINGS[name]
+        there = entry.on_gpu is not None and all(rounds_there(task.weight) for task in tasks)
+        find = entry.on_gpu if there else entry.round
+        assert find is not None
+        rounded = find(tasks, weight_format)
         packed |= dict(zip(chosen, rounded, strict=True))
     return tuple(packed[i] for i in range(len(layers)))
 

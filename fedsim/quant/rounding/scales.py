@@ -17,7 +17,8 @@ from fedsim.errors import FedsimError
 _MAX_SCALE = float(np.finfo(np.float16).max)
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the range that a search tries; the fewer bits, the more of the range is cut."""
-_REFINEMENTS = 2
+REFINEMENTS = 2
+"""How often a search of least squares refits the scale to the codes."""
 _AT_ONCE = 1 << 17
 """Weights that a search goes over at a time: they stay in the cache from one pass to the next."""
 
@@ -107,6 +108,11 @@ def _up_to(largest: np.ndarray, bits: int, share: float) -> BlockScales:
     return BlockScales(np.where(largest > 0, -scale, scale), np.full(len(largest), float(middle)))
 
 
+def shares(bits: int) -> tuple[float, ...]:
+    """Return the shares of the range that a search of least squares tries."""
+    return _SHARES if bits <= 4 else _SHARES[:4] if bits <= 6 else _SHARES[:1]
+
+
 def least_squares(blocks: np.ndarray, bits: int, *, zero_points: bool) -> BlockScales:
     """Return scales of least squared error sum (W - W')^2 within each block.
 
@@ -124,9 +130,8 @@ def least_squares(blocks: np.ndarray, bits: int, *, zero_points: bool) -> BlockS
 def _least_squares(blocks: np.ndarray, bits: int, zero_points: bool) -> BlockScales:
     start = partial(_between, *_ends(blocks)) if zero_points else partial(_up_to, _largest(blocks))
     top = float((1 << bits) - 1)
-    shares = _SHARES if bits <= 4 else _SHARES[:4] if bits <= 6 else _SHARES[:1]
     best, least = start(bits, 1.0), np.full(len(blocks), np.inf)
-    for share in (*shares, *(None,) * _REFINEMENTS):
+    for share in (*shares(bits), *(None,) * REFINEMENTS):
         refit = share is None
         scales = _refit(blocks, best, top) if refit else start(bits, share)
         error = _squared_error(blocks, scales, top)

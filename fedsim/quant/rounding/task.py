@@ -34,7 +34,12 @@ class RoundingTask:
         return tuple(self.weight.shape)
 
     def matrix(self) -> np.ndarray:
-        """Return the weight as float32 (N, K), contiguous."""
+        """Return the weight as an array, float32 (N, K), contiguous."""
         return np.ascontiguousarray(
-            self.weight.detach().float().numpy().reshape(self.weight.shape[0], -1)
+            self.weight.detach().cpu().float().numpy().reshape(self.weight.shape[0], -1)
         )
+
+
+def rounds_there(weight: torch.Tensor) -> bool:
+    """Return whether a weight is rounded on the GPU that it is on: one that has float64."""
+    return weight.device.type not in ("cpu", "mps")

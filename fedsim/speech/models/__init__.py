@@ -11,19 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedsim.base.accelerators import AUTO, find_device
 from fedsim.base.imports import importing
 from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, nearest
 from fedsim.quant.layers import Layer, find_layers, plain_weights
 from fedsim.quant.linear import use_onednn
 from fedsim.speech.families import ModelFamily, family_of
 from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.models.prepare import exact_convolutions
 from fedsim.speech.models.processor import (
     first_line,
     load_extractor,
     load_tokenizer,
     refuse_pointers,
 )
+
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def load_model(
@@ -34,8 +42,10 @@ def load_model(
     batch_size: int = 8,
     target_lang: str | None = None,
     normalize: bool | None = None,
+    device: str = AUTO,
+    dtype: str = "float32",
 ) -> SpeechModel:
-    """Load a pretrained model in float32, ready to be observed and quantized.
+    """Load a pretrained model, ready to be observed and quantized.
 
     Args:
         model: hub id, `bundled:NAME`, or a folder in the transformers layout (config.json,
@@ -48,11 +58,18 @@ def load_model(
             has one of each per language (MMS: "ita").
         normalize: stands in for a preprocessor_config.json that is lost, of a model that takes raw
             audio: whether it was trained on clips of zero mean and unit variance.
+        device: where it computes: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
+        dtype: what the full-precision model is held and computed in: float32, float16, bfloat16.
+            Models made from it are computed in float32, from the numbers that their files hold.
 
     Raises:
         FedsimError: if the model does not exist, its class belongs to no family, a file is missing
-            or damaged, a weight is NaN or infinite, or an option does not fit.
+            or damaged, a weight is NaN or infinite, an option does not fit, or the device is not
+            there: says what was found.
     """
+    place_of_work = find_device(device)
+    if dtype not in _DTYPES:
+        raise FedsimError(f"dtype is {dtype!r}: {nearest(dtype, _DTYPES)}")
     with importing():
         import transformers.modeling_utils  # noqa: F401  (two seconds, whatever the model is)
 
@@ -80,6 +97,8 @@ def load_model(
             f"model.target_lang is {target_lang!r}, but {name!r} has no adapters of languages; "
             f"remove target_lang"
         )
+    _narrow(module, dtype, name)
+    module.to(place_of_work)
     layers = _find_layers(module, family, keep)
     seconds = None if window_s is None else float(window_s)
     settings: dict[str, Any] = {"window_s": seconds, "keep": list(keep)}
@@ -188,6 +207,25 @@ def _require_finite(name: str, module: nn.Module) -> None:
                 f"the weights of model {name!r} hold NaN or infinite numbers (first: {key!r}); "
                 f"fetch it again, or choose a checkpoint whose training did not diverge"
             )
+
+
+def _narrow(module: nn.Module, dtype: str, name: str) -> None:
+    """Hold the state of a network in another type, in place.
+
+    What is computed when the network is made and belongs to no state (frequencies of rotary
+    positions) stays in float32. Raises `FedsimError` for a weight that the type cannot hold.
+    """
+    kind = _DTYPES[dtype]
+    if kind == torch.bfloat16:
+        exact_convolutions(module)
+    for key, holder in module.state_dict(keep_vars=True).items():
+        if holder.is_floating_point() and holder.dtype != kind:
+            holder.data = holder.data.to(kind)
+            if not torch.isfinite(holder.data).all():
+                raise FedsimError(
+                    f"model.dtype is {dtype!r}, and weights of model {name!r} are too large for it"
+                    f" (first: {key!r}): use bfloat16 or float32"
+                )
 
 
 def _freeze(module: nn.Module, family: ModelFamily) -> nn.Module:

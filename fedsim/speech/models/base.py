@@ -13,6 +13,7 @@ from torch import nn
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
+from fedsim.speech.fitting import fitted
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,16 @@ def recognize_clips(
     model: SpeechModel, clips: Sequence[np.ndarray], language: str | None = None
 ) -> list[Hypothesis]:
     """Return one hypothesis per clip, in the order of `clips`."""
-    hypotheses: list[Hypothesis | None] = [None] * len(clips)
-    with torch.inference_mode():
-        for batch, places in model.batches(clips, language):
-            for place, hypothesis in zip(places, model.transcribe(batch), strict=True):
-                hypotheses[place] = hypothesis
-    return hypotheses  # type: ignore[return-value]
+
+    def recognize(model: SpeechModel) -> list[Hypothesis]:
+        hypotheses: list[Hypothesis | None] = [None] * len(clips)
+        with torch.inference_mode():
+            for batch, places in model.batches(clips, language):
+                for place, hypothesis in zip(places, model.transcribe(batch), strict=True):
+                    hypotheses[place] = hypothesis
+        return hypotheses  # type: ignore[return-value]
+
+    return fitted(model, recognize)
 
 
 def transcribe_clips(
@@ -96,12 +101,16 @@ def own_tokens(
     """Return the tokens of the model's own transcript of each clip; None if it needs none."""
     if not model.needs_tokens:
         return None
-    tokens: list[torch.Tensor | None] = [None] * len(clips)
-    with torch.no_grad():  # not inference mode: the Fisher differentiates through what uses these
-        for batch, places in model.batches(clips, language):
-            for place, row in zip(places, model.own_tokens(batch), strict=True):
-                tokens[place] = row
-    return tokens  # type: ignore[return-value]
+
+    def decode(model: SpeechModel) -> list[torch.Tensor]:
+        tokens: list[torch.Tensor | None] = [None] * len(clips)
+        with torch.no_grad():  # not inference mode: the Fisher differentiates through their users
+            for batch, places in model.batches(clips, language):
+                for place, row in zip(places, model.own_tokens(batch), strict=True):
+                    tokens[place] = row
+        return tokens  # type: ignore[return-value]
+
+    return fitted(model, decode)
 
 
 def tuning_batches(
@@ -121,6 +130,22 @@ def tuning_batches(
     if second is not None:
         yield second
         yield from ready
+
+
+def placed(network: nn.Module, batch: Batch) -> Batch:
+    """Return a batch whose inputs are where the network computes, and floats of its type.
+
+    How many frames count stays on the processor: it is read as numbers.
+    """
+    weight = next(network.parameters(), None)
+    if weight is None:
+        return batch
+    device, kind = weight.device, weight.dtype
+
+    def there(x: torch.Tensor) -> torch.Tensor:
+        return x.to(device, kind if x.is_floating_point() else None)
+
+    return replace(batch, inputs={name: there(x) for name, x in batch.inputs.items()})
 
 
 def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterator[list[int]]:

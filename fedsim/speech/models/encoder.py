@@ -19,7 +19,7 @@ from fedsim.errors import FedsimError
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.models.base import Hypothesis, by_length
+from fedsim.speech.models.base import Hypothesis, by_length, placed
 from fedsim.speech.models.encoder_kinds import MEL, RAW, RAW_ALONE, STACKED_MEL, EncoderKind
 
 GRAIN = SAMPLE_RATE // 10
@@ -59,7 +59,7 @@ class Encoder:
     ) -> Iterator[tuple[Batch, list[int]]]:
         """Yield batches by length; `language` is not used."""
         for places in by_length(clips, self.batch_size, exact=not self.pads):
-            yield self._encode([clips[i] for i in places]), places
+            yield placed(self.module, self._encode([clips[i] for i in places])), places
 
     def _encode(self, clips: list[np.ndarray]) -> Batch:
         lengths = torch.tensor([len(clip) for clip in clips])
@@ -97,9 +97,10 @@ class Encoder:
             return F.cross_entropy(logits, best, reduction="sum")
         frames = _speech(batch, logits)
         config: Any = self.module.config
-        rows = [self._collapse(ids, n) for ids, n in zip(best, frames, strict=True)]
+        # On the processor: the loss of CUDA has no deterministic gradient.
+        rows = [self._collapse(ids, n) for ids, n in zip(best.cpu(), frames, strict=True)]
         return F.ctc_loss(
-            F.log_softmax(logits.float(), dim=-1).transpose(0, 1),
+            F.log_softmax(logits.float(), dim=-1).transpose(0, 1).cpu(),
             torch.cat(rows),
             torch.tensor(frames),
             torch.tensor([len(row) for row in rows]),
@@ -111,7 +112,7 @@ class Encoder:
     def transcribe(self, batch: Batch) -> list[Hypothesis]:
         """Return the greedy transcript, or the name of the most likely class, of each clip."""
         logits = self.forward(batch)
-        best = logits.argmax(-1)
+        best = logits.argmax(-1).cpu()
         if self.task == "classify":
             names: Any = self.module.config.id2label  # type: ignore[union-attr]
             return [Hypothesis(str(names[int(i)])) for i in best]

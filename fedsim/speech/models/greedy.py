@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,12 +21,12 @@ def decode(
     module: nn.Module,
     encoded: Any,
     prompt: torch.Tensor,
-    bounds: torch.Tensor,
+    bounds: Sequence[int],
     end: int,
     never: Sequence[int] = (),
     not_first: Sequence[int] = (),
 ) -> list[tuple[torch.Tensor, bool]]:
-    """Return prompt, tokens and end of each clip, and whether it looped.
+    """Return prompt, tokens and end of each clip, on the processor, and whether it looped.
 
     A hypothesis is cut at its maximum length or, without an end, where it loops
     (`fedsim.speech.repetition`).
@@ -34,7 +35,7 @@ def decode(
         module: of transformers, with `encoder_outputs` and `decoder_input_ids`.
         encoded: what its encoder returned.
         prompt: token ids (B, P) that every hypothesis begins with.
-        bounds: tokens of each clip after the prompt, at most (B,).
+        bounds: tokens of each clip after the prompt, at most.
         end: the token that ends a hypothesis.
         never: tokens that no hypothesis has.
         not_first: tokens with which none begins.
@@ -42,18 +43,21 @@ def decode(
     ids, start = prompt, prompt.shape[1]
     stops: list[tuple[int, bool] | None] = [None] * len(ids)  # None: the clip still runs
     memory, step = _memory(module), ids
-    for n in range(int(bounds.max())):
+    banned = torch.tensor([*never], dtype=torch.long, device=ids.device)
+    first = torch.tensor([*never, *not_first], dtype=torch.long, device=ids.device)
+    for n in range(max(bounds)):
         out = module(encoder_outputs=encoded, decoder_input_ids=step, use_cache=True, **memory)
         logits = out.logits[:, -1].clone()
-        logits[:, [*never, *(() if n else not_first)]] = -torch.inf
+        logits[:, banned if n else first] = -torch.inf
         step = logits.argmax(-1, keepdim=True)
         ids = torch.cat([ids, step], dim=1)
-        produced = zip(ids[:, start:].tolist(), bounds.tolist(), strict=True)
+        produced = zip(ids[:, start:].tolist(), bounds, strict=True)
         stops = [s or stop(row, end, b) for s, (row, b) in zip(stops, produced, strict=True)]
         if all(stops):
             break
     done = [s for s in stops if s is not None]
-    return [(row[: start + n], looped) for row, (n, looped) in zip(ids, done, strict=True)]
+    rows = zip(ids.cpu(), done, strict=True)
+    return [(row[: start + n], looped) for row, (n, looped) in rows]
 
 
 def _memory(module: nn.Module) -> dict[str, Any]:
@@ -77,12 +81,18 @@ def hypotheses(tokenizer: Any, decoded: Sequence[tuple[torch.Tensor, bool]]) -> 
 def at_tokens(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
     """Return the logits (P, V) at the tokens that a batch has as targets."""
     assert batch.targets is not None
-    return logits[batch.targets != -100]
+    places = np.flatnonzero(batch.targets.numpy().ravel() != -100)
+    return logits.flatten(0, 1)[torch.from_numpy(places).to(logits.device)]
 
 
 def token_loss(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy against a batch's targets, summed over tokens and clips."""
     assert batch.targets is not None
+    if logits.device.type != "cpu":  # CUDA's loss over a plane is not deterministic
+        targets = batch.targets.flatten().to(logits.device)
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum"
+        )
     return F.cross_entropy(
         logits.transpose(1, 2), batch.targets, ignore_index=-100, reduction="sum"
     )

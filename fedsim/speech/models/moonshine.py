@@ -19,7 +19,7 @@ from fedsim.errors import FedsimError
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.models.base import Hypothesis, by_length
+from fedsim.speech.models.base import Hypothesis, by_length, placed
 from fedsim.speech.models.greedy import at_tokens, decode, hypotheses, token_loss
 
 TOKENS_PER_SECOND, EXTRA_TOKENS = 13, 8
@@ -54,7 +54,10 @@ class Moonshine:
                 return_attention_mask=False,
                 return_tensors="pt",
             )
-            yield Batch({"input_values": inputs["input_values"].float()}), places
+            yield (
+                placed(self.module, Batch({"input_values": inputs["input_values"].float()})),
+                places,
+            )
 
     def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
         """Return start and greedy transcript of each clip, cut at its maximum length or where it
@@ -71,7 +74,8 @@ class Moonshine:
             for layer in self.layers
             if not layer.name.startswith("model.encoder.") and not _reads_encoder(layer.name)
         }
-        inputs = {"decoder_input_ids": ids[:, :-1].clamp(min=0)}
+        device = batch.inputs["input_values"].device
+        inputs = {"decoder_input_ids": ids[:, :-1].clamp(min=0).to(device)}
         return replace(
             batch,
             inputs=batch.inputs | inputs,
@@ -102,11 +106,12 @@ class Moonshine:
         """Decode greedily; see `fedsim.speech.models.greedy.decode`."""
         module: Any = self.module
         config: Any = module.config
-        clips, samples = batch.inputs["input_values"].shape
+        values = batch.inputs["input_values"]
+        clips, samples = values.shape
         most = EXTRA_TOKENS + -(-TOKENS_PER_SECOND * samples // SAMPLE_RATE)
-        bounds = torch.full((clips,), min(most, config.max_position_embeddings - 1))
-        prompt = torch.full((clips, 1), int(config.decoder_start_token_id))
-        encoded = module.model.encoder(batch.inputs["input_values"])
+        bounds = [min(most, config.max_position_embeddings - 1)] * clips
+        prompt = torch.full((clips, 1), int(config.decoder_start_token_id), device=values.device)
+        encoded = module.model.encoder(values)
         return decode(module, encoded, prompt, bounds, config.eos_token_id)
 
 

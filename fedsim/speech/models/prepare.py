@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -41,3 +43,27 @@ def call_projections(module: nn.Module) -> None:
     for child in module.modules():
         if type(child) is WavLMAttention:
             child.__class__ = CalledAttention
+
+
+class GroupedConv1d(nn.Conv1d):
+    """A grouped convolution that the processor computes in float32 where it is held in bfloat16.
+
+    For few channels in a group and a wide kernel (8 and 16, for one) oneDNN's answer in bfloat16
+    has nothing to do with the input, on a processor with AVX512_BF16 and torch 2.13.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the convolution of `input` (B, C, T), in its type."""
+        if not (input.dtype == torch.bfloat16 and input.device.type == "cpu"):
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.float()
+        padding: Any = self.padding
+        how = self.stride, padding, self.dilation, self.groups
+        return F.conv1d(input.float(), self.weight.float(), bias, *how).to(input.dtype)
+
+
+def exact_convolutions(module: nn.Module) -> None:
+    """Have the grouped convolutions of a network in bfloat16 computed by `GroupedConv1d`."""
+    for child in module.modules():
+        if type(child) is nn.Conv1d and child.groups > 1 and child.padding_mode == "zeros":
+            child.__class__ = GroupedConv1d

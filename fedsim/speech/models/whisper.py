@@ -7,6 +7,7 @@ several times faster on short clips, but it changes the model: check its word er
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from torch import nn
 from fedsim.errors import FedsimError, nearest
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.speech.models.base import Hypothesis, by_length
+from fedsim.speech.models.base import Hypothesis, by_length, placed
 from fedsim.speech.models.greedy import at_tokens, decode, hypotheses, token_loss
 from fedsim.speech.models.whisper_rules import complete_rules
 from fedsim.speech.models.window import FRAMES_PER_SECOND, window_seconds, windowed
@@ -57,7 +58,7 @@ class Whisper:
         None the model detects it for each clip."""
         code = self.language_code(language)
         for places in by_length(clips, self.batch_size, exact=False):
-            yield self._encode([clips[i] for i in places], code), places
+            yield placed(self.module, self._encode([clips[i] for i in places], code)), places
 
     def _encode(self, clips: list[np.ndarray], language: str | None) -> Batch:
         features, mel = windowed(self.module, self.extractor, clips)
@@ -90,9 +91,10 @@ class Whisper:
             for layer in self.layers
             if ".encoder." not in layer.name and not _reads_encoder(layer.name)
         }
+        device = batch.inputs["input_features"].device
         return replace(
             batch,
-            inputs=batch.inputs | {"decoder_input_ids": ids[:, :-1]},
+            inputs=batch.inputs | {"decoder_input_ids": ids[:, :-1].to(device)},
             frames_in=counts,
             frames_out=counts,
             targets=targets,
@@ -127,9 +129,11 @@ class Whisper:
         encoded = module.model.encoder(batch.inputs["input_features"])
         ids = self._prompt(batch, encoded)
         prompt = ids.shape[1]
-        seconds = batch.speech[FIRST].double() / FRAMES_PER_SECOND
-        bounds = EXTRA_TOKENS + torch.ceil(TOKENS_PER_SECOND * seconds).long()
-        bounds.clamp_(max=module.config.max_target_positions - prompt)
+        most = module.config.max_target_positions - prompt
+        bounds = [
+            min(most, EXTRA_TOKENS + math.ceil(TOKENS_PER_SECOND * (frames / FRAMES_PER_SECOND)))
+            for frames in batch.speech[FIRST].tolist()
+        ]
         return decode(
             module,
             encoded,
@@ -145,18 +149,20 @@ class Whisper:
         task of an English-only model (B, 2)."""
         module: Any = self.module
         rules: Any = module.generation_config
-        n = len(batch.inputs["input_features"])
-        start = torch.full((n, 1), int(rules.decoder_start_token_id))
-        quiet = torch.full((n, 1), int(rules.no_timestamps_token_id))
+        features = batch.inputs["input_features"]
+        n, device = len(features), features.device
+        start = torch.full((n, 1), int(rules.decoder_start_token_id), device=device)
+        quiet = torch.full((n, 1), int(rules.no_timestamps_token_id), device=device)
         if not getattr(rules, "is_multilingual", False):
             return torch.cat([start, quiet], dim=1)
         if batch.language is None:  # the model names the language: the likeliest of its tokens
             logits = module(encoder_outputs=encoded, decoder_input_ids=start).logits[:, -1]
-            known = torch.tensor(sorted(rules.lang_to_id.values()))
+            known = torch.tensor(sorted(rules.lang_to_id.values()), device=device)
             language = known[logits[:, known].argmax(-1)][:, None]
         else:
-            language = torch.full((n, 1), int(rules.lang_to_id[f"<|{batch.language}|>"]))
-        task = torch.full((n, 1), int(rules.task_to_id["transcribe"]))
+            code = int(rules.lang_to_id[f"<|{batch.language}|>"])
+            language = torch.full((n, 1), code, device=device)
+        task = torch.full((n, 1), int(rules.task_to_id["transcribe"]), device=device)
         return torch.cat([start, language, task, quiet], dim=1)
 
     def language_code(self, language: str | None) -> str | None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.speech.models.base import Hypothesis, by_length
+from fedsim.speech.models.base import Hypothesis, by_length, placed
 from fedsim.speech.models.window import window_seconds, windowed
 
 
@@ -41,7 +41,7 @@ class WhisperClassifier:
     ) -> Iterator[tuple[Batch, list[int]]]:
         """Yield batches by length; `language` is not used."""
         for places in by_length(clips, self.batch_size, exact=False):
-            yield self._encode([clips[i] for i in places]), places
+            yield placed(self.module, self._encode([clips[i] for i in places])), places
 
     def _encode(self, clips: list[np.ndarray]) -> Batch:
         features, mel = windowed(self.module, self.extractor, clips)
@@ -77,7 +77,7 @@ class WhisperClassifier:
     def transcribe(self, batch: Batch) -> list[Hypothesis]:
         """Return the name of the most likely class of each clip."""
         names: Any = self.module.config.id2label  # type: ignore[union-attr]
-        return [Hypothesis(str(names[int(i)])) for i in self.forward(batch).argmax(-1)]
+        return [Hypothesis(str(names[i])) for i in self.forward(batch).argmax(-1).tolist()]
 
 
 def adapt(
