@@ -11,7 +11,7 @@ from fedsim.cli.options import add_engine, with_engine
 from fedsim.errors import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -124,7 +124,8 @@ def _print(found: Sizing, max_error: float | None, console: Console) -> None:
     )
     console.print(_options_table(found))
     console.print(Text(f"\nSeconds for {found.clip_s:g} s of audio, by class of device\n"))
-    console.print(_devices_table(found))
+    for table in _devices_tables(found, found.classes, console):
+        console.print(table)
     console.print(Text(_LEGEND, style="dim"))
     for option in found.options:
         if option.why_not:
@@ -160,12 +161,21 @@ def _options_table(found: Sizing) -> Table:
     return table
 
 
-def _devices_table(found: Sizing) -> Table:
+def _devices_tables(found: Sizing, names: Sequence[str], console: Console) -> Iterator[Table]:
+    """Yield one table, or several where all classes of devices do not fit side by side."""
+    table, half = _devices_table(found, names), len(names) // 2
+    if half and console.measure(table).maximum > console.width:
+        yield from _devices_tables(found, names[:half], console)
+        yield from _devices_tables(found, names[half:], console)
+    else:
+        yield table
+
+
+def _devices_table(found: Sizing, names: Sequence[str]) -> Table:
     from fedsim.results.table import new_table
 
     table = new_table()
     table.add_column("option", no_wrap=True)
-    names = next((list(option.seconds) for option in found.options if option.seconds), [])
     for name in names:
         table.add_column(name.replace("_", "\n"), justify="right", vertical="bottom")
     for option in found.options:

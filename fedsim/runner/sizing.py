@@ -72,6 +72,11 @@ class Sizing:
     """Whether a part of them is a decoder's, see `TOKENS_PER_SECOND`."""
     options: tuple[Option, ...]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes of devices for which there are times."""
+        return next((tuple(option.seconds) for option in self.options if option.seconds), ())
+
     def smallest(self, max_percent: float) -> tuple[Option | None, Option | None]:
         """Return the options of fewest bytes whose error is at most `max_percent`: as measured,
         and by the upper end of its 95 % interval. Of an accuracy it is what is missing to 100."""

@@ -47,9 +47,13 @@ def test_the_page(sized, model_folder):
     model = load_model(model_folder("ctc-group"))
     macs = count_macs(model).of(1, 10.0, 0.0).sum()
     assert f"{macs / 1e9:.2f} G multiply-accumulates for 10 s of audio\n" in page
-    times = [line for line in page.splitlines() if line.startswith("0.0334 MB, 4-6 bits")][1]
+    lines = [line for line in page.splitlines() if line.startswith("0.0334 MB, 4-6 bits")]
+    # Of a table that is too wide there are two.
+    times = [
+        cell for line in lines[1:] if " MB, 4-6 bits." not in line for cell in line.split()[4:]
+    ]
     (depth,) = {round(row.mean_bits)}
-    assert times.split()[4:] == [
+    assert times == [
         f"{macs / device.profile.macs_per_s[depth]:.2g}"
         if depth in device.profile.bit_depths
         else "-"

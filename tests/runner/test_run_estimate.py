@@ -17,7 +17,7 @@ from fedsim.runner.single import run_scenario
 from fedsim.scenario import load_scenario
 from fedsim.scenario.cells import forward_passes
 
-QUICK = ["engine.kind=inprocess", "save_models=false", "corpus.tuning_clips=2"]
+QUICK = ["engine.kind=inprocess", "engine.device=cpu", "save_models=false", "corpus.tuning_clips=2"]
 
 
 @pytest.fixture
