@@ -5,7 +5,7 @@ from __future__ import annotations
 import paper
 import pytest
 import toys
-from fedsim_clients.device import model_name
+from fedsim_clients.saving import model_name
 
 from fedsim import load_personalized
 from fedsim.runner.single import run_scenario

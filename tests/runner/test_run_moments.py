@@ -7,7 +7,7 @@ import json
 
 import pytest
 import toys
-from fedsim_clients.device import model_name
+from fedsim_clients.saving import model_name
 from own_engine import PassingGrid
 from rich.console import Console
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import toys
-from fedsim_clients.device import model_name
+from fedsim_clients.saving import model_name
 
 from fedsim import load_personalized
 from fedsim.personal import PersonalizedModel
