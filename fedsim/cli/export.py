@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from fedsim.speech.clips import Utterance
 
 _DESCRIPTION = """\
-Write a model file for another runtime: ONNX, with the weights packed as they are. The exported file
-then transcribes clips in a process of its own, and what it hears is compared with what fedsim hears
-with the same weights: transcripts, word errors, milliseconds, memory."""
+Write a model file for another runtime, ONNX or OpenVINO, with the weights packed as they are. The
+exported file then transcribes clips in a process of its own, and what it hears is compared with
+what fedsim hears with the same weights: transcripts, word errors, milliseconds, memory."""
 _CLIPS = 16
 
 
@@ -37,7 +37,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
     export.add_argument(
         "file", metavar="MODEL_FILE", help="of PersonalizedModel.save, or of a run with save_models"
     )
-    export.add_argument("--to", metavar="FORMAT", default="onnx", help="onnx (the default)")
+    export.add_argument(
+        "--to", metavar="FORMAT", default="onnx", help="onnx (the default) or openvino"
+    )
     export.add_argument(
         "--out", metavar="DIR", type=Path, help="folder to make (default: the file's name)"
     )
@@ -117,6 +119,7 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
 
     from fedsim.base.units import MB
     from fedsim.export.check import check
+    from fedsim.quant.formats import FORMATS
     from fedsim.quant.modelfile import load_leftovers
     from fedsim.speech.audio import SAMPLE_RATE
     from fedsim.speech.clips import read_utterance
@@ -153,7 +156,9 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
 
     table = Table(box=None, pad_edge=False)
     table.add_column(f"{len(clips)} clips")
-    heads = ["fedsim", *(f"onnxruntime, level {ran.level}" for ran in checked.ran)]
+    program = FORMATS[exported.format].program
+    names = (program.settings[ran.setting] for ran in checked.ran)
+    heads = ["fedsim", *(f"{program.package}, {name}" for name in names)]
     for head in heads:
         table.add_column(head, justify="right")
     equal = [f"{checked.equal(ran)}" for ran in checked.ran]
@@ -166,10 +171,8 @@ def _check(model: PersonalizedModel, exported: Exported, spoken: Sequence[Uttera
     print()
     Console(width=200).print(table)
     print(
-        "\nlevel: onnxruntime's accuracy level of products with packed weights; 4, its default,"
-        " rounds inputs to 8 bits,\n0 does not (session.qdq_matmulnbits_accuracy_level). fedsim:"
-        " the same weights, inputs not rounded.\nOne thread; memory above that of a process with"
-        " the runtime."
+        f"\n{program.legend}\nfedsim: the same weights, inputs not rounded. One thread; memory"
+        " above that of a process with\nthe runtime."
     )
     if all(texts):
         _require_alike(model, exported, checked, texts, clips)
@@ -185,26 +188,34 @@ def _require_alike(
     """Raise `FedsimError` if the files are worse than fedsim's emulation, with the layer where they
     part."""
     from fedsim.export.check import worse
+    from fedsim.quant.formats import FORMATS
+
+    program = FORMATS[exported.format].program
+    for ran, found in worse(checked, texts):
+        pairs = zip(ran.transcripts, checked.emulated, strict=True)
+        clip = next(i for i, (heard, emulated) in enumerate(pairs) if heard != emulated)
+        is_exact = ran.setting == next(iter(program.settings))
+        steps = [f"try another {program.package}" if is_exact else f"set {program.remedy}"]
+        if exported.format == "onnx":
+            parting = _where_it_parts(model, exported.folder, clips[clip], int(ran.setting))
+            steps = [parting, f"{steps[0]}, or keep the layer in full precision (keep)"]
+        what = f"{program.package}, {program.settings[ran.setting]},"
+        raise FedsimError(
+            "; ".join([f"{exported.folder}: {found.sentence(what, 'fedsim', 'WER')}", *steps])
+        )
+
+
+def _where_it_parts(model: PersonalizedModel, folder: Path, clip: np.ndarray, level: int) -> str:
+    """Return in words which layer's output is the first to part from that in float32."""
     from fedsim.export.onnx import trace
     from fedsim.export.parting import first_parting
     from fedsim.quant.modelfile import load_leftovers
 
-    for ran, found in worse(checked, texts):
-        pairs = zip(ran.transcripts, checked.emulated, strict=True)
-        clip = next(i for i, (heard, emulated) in enumerate(pairs) if heard != emulated)
-        traced = trace(model.model, load_leftovers(model.file.leftovers))
-        weights, folder = model.file.weights, exported.folder
-        parting = first_parting(model.model, traced, weights, folder, clips[clip], ran.level)
-        where = "no layer parts from the same graph in float32"
-        if parting is not None:
-            where = (
-                f"the first layer that parts is {parting.layer!r} ({parting.graph}): its output is"
-                f" off by {100 * parting.difference:.1f} %, that of the graph by"
-                f" {100 * parting.final:.1f} %"
-            )
-        level = f"onnxruntime at level {ran.level}"
-        what = "set session.qdq_matmulnbits_accuracy_level to 0" if ran.level else "try another one"
-        raise FedsimError(
-            f"{folder}: {found.sentence(level, 'fedsim', 'WER')}; {where}; {what}, or keep the"
-            f" layer in full precision (keep)"
-        )
+    traced = trace(model.model, load_leftovers(model.file.leftovers))
+    parting = first_parting(model.model, traced, model.file.weights, folder, clip, level)
+    if parting is None:
+        return "no layer parts from the same graph in float32"
+    return (
+        f"the first layer that parts is {parting.layer!r} ({parting.graph}): its output is off by"
+        f" {100 * parting.difference:.1f} %, that of the graph by {100 * parting.final:.1f} %"
+    )

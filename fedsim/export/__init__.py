@@ -33,6 +33,8 @@ class Exported:
     folder: Path
     files: Mapping[str, int]
     """Name of each file -> its bytes."""
+    format: str
+    """A name in `fedsim.quant.formats.FORMATS`."""
 
     @property
     def nbytes(self) -> int:
@@ -121,7 +123,7 @@ def export_traced(
             f"{place} cannot be written ({error.strerror or error}): free space, or name another"
             f" folder"
         ) from error
-    return Exported(place, {f.name: f.stat().st_size for f in sorted(place.iterdir())})
+    return Exported(place, {f.name: f.stat().st_size for f in sorted(place.iterdir())}, to)
 
 
 def _check_new(place: Path) -> None:

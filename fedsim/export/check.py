@@ -17,6 +17,7 @@ from fedsim.base.clip_counts import ClipCounts
 from fedsim.base.statistics import Comparison, compare
 from fedsim.errors import FedsimError
 from fedsim.export import Exported, require
+from fedsim.quant.formats import FORMATS
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
 from fedsim.speech.models.base import transcribe_clips
@@ -29,15 +30,16 @@ if TYPE_CHECKING:
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
 
-LEVELS = (0, 4)
-"""Accuracy levels of onnxruntime that are checked: float32 inputs, and its default of 8 bits."""
+LEVELS = tuple(FORMATS["onnx"].program.settings)
+"""Accuracy levels of onnxruntime that are checked."""
 
 
 @dataclass(frozen=True)
 class Ran:
     """Clips once transcribed by the exported file."""
 
-    level: int
+    setting: str
+    """Of the format's program."""
     transcripts: tuple[str, ...]
     ms_per_s: float
     """Milliseconds of work for each second of audio, on one thread."""
@@ -54,7 +56,7 @@ class Checked:
     emulated: tuple[str, ...]
     """By fedsim, with these weights and inputs in float32."""
     ran: tuple[Ran, ...]
-    """By the exported file, at each of `LEVELS`."""
+    """By the exported files, in each setting of the format's program."""
 
     def equal(self, ran: Ran) -> int:
         """Return how many transcripts equal the emulation's."""
@@ -76,9 +78,10 @@ def check(
     The other arguments are those of `fedsim.export.export`.
 
     Raises:
-        FedsimError: if onnxruntime is not installed or refuses the file.
+        FedsimError: if the runtime is not installed or refuses the files.
     """
-    require("onnxruntime", "onnx")
+    chosen = FORMATS[exported.format]
+    require(chosen.program.package, chosen.extra)
     switch = switch_of(model)
     pairs = zip(model.layers, weights, strict=True)
     full = {layer.name: dequantize_weight(one) for layer, one in pairs}
@@ -90,7 +93,10 @@ def check(
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "clips.npz"
         np.savez(file, **{f"{i:06d}": clip for i, clip in enumerate(clips)})  # type: ignore[arg-type]
-        ran = tuple(run_exported(exported.folder, file, level) for level in LEVELS)
+        ran = tuple(
+            run_exported(exported.folder, file, setting, to=exported.format)
+            for setting in chosen.program.settings
+        )
     return Checked(tuple(emulated), ran)
 
 
@@ -105,8 +111,8 @@ def worse(checked: Checked, texts: Sequence[str], seed: int = 0) -> list[tuple[R
     """
     emulated = _counts(texts, checked.emulated)
     found = []
-    for ran in checked.ran:
-        rng = np.random.default_rng(np.random.SeedSequence([seed, ran.level]))
+    for i, ran in enumerate(checked.ran):
+        rng = np.random.default_rng(np.random.SeedSequence([seed, i]))
         heard = _counts(texts, ran.transcripts)
         difference = compare([heard], [emulated], rng, over_clients=False)
         if difference.verdict == "worse":
@@ -120,24 +126,31 @@ def _counts(texts: Sequence[str], transcripts: Sequence[str]) -> ClipCounts:
     return ClipCounts("", np.array(wrong), np.array(of))
 
 
-def run_exported(folder: Path, clips: Path, level: int) -> Ran:
+def run_exported(folder: Path, clips: Path, setting: str | int, to: str = "onnx") -> Ran:
     """Transcribe the clips of an .npz file with an exported model, in a process of its own.
 
+    Args:
+        folder: of the exported files.
+        clips: 1-D float32, 16 kHz.
+        setting: of the format's program.
+        to: the format.
+
     Raises:
-        FedsimError: if onnxruntime refuses the file.
+        FedsimError: if the runtime refuses the files.
     """
-    words = [sys.executable, "-m", "fedsim.export.onnx_run", str(folder), str(clips), str(level)]
+    program = FORMATS[to].program
+    words = [sys.executable, "-m", program.module, str(folder), str(clips), str(setting)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise FedsimError(
-            f"onnxruntime does not run {folder}: {reason}; install the onnxruntime that"
-            f" fedsim-speech[onnx] asks for"
+            f"{program.package} does not run {folder}: {reason}; install the {program.package} that"
+            f" fedsim-speech[{FORMATS[to].extra}] asks for"
         )
     found = json.loads(done.stdout)
     start = found["start_bytes"]
     return Ran(
-        level,
+        str(setting),
         tuple(found["transcripts"]),
         1000 * found["work_s"] / found["audio_s"],
         found["loaded_bytes"] - start,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ def main() -> None:
     folder, clips, level = Path(sys.argv[1]), np.load(sys.argv[2]), sys.argv[3]
     import onnxruntime
 
-    at_start = peak_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -38,13 +37,30 @@ def main() -> None:
         return onnxruntime.InferenceSession(str(folder / name), options, provider)
 
     is_whisper = (folder / run_whisper.ENCODER).exists()
-    transcribe = (run_whisper.opened if is_whisper else opened)(folder, session)
+    load = run_whisper.opened if is_whisper else opened
+    measure(lambda: load(folder, session), clips, fills_window=is_whisper)
+
+
+def measure(
+    load: Callable[[], Callable[[np.ndarray], str]],
+    clips: Mapping[str, np.ndarray],
+    *,
+    fills_window: bool,
+) -> None:
+    """Load a model, transcribe clips with it and print the report.
+
+    Args:
+        load: returns what transcribes a clip.
+        clips: float32 (samples,) each.
+        fills_window: whether every clip fills a window of the same length.
+    """
+    at_start = peak_bytes()
+    transcribe = load()
     loaded = peak_bytes()
     transcripts, audio, work = [], 0.0, 0.0
     planned = set()
-    for name in clips.files:
-        clip = clips[name]
-        length = 0 if is_whisper else len(clip)  # of a window that all clips fill
+    for clip in clips.values():
+        length = 0 if fills_window else len(clip)
         if length not in planned:  # the first pass of a length plans its memory
             transcribe(clip)
             planned.add(length)

@@ -20,6 +20,22 @@ OWN_SUMMARY = "One safetensors file, which fedsim runs; 2 to 16 bits."
 
 
 @dataclass(frozen=True)
+class Program:
+    """What transcribes clips with exported files, in a process of its own."""
+
+    module: str
+    """Run as `python -m MODULE FOLDER CLIPS.npz SETTING`."""
+    package: str
+    """The runtime, as it is imported and called."""
+    settings: Mapping[str, str]
+    """Setting -> what a table calls it; the first computes with float32."""
+    remedy: str
+    """What to set for the first, in words."""
+    legend: str
+    """What they mean."""
+
+
+@dataclass(frozen=True)
 class ExportFormat:
     """A runtime's format."""
 
@@ -44,6 +60,8 @@ class ExportFormat:
     """f(model, leftovers as stored, manifest, depths, rows): the exact bytes of all files together
     for every plan, a `fedsim.quant.sizes.Sizes`. Arguments are those of
     `fedsim.quant.modelfile.model_sizes`; raises as `trace`."""
+    program: Program
+    """That runs its files."""
 
 
 FORMATS: Registry[ExportFormat] = Registry("export format")
@@ -58,6 +76,37 @@ FORMATS.add(
         packages=("onnx", "onnxscript", "onnxruntime"),
         extra="onnx",
         sizes=Lazy("fedsim.export.onnx:model_sizes"),
+        program=Program(
+            "fedsim.export.onnx_run",
+            "onnxruntime",
+            {"0": "level 0", "4": "level 4"},
+            "session.qdq_matmulnbits_accuracy_level to 0",
+            "level: onnxruntime's accuracy level of products with packed weights; 4, its default,"
+            " rounds inputs to 8 bits,\n0 does not (session.qdq_matmulnbits_accuracy_level).",
+        ),
+    ),
+)
+FORMATS.add(
+    "openvino",
+    ExportFormat(
+        "OpenVINO's own format, with packed weights of 3 and 6 bits too; needs the extra"
+        " fedsim-speech[openvino].",
+        depths=(2, 3, 4, 6, 8),
+        stored={2: 2, 3: 3, 4: 4, 5: 6, 6: 6, 7: 8, 8: 8},
+        trace=Lazy("fedsim.export.openvino:trace"),
+        write=Lazy("fedsim.export.openvino:write"),
+        packages=("onnx", "onnxscript", "openvino"),
+        extra="openvino",
+        sizes=Lazy("fedsim.export.openvino:model_sizes"),
+        program=Program(
+            "fedsim.export.openvino_run",
+            "openvino",
+            {"float": "float32", "default": "default"},
+            "INFERENCE_PRECISION_HINT to f32",
+            "float32: with INFERENCE_PRECISION_HINT: f32 and without dynamic quantization; default:"
+            " as OpenVINO\nchooses for the processor, which may be bfloat16 or inputs rounded to 8"
+            " bits.",
+        ),
     ),
 )
 

@@ -50,3 +50,22 @@ RUNTIMES.add(
         open=Lazy("fedsim.export.onnx_session:with_float_inputs"),
     ),
 )
+RUNTIMES.add(
+    "openvino",
+    ModelRuntime(
+        "The exported file in OpenVINO as it is by default, in the precision that it chooses for"
+        " the processor.",
+        meaning="tested with the exported file in OpenVINO, in the precision that it chooses",
+        format="openvino",
+        open=Lazy("fedsim.export.openvino_session:by_default"),
+    ),
+)
+RUNTIMES.add(
+    "openvino_float",
+    ModelRuntime(
+        "The exported file in OpenVINO in float32.",
+        meaning="tested with the exported file in OpenVINO, in float32",
+        format="openvino",
+        open=Lazy("fedsim.export.openvino_session:in_float"),
+    ),
+)

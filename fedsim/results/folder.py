@@ -25,7 +25,7 @@ MATRIX_INDEX = "matrix.json"
 _PACKAGES = (
     *("flwr", "ray", "torch", "transformers", "datasets", "numpy", "jiwer"),
     *("safetensors", "pyarrow", "pydantic", "wordfreq", "espeakng-loader"),
-    *("onnx", "onnxscript", "onnxruntime"),
+    *("onnx", "onnxscript", "onnxruntime", "openvino"),
 )
 
 

@@ -76,3 +76,18 @@ def test_mistakes(file, words, text, capsys):
     assert (out, err.count("\n")) == ("", 1)
     assert text in err
     assert not Path("ann-onnx").exists()
+
+
+@pytest.mark.slow
+def test_export_to_openvino_compares_there(file, capsys):
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    assert main(["export", "ann.safetensors", "--to", "openvino", "--clips", "speech"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    names = sorted(path.name for path in Path("ann-openvino").iterdir())
+    assert names == ["config.json", "openvino_model.bin", "openvino_model.xml", "vocab.txt"]
+    lines = out.splitlines()
+    assert re.split(r"  +", lines[6].strip())[1:] == [
+        *("fedsim", "openvino, float32", "openvino, default")
+    ]
+    assert lines[7].split()[-2] == "3"  # equal in float32

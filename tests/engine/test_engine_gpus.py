@@ -1,4 +1,4 @@
-"""Workers on GPUs, as Ray places them: it counts GPUs that it is told of, there or not."""
+"""Workers on GPUs, as Ray places them: it takes the number that it is given, GPUs or not."""
 
 from __future__ import annotations
 

@@ -68,13 +68,13 @@ def test_a_layer_with_wrong_scales_is_named(made, tmp_path, share):
 def test_only_what_is_certainly_worse_is_named():
     texts = ["one two three four"] * 30
 
-    def ran(level, wrong):
+    def ran(setting, wrong):
         heard = ["one two three for" if i < wrong else text for i, text in enumerate(texts)]
-        return Ran(level, tuple(heard), 1.0, 1, 1)
+        return Ran(setting, tuple(heard), 1.0, 1, 1)
 
-    checked = Checked(tuple(texts), (ran(0, 1), ran(4, 20)))
+    checked = Checked(tuple(texts), (ran("0", 1), ran("4", 20)))
     ((first, difference),) = worse(checked, texts)
-    assert first.level == 4
+    assert first.setting == "4"
     assert difference.difference == pytest.approx(20 / 120)
     assert difference.low > 0
     assert not worse(Checked(tuple(texts), (ran(0, 0), ran(4, 0))), texts)

@@ -37,13 +37,21 @@ def sections(corpus, model_folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "budgets"), [("ctc-layer", [0.0335, 0.0385]), ("whisper", [0.105, 0.109])]
+    ("name", "format_name", "budgets"),
+    [
+        ("ctc-layer", "onnx", [0.0335, 0.0385]),
+        ("whisper", "onnx", [0.105, 0.109]),
+        pytest.param("ctc-layer", "openvino", [0.139, 0.148], marks=pytest.mark.slow),
+    ],
 )
-def test_what_ships_is_planned_kept_and_tested(sections, model_folder, tmp_path, name, budgets):
+def test_what_ships_is_planned_kept_and_tested(
+    sections, model_folder, tmp_path, name, format_name, budgets
+):
+    pytest.importorskip(format_name, reason=f"the extra {format_name} is not installed")
     sections = {
         **sections,
         "model": {"id": str(model_folder(name))},
-        "clients": {"budget_mb": budgets, "format": "onnx"},
+        "clients": {"budget_mb": budgets, "format": format_name},
     }
     scenario = load_scenario(
         toys.write_scenario(
@@ -54,7 +62,7 @@ def test_what_ships_is_planned_kept_and_tested(sections, model_folder, tmp_path,
                 {
                     "allocation": "myqasr",
                     "calibration": ["float", "dynamic"],
-                    "runtime": ["emulated", "onnx", "onnx_float"],
+                    "runtime": ["emulated", format_name, f"{format_name}_float"],
                 },
             ],
             save_models=True,
@@ -64,26 +72,27 @@ def test_what_ships_is_planned_kept_and_tested(sections, model_folder, tmp_path,
     assert result.failures == []
     rows = {(row.client, row.method): row for row in read_results(result.folder.results)}
     assert {method for _, method in rows} == {
-        *("fp32", "myqasr/float", "myqasr/dynamic", "myqasr/onnx", "myqasr/onnx_float")
+        *("fp32", "myqasr/float", "myqasr/dynamic"),
+        *(f"myqasr/{format_name}", f"myqasr/{format_name}_float"),
     }
     sizes = set()
     for (client, method), row in rows.items():
         if method == "fp32":
             assert (row.format, row.runtime) == ("-", "-")
             continue
-        assert row.format == "onnx"
+        assert row.format == format_name
         inputs = method.partition("/")[2]
         emulated = inputs in ("float", "dynamic")
         assert row.runtime == ("emulated" if emulated else inputs)
         assert row.calibration == (inputs if emulated else "-")
         file = result.folder.models / model_name(client, method)
-        shipped = file.with_name(f"{file.stem}-onnx")
+        shipped = file.with_name(f"{file.stem}-{format_name}")
         assert row.file_bytes == sum(part.stat().st_size for part in shipped.iterdir())
         assert row.file_bytes <= row.budget_bytes
         sizes.add((client, row.file_bytes, row.plan_sha256))
     assert len(sizes) == 2  # one plan for each client, whatever tests it
     for client in ("ann", "bob"):  # with inputs in float32 both compute the same
-        counted = [rows[client, f"myqasr/{how}"] for how in ("float", "onnx_float")]
+        counted = [rows[client, f"myqasr/{how}"] for how in ("float", f"{format_name}_float")]
         assert counted[0].chars
         assert counts_of(counted[0]) == counts_of(counted[1])
 
