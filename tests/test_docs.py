@@ -20,7 +20,8 @@ from fedsim.cli import make_parser
 from fedsim.scenario import find_scenario, json_schema, load_scenario
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = [*(REPOSITORY / name for name in TOP), *sorted(REPOSITORY.glob("docs/**/*.md"))]
 LANGUAGES = ("python", "sh", "bash")
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>.+?) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```",
