@@ -24,6 +24,8 @@ exact bytes of the file, the plan, the expected error with its interval, memory,
 each class of the device catalogue. Plans and rounding read public clips, nothing of a user."""
 
 
+_ANY_WIDTH = 10_000
+"""Characters: more than any table needs."""
 _LEGEND = """
 MB loaded: weights in memory, packed, and one layer at a time in float32; activations come on top
 seconds: multiply-accumulates over the speed of a class in the device catalogue (docs/fleets.md);
@@ -164,7 +166,8 @@ def _options_table(found: Sizing) -> Table:
 def _devices_tables(found: Sizing, names: Sequence[str], console: Console) -> Iterator[Table]:
     """Yield one table, or several where all classes of devices do not fit side by side."""
     table, half = _devices_table(found, names), len(names) // 2
-    if half and console.measure(table).maximum > console.width:
+    wide = console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum
+    if half and wide > console.width:
         yield from _devices_tables(found, names[:half], console)
         yield from _devices_tables(found, names[half:], console)
     else:

@@ -43,7 +43,7 @@ def test_the_page(sized, model_folder):
     assert line.split()[4:6] == [f"{row.file_bytes:,}", f"{row.mean_bits:.2f}"]
     assert "is below the smallest feasible model file" in page
     assert "client 'ann'" not in page
-    assert page.count("0.01 MB, 8 bits") == 3
+    assert page.count("0.01 MB, 8 bits") >= 3
     model = load_model(model_folder("ctc-group"))
     macs = count_macs(model).of(1, 10.0, 0.0).sum()
     assert f"{macs / 1e9:.2f} G multiply-accumulates for 10 s of audio\n" in page
