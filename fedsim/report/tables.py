@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.results.labels import BUDGET, RUN, settings_label
 from fedsim.results.lines import Source, corpus_rate, kind_of, source_of
-from fedsim.results.rates import lines_of, measure
+from fedsim.results.rates import PartLine, lines_of, measure
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part
 from fedsim.scenario.methods import FULL_PRECISION, NOBODY
@@ -71,15 +71,26 @@ def setting_points(parts: Sequence[Part], key: str) -> Table:
     ]
 
 
-def method_rows(parts: Sequence[Part]) -> Table:
-    """Return one row per line, its rate and interval; full precision only once if it is equal."""
+def method_rows(parts: Sequence[Part], named: Collection[PartLine] = ()) -> Table:
+    """Return one row per line, its rate and interval; full precision only once if it is equal.
+
+    `named` is true for the lines in `named`; for all if these are none of them.
+    """
     lines = [x for part in parts for x in lines_of(part) if x.rate.value is not None]
+    chosen = [line for line in lines if line in named] or lines
     full = [line for line in lines if line.is_full_precision]
     table: Table = []
     if full and all(line.rate == full[0].rate for line in full):
-        table.append({"line": full[0].name, **_rate(full[0].rate)})
+        is_named = any(line in chosen for line in full)
+        table.append({"line": full[0].name, "named": is_named, **_rate(full[0].rate)})
         lines = [line for line in lines if not line.is_full_precision]
-    return [*table, *({"line": joined(x.part.label, x.name), **_rate(x.rate)} for x in lines)]
+    return [
+        *table,
+        *(
+            {"line": joined(x.part.label, x.name), "named": x in chosen, **_rate(x.rate)}
+            for x in lines
+        ),
+    ]
 
 
 def transfer_matrix(part: Part, method: str) -> Table:

@@ -145,6 +145,55 @@ def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):
     assert "set study: true" not in page
 
 
+def test_one_claim_stands_first_with_its_figure_and_its_words(tmp_path):
+    """Before what was asked: the first comparison that is decided, and its two models in blue."""
+    page = page_of(write_run(tmp_path / "run", words_study()))
+    head = page[page.index("<header>") : page.index("</header>")]
+    claim = re.search(r'<p class="sentence">(.*?)</p>', head).group(1)
+    assert claim == (
+        "Of 100 words, myqasr/cosine makes 40.0 fewer errors than uniform/cosine"
+        " (95 % interval 40.0 to 40.0)."
+    )
+    words = re.findall(r"<dt>(.*?)</dt>", without_scripts(head))
+    assert words == ["myqasr", "uniform", "cosine", "95 % interval"]
+    (spec,) = re.findall(r'data-for="error_by_method">(.*?)</script>', head)
+    rows = max(json.loads(spec)["datasets"].values(), key=len)
+    assert {row["line"]: row["named"] for row in rows} == {
+        "full precision": False,
+        "uniform/cosine, own clips": True,
+        "myqasr/cosine, own clips": True,
+        "myqasr/cosine, others' clips": False,
+    }
+    assert page.count('id="error_by_method"') == 1
+    assert page.index("</header>") < page.index("What was asked")
+
+
+def test_a_sweep_is_the_figure_of_its_claim(tmp_path):
+    cells = [(30.0, words_study(30.0, 29.5, worse=2)), (40.0, words_study())]
+    page = page_of(write_matrix(tmp_path / "run", "clients.budget_mb", cells))
+    head = page[page.index("<header>") : page.index("</header>")]
+    assert re.findall(r'class="chart" id="(\w+)"', head) == ["error_by_size"]
+
+
+def test_what_nobody_counted_is_no_claim(tmp_path):
+    row, plan = model("a", "uniform/minmax", "a", [0], [1])
+    empty = [(replace(row, words=0, wer=None), replace(plan, of=(), wrong=()))]
+    page = page_of(write_run(tmp_path / "run", empty, sensed=False))
+    assert 'class="claim"' not in page
+
+
+def test_no_open_table_is_longer_than_a_screen(tmp_path):
+    """Longer ones are folded, and closed."""
+    models = [model(f"client {i}", "uniform/none", "", [i % 2, 1]) for i in range(13)]
+    page = without_scripts(page_of(write_run(tmp_path / "run", models)))
+    assert "<details open" not in page
+    opened = re.sub(r"<details>.*?</details>", "", page, flags=re.S)
+    rows = [table.count("<tr>") - 1 for table in re.findall("<table.*?</table>", opened, re.S)]
+    assert len(rows) > 1
+    assert max(rows) <= 12
+    assert "<summary>Results of each client: 13 rows</summary>" in page
+
+
 def test_small_models_have_a_decimal_more(tmp_path):
     models = [model("a", "uniform/none", "", [1, 0], budget=0.75, mb=0.742)]
     page = page_of(write_run(tmp_path / "run", models, sensed=False))

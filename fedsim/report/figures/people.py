@@ -18,13 +18,16 @@ def error_by_method(table: Table, kind: Kind) -> AnyChart:
     """Draw the rate of each line as a point with its interval.
 
     Args:
-        table: columns line, rate, low, high; see `tables.method_rows`.
+        table: columns line, named, rate, low, high; those that are not named are grey; see
+            `tables.method_rows`.
         kind: what the rate is.
     """
     y = alt.Y("line:N", sort=None, title=None, axis=name_axis())
     base = alt.Chart(data(table)).encode(y=y)
-    points = base.mark_point(filled=True, size=80, opacity=1, color=COLOURS[0]).encode(
-        x=alt.X("rate:Q", **rate_look(table, kind)), tooltip=tips_of("line", "rate", "low", "high")
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(
+        x=alt.X("rate:Q", **rate_look(table, kind)),
+        color=alt.condition("datum.named", alt.value(COLOURS[0]), alt.value(GREY)),
+        tooltip=tips_of("line", "rate", "low", "high"),
     )
     known = [row for row in table if row["low"] is not None]
     bounds = alt.Chart(data(known)).encode(y=y).mark_rule(strokeWidth=2, color=GREY)
@@ -33,7 +36,12 @@ def error_by_method(table: Table, kind: Kind) -> AnyChart:
     return finished(
         chart.properties(width=WIDTH, height=26 * len(names_of(table))),
         f"{what(kind)} of each method",
-        "Lines: 95 % interval." if known else "",
+        " ".join(
+            [
+                *(["Lines: 95 % interval."] if known else []),
+                *(["Blue: what the claim is about."] if not all(r["named"] for r in table) else []),
+            ]
+        ),
     )
 
 
