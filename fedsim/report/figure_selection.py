@@ -13,7 +13,7 @@ from fedsim.results.lines import Kind, kind_of
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
 
-_MANY_CLIENTS = 8  # from this number on, their distribution gets a figure of its own
+_MANY_CLIENTS = 5  # from this number on, their distribution gets a figure of its own
 _MAX_LINES = 60
 _MAX_CURVES = 14
 _MAX_IN_MATRIX = 30
@@ -34,6 +34,8 @@ class Figure:
     """In pixels; on a narrower screen the figure scrolls."""
     rates_of: Kind | None = None
     """What its points are rates of, if it has one for every method."""
+    of_clients: bool = False
+    """Whether it shows how clients differ."""
 
 
 def figures_of(parts: Sequence[Part], named: Collection[PartLine] = ()) -> list[Figure]:
@@ -106,7 +108,7 @@ def _rates(parts: Sequence[Part], kind: Kind, named: Collection[PartLine]) -> It
         table = tables.client_rates(parts)
         if table and len(names_of(table)) <= _MAX_LINES:
             chart = figures.error_by_client(table, kind)
-            yield Figure("error_by_client", chart, "", _room(table))
+            yield Figure("error_by_client", chart, "", _room(table), of_clients=True)
 
 
 def _varies(table: tables.Table, column: str) -> bool:

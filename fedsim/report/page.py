@@ -15,6 +15,7 @@ from fedsim.base.files import write_text
 from fedsim.base.units import MB, time_words
 from fedsim.errors import FedsimError
 from fedsim.report import htmltables
+from fedsim.report.clienttables import fairness_sentences, fairness_table
 from fedsim.report.failures import failures_section
 from fedsim.report.figure_selection import Figure, figures_of, fleet_figures
 from fedsim.report.findings import Claim, Compared, answers, claim, comparisons, headline
@@ -123,7 +124,10 @@ def render(
         headline=[sentence for run in runs for sentence in _headline(run, len(runs) > 1)],
         answers=answers(compared),
         notes=_notes(parts, compared),
-        figures=[_embedded(figure) for figure in figures if figure is not shown],
+        figures=[_embedded(f) for f in figures if f is not shown and not f.of_clients],
+        served=fairness_sentences(found.lines if found else ()),
+        client_figures=[_embedded(figure) for figure in figures if figure.of_clients],
+        fairness=fairness_table(lines),
         results=htmltables.results_table(lines),
         texts=texts_phrase(row for line in lines for row in line.rows),
         clients=htmltables.clients_table(lines, max_rows),

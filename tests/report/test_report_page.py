@@ -51,9 +51,14 @@ def test_every_number_that_a_run_prints_is_in_the_report(tmp_path):
 
 
 def test_the_tables(tmp_path):
-    results, comparisons, clients, fleet, releases, _ = tables_in(
+    results, comparisons, fairness, clients, fleet, releases, _ = tables_in(
         page_of(write_run(tmp_path / "run", words_study()))
     )
+    columns = ["clients", "mean WER %", "median", "worst tenth", "spread, points"]
+    assert fairness[0] == ["method", "tuned on", *columns, "clips no worse, %"]
+    assert fairness[1] == ["fp32", "-", "2", "3.8", "3.8", "5.0", "1.2", "-"]
+    others = ["2", "20.0", "20.0", "22.5", "2.5", "12.5"]  # 1 clip of 8
+    assert fairness[4] == ["myqasr/cosine", "other", *others]
     assert results[0] == [
         *("method", "tuned on", "model MB", "mean bits", "WER %", "95 % interval", "clients"),
     ]
@@ -83,7 +88,7 @@ def test_loops_have_columns(tmp_path):
     row, plan = looping[6]
     looping[6] = (replace(row, looped=2, looped_errors=4, looped_words=20), plan)
     page = page_of(write_run(tmp_path / "run", looping))
-    results, _, clients, *_ = tables_in(page)
+    results, _, _, clients, *_ = tables_in(page)
     assert results[0][4:] == ["WER %", "95 % interval", "looped", "WER % without", "clients"]
     assert [r[6:8] for r in results[1:]] == [
         ["0", "3.8"],
@@ -94,7 +99,7 @@ def test_loops_have_columns(tmp_path):
     (own,) = [r for r in clients if r[0] == "bob" and r[2:4] == ["myqasr/cosine", "own"]]
     assert own[-4:] == ["2", "20.0", "8", "40"]
     plain = tables_in(page_of(write_run(tmp_path / "plain", study)))
-    assert "looped" not in plain[0][0] + plain[2][0]
+    assert "looped" not in plain[0][0] + plain[3][0]
 
 
 def test_characters_are_the_rate_everywhere(tmp_path):
@@ -112,11 +117,11 @@ def test_characters_are_the_rate_everywhere(tmp_path):
     ]
     path = write_run(tmp_path / "run", counted)
     page = page_of(path)
-    results, _, clients, *_ = tables_in(page)
+    results, _, _, clients, *_ = tables_in(page)
     plain = tables_in(page_of(write_run(tmp_path / "words", words_study())))
     assert results[0] == [head.replace("WER", "CER") for head in plain[0][0]]
     assert results[1:] == plain[0][1:]
-    assert [row[-2:] for row in clients] == [row[-2:] for row in plain[2]]
+    assert [row[-2:] for row in clients] == [row[-2:] for row in plain[3]]
     text = html.unescape(without_scripts(page))
     assert "The lowest CER of 3 compressed models: 20.0 %" in text
     assert "points of CER" in text
@@ -165,6 +170,10 @@ def test_one_claim_stands_first_with_its_figure_and_its_words(tmp_path):
         "myqasr/cosine, others' clips": False,
     }
     assert page.count('id="error_by_method"') == 1
+    assert (
+        "<p>myqasr/cosine tuned on own clips: the mean over 2 clients is WER 20.0 %, and 20.0 % of"
+        " the client that is served worst; 0 % of the clips got no worse than in full precision."
+    ) in html.unescape(page)
     assert page.index("</header>") < page.index("What was asked")
 
 
@@ -222,7 +231,7 @@ def test_without_counts_of_clips_the_report_says_how_to_get_them(tmp_path):
     models = [model(c, "uniform/none", "", [1, 2], [9, 9], study=False) for c in "ab"]
     page = page_of(write_run(tmp_path / "run", models, sensed=False))
     assert "set study: true in the scenario" in page
-    results, clients, *_ = tables_in(page)
+    results, _, clients, *_ = tables_in(page)
     assert results[0][4:] == ["WER %", "clients"]  # no column of intervals that nobody knows
     assert results[1][4:] == ["16.7", "2"]
     assert clients[1][6:8] == ["16.7", "[6.7, 26.7]"]
