@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsim.report import clocktables, figures, layertables, leaks, tables
+from fedsim.report import clocktables, devicetables, figures, layertables, leaks, tables
 from fedsim.report.style import AnyChart, names_of
 from fedsim.results.labels import BUDGET, TUNING_CLIPS, heading
 from fedsim.results.lines import Kind, kind_of
@@ -65,9 +65,10 @@ def figures_of(parts: Sequence[Part], named: Collection[PartLine] = ()) -> list[
 
 
 def fleet_figures(parts: Sequence[Part]) -> list[Figure]:
-    """Return the figures of the fleet, for the first few parts with a timed round."""
+    """Return the figures of the fleet: budgets where clients have different ones, and times, each
+    for the first few parts that have any."""
+    drawn = list(_budgets(parts))
     timed = [(part, part.timed) for part in parts if part.timed is not None]
-    drawn: list[Figure] = []
     for number, (part, round_) in enumerate(timed[:_MAX_FLEETS], start=1):
         note = f"Settings: {part.label}." if part.settings else ""
         suffix = f"_{number}" if len(timed) > 1 else ""
@@ -83,6 +84,20 @@ def fleet_figures(parts: Sequence[Part]) -> list[Figure]:
             if table:
                 drawn.append(Figure(f"{name}{suffix}", draw(table), note))
     return drawn
+
+
+def _budgets(parts: Sequence[Part]) -> Iterator[Figure]:
+    """Yield a figure for each of the first few distributions of budgets that differ."""
+    found: list[tuple[Part, tables.Table]] = []
+    for part in parts:
+        table = devicetables.budget_bins(part)
+        if table and all(table != other for _, other in found):
+            found.append((part, table))
+    for number, (part, table) in enumerate(found[:_MAX_FLEETS], start=1):
+        several = len(found) > 1
+        note = f"Settings: {part.label}." if several and part.settings else ""
+        suffix = f"_{number}" if several else ""
+        yield Figure(f"fleet_budgets{suffix}", figures.budgets(table), note)
 
 
 def _rates(parts: Sequence[Part], kind: Kind, named: Collection[PartLine]) -> Iterator[Figure]:

@@ -16,6 +16,7 @@ from fedsim.base.units import MB, time_words
 from fedsim.errors import FedsimError
 from fedsim.report import htmltables
 from fedsim.report.clienttables import fairness_sentences, fairness_table
+from fedsim.report.devicetables import devices_table, endings_sentences, spreads_table
 from fedsim.report.failures import failures_section
 from fedsim.report.figure_selection import Figure, figures_of, fleet_figures
 from fedsim.report.findings import Claim, Compared, answers, claim, comparisons, headline
@@ -132,7 +133,9 @@ def render(
         texts=texts_phrase(row for line in lines for row in line.rows),
         clients=htmltables.clients_table(lines, max_rows),
         compared=htmltables.comparisons_table(compared),
-        devices=htmltables.devices_table(parts, max_rows),
+        endings=endings_sentences(parts),
+        spreads=spreads_table(parts),
+        devices=devices_table(parts, max_rows),
         fleet=fleet_section(parts),
         fleet_figures=[_embedded(figure) for figure in clocked],
         clock=CLOCK,

@@ -51,7 +51,7 @@ def test_every_number_that_a_run_prints_is_in_the_report(tmp_path):
 
 
 def test_the_tables(tmp_path):
-    results, comparisons, fairness, clients, fleet, releases, _ = tables_in(
+    results, comparisons, fairness, clients, spreads, fleet, releases, _ = tables_in(
         page_of(write_run(tmp_path / "run", words_study()))
     )
     columns = ["clients", "mean WER %", "median", "worst tenth", "spread, points"]
@@ -72,6 +72,11 @@ def test_the_tables(tmp_path):
     assert clients[0][-2:] == ["errors", "of"]
     ann = ["ann", "40.0", "myqasr/cosine", "client bob", "39.5", "5.00", "22.5"]
     assert next(row for row in clients if row[:4] == ann[:4])[:7] == ann
+    assert spreads[1:] == [
+        ["budget, MB", "2", *["40.0"] * 5],
+        ["compressed models, MB", "6", "38.5", "38.8", "39.5", "39.5", "39.5"],
+        ["test clips", "2", *["4"] * 5],
+    ]
     assert fleet[1:] == [
         ["ann", "40.0", "38.5–39.5", "4", "finished"],
         ["bob", "40.0", "38.5–39.5", "4", "finished"],
@@ -174,7 +179,7 @@ def test_one_claim_stands_first_with_its_figure_and_its_words(tmp_path):
         "<p>myqasr/cosine tuned on own clips: the mean over 2 clients is WER 20.0 %, and 20.0 % of"
         " the client that is served worst; 0 % of the clips got no worse than in full precision."
     ) in html.unescape(page)
-    assert page.index("</header>") < page.index("What was asked")
+    assert page.index("</header>") < page.index('<section id="asked">')
 
 
 def test_a_sweep_is_the_figure_of_its_claim(tmp_path):
