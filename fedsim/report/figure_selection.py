@@ -139,7 +139,7 @@ def _is_number(parts: Sequence[Part], key: str) -> bool:
 
 def _room(table: tables.Table) -> int:
     """Return the width in pixels for the names of lines and a plot beside them."""
-    return 6 * max(len(row["line"]) for row in table) + 200
+    return 6 * max(len(row["line"]) for row in table) + 160
 
 
 def _transfers(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
