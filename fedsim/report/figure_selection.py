@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsim.report import clocktables, figures, layertables, leaks, tables
+from fedsim.report import clocktables, devicetables, figures, layertables, leaks, tables
 from fedsim.report.style import AnyChart, names_of
 from fedsim.results.labels import BUDGET, TUNING_CLIPS, heading
 from fedsim.results.lines import Kind, kind_of
-from fedsim.results.rates import lines_of
+from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
 
-_MANY_CLIENTS = 8  # from this number on, their distribution gets a figure of its own
+_MANY_CLIENTS = 5  # from this number on, their distribution gets a figure of its own
 _MAX_LINES = 60
 _MAX_CURVES = 14
 _MAX_IN_MATRIX = 30
@@ -32,10 +32,19 @@ class Figure:
     note: str = ""
     min_width: int = 0
     """In pixels; on a narrower screen the figure scrolls."""
+    rates_of: Kind | None = None
+    """What its points are rates of, if it has one for every method."""
+    of_clients: bool = False
+    """Whether it shows how clients differ."""
 
 
-def figures_of(parts: Sequence[Part]) -> list[Figure]:
-    """Return the figures for all parts; WER, CER and accuracy are drawn in separate figures."""
+def figures_of(parts: Sequence[Part], named: Collection[PartLine] = ()) -> list[Figure]:
+    """Return the figures for all parts; WER, CER and accuracy are drawn in separate figures.
+
+    Args:
+        parts: the results.
+        named: the lines that a claim names, and a figure therefore brings out; none for all.
+    """
     drawn: list[Figure] = []
     of_kind: dict[Kind, list[Part]] = {}
     for part in parts:
@@ -44,10 +53,10 @@ def figures_of(parts: Sequence[Part]) -> list[Figure]:
     for kind, group in of_kind.items():
         suffix = f"_{kind.lower()}" if len(of_kind) > 1 else ""
         drawn += [
-            Figure(figure.name + suffix, figure.chart, figure.note, figure.min_width)
+            replace(figure, name=figure.name + suffix)
             for figure in [
                 *_leaks(group, kind),
-                *_rates(group, kind),
+                *_rates(group, kind, named),
                 *_transfers(group, kind),
                 *_costs(group),
             ]
@@ -56,9 +65,10 @@ def figures_of(parts: Sequence[Part]) -> list[Figure]:
 
 
 def fleet_figures(parts: Sequence[Part]) -> list[Figure]:
-    """Return the figures of the fleet, for the first few parts with a timed round."""
+    """Return the figures of the fleet: budgets where clients have different ones, and times, each
+    for the first few parts that have any."""
+    drawn = list(_budgets(parts))
     timed = [(part, part.timed) for part in parts if part.timed is not None]
-    drawn: list[Figure] = []
     for number, (part, round_) in enumerate(timed[:_MAX_FLEETS], start=1):
         note = f"Settings: {part.label}." if part.settings else ""
         suffix = f"_{number}" if len(timed) > 1 else ""
@@ -76,11 +86,26 @@ def fleet_figures(parts: Sequence[Part]) -> list[Figure]:
     return drawn
 
 
-def _rates(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
+def _budgets(parts: Sequence[Part]) -> Iterator[Figure]:
+    """Yield a figure for each of the first few distributions of budgets that differ."""
+    found: list[tuple[Part, tables.Table]] = []
+    for part in parts:
+        table = devicetables.budget_bins(part)
+        if table and all(table != other for _, other in found):
+            found.append((part, table))
+    for number, (part, table) in enumerate(found[:_MAX_FLEETS], start=1):
+        several = len(found) > 1
+        note = f"Settings: {part.label}." if several and part.settings else ""
+        suffix = f"_{number}" if several else ""
+        yield Figure(f"fleet_budgets{suffix}", figures.budgets(table), note)
+
+
+def _rates(parts: Sequence[Part], kind: Kind, named: Collection[PartLine]) -> Iterator[Figure]:
     sizes = tables.size_points(parts)
     if _varies(sizes, "budget"):
         mixed = any(len({row.budget_bytes for row in part.rows}) > 1 for part in parts)
-        yield Figure("error_by_size", figures.error_by_size(sizes, kind, mixed))
+        chart = figures.error_by_size(sizes, kind, mixed)
+        yield Figure("error_by_size", chart, rates_of=kind)
     keys = list(dict.fromkeys(key for part in parts for key in part.settings))
     numbers = [key for key in keys if key != BUDGET and _is_number(parts, key)]
     for key in numbers:
@@ -88,16 +113,17 @@ def _rates(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:
         if _varies(points, "x"):
             title = "number of unlabelled tuning clips" if key == TUNING_CLIPS else heading(key)
             chart = figures.error_by_setting(points, kind, title)
-            yield Figure(f"error_by_{heading(key).replace(' ', '_')}", chart)
-    methods = tables.method_rows(parts)
+            name = f"error_by_{heading(key).replace(' ', '_')}"
+            yield Figure(name, chart, rates_of=kind)
+    methods = tables.method_rows(parts, named)
     if 1 < len(methods) <= _MAX_LINES and (len(parts) == 1 or {*keys} - {BUDGET, *numbers}):
         chart = figures.error_by_method(methods, kind)
-        yield Figure("error_by_method", chart, "", _room(methods))
+        yield Figure("error_by_method", chart, "", _room(methods), kind)
     if any(len(part.clients) >= _MANY_CLIENTS for part in parts):
         table = tables.client_rates(parts)
         if table and len(names_of(table)) <= _MAX_LINES:
             chart = figures.error_by_client(table, kind)
-            yield Figure("error_by_client", chart, "", _room(table))
+            yield Figure("error_by_client", chart, "", _room(table), of_clients=True)
 
 
 def _varies(table: tables.Table, column: str) -> bool:
@@ -113,7 +139,7 @@ def _is_number(parts: Sequence[Part], key: str) -> bool:
 
 def _room(table: tables.Table) -> int:
     """Return the width in pixels for the names of lines and a plot beside them."""
-    return 6 * max(len(row["line"]) for row in table) + 200
+    return 6 * max(len(row["line"]) for row in table) + 160
 
 
 def _transfers(parts: Sequence[Part], kind: Kind) -> Iterator[Figure]:

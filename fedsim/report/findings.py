@@ -105,29 +105,66 @@ def headline(lines: Sequence[PartLine]) -> list[str]:
     return sentences
 
 
-def finding(parts: Sequence[Part]) -> str:
-    """Return what was found in one plain sentence.
+@dataclass(frozen=True)
+class Claim:
+    """What was found in one sentence, and what it is about."""
+
+    sentence: str
+    kind: Kind
+    lines: tuple[PartLine, ...]
+    """The models that the sentence compares, or the best one; empty if it counts comparisons."""
+
+
+def claim(parts: Sequence[Part]) -> Claim | None:
+    """Return the first thing to know of some results; None if nothing was counted.
 
     It is the first comparison of a report that is decided, or how many were, if its question has
     answers under many settings; without comparisons, the best model.
     """
     compared = comparisons(parts)
     if not compared:
-        return headline([line for part in parts for line in lines_of(part)])[-1]
+        return _best_model([line for part in parts for line in lines_of(part)])
     decided = [one for one in compared if one.result.verdict != "not distinguishable"]
     if not decided:
-        return compared[0].sentence()
+        return _claimed(compared[0], compared[0].sentence())
     question = decided[0].pair.question
     group = [one for one in compared if one.pair.question == question]
     if len({one.pair.settings for one in group}) > _MAX_SENTENCES:
-        return _tally(question, Counter(str(one.result.verdict) for one in group))
-    return decided[0].plain_sentence()
+        tally = Counter(str(one.result.verdict) for one in group)
+        return Claim(_tally(question, tally), group[0].kind, ())
+    return _claimed(decided[0], decided[0].plain_sentence())
+
+
+def finding(parts: Sequence[Part]) -> str:
+    """Return what was found in one plain sentence; see `claim`."""
+    found = claim(parts)
+    return found.sentence if found else "No test clip of these results has anything to count."
 
 
 def points(value: float) -> str:
     """Return a difference of rates in percentage points with its sign: `+1.2` or `−0.4`."""
     text = f"{100 * value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def _claimed(one: Compared, sentence: str) -> Claim:
+    return Claim(sentence, one.kind, (one.pair.first, one.pair.second))
+
+
+def _best_model(lines: Sequence[PartLine]) -> Claim | None:
+    """Return the last sentence of the headline of the first kind that was measured."""
+    measured = [line for line in lines if line.rate.value is not None]
+    if not measured:
+        return None
+    kind = measured[0].rate.kind
+    group = [line for line in measured if line.rate.kind == kind]
+    small = [line for line in group if not line.is_full_precision]
+    sentences = headline(group)
+    if not sentences:  # nothing but full precision, at rates that differ
+        text = f"{len(group)} results of full precision: {kind} "
+        values = [line.rate.value for line in group if line.rate.value is not None]
+        return Claim(f"{text}{span(values)} %.", kind, tuple(group))
+    return Claim(sentences[-1], kind, (min(small or group, key=_badness),))
 
 
 def _rate_words(line: PartLine) -> str:

@@ -15,18 +15,15 @@ from fedsim.report.cells import (
     rate_columns,
     setting_keys,
     settings_cells,
-    span_cell,
     table_of,
 )
 from fedsim.report.findings import Compared, points
 from fedsim.results.differences import differences
-from fedsim.results.endings import FINISHED, IN_PART
-from fedsim.results.labels import RUN, heading, plain_value
+from fedsim.results.labels import heading, plain_value
 from fedsim.results.lines import Source, size_digits, size_heading, source_of, span
 from fedsim.results.rates import PartLine, measure
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part, Run
-from fedsim.scenario.methods import FULL_PRECISION
 
 MAX_ROWS = 50
 """Rows of tables that have one or more per client; files in the run folder have them all."""
@@ -112,32 +109,6 @@ def comparisons_table(compared: Sequence[Compared]) -> HtmlTable:
     return table_of(heads, rows)
 
 
-def devices_table(parts: Sequence[Part], max_rows: int = MAX_ROWS) -> HtmlTable:
-    """Return one row per client of each run, at most `max_rows`: its device class, its budgets, the
-    sizes of its models, its test clips, and how it ended."""
-    parts_of: dict[tuple[str, str], list[Part]] = {}
-    for part in parts:
-        for client in part.endings:
-            parts_of.setdefault((str(part.settings.get(RUN, "")), client), []).append(part)
-    several, timed = any(run for run, _ in parts_of), any(part.timed for part in parts)
-    rows = []
-    for run, client in sorted(parts_of)[:max_rows]:
-        own_parts = parts_of[run, client]
-        own_rows = [row for part in own_parts for row in part.rows_of.get(client, ())]
-        small = [row.file_bytes / MB for row in own_rows if row.allocation != FULL_PRECISION]
-        budgets = [row.budget_bytes / MB for row in own_rows]
-        timed_budgets = [part.timed.budgets.get(client) for part in own_parts if part.timed]
-        budgets += [n_bytes / MB for n_bytes in timed_budgets if n_bytes]
-        digits = size_digits(small or budgets)
-        cells = [Cell(run)] * several + [Cell(client)] + [Cell(_device(client, own_parts))] * timed
-        cells += [span_cell(budgets, digits), span_cell(small, digits)]
-        cells += [span_cell([float(row.clips) for row in own_rows], 0)]
-        rows.append([*cells, Cell(_ending([part.endings[client] for part in own_parts]))])
-    heads = [RUN] * several + ["client"] + ["device"] * timed
-    heads += ["budget MB", "compressed model MB", "test clips", "state"]
-    return table_of(heads, rows, len(parts_of))
-
-
 def releases_table(parts: Sequence[Part]) -> HtmlTable:
     """Return one row per field that left devices: from how many, and how many bytes."""
     sizes: dict[tuple[str, str], list[int]] = {}
@@ -185,19 +156,6 @@ def differences_table(runs: Sequence[Run]) -> HtmlTable:
         if key not in ("name", "description")
     ]
     return table_of(["setting", *(run.name for run in runs)], rows)
-
-
-def _device(client: str, parts: Sequence[Part]) -> str:
-    """Return the class of a client's device, or its classes if parts differ."""
-    classes = (part.timed.devices.get(client, "") for part in parts if part.timed)
-    return ", ".join(filter(None, dict.fromkeys(classes))) or "-"
-
-
-def _ending(endings: Sequence[str]) -> str:
-    """Return how a client ended in all parts of a run together."""
-    if len(set(endings)) == 1:
-        return endings[0]
-    return IN_PART if {FINISHED, IN_PART} & set(endings) else "failed"
 
 
 def _clients_cell(line: PartLine) -> Cell:

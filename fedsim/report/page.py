@@ -14,26 +14,24 @@ from markupsafe import Markup
 from fedsim.base.files import write_text
 from fedsim.base.units import MB, time_words
 from fedsim.errors import FedsimError
-from fedsim.quant.allocation import ALLOCATORS
-from fedsim.quant.calibrators import CALIBRATORS
-from fedsim.quant.rounding import MOMENTS, ROUNDINGS
-from fedsim.quant.runtimes import RUNTIMES
 from fedsim.report import htmltables
+from fedsim.report.clienttables import fairness_sentences, fairness_table
+from fedsim.report.devicetables import devices_table, endings_sentences, spreads_table
 from fedsim.report.failures import failures_section
 from fedsim.report.figure_selection import Figure, figures_of, fleet_figures
-from fedsim.report.findings import Compared, answers, comparisons, headline
+from fedsim.report.findings import Claim, Compared, answers, claim, comparisons, headline
 from fedsim.report.fleet import CLOCK, fleet_section
+from fedsim.report.glossary import words_in, words_of
 from fedsim.report.leaks import leaks_table
 from fedsim.report.style import save
 from fedsim.results.lines import normalizers_of, size_digits, span, texts_phrase
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part, Run, read_runs
-from fedsim.scenario.methods import FULL_PRECISION
 from fedsim.study.privacy_statement import read_statement
 
 _HERE = Path(__file__).parent
 _MANY_COMPARISONS = 10  # from this number on, a note explains chance
-_OPEN_ROWS = 30  # longer tables are folded
+_OPEN_ROWS = 12  # longer tables are folded: with its heading, one is no longer than a screen
 
 
 @dataclass(frozen=True)
@@ -67,10 +65,11 @@ def write_report(
     """
     runs = read_runs(paths)
     parts = [part for run in runs for part in run.parts]
-    drawn, clocked = figures_of(parts), fleet_figures(parts)
+    found = claim(parts)
+    drawn, clocked = figures_of(parts, found.lines if found else ()), fleet_figures(parts)
     file = out or (runs[0].path if len(runs) == 1 else Path()) / "report.html"
     try:
-        write_text(file, render(runs, drawn, clocked, max_rows))
+        write_text(file, render(runs, found, drawn, clocked, max_rows))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise FedsimError(
@@ -86,12 +85,17 @@ def write_report(
 
 
 def render(
-    runs: Sequence[Run], figures: Sequence[Figure], clocked: Sequence[Figure], max_rows: int
+    runs: Sequence[Run],
+    found: Claim | None,
+    figures: Sequence[Figure],
+    clocked: Sequence[Figure],
+    max_rows: int,
 ) -> str:
     """Return the report as HTML; the same runs give the same text.
 
     Args:
         runs: the runs, in order.
+        found: the claim that stands first, if anything was counted.
         figures: the figures of all results.
         clocked: the figures of the fleet.
         max_rows: rows of the tables that have one or more per client.
@@ -102,6 +106,7 @@ def render(
     parts = [part for run in runs for part in run.parts]
     lines = [line for part in parts for line in lines_of(part)]
     compared = comparisons(parts)
+    shown = _figure_of(found, figures)
     page = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -113,16 +118,24 @@ def render(
         title=" and ".join(dict.fromkeys(run.name for run in runs)),
         descriptions=[(run.name, *_paragraphs(run.scenario.description)) for run in runs],
         gaps=_gaps(runs),
+        claim=found.sentence if found else "",
+        claim_words=words_in(found.sentence, found.lines or lines) if found else [],
+        claim_figure=_embedded(shown) if shown else None,
         facts=_facts(runs, lines),
         headline=[sentence for run in runs for sentence in _headline(run, len(runs) > 1)],
         answers=answers(compared),
         notes=_notes(parts, compared),
-        figures=[_embedded(figure) for figure in figures],
+        figures=[_embedded(f) for f in figures if f is not shown and not f.of_clients],
+        served=fairness_sentences(found.lines if found else ()),
+        client_figures=[_embedded(figure) for figure in figures if figure.of_clients],
+        fairness=fairness_table(lines),
         results=htmltables.results_table(lines),
         texts=texts_phrase(row for line in lines for row in line.rows),
         clients=htmltables.clients_table(lines, max_rows),
         compared=htmltables.comparisons_table(compared),
-        devices=htmltables.devices_table(parts, max_rows),
+        endings=endings_sentences(parts),
+        spreads=spreads_table(parts),
+        devices=devices_table(parts, max_rows),
         fleet=fleet_section(parts),
         fleet_figures=[_embedded(figure) for figure in clocked],
         clock=CLOCK,
@@ -132,12 +145,17 @@ def render(
         statements=_statements(parts),
         leaks=leaks_table(parts),
         differences=htmltables.differences_table(runs) if len(runs) > 1 else None,
-        words=_words(lines),
+        words=words_of(lines),
         runs=[(run, _commands(run), _versions(run)) for run in runs],
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         js=Markup((_HERE / "report.js").read_text(encoding="utf-8")),
         vega=Markup(bundle()),
     )
+
+
+def _figure_of(found: Claim | None, figures: Sequence[Figure]) -> Figure | None:
+    """Return the figure that shows a claim: the first with a rate for every method."""
+    return next((f for f in figures if found and f.rates_of == found.kind), None)
 
 
 def _statements(parts: Sequence[Part]) -> list[tuple[str, str]]:
@@ -225,28 +243,6 @@ def _commands(run: Run) -> list[str]:
 
 def _versions(run: Run) -> dict[str, str]:
     return dict(next((part.versions for part in run.parts if part.versions), {}))
-
-
-def _words(lines: Sequence[PartLine]) -> list[tuple[str, str]]:
-    """Return the parts of method names with their meanings."""
-    meanings: dict[str, str] = {}
-    for line in lines:
-        if line.is_full_precision:
-            meanings[FULL_PRECISION] = "the full-precision model, for comparison"
-    for line in lines:
-        if not line.is_full_precision:
-            meanings.setdefault(line.allocation, ALLOCATORS[line.allocation].meaning)
-    for line in lines:
-        if line.calibration in CALIBRATORS:
-            meanings.setdefault(line.calibration, CALIBRATORS[line.calibration].meaning)
-    for row in (line.rows[0] for line in lines if not line.is_full_precision):
-        if row.rounding in ROUNDINGS:
-            meanings.setdefault(row.rounding, ROUNDINGS[row.rounding].meaning)
-        if row.moments in MOMENTS:
-            meanings.setdefault(row.moments, MOMENTS[row.moments])
-        if row.runtime in RUNTIMES:
-            meanings.setdefault(row.runtime, RUNTIMES[row.runtime].meaning)
-    return list(meanings.items())
 
 
 def _of_kind(lines: Sequence[PartLine], kind: str) -> list[PartLine]:

@@ -1,13 +1,13 @@
 "use strict";
 
-// Draw the figures, and again when the colour scheme changes between light and dark.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
+// Draw a figure. Its texts and lines have the colours of the page by name, so that they follow it
+// between light and dark and to paper; only tips know one scheme.
 function draw(script) {
   const place = document.getElementById(script.dataset.for);
   const spec = JSON.parse(script.textContent);
-  const colours = getComputedStyle(document.documentElement);
-  const [ink, soft, line] = ["--ink", "--soft", "--line"].map((n) => colours.getPropertyValue(n).trim());
+  const [ink, soft, line] = ["var(--ink)", "var(--soft)", "var(--line)"];
   const texts = { labelColor: soft, titleColor: soft };
   const look = {
     axis: { ...texts, gridColor: line, domainColor: line, tickColor: line },
@@ -17,7 +17,8 @@ function draw(script) {
   spec.config.background = "transparent";
   for (const key in look) Object.assign(spec.config[key], look[key]);
   fitLegends(spec, place.clientWidth);
-  vegaEmbed(place, spec, { renderer: "svg", actions: false }).catch(console.error);
+  const tooltip = { theme: dark.matches ? "dark" : "light" };
+  vegaEmbed(place, spec, { renderer: "svg", actions: false, tooltip }).catch(console.error);
 }
 
 // Give legends as many columns as fit.

@@ -10,8 +10,9 @@ import altair as alt
 
 from fedsim.errors import FedsimError
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""The palette of Okabe and Ito for colour-blind readers, without yellow, too faint on white."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#BF8400", "#3C97CE")
+"""The palette of Okabe and Ito for colour-blind readers, without yellow; orange and sky blue are
+darker, so that each colour has a contrast of 3:1 with the light page and with the dark one."""
 GREY = "#767676"
 """The colour of references; visible on white and on black."""
 WIDTH = 640

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import numpy as np
 from fedsim.base.units import MB
 from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.results.fairness import client_rates as rates_by_client
+from fedsim.results.fairness import fairness_of
 from fedsim.results.labels import BUDGET, RUN, settings_label
-from fedsim.results.lines import Source, corpus_rate, kind_of, source_of
-from fedsim.results.rates import lines_of, measure
+from fedsim.results.lines import Source, source_of
+from fedsim.results.rates import PartLine, lines_of, measure
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part
 from fedsim.scenario.methods import FULL_PRECISION, NOBODY
@@ -71,15 +73,26 @@ def setting_points(parts: Sequence[Part], key: str) -> Table:
     ]
 
 
-def method_rows(parts: Sequence[Part]) -> Table:
-    """Return one row per line, its rate and interval; full precision only once if it is equal."""
+def method_rows(parts: Sequence[Part], named: Collection[PartLine] = ()) -> Table:
+    """Return one row per line, its rate and interval; full precision only once if it is equal.
+
+    `named` is true for the lines in `named`; for all if these are none of them.
+    """
     lines = [x for part in parts for x in lines_of(part) if x.rate.value is not None]
+    chosen = [line for line in lines if line in named] or lines
     full = [line for line in lines if line.is_full_precision]
     table: Table = []
     if full and all(line.rate == full[0].rate for line in full):
-        table.append({"line": full[0].name, **_rate(full[0].rate)})
+        is_named = any(line in chosen for line in full)
+        table.append({"line": full[0].name, "named": is_named, **_rate(full[0].rate)})
         lines = [line for line in lines if not line.is_full_precision]
-    return [*table, *({"line": joined(x.part.label, x.name), **_rate(x.rate)} for x in lines)]
+    return [
+        *table,
+        *(
+            {"line": joined(x.part.label, x.name), "named": x in chosen, **_rate(x.rate)}
+            for x in lines
+        ),
+    ]
 
 
 def transfer_matrix(part: Part, method: str) -> Table:
@@ -106,28 +119,26 @@ def transfer_matrix(part: Part, method: str) -> Table:
 
 
 def client_rates(parts: Sequence[Part]) -> Table:
-    """Return the number of clients per rate, for each line, and the quartiles over clients."""
+    """Return the number of clients per rate, for each line, and over its clients the quartiles, the
+    mean, and the mean of the worst tenth."""
     table: Table = []
     for part in parts:
         for line in lines_of(part):
-            rows_of: dict[str, list[Row]] = {}
-            for row in line.rows:
-                rows_of.setdefault(row.client, []).append(row)
-            rates = [corpus_rate(rows, kind_of(rows)) for rows in rows_of.values()]
-            known = [round(rate, 2) for rate in rates if rate is not None]
-            if not known:
+            rates, fairness = [*rates_by_client(line).values()], fairness_of(line)
+            if fairness is None:
                 continue
-            low, middle, high = (round(float(q), 4) for q in np.quantile(known, [0.25, 0.5, 0.75]))
+            over = fairness.over_clients
+            low, high = np.quantile(rates, [0.25, 0.75])
+            numbers = {"q25": low, "median": over.median, "q75": high}
+            numbers |= {"mean": over.mean, "worst tenth": over.worst_tenth}
             table += [
                 {
                     "line": joined(part.label, line.name),
                     "rate": rate,
                     "clients": clients,
-                    "q25": low,
-                    "median": middle,
-                    "q75": high,
+                    **{name: round(float(number), 4) for name, number in numbers.items()},
                 }
-                for rate, clients in sorted(_count_rates(known).items())
+                for rate, clients in sorted(_count_rates([round(r, 2) for r in rates]).items())
             ]
     return table
 

@@ -18,6 +18,11 @@ FLAGS = (
 )
 DRAWN = "return [...document.querySelectorAll('.chart')].map(c => !!c.querySelector('svg'))"
 
+LABEL = (
+    "return getComputedStyle(document.querySelector('.chart .role-axis-label text'))"
+    ".getPropertyValue('fill')"
+)
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
@@ -88,7 +93,7 @@ def test_a_report_is_drawn_whole_and_fits(browser, reports, name, width):
         "wide": 5,
         "several": 9,
         "layers": 5,
-        "fleet": 2,
+        "fleet": 4,
         "clock": 7,
     }
     assert len(drawn) == expected[name]
@@ -113,8 +118,54 @@ def test_figures_follow_the_colours_of_the_page(browser, reports):
         open_page(browser, reports["sweep"], scheme=scheme)
         back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert back == paper
-        label = "return document.querySelector('.chart .role-axis-label text').getAttribute('fill')"
-        assert browser.execute_script(label) == {"light": "#5c5f66", "dark": "#a3a7b0"}[scheme]
+        assert (
+            browser.execute_script(LABEL)
+            == {
+                "light": "rgb(92, 95, 102)",
+                "dark": "rgb(163, 167, 176)",
+            }[scheme]
+        )
+
+
+def test_paper_is_light_whatever_the_screen_is(browser, reports):
+    open_page(browser, reports["sweep"], scheme="dark")
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
+    ink = browser.execute_script("return getComputedStyle(document.body).color")
+    assert ink == "rgb(29, 29, 31)"
+    assert browser.execute_script(LABEL) == "rgb(92, 95, 102)"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
+
+
+def test_everything_works_by_keyboard(browser, reports):
+    """By the tab key alone every heading of an open table and every fold is reached, in the order
+    of the page; Enter sorts a table and opens a fold."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(browser, reports["sweep"])
+    stops = "return [...document.querySelectorAll('th button, summary')].filter(%s).length"
+    wanted = browser.execute_script(stops % "e => e.checkVisibility()")
+    reached = []
+    for _ in range(400):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        tag, top, style = browser.execute_script(
+            "const e = document.activeElement; return [e.tagName,"
+            " e.getBoundingClientRect().top + scrollY, getComputedStyle(e).outlineStyle]"
+        )
+        if tag == "BODY":
+            break
+        assert style != "none"
+        if tag in ("BUTTON", "SUMMARY"):
+            reached.append(top)
+    assert len(reached) == wanted > 10
+    assert reached == sorted(reached)
+    head = browser.find_element("css selector", "#results th button")
+    head.send_keys(Keys.ENTER)
+    assert browser.execute_script("return arguments[0].parentElement.ariaSort", head) == "ascending"
+    fold = browser.find_element("css selector", "#clients summary")
+    fold.send_keys(Keys.ENTER)
+    assert browser.execute_script("return arguments[0].parentElement.open", fold)
 
 
 def test_a_click_on_a_head_sorts(browser, reports):

@@ -212,6 +212,7 @@ def test_every_figure_can_be_drawn(tmp_path):
 
 def test_a_figure_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("")
-    chart = figures.error_by_method([{"line": "a", "rate": 1.0, "low": None, "high": None}], "WER")
+    row = {"line": "a", "named": True, "rate": 1.0, "low": None, "high": None}
+    chart = figures.error_by_method([row], "WER")
     with pytest.raises(FedsimError, match="name another folder"):
         save(chart, tmp_path / "file/figure")

@@ -201,3 +201,18 @@ def test_a_finding_in_everyday_words(tmp_path):
         "Of 100 words, myqasr/cosine makes 40.0 more errors than uniform/cosine"
         " (95 % interval 40.0 to 40.0)."
     )
+
+
+def test_a_claim_of_nothing_but_full_precision(tmp_path):
+    """At one rate, at rates that differ between parts, and where there is nothing to count."""
+    full = [model("a", "fp32", "", [1, 0], [10, 10])]
+    (run,) = read_runs([write_run(tmp_path / "one", full)])
+    assert findings.finding(run.parts).startswith("Full precision (275.0 MB): WER 5.0 %")
+    cells = [(2, full), (8, [model("a", "fp32", "", [1, 1], [10, 10])])]
+    (run,) = read_runs([write_matrix(tmp_path / "two", "corpus.tuning_clips", cells)])
+    assert findings.finding(run.parts) == "2 results of full precision: WER 5.0–10.0 %."
+    row, plan = full[0]
+    empty = [(replace(row, words=0, errors=0, wer=None), replace(plan, of=(), wrong=()))]
+    (run,) = read_runs([write_run(tmp_path / "none", empty)])
+    assert findings.claim(run.parts) is None
+    assert findings.finding(run.parts).startswith("No test clip")

@@ -197,14 +197,16 @@ def test_a_matrix_has_a_column_for_each_setting(tmp_path):
     ]
     assert found.sentences[1].startswith("seed 1: 3 of 5 clients")
     names = [figure.name for figure in fleet_figures(parts_of(path))]
-    assert names == ["fleet_ready_1", "fleet_work_1", "fleet_ready_2", "fleet_work_2"]
+    assert names[0] == "fleet_budgets"  # both seeds have the same
+    assert names[1:] == ["fleet_ready_1", "fleet_work_1", "fleet_ready_2", "fleet_work_2"]
 
 
 def test_the_page_has_everything(tmp_path):
     page = write_report([write_run(tmp_path / "run", study(), timed=timed(LINES))]).path.read_text()
     for text in ("3 of 5 clients", "Times are computed by a virtual clock", "How devices sensed"):
         assert text in page
-    assert re.findall(r'class="chart" id="(fleet_\w+)"', page) == ["fleet_ready", "fleet_work"]
+    drawn = re.findall(r'class="chart" id="(fleet_\w+)"', page)
+    assert drawn == ["fleet_budgets", "fleet_ready", "fleet_work"]
     assert '<td>p0</td><td>phone</td><td class="n"' in page  # the table by client
 
 
@@ -268,12 +270,14 @@ def test_the_figures_can_be_drawn(tmp_path):
 
     lines = [replace(line, unavailable_s=3600.0) for line in LINES]
     drawn = fleet_figures(parts_of(write_run(tmp_path / "run", study(), timed=timed(lines))))
-    assert [f.name for f in drawn] == ["fleet_ready", "fleet_work", "fleet_waiting"]
+    assert [f.name for f in drawn] == [
+        *("fleet_budgets", "fleet_ready", "fleet_work", "fleet_waiting"),
+    ]
     for figure in drawn:
         svg = vl_convert.vegalite_to_svg(figure.chart.to_dict())
         assert "NaN" not in svg
         assert all(map(math.isfinite, map(float, re.findall(r'width="([\d.]+)"', svg))))
-    times = vl_convert.vegalite_to_svg(drawn[0].chart.to_dict())
+    times = vl_convert.vegalite_to_svg(drawn[1].chart.to_dict())
     assert [t for t in ("10 s", "1 min", "1 h") if f">{t}</text>" in times] == [
         "10 s",
         "1 min",

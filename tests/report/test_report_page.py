@@ -51,9 +51,14 @@ def test_every_number_that_a_run_prints_is_in_the_report(tmp_path):
 
 
 def test_the_tables(tmp_path):
-    results, comparisons, clients, fleet, releases, _ = tables_in(
+    results, comparisons, fairness, clients, spreads, fleet, releases, _ = tables_in(
         page_of(write_run(tmp_path / "run", words_study()))
     )
+    columns = ["clients", "mean WER %", "median", "worst tenth", "spread, points"]
+    assert fairness[0] == ["method", "tuned on", *columns, "clips no worse, %"]
+    assert fairness[1] == ["fp32", "-", "2", "3.8", "3.8", "5.0", "1.2", "-"]
+    others = ["2", "20.0", "20.0", "22.5", "2.5", "12.5"]  # 1 clip of 8
+    assert fairness[4] == ["myqasr/cosine", "other", *others]
     assert results[0] == [
         *("method", "tuned on", "model MB", "mean bits", "WER %", "95 % interval", "clients"),
     ]
@@ -67,6 +72,11 @@ def test_the_tables(tmp_path):
     assert clients[0][-2:] == ["errors", "of"]
     ann = ["ann", "40.0", "myqasr/cosine", "client bob", "39.5", "5.00", "22.5"]
     assert next(row for row in clients if row[:4] == ann[:4])[:7] == ann
+    assert spreads[1:] == [
+        ["budget, MB", "2", *["40.0"] * 5],
+        ["compressed models, MB", "6", "38.5", "38.8", "39.5", "39.5", "39.5"],
+        ["test clips", "2", *["4"] * 5],
+    ]
     assert fleet[1:] == [
         ["ann", "40.0", "38.5–39.5", "4", "finished"],
         ["bob", "40.0", "38.5–39.5", "4", "finished"],
@@ -83,7 +93,7 @@ def test_loops_have_columns(tmp_path):
     row, plan = looping[6]
     looping[6] = (replace(row, looped=2, looped_errors=4, looped_words=20), plan)
     page = page_of(write_run(tmp_path / "run", looping))
-    results, _, clients, *_ = tables_in(page)
+    results, _, _, clients, *_ = tables_in(page)
     assert results[0][4:] == ["WER %", "95 % interval", "looped", "WER % without", "clients"]
     assert [r[6:8] for r in results[1:]] == [
         ["0", "3.8"],
@@ -94,7 +104,7 @@ def test_loops_have_columns(tmp_path):
     (own,) = [r for r in clients if r[0] == "bob" and r[2:4] == ["myqasr/cosine", "own"]]
     assert own[-4:] == ["2", "20.0", "8", "40"]
     plain = tables_in(page_of(write_run(tmp_path / "plain", study)))
-    assert "looped" not in plain[0][0] + plain[2][0]
+    assert "looped" not in plain[0][0] + plain[3][0]
 
 
 def test_characters_are_the_rate_everywhere(tmp_path):
@@ -112,11 +122,11 @@ def test_characters_are_the_rate_everywhere(tmp_path):
     ]
     path = write_run(tmp_path / "run", counted)
     page = page_of(path)
-    results, _, clients, *_ = tables_in(page)
+    results, _, _, clients, *_ = tables_in(page)
     plain = tables_in(page_of(write_run(tmp_path / "words", words_study())))
     assert results[0] == [head.replace("WER", "CER") for head in plain[0][0]]
     assert results[1:] == plain[0][1:]
-    assert [row[-2:] for row in clients] == [row[-2:] for row in plain[2]]
+    assert [row[-2:] for row in clients] == [row[-2:] for row in plain[3]]
     text = html.unescape(without_scripts(page))
     assert "The lowest CER of 3 compressed models: 20.0 %" in text
     assert "points of CER" in text
@@ -143,6 +153,59 @@ def test_the_report_says_what_was_asked_found_and_how_to_repeat_it(tmp_path):
         assert text in page
     assert "These results are partial" not in page
     assert "set study: true" not in page
+
+
+def test_one_claim_stands_first_with_its_figure_and_its_words(tmp_path):
+    """Before what was asked: the first comparison that is decided, and its two models in blue."""
+    page = page_of(write_run(tmp_path / "run", words_study()))
+    head = page[page.index("<header>") : page.index("</header>")]
+    claim = re.search(r'<p class="sentence">(.*?)</p>', head).group(1)
+    assert claim == (
+        "Of 100 words, myqasr/cosine makes 40.0 fewer errors than uniform/cosine"
+        " (95 % interval 40.0 to 40.0)."
+    )
+    words = re.findall(r"<dt>(.*?)</dt>", without_scripts(head))
+    assert words == ["myqasr", "uniform", "cosine", "95 % interval"]
+    (spec,) = re.findall(r'data-for="error_by_method">(.*?)</script>', head)
+    rows = max(json.loads(spec)["datasets"].values(), key=len)
+    assert {row["line"]: row["named"] for row in rows} == {
+        "full precision": False,
+        "uniform/cosine, own clips": True,
+        "myqasr/cosine, own clips": True,
+        "myqasr/cosine, others' clips": False,
+    }
+    assert page.count('id="error_by_method"') == 1
+    assert (
+        "<p>myqasr/cosine tuned on own clips: the mean over 2 clients is WER 20.0 %, and 20.0 % of"
+        " the client that is served worst; 0 % of the clips got no worse than in full precision."
+    ) in html.unescape(page)
+    assert page.index("</header>") < page.index('<section id="asked">')
+
+
+def test_a_sweep_is_the_figure_of_its_claim(tmp_path):
+    cells = [(30.0, words_study(30.0, 29.5, worse=2)), (40.0, words_study())]
+    page = page_of(write_matrix(tmp_path / "run", "clients.budget_mb", cells))
+    head = page[page.index("<header>") : page.index("</header>")]
+    assert re.findall(r'class="chart" id="(\w+)"', head) == ["error_by_size"]
+
+
+def test_what_nobody_counted_is_no_claim(tmp_path):
+    row, plan = model("a", "uniform/minmax", "a", [0], [1])
+    empty = [(replace(row, words=0, wer=None), replace(plan, of=(), wrong=()))]
+    page = page_of(write_run(tmp_path / "run", empty, sensed=False))
+    assert 'class="claim"' not in page
+
+
+def test_no_open_table_is_longer_than_a_screen(tmp_path):
+    """Longer ones are folded, and closed."""
+    models = [model(f"client {i}", "uniform/none", "", [i % 2, 1]) for i in range(13)]
+    page = without_scripts(page_of(write_run(tmp_path / "run", models)))
+    assert "<details open" not in page
+    opened = re.sub(r"<details>.*?</details>", "", page, flags=re.S)
+    rows = [table.count("<tr>") - 1 for table in re.findall("<table.*?</table>", opened, re.S)]
+    assert len(rows) > 1
+    assert max(rows) <= 12
+    assert "<summary>Results of each client: 13 rows</summary>" in page
 
 
 def test_small_models_have_a_decimal_more(tmp_path):
@@ -173,7 +236,7 @@ def test_without_counts_of_clips_the_report_says_how_to_get_them(tmp_path):
     models = [model(c, "uniform/none", "", [1, 2], [9, 9], study=False) for c in "ab"]
     page = page_of(write_run(tmp_path / "run", models, sensed=False))
     assert "set study: true in the scenario" in page
-    results, clients, *_ = tables_in(page)
+    results, _, clients, *_ = tables_in(page)
     assert results[0][4:] == ["WER %", "clients"]  # no column of intervals that nobody knows
     assert results[1][4:] == ["16.7", "2"]
     assert clients[1][6:8] == ["16.7", "[6.7, 26.7]"]

@@ -185,6 +185,7 @@ def test_how_clients_differ(tmp_path):
     models = [model(c, "uniform/none", "", [n], [10]) for c, n in wrong.items()]
     table = tables.client_rates(parts_of(write_run(tmp_path / "run", models)))
     quartiles = {"line": "uniform/none, no clips", "q25": 0.0, "median": 5.0, "q75": 17.5}
+    quartiles |= {"mean": 12.5, "worst tenth": 40.0}
     assert table == [
         {**quartiles, "rate": 0.0, "clients": 2},
         {**quartiles, "rate": 10.0, "clients": 1},

@@ -4,7 +4,7 @@ Colour-blind readers can distinguish the colours; marks and dashes differ withou
 """
 
 from fedsim.report.figures.curves import error_by_setting, error_by_size
-from fedsim.report.figures.fleet import ready_by_class, waiting_by_class, work_by_class
+from fedsim.report.figures.fleet import budgets, ready_by_class, waiting_by_class, work_by_class
 from fedsim.report.figures.layers import (
     activations_by_group,
     bits_by_layer,
@@ -17,6 +17,7 @@ from fedsim.report.figures.people import error_by_client, error_by_method, trans
 __all__ = [
     "activations_by_group",
     "bits_by_layer",
+    "budgets",
     "error_by_client",
     "error_by_method",
     "error_by_setting",

@@ -26,9 +26,7 @@ _TIPS = {
     "leak": ("leak:Q", "inferred"),
     "chance": ("chance:Q", "chance"),
     "change": ("change:Q", "change from own, points"),
-    "q25": ("q25:Q", "lower quarter %"),
-    "median": ("median:Q", "median %"),
-    "q75": ("q75:Q", "upper quarter %"),
+    "mark": ("mark:N", "of the clients"),
 }
 
 

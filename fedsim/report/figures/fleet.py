@@ -1,11 +1,12 @@
-"""Figures of the virtual clock: when models are ready, and where the time goes."""
+"""Figures of a fleet: its budgets, when models are ready by the virtual clock, and where the time
+goes."""
 
 from __future__ import annotations
 
 import altair as alt
 
 from fedsim.report.figures.axes import name_axis
-from fedsim.report.style import WIDTH, AnyChart, colour, dash, data, finished, names_of
+from fedsim.report.style import COLOURS, WIDTH, AnyChart, colour, dash, data, finished, names_of
 from fedsim.report.tables import Table
 
 _HEIGHT = 280
@@ -16,6 +17,33 @@ _TIME_LABEL = (
     " : datum.value >= 60 ? format(datum.value / 60, '~g') + ' min'"
     " : format(datum.value, '~g') + ' s'"
 )
+
+
+def budgets(table: Table) -> AnyChart:
+    """Draw the number of clients per range of budgets, stacked by class of device.
+
+    Args:
+        table: columns line (the class), low, high, clients; see `devicetables.budget_bins`.
+    """
+    names = names_of(table)
+    colours = {"color": colour(names, points=False)} if len(names) > 1 else {}
+    chart = (
+        alt.Chart(data(table))
+        .mark_bar(color=COLOURS[0], binSpacing=1)
+        .encode(
+            x=alt.X("low:Q", bin="binned", title="budget, MB", axis=alt.Axis(tickCount=8)),
+            x2="high:Q",
+            y=alt.Y("clients:Q", stack="zero", title="clients", axis=alt.Axis(tickMinStep=1)),
+            **colours,
+            tooltip=[
+                alt.Tooltip("line:N", title="device"),
+                alt.Tooltip("low:Q", title="from MB", format=".4~g"),
+                alt.Tooltip("high:Q", title="to MB", format=".4~g"),
+                alt.Tooltip("clients:Q", title="clients"),
+            ],
+        )
+    )
+    return finished(chart.properties(width=WIDTH, height=180), "How large models may be")
 
 
 def ready_by_class(table: Table) -> AnyChart:

@@ -11,6 +11,12 @@ from fedsim.report.style import COLOURS, GREY, WIDTH, AnyChart, data, finished, 
 from fedsim.report.tables import NO_CALIBRATION, Table
 from fedsim.results.lines import Kind
 
+_MARKS = {
+    "median": (GREY, "M-0.3,-1.4L0.3,-1.4L0.3,1.4L-0.3,1.4Z"),
+    "mean": (COLOURS[2], "diamond"),
+    "worst tenth": (COLOURS[1], "triangle-right"),
+}
+"""Colour and shape of each mark of a distribution."""
 _SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+~g')"
 
 
@@ -18,13 +24,16 @@ def error_by_method(table: Table, kind: Kind) -> AnyChart:
     """Draw the rate of each line as a point with its interval.
 
     Args:
-        table: columns line, rate, low, high; see `tables.method_rows`.
+        table: columns line, named, rate, low, high; those that are not named are grey; see
+            `tables.method_rows`.
         kind: what the rate is.
     """
     y = alt.Y("line:N", sort=None, title=None, axis=name_axis())
     base = alt.Chart(data(table)).encode(y=y)
-    points = base.mark_point(filled=True, size=80, opacity=1, color=COLOURS[0]).encode(
-        x=alt.X("rate:Q", **rate_look(table, kind)), tooltip=tips_of("line", "rate", "low", "high")
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(
+        x=alt.X("rate:Q", **rate_look(table, kind)),
+        color=alt.condition("datum.named", alt.value(COLOURS[0]), alt.value(GREY)),
+        tooltip=tips_of("line", "rate", "low", "high"),
     )
     known = [row for row in table if row["low"] is not None]
     bounds = alt.Chart(data(known)).encode(y=y).mark_rule(strokeWidth=2, color=GREY)
@@ -33,15 +42,22 @@ def error_by_method(table: Table, kind: Kind) -> AnyChart:
     return finished(
         chart.properties(width=WIDTH, height=26 * len(names_of(table))),
         f"{what(kind)} of each method",
-        "Lines: 95 % interval." if known else "",
+        " ".join(
+            [
+                *(["Lines: 95 % interval."] if known else []),
+                *(["Blue: what the claim is about."] if not all(r["named"] for r in table) else []),
+            ]
+        ),
     )
 
 
 def error_by_client(table: Table, kind: Kind) -> AnyChart:
-    """Draw the distribution over clients: one circle per rate, with the number of clients as area.
+    """Draw the distribution over clients: one circle per rate, with the number of clients as area,
+    and marks of the median, the mean and the worst tenth.
 
     Args:
-        table: columns line, rate, clients, q25, median, q75; see `tables.client_rates`.
+        table: columns line, rate, clients, q25, median, q75, mean, worst tenth; see
+            `tables.client_rates`.
         kind: what the rate is.
     """
     peak = max((row["clients"] for row in table), default=1)
@@ -49,27 +65,40 @@ def error_by_client(table: Table, kind: Kind) -> AnyChart:
     padding = 8 + math.ceil(math.sqrt(largest / math.pi))  # a circle at 0 must not cover the names
     y = alt.Y("line:N", sort=None, title=None, axis=name_axis(padding=padding))
     base = alt.Chart(data(table)).encode(y=y)
-    once = base.transform_aggregate(groupby=["line", "q25", "median", "q75"])
+    once = {row["line"]: row for row in table}
+    marks = [
+        {"line": line, "mark": mark, "rate": row[mark]}
+        for line, row in once.items()
+        for mark in _MARKS
+    ]
+    looks = {
+        channel: scale(
+            "mark:N",
+            sort=list(_MARKS),
+            scale=alt.Scale(domain=list(_MARKS), range=[look[i] for look in _MARKS.values()]),
+            legend=alt.Legend(title=None, symbolStrokeWidth=0),
+        )
+        for i, (channel, scale) in enumerate((("color", alt.Color), ("shape", alt.Shape)))
+    }
     area = alt.Scale(domain=[0, peak], range=[0, largest])
     chart = alt.layer(
-        once.mark_bar(color=GREY, opacity=0.25, height=16).encode(
-            x=alt.X("q25:Q", **rate_look(table, kind)),
-            x2="q75:Q",
-        ),
-        base.mark_circle(color=COLOURS[0], opacity=0.55, stroke=COLOURS[0]).encode(
+        alt.Chart(data([*once.values()]))
+        .mark_bar(color=GREY, opacity=0.25, height=16)
+        .encode(y=y, x=alt.X("q25:Q", **rate_look(table, kind)), x2="q75:Q"),
+        base.mark_circle(color=COLOURS[0], opacity=0.45, stroke=COLOURS[0]).encode(
             x="rate:Q",
             size=alt.Size("clients:Q", scale=area, legend=None),
             tooltip=tips_of("line", "rate", "clients"),
         ),
-        once.mark_tick(color=COLOURS[1], thickness=3, size=22).encode(
-            x="median:Q", tooltip=tips_of("line", "q25", "median", "q75")
-        ),
-    ).properties(width=WIDTH, height=34 * len(names_of(table)))
+        alt.Chart(data(marks))
+        .mark_point(filled=True, size=110, opacity=1)
+        .encode(y=y, x="rate:Q", **looks, tooltip=tips_of("line", "mark", "rate")),
+    ).properties(width=WIDTH, height=34 * len(once))
     return finished(
         chart,
         "How clients differ",
         "Circles: clients with the same rate, with their number as area. Bars: the middle half of"
-        " the clients. Ticks: the median.",
+        " the clients. Worst tenth: the mean of the tenth of the clients that is served worst.",
     )
 
 
