@@ -79,6 +79,7 @@ def study(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_uses_all_four(fedsim, study):
     ran = fedsim("run", "study.yaml", "--out", "run", "--engine", "inprocess", "--no-report")
     assert ran.returncode == 0, ran.stderr

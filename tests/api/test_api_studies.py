@@ -177,6 +177,7 @@ def test_what_a_notebook_shows(tmp_path):
     assert plain_table(table_of(["<i>"], [[Cell("<b>")]])).count("&lt;") == 2
 
 
+@pytest.mark.slow
 def test_a_run_is_the_commands_run(study, tmp_path):
     """Table for table and byte for byte; the same folder opened again gives the same."""
     loaded = fedsim.load_study(study.file, engine__kind="inprocess")

@@ -50,6 +50,7 @@ def by_figure(audited):
     return {(f.attribute, f.figure): f for f in audited.findings}
 
 
+@pytest.mark.slow
 def test_a_run_is_audited_member_by_member(folder, capsys):
     assert main(["audit", str(folder), "--targets", "1"]) == 0
     printed = capsys.readouterr().out

@@ -259,6 +259,7 @@ def test_a_second_session_says_other_things(voices):
         assert not {u.source.text for u in other} & {u.source.text for u in client.tuning}
 
 
+@pytest.mark.slow
 def test_speakers_without_more_to_say_are_left_out_of_what_needs_it(tmp_path, model_folder):
     """Their sentences are enough for a run, and not for a second session: the rest is attacked."""
     (tmp_path / "list.txt").write_text("one\ntwo\nthree four\nfive\nsix\n")

@@ -421,6 +421,7 @@ def test_what_every_round_keeps(fleet, deadline, rng: random.Random):
     assert same == totals
 
 
+@pytest.mark.slow
 @thorough
 @given(fleets(), st.floats(50, 2000), st.floats(1, 10))
 def test_a_later_deadline_leaves_out_nobody_else(fleet, deadline, factor):
@@ -432,6 +433,7 @@ def test_a_later_deadline_leaves_out_nobody_else(fleet, deadline, factor):
     assert sets[0] <= sets[1]
 
 
+@pytest.mark.slow
 @thorough
 @given(fleets(), st.sampled_from(["macs_per_s", "down_mbit", "up_mbit"]), st.floats(1, 20))
 def test_a_better_device_alone_is_no_later(fleet, quantity, factor):
@@ -449,6 +451,7 @@ def test_a_better_device_alone_is_no_later(fleet, quantity, factor):
     assert after.outcome == before.outcome
 
 
+@pytest.mark.slow
 @thorough
 @given(fleets(), st.floats(1, 5))
 def test_more_egress_makes_no_download_later(fleet, factor):

@@ -140,6 +140,7 @@ def fedsim_command(*words: object, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_scenario_with_two_workers(study, tmp_path):
     """The whole of `fedsim run`, with an engine of its own: table, exit code, files."""
     done = fedsim_command(

@@ -132,6 +132,7 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(scenario
     assert {row.budget_bytes for row in found[0].result.rows} == {int(0.032 * 2**20)}
 
 
+@pytest.mark.slow
 def test_runs_beside_it_that_cannot_be_read_are_left_alone(scenario, results, engine, tmp_path):
     """One was written by an older fedsim, one is damaged: their results are computed again."""
     home, cells, _ = results

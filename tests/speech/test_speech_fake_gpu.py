@@ -132,6 +132,7 @@ def test_observing_waits_once(speech, batches, name):
         assert set(gpu.waits.counts) == {"fetched"}
 
 
+@pytest.mark.slow
 def test_squared_gradients_stay_on_the_gpu(speech, batches):
     """The loss of a CTC model is the processor's, which waits; that of a classifier is not."""
     ready = batches("classifier")
@@ -155,7 +156,7 @@ def test_second_moments_wait_once(speech, batches, name):
         assert set(gpu.waits.counts) == {"fetched"}
 
 
-@pytest.mark.parametrize("name", ["ctc-layer", "whisper"])
+@pytest.mark.parametrize("name", ["ctc-layer", pytest.param("whisper", marks=pytest.mark.slow)])
 def test_the_loss_table_waits_once_per_batch(speech, batches, name):
     """For which modules write into what they are given; the table itself is fetched at the end."""
     ready = batches(name)
