@@ -182,7 +182,7 @@ def test_a_run_with_an_allocator_a_release_and_a_reader(site, tmp_path):
     ran = python(tmp_path, site, "-m", "fedsim", *words)
     assert ran.returncode == 0, ran.stderr
     assert "ends_at_eight" in ran.stdout
-    assert "Each device sends one bit per layer." in " ".join(ran.stdout.split())
+    assert "Each device sends one bit for each layer." in " ".join(ran.stdout.split())
     layers = json.loads((tmp_path / "run/layers.json").read_text())
     with sqlite3.connect(tmp_path / "run/ledger.sqlite") as ledger:
         rows = ledger.execute("SELECT client, length(payload) FROM payloads").fetchall()

@@ -30,7 +30,7 @@ def load_study(study: str | os.PathLike[str], /, **settings: Any) -> Scenario:
         The checked, frozen study. `to_yaml()` is its text with every default.
 
     Raises:
-        FedsimError: there is no such study, or it has mistakes: each has a line.
+        FedsimError: the study is not found, or has mistakes, which are listed line by line.
 
     >>> import fedsim
     >>> study = fedsim.load_study("quickstart", clients__budget_mb=0.9, seed=3)
@@ -116,7 +116,7 @@ def open_run(folder: str | os.PathLike[str]) -> StudyResult:
     >>> import fedsim
     >>> fedsim.open_run("elsewhere")
     Traceback (most recent call last):
-    fedsim.errors.FedsimError: elsewhere: there is no such folder: check the path
+    fedsim.errors.FedsimError: elsewhere: folder not found: check the path
     """
     (run,) = read_runs([Path(folder).expanduser()])
     return StudyResult(run)

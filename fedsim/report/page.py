@@ -31,7 +31,7 @@ from fedsim.study.privacy_statement import read_statement
 
 _HERE = Path(__file__).parent
 _MANY_COMPARISONS = 10  # from this number on, a note explains chance
-_OPEN_ROWS = 12  # longer tables are folded: with its heading, one is no longer than a screen
+_OPEN_ROWS = 12  # longer tables are folded; one of this length fits on a screen
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 def _read_run(path: Path) -> Run:
     if not path.exists():
-        raise FedsimError(f"{path}: there is no such folder: check the path")
+        raise FedsimError(f"{path}: folder not found: check the path")
     if not (path / "scenario.yaml").is_file():
         raise FedsimError(
             f"{path}: this is not a run folder (it lacks scenario.yaml): name the folder that"

@@ -122,7 +122,7 @@ def _size(utterance: Utterance) -> int | None:
 
 
 def _middle(utterance: Utterance) -> bytes:
-    """Return a block from the middle of a clip, where there is no header and less silence."""
+    """Return a block from the middle of a clip, away from its header and from leading silence."""
     source, _ = utterance_audio(utterance)
     if isinstance(source, bytes):
         return source[len(source) // 2 :][:_BLOCK]

@@ -93,7 +93,7 @@ def left_out(model: str) -> str:
     if not folder.is_dir():
         try:
             found = try_to_load_from_cache(model, _EXTRACTOR)
-        except HFValidationError:  # it is no id: a model in memory, or a bundled one
+        except HFValidationError:  # not a hub id: a model in memory, or a bundled one
             return ""
     try:
         about = json.loads(Path(found).read_text(encoding="utf-8"))["processor_class"]
