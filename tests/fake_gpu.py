@@ -26,19 +26,11 @@ import fedsim
 HOME = str(Path(fedsim.__file__).parent)
 
 
-def _fake_device() -> torch.device:
-    """A CUDA GPU where torch is built for one, else the device "meta": for both, tensors have no
-    numbers, and are mixed with those of the processor no more than real ones."""
-    try:
-        with FakeTensorMode():
-            torch.empty(1, device="cuda")[:1]
-    except (RuntimeError, AssertionError):  # this torch knows no CUDA
-        return torch.device("meta")
-    return torch.device("cuda")
+GPU = torch.device("cuda" if torch.cuda.is_available() else "meta")
+"""Without a GPU the device "meta", also where torch is built for CUDA: it would ask for a driver.
 
-
-GPU = _fake_device()
-
+On both, tensors have no numbers, and are mixed with those of the processor no more than real ones.
+"""
 
 _ATEN = torch.ops.aten
 _NUMBERS = (_ATEN._local_scalar_dense.default, _ATEN.item.default)

@@ -46,7 +46,7 @@ def sdist(tmp_path_factory) -> Path:
 def sources(sdist) -> Path:
     """The source distribution, unpacked."""
     with tarfile.open(sdist) as archive:
-        archive.extractall(sdist.parent, filter="data")
+        archive.extractall(sdist.parent)
     (folder,) = (path for path in sdist.parent.iterdir() if path.is_dir())
     return folder
 
