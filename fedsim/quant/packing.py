@@ -12,7 +12,7 @@ from fedsim.errors import FedsimError
 
 MIN_BITS, MAX_BITS = 2, 16
 _WHOLE = (2, 4)
-"""Bit depths of which a byte holds whole codes, which shifts pack, several times as fast."""
+"""Bit depths of which a byte holds whole codes, which shifts unpack, several times as fast."""
 CHUNK = 1 << 20
 """Codes that are packed or unpacked at a time, which bounds the memory. A multiple of 8, so that
 every chunk ends on a byte."""
@@ -38,21 +38,32 @@ def pack(codes: np.ndarray, bits: int, *, chunk: int = CHUNK) -> np.ndarray:
     if bits == 16:
         return flat.astype("<u2").view(np.uint8)
     out = np.empty(packed_bytes(flat.size, bits), np.uint8)
-    unit = np.uint8 if bits < 8 else np.dtype("<u2")
     for start in range(0, flat.size, chunk):
-        part = flat[start : start + chunk].astype(unit)
-        if bits in _WHOLE:
-            shifts = np.arange(0, 8, bits, dtype=np.uint8)
-            filled = np.pad(part, (0, -part.size % shifts.size)).reshape(-1, shifts.size)
-            packed = np.bitwise_or.reduce(filled << shifts, axis=1)
+        part = flat[start : start + chunk]
+        if bits < 8:
+            packed = _join(part.astype(np.uint8), bits)[: packed_bytes(part.size, bits)]
         else:
             planes = np.unpackbits(
-                part.view(np.uint8).reshape(part.size, -1), axis=1, bitorder="little"
+                part.astype("<u2").view(np.uint8).reshape(-1, 2), axis=1, bitorder="little"
             )
             packed = np.packbits(planes[:, :bits], bitorder="little")
         at = start * bits // 8
         out[at : at + packed.size] = packed
     return out
+
+
+def _join(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Return uint8 codes (n,) of `bits` bits each without the bits between them, eight at a time.
+
+    Neighbours are joined in pairs, these in pairs, and so once more: eight codes fill the lowest
+    bytes of a word of 64 bits.
+    """
+    words = np.pad(codes, (0, -codes.size % 8))
+    for width in (8, 16, 32):
+        pairs = words.view(f"<u{width // 4}")
+        low = pairs & ((1 << width) - 1)
+        words = low | ((pairs ^ low) >> (width - width * bits // 8))
+    return words.view(np.uint8).reshape(-1, 8)[:, :bits].reshape(-1)
 
 
 def unpack(payload: np.ndarray, bits: int, n_codes: int, *, chunk: int = CHUNK) -> np.ndarray:

@@ -25,7 +25,7 @@ from fedsim.quant.layers import Layer
 from fedsim.quant.moments import MIN_ROWS, LayerMoments
 from fedsim.quant.packing import unpack
 from fedsim.quant.rounding import ROUNDINGS
-from fedsim.quant.rounding.compensated import DAMPING, compensated
+from fedsim.quant.rounding.compensated import DAMPING, WIDE, compensated, triangular
 from fedsim.quant.rounding.independent import nearest, quantize_weight, round_weight, scaled
 from fedsim.quant.rounding.plan import round_plan, without_moments
 from fedsim.quant.rounding.scales import least_squares
@@ -135,6 +135,22 @@ def test_codes_are_those_of_the_textbook(bits, how):
     ]
     for task, packed in zip(tasks, compensated(tasks, how), strict=True):
         assert_textbook(task, packed, how)
+
+
+@pytest.mark.parametrize("how", every_format(), ids=str)
+def test_codes_are_those_of_the_textbook_across_wide_blocks(how):
+    k = 2 * WIDE + 70
+    task = RoundingTask(weights(3, k), 3, moments_of(inputs(400, k)))
+    assert_textbook(task, compensated([task], how)[0], how)
+
+
+def test_the_factor_is_triangular_and_gives_the_moments_back():
+    k = 2 * WIDE + 70
+    h = moments_of(inputs(700, k))[0].astype(np.float64)
+    damped = h + DAMPING * np.diag(h).mean() * np.eye(k)
+    r = triangular(h)
+    np.testing.assert_array_equal(r, np.triu(r))
+    np.testing.assert_allclose(r @ r.T, damped, atol=1e-12 * np.abs(damped).max())
 
 
 @thorough

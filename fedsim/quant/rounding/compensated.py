@@ -11,8 +11,8 @@ which would make entry j zero. The codes are those of GPTQ, which updates the co
 rounded by the Cholesky factor of the inverse of H instead: here nothing is inverted.
 
 Layers of one shape go together, column by column; the errors of earlier blocks of columns are
-brought in by one matrix product per layer. Everything is float64, so that the order of the sums
-does not show in the codes.
+brought in by matrix products, one for each layer. Everything is float64, so that the order of the
+sums does not show in the codes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ from fedsim.quant.weights import PackedWeight, column_groups, pack_weight
 DAMPING = 0.05
 """Added to the diagonal of H, times its mean, so that H is never singular. GPTQ takes 0.01; at 2
 bits 0.05 loses less on clips that the moments have not seen (docs/results/smaller.md)."""
+WIDE = 256
+"""Columns into which the errors of all earlier ones are brought by one product. A multiple of every
+group's width."""
 BLOCK = 32
-"""Columns whose errors are brought in one by one."""
+"""Columns among these whose errors are brought in one by one; those after them by a product."""
 BATCH_BYTES = 64 << 20
 """Bytes of float64 weights and moments that are worked on together, at most (one layer, or the
 `ROWS` of it, may take more)."""
@@ -160,10 +163,27 @@ def triangular(moments: np.ndarray) -> np.ndarray:
     mean = float(diagonal.mean())
     diagonal += DAMPING * mean if mean > 0 else 1.0  # a view: this writes into h
     try:
-        lower = torch.linalg.cholesky(torch.from_numpy(h).flip(0, 1))
+        return _factor(torch.from_numpy(h)).numpy()
     except torch.linalg.LinAlgError as error:
         raise not_semidefinite() from error
-    return np.ascontiguousarray(lower.flip(0, 1).numpy())
+
+
+def _factor(h: torch.Tensor) -> torch.Tensor:
+    """Return R, upper triangular (K, K), with R R^T = h: Cholesky's factor from the last column on.
+
+    By blocks of columns, which takes half as long as turning `h` around for LAPACK.
+    """
+    r = torch.zeros_like(h)
+    for stop in range(len(h), 0, -WIDE):
+        start = max(0, stop - WIDE)
+        later = r[:stop, stop:]
+        columns = torch.addmm(h[:stop, start:stop], later, later[start:].T, alpha=-1)
+        own = torch.linalg.cholesky(columns[start:].flip(0, 1)).flip(0, 1)
+        r[start:stop, start:stop] = own
+        r[:start, start:stop] = torch.linalg.solve_triangular(
+            own.T, columns[:start], upper=False, left=False
+        )
+    return r
 
 
 def not_semidefinite() -> FedsimError:
@@ -191,61 +211,64 @@ def search(
         known: scales of the rows of each, where one serves all K columns; None for groups.
 
     Returns:
-        Codes (B, N, K) as floats, scales and zero points float64 (B, N, columns of scales).
+        Codes uint16 (B, N, K), scales and zero points float64 (B, N, columns of scales).
     """
     b, n, k = weights.shape
     # Columns first: a column of all weights is one contiguous piece of memory.
     w = np.ascontiguousarray(weights.transpose(2, 0, 1), dtype=np.float64)
     diagonal = np.einsum("bkk->kb", factors)
     errors = np.empty_like(w)
-    codes = np.empty(w.shape)
+    codes = np.empty(w.shape, np.uint16)
     top = np.array([(1 << d) - 1.0 for d in bits])[:, None]
-    group_slices = list(column_groups(k, weight_format))
-    scales = np.empty((b, n, len(group_slices)))
+    starts = {columns.start: g for g, columns in enumerate(column_groups(k, weight_format))}
+    ends = [*starts, k][1:]
+    scales = np.empty((b, n, len(starts)))
     zeros = np.empty_like(scales)
-    for g, columns in enumerate(group_slices):
-        for start in range(columns.start, columns.stop, BLOCK):
-            block = slice(start, min(columns.stop, start + BLOCK))
-            first = start == columns.start
-            span = columns if first and known is None else block
-            carried = _carried(errors, factors, start, span)
-            if first:
-                if known is None:
-                    found = _group_scales(w[span], carried, factors, span, bits, weight_format)
-                else:
-                    found = list(known)
-                scale = np.stack([s.scale for s in found])
-                zero = np.stack([s.zero for s in found])
-                scales[:, :, g], zeros[:, :, g] = scale, zero
-            own = np.ascontiguousarray(factors[:, block, block].transpose(0, 2, 1))
-            for j in range(block.start, block.stop):
-                done = slice(start, j)
-                # One product per layer: (1, columns of the block so far) by (those, N).
-                within = own[:, None, j - start, : j - start] @ errors[done].transpose(1, 0, 2)
-                target = within[:, 0] + carried[j - start]
-                target /= diagonal[j][:, None]
-                target += w[j]
-                np.divide(target, scale, out=target)
-                np.rint(target, out=target)
-                target += zero
-                np.maximum(target, 0.0, out=target)
-                np.minimum(target, top, out=target)
-                codes[j] = target
-                target -= zero
-                target *= scale
-                np.subtract(w[j], target, out=errors[j])
+    for start in range(0, k, BLOCK):
+        if start % WIDE == 0:
+            wide = slice(start, min(k, start + WIDE))
+            carried = np.zeros((wide.stop - start, b, n))  # sum_{i < start} e_i R_ij for each j
+            _carry(carried, errors[:start], factors[:, :start, wide])
+        block = slice(start, min(wide.stop, start + BLOCK))
+        if start in starts:
+            g = starts[start]
+            columns = slice(start, ends[g])
+            if known is None:
+                brought = carried[start - wide.start : columns.stop - wide.start]
+                found = _group_scales(w[columns], brought, factors, columns, bits, weight_format)
+            else:
+                found = list(known)
+            scale = np.stack([s.scale for s in found])
+            zero = np.stack([s.zero for s in found])
+            scales[:, :, g], zeros[:, :, g] = scale, zero
+        own = np.ascontiguousarray(factors[:, block, block].transpose(0, 2, 1))
+        for j in range(block.start, block.stop):
+            # One product for each layer: (1, columns of the block so far) by (those, N).
+            within = own[:, None, j - start, : j - start] @ errors[start:j].transpose(1, 0, 2)
+            target = within[:, 0] + carried[j - wide.start]
+            target /= diagonal[j][:, None]
+            target += w[j]
+            np.divide(target, scale, out=target)
+            np.rint(target, out=target)
+            target += zero
+            np.maximum(target, 0.0, out=target)
+            np.minimum(target, top, out=target)
+            codes[j] = target
+            target -= zero
+            target *= scale
+            np.subtract(w[j], target, out=errors[j])
+        rest = slice(block.stop, wide.stop)
+        _carry(carried[block.stop - wide.start :], errors[block], factors[:, block, rest])
     return codes.transpose(1, 2, 0), scales, zeros
 
 
-def _carried(errors: np.ndarray, factors: np.ndarray, done: int, columns: slice) -> np.ndarray:
-    """Return sum_{i < done} e_i R_ij for the columns j, float64 (columns, B, N)."""
-    width, (_, b, n) = columns.stop - columns.start, errors.shape
-    carried = np.zeros((width, b, n))
-    if done:
-        for i in range(b):  # one product per layer, so that none depends on its neighbours
-            r = torch.from_numpy(factors[i, :done, columns])
-            carried[:, i] = (r.T @ torch.from_numpy(errors[:done, i])).numpy()
-    return carried
+def _carry(carried: np.ndarray, errors: np.ndarray, factors: np.ndarray) -> None:
+    """Add sum_i e_i R_ij to `carried`, float64 (columns j, B, N), with e (columns i, B, N) and R
+    (B, columns i, columns j)."""
+    if carried.size and errors.size:
+        for i, r in enumerate(factors):  # one product each, so that no layer depends on another
+            part = torch.from_numpy(carried[:, i])
+            part.addmm_(torch.from_numpy(r).T, torch.from_numpy(errors[:, i]))
 
 
 def _group_scales(

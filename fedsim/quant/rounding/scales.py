@@ -30,12 +30,19 @@ class BlockScales:
     scale: np.ndarray
     zero: np.ndarray
 
-    def codes(self, blocks: np.ndarray, low: np.ndarray | float, high: float) -> np.ndarray:
+    def codes(self, blocks: np.ndarray, low: float, high: float) -> np.ndarray:
         """Return the nearest codes of `blocks` (M, g) within `low`..`high`, as floats."""
+        q = self.steps(blocks, low, high)
+        q += self.zero[:, None].astype(blocks.dtype)
+        return q
+
+    def steps(self, blocks: np.ndarray, low: float, high: float) -> np.ndarray:
+        """Return the same codes less Z: the numbers, in units of S."""
+        zero = self.zero[:, None].astype(blocks.dtype)
         q = np.divide(blocks, self.scale[:, None].astype(blocks.dtype))
         np.rint(q, out=q)
-        q += self.zero[:, None].astype(blocks.dtype)
-        return np.clip(q, low, high, out=q)
+        np.maximum(q, blocks.dtype.type(low) - zero, out=q)
+        return np.minimum(q, blocks.dtype.type(high) - zero, out=q)
 
 
 def require_finite(weight: np.ndarray) -> None:
@@ -144,8 +151,7 @@ def _least_squares(blocks: np.ndarray, bits: int, zero_points: bool) -> BlockSca
 
 
 def _refit(blocks: np.ndarray, scales: BlockScales, top: float) -> BlockScales:
-    q = scales.codes(blocks, 0.0, top)
-    q -= scales.zero[:, None].astype(blocks.dtype)
+    q = scales.steps(blocks, 0.0, top)
     size = np.einsum("mg,mg->m", q, q)
     fitted = np.einsum("mg,mg->m", q, blocks) / np.where(size > 0, size, 1.0)
     half = fitted.astype(np.float16).astype(np.float64)
@@ -155,8 +161,7 @@ def _refit(blocks: np.ndarray, scales: BlockScales, top: float) -> BlockScales:
 
 
 def _squared_error(blocks: np.ndarray, scales: BlockScales, top: float) -> np.ndarray:
-    back = scales.codes(blocks, 0.0, top)
-    back -= scales.zero[:, None].astype(blocks.dtype)
+    back = scales.steps(blocks, 0.0, top)
     back *= scales.scale[:, None].astype(blocks.dtype)
     back -= blocks
     return np.einsum("mg,mg->m", back, back)
