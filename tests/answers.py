@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from fedsim.protocol import messages as m
-from fedsim.protocol.checks import MAX_BYTES, MAX_COUNT, MAX_SECONDS
+from fedsim.protocol.checks import MAX_BYTES, MAX_SECONDS
 from fedsim.protocol.known import Known
+from fedsim.protocol.score_checks import MAX_COUNT
 from fedsim.quant.quantiles import QUANTILES
 
 LEGAL = (2, 3, 4, 6, 8)
@@ -108,9 +109,9 @@ def tested(draw) -> Exchange:
     loops = recognizes and draw(st.booleans())
     workload = draw(st.booleans())
     metric = draw(st.sampled_from(["wer", "cer"]))
-    request = m.Evaluation(
-        full, tuple(candidate(draw, layers) for _ in range(models)), each, workload, metric=metric
-    )
+    beyond = draw(st.sampled_from([0, 5_000]))
+    candidates = tuple(candidate(draw, layers) for _ in range(models))
+    request = m.Evaluation(full, candidates, each, workload, metric=metric, rare_beyond=beyond)
     n = models + full
     of = some(draw, COUNT, clips) if recognizes else (1,) * clips
     wrong = [some(draw, COUNT if recognizes else st.integers(0, 1), clips) for _ in range(n)]
@@ -122,6 +123,10 @@ def tested(draw) -> Exchange:
     names = ["errors", "words", "char_errors", "chars"]
     if metric == "cer":  # what is summed here are then characters
         names = [*names[2:], *names[:2]]
+    counted = recognizes and bool(beyond)
+    # Errors and words in words, whichever of the two counts they are.
+    most = [2 * s for s in sums] if metric == "cer" else sums
+    rare = draw(st.integers(0, 5 * words if metric == "cer" else words))
     counts = sums, (words,) * n, tuple(2 * s for s in sums), (5 * words,) * n
     answer = m.Scores(
         client="ann",
@@ -137,6 +142,8 @@ def tested(draw) -> Exchange:
         clip_wrong=tuple(w for one in wrong for w in one) if each else (),
         clip_of=of * n if each else (),
         workload=some(draw, st.floats(0, MAX_SECONDS), 1 * workload),
+        rare_errors=tuple(draw(st.integers(0, min(rare, s))) for s in most) if counted else (),
+        rare_words=(rare,) * n if counted else (),
     )
     known = Known(layers, LEGAL, 9, sizes=answer.file_bytes, recognizes=recognizes, loops=loops)
     return Exchange(request, answer, known)
@@ -167,6 +174,7 @@ def spoiled(draw, exchange, name, values):
 
 def lengths(draw, exchange):
     names = ("errors", "words", "char_errors", "chars", "correct", "looped", "low", "high")
+    names = (*names, "rare_errors", "rare_words")
     name = draw(st.sampled_from(names))
     return exchange.but(**{name: other_length(draw, getattr(exchange.answer, name))})
 
@@ -231,6 +239,21 @@ def looped(draw, exchange):
     )
 
 
+def rare(draw, exchange):
+    answer = exchange.answer
+    wrong, of = answer.rare_errors, answer.rare_words
+    if not of:
+        return None
+    everywhere = [answer.words[0] + 1, -1]
+    bad = [
+        *(exchange.but(rare_words=(n,) * len(of)) for n in everywhere),
+        *(exchange.but(rare_errors=at(wrong, 0, n)) for n in (-1, of[0] + 1, answer.errors[0] + 1)),
+    ]
+    if len(of) > 1:
+        bad.append(exchange.but(rare_words=at(of, 0, of[0] + 1)))
+    return draw(st.sampled_from(bad))
+
+
 def clip_values(draw, exchange):
     bad = NO_COUNT if exchange.known.recognizes else st.sampled_from([-1, 2, 2**62])
     return spoiled(draw, exchange, draw(st.sampled_from(["clip_wrong", "clip_of"])), bad)
@@ -279,6 +302,7 @@ BREAKS = {
     "correct": lambda draw, x: spoiled(draw, x, "correct", st.sampled_from([-1, 10, 2**62])),
     "interval": interval,
     "looped": looped,
+    "rare": rare,
     "clip_counts": lambda draw, x: x.but(clip_wrong=other_length(draw, x.answer.clip_wrong)),
     "clip_values": clip_values,
     "clip_sums": clip_sums,

@@ -49,11 +49,13 @@ SCORES = m.Scores(
     *("ann", CLIPS, (FULL, 236), (1, 3), (9, 9), (2, 5), (40, 40), (), (0.0, 0.1), (0.2, 0.5)),
     clip_wrong=(0, 1, 0, 1, 1, 1),
     clip_of=(3, 3, 3, 3, 3, 3),
+    rare_errors=(0, 1),
+    rare_words=(2, 2),
 )
 EXCHANGES: tuple[tuple[Any, Any], ...] = (
     (m.SenseRequest("median"), SUMMARY),
     (m.Delivery(True, (PLAN,)), m.Receipt("ann", (236,), (0.0, 1.0, -1.0, 2.0))),
-    (m.Evaluation(True, (PLAN,), clip_counts=True), SCORES),
+    (m.Evaluation(True, (PLAN,), clip_counts=True, rare_beyond=5_000), SCORES),
 )
 NUMBERS = (0, 1, -1, 2, 255, 2**31, 2**53, 2**62, 2**63 - 1, -(2**63))
 FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-310, 1e39, 1e308, math.inf, -math.inf, math.nan)

@@ -30,18 +30,10 @@ from fedsim.scenario.cells import LOSSES
 from fedsim.speech.clips import ClientData
 from fedsim.speech.eligible import require_clips
 from fedsim.speech.models.base import Hypothesis, recognize_clips
-from fedsim.speech.normalizers import normalizer
-from fedsim.speech.scoring import (
-    Errors,
-    Measured,
-    count_correct,
-    count_errors,
-    interval,
-    mark_looped,
-    total,
-)
+from fedsim.speech.scoring import Errors, Measured, interval, total
 from fedsim_clients.audio import ClientAudio, seconds
 from fedsim_clients.calibration import Calibration, flatten
+from fedsim_clients.counting import counter, measured_by
 from fedsim_clients.guard import check_request
 from fedsim_clients.release import released
 from fedsim_clients.runtime import Runtime
@@ -164,25 +156,14 @@ class Device:
         runtime = self.runtime
         self._keep(evaluation.layers)
         clips = self.audio.read(self.data.test)
-        references = [u.text or "" for u in self.data.test]
         counted: dict[tuple, list[Errors]] = {}  # equal models are tested once
         results: list[list[Errors]] = []  # of each model, the counts of each clip
         sizes: list[int] = []
-        normalize = normalizer(evaluation.text_normalizer)
-        measured: Measured = "cer" if evaluation.metric == "cer" else "wer"
-        if runtime.model.task == "classify":
-            measured = "accuracy"
-
-        def count(reference: str, hypothesis: str) -> Errors:
-            if measured == "accuracy":
-                return count_correct([reference], [hypothesis])
-            return count_errors([reference], [hypothesis], normalize)
+        measured = measured_by(evaluation, runtime.model.task)
+        count = counter(self.data, evaluation, measured)
 
         def test(recognize: Recognize) -> list[Errors]:
-            hypotheses = recognize(clips, self.data.language)
-            pairs = zip(references, hypotheses, strict=True)
-            counts = [(count(text, h.text), h.looped) for text, h in pairs]
-            return [mark_looped(c, measured) if looped else c for c, looped in counts]
+            return count(recognize(clips, self.data.language))
 
         if evaluation.full_precision:
             results.append(test(partial(recognize_clips, runtime.model)))
@@ -197,7 +178,7 @@ class Device:
                     counted[key] = test(recognize)
             results.append(counted[key])
             sizes.append(study.sizes.total(candidate.bits))
-        scores = self._scores(results, sizes, measured, clip_counts=evaluation.clip_counts)
+        scores = self._scores(results, sizes, measured, evaluation)
         return replace(scores, workload=(seconds(clips),)) if evaluation.workload else scores
 
     def _keep(self, layers: Iterable[bytes]) -> None:
@@ -210,8 +191,7 @@ class Device:
         results: list[list[Errors]],
         sizes: list[int],
         measured: Measured,
-        *,
-        clip_counts: bool,
+        evaluation: m.Evaluation,
     ) -> m.Scores:
         """Return what leaves the device of its counts: sums and one interval per model."""
         seed, key = self.runtime.scenario.seed, self.data.key
@@ -220,7 +200,9 @@ class Device:
         sums = [total(clips) for clips in results]
         words, classes = ([], sums) if measured == "accuracy" else (sums, [])
         loops = sums if self.runtime.model.needs_tokens else []
-        each = [c.pair(measured) for clips in results for c in clips] if clip_counts else []
+        each = [c.pair(measured) for clips in results for c in clips]
+        each = each if evaluation.clip_counts else []
+        rare = words if evaluation.rare_beyond else []
         return m.Scores(
             client=key,
             clips=len(self.data.test),
@@ -237,6 +219,8 @@ class Device:
             looped_words=tuple(s.looped_words for s in loops),
             clip_wrong=tuple(wrong for wrong, _ in each),
             clip_of=tuple(of for _, of in each),
+            rare_errors=tuple(s.rare_errors for s in rare),
+            rare_words=tuple(s.rare_words for s in rare),
         )
 
     @contextmanager

@@ -36,6 +36,9 @@ def _excess(scenario: Scenario, request: m.Message) -> str:
         case m.Evaluation(text_normalizer=name) if name != scenario.text_normalizer:
             own = scenario.text_normalizer
             return f"texts normalized by {name!r:.40}: its scenario has {own!r}"
+        case m.Evaluation(rare_beyond=number) if number not in (0, scenario.rare_beyond):
+            granted = scenario.rare_beyond
+            return f"words beyond the {number:,} most frequent: its scenario has {granted}"
         case m.SenseRequest(workload=True) | m.Evaluation(workload=True) if not scenario.fleet:
             return "its workload: its scenario has no fleet"
         case m.SenseRequest(measure=measure) | wire.Post(measure=measure) if measure not in allowed:

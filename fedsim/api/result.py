@@ -15,6 +15,7 @@ from fedsim.base.units import count_words
 from fedsim.errors import FedsimError
 from fedsim.results.labels import plain_value
 from fedsim.results.lines import Kind
+from fedsim.results.rare import has_rare
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part, Run
 from fedsim.scenario.schema import Scenario
@@ -84,9 +85,13 @@ class StudyResult:
         Columns: the settings that differ, `method`, `tuned_on` (`own`, `other`, `-`), `clients`,
         the smallest and largest model in MB of 2^20 bytes (`mb_min`, `mb_max`) and in mean bits per
         weight (`bits_min`, `bits_max`), `metric` (WER, CER, accuracy), and its value over all
-        clients together with a 95 % interval, in percent (`percent`, `low`, `high`).
+        clients together with a 95 % interval, in percent (`percent`, `low`, `high`). With
+        `rare_beyond` also the errors on rare words, in percent of these (`rare_percent`,
+        `rare_low`, `rare_high`).
         """
-        return _frame([_record(line) for part in self.run.parts for line in lines_of(part)])
+        lines = [line for part in self.run.parts for line in lines_of(part)]
+        rare = any(has_rare(line.rows) for line in lines)
+        return _frame([{**_record(line), **(_rare(line) if rare else {})} for line in lines])
 
     @property
     def rows(self) -> Any:
@@ -234,6 +239,12 @@ def _record(line: PartLine) -> dict[str, Any]:
         "low": line.rate.low,
         "high": line.rate.high,
     }
+
+
+def _rare(line: PartLine) -> dict[str, float | None]:
+    names = ("rare_percent", "rare_low", "rare_high")
+    found = (None,) * 3 if line.rare is None else (line.rare.value, line.rare.low, line.rare.high)
+    return dict(zip(names, found, strict=True))
 
 
 def _fits(part: Part, wanted: Mapping[str, Any]) -> bool:

@@ -58,7 +58,7 @@ def max_message_bytes(
         m.Delivery: models * (model + packed) + public,
         m.Evaluation: models * (model + packed) + public,
         m.Receipt: models * ((1 + 2 * layers) * _NUMBER + layers * m.HASH_BYTES),
-        m.Scores: models * (11 + 2 * clips) * _NUMBER,
+        m.Scores: models * (13 + 2 * clips) * _NUMBER,
         wire.Invitation: 0,
         wire.Keys: 2 * _KEY,
         wire.Roster: members * (_NUMBER + 2 * _KEY),

@@ -34,7 +34,7 @@ DECLINED = 1_001
 
 HASH_BYTES = 32
 """Bytes of a SHA-256, the name of a packed layer."""
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of the messages; client and server must use the same."""
 
 
@@ -172,7 +172,8 @@ class Evaluation:
     logged in the ledger as a release. `workload` is as in `SenseRequest`, `layers` as in
     `Delivery`. `metric`, "wer" or "cer", says of what the interval, the counts of each clip and
     those of clips that looped are; a classifier does not read it. `text_normalizer` names how
-    references and transcripts are normalized.
+    references and transcripts are normalized. `rare_beyond` requests the counts on rare words, of
+    a recognizer: those beyond that many of the most frequent of their language; 0 requests none.
     """
 
     full_precision: bool
@@ -182,6 +183,7 @@ class Evaluation:
     layers: tuple[bytes, ...] = ()
     metric: str = "wer"
     text_normalizer: str = BASIC
+    rare_beyond: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,8 @@ class Scores:
     No count of a single clip leaves the device unless requested: `clip_wrong` and `clip_of` are
     then the errors of each clip and its words, or characters if the metric is CER (of a classifier
     0 or 1, and 1), candidate by candidate. `workload` is the seconds of audio, if requested.
+    `rare_words` are the rare words of the references, `rare_errors` those of them that were
+    substituted or deleted: two sums over all clips, never the words; empty unless requested.
     """
 
     client: str
@@ -218,6 +222,8 @@ class Scores:
     clip_wrong: tuple[int, ...] = ()
     clip_of: tuple[int, ...] = ()
     workload: tuple[float, ...] = ()
+    rare_errors: tuple[int, ...] = ()
+    rare_words: tuple[int, ...] = ()
 
 
 Group = (

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedsim.protocol import checks
+from fedsim.protocol import checks, score_checks
 from fedsim.protocol import messages as m
 from fedsim.protocol.known import Known
 
@@ -44,19 +44,30 @@ RULES: dict[type, tuple[Rule, ...]] = {
         Rule(("blobs",), checks.layer_names),
     ),
     m.Scores: (
-        Rule(("clips",), checks.tested_clips),
+        Rule(("clips",), score_checks.tested_clips),
         Rule(("file_bytes",), checks.sizes),
-        Rule((*checks.COUNTS, "correct", *checks.LOOPS, "low", "high"), checks.lengths),
-        Rule(("errors", "words", "char_errors", "chars"), checks.counts),
-        Rule(("words", "chars"), checks.same_references),
-        Rule(("errors", "char_errors"), checks.both_errors),
-        Rule(("correct",), checks.correct),
-        Rule(("low", "high"), checks.interval),
-        Rule(checks.LOOPS, checks.looped),
-        Rule(("clip_wrong", "clip_of"), checks.clip_counts),
-        Rule(("clip_wrong", "clip_of"), checks.clip_values),
-        Rule(("clip_wrong", "clip_of"), checks.clip_sums),
-        Rule(("workload",), checks.tested_workload),
+        Rule(
+            (
+                *score_checks.COUNTS,
+                "correct",
+                *score_checks.LOOPS,
+                *score_checks.RARE,
+                "low",
+                "high",
+            ),
+            score_checks.lengths,
+        ),
+        Rule(("errors", "words", "char_errors", "chars"), score_checks.counts),
+        Rule(("words", "chars"), score_checks.same_references),
+        Rule(("errors", "char_errors"), score_checks.both_errors),
+        Rule(("correct",), score_checks.correct),
+        Rule(("low", "high"), score_checks.interval),
+        Rule(score_checks.LOOPS, score_checks.looped),
+        Rule(score_checks.RARE, score_checks.rare),
+        Rule(("clip_wrong", "clip_of"), score_checks.clip_counts),
+        Rule(("clip_wrong", "clip_of"), score_checks.clip_values),
+        Rule(("clip_wrong", "clip_of"), score_checks.clip_sums),
+        Rule(("workload",), score_checks.tested_workload),
     ),
 }
 """Type of an answer -> its rules, in the order in which they are checked: lengths before values.

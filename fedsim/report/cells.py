@@ -14,6 +14,7 @@ from fedsim.results.lines import (
     rate_without_loops,
     span,
 )
+from fedsim.results.rare import HEADING, RareRate
 from fedsim.results.rates import Rate
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part
@@ -83,6 +84,19 @@ def loop_columns(groups: Sequence[Sequence[Row]]) -> tuple[list[str], list[list[
     rates = [number_cell(rate_without_loops(rows)) for rows in groups]
     heads = loop_headings(row for rows in groups for row in rows)
     return list(heads), [list(pair) for pair in zip(cells, rates, strict=True)]
+
+
+def rare_columns(rates: Sequence[RareRate | None]) -> tuple[list[str], list[list[Cell]]]:
+    """Return headings and cells of errors on rare words; none if they were not counted."""
+    if not any(rates):
+        return [], [[] for _ in rates]
+    known = any(rate and rate.low is not None for rate in rates)
+    cells = []
+    for rate in rates:
+        value, low, high = (rate.value, rate.low, rate.high) if rate else (None, None, None)
+        interval = "-" if low is None or high is None else f"[{low:.1f}, {high:.1f}]"
+        cells.append([number_cell(value), *[Cell(interval, low)] * known])
+    return [HEADING, *[INTERVAL] * known], cells
 
 
 def settings_cells(part: Part, keys: Sequence[str]) -> list[Cell]:

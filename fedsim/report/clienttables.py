@@ -9,18 +9,20 @@ from fedsim.report.cells import (
     HtmlTable,
     count_cell,
     number_cell,
+    rare_columns,
     setting_keys,
     settings_cells,
     table_of,
 )
 from fedsim.results.fairness import fairness_of
 from fedsim.results.labels import heading
+from fedsim.results.rare import rare_phrase
 from fedsim.results.rates import PartLine
 
 
 def fairness_table(lines: Sequence[PartLine]) -> HtmlTable:
-    """Return one row per line with several clients: their mean, median, worst tenth and spread, and
-    the clips that are no worse than in full precision."""
+    """Return one row per line with several clients: their mean, median, worst tenth and spread,
+    the clips that are no worse than in full precision, and the errors on rare words."""
     found = [(line, fairness) for line in lines if (fairness := fairness_of(line))]
     found = [(line, fairness) for line, fairness in found if fairness.over_clients.clients > 1]
     keys = setting_keys(line.part for line, _ in found)
@@ -29,15 +31,17 @@ def fairness_table(lines: Sequence[PartLine]) -> HtmlTable:
     percent = f"{next(iter(kinds))} %" if len(kinds) == 1 else "%"
     heads = [*map(heading, keys), "method", "tuned on", *(["rate"] if len(kinds) > 1 else [])]
     heads += ["clients", f"mean {percent}", "median", "worst tenth", "spread, points"]
+    rare_heads, rares = rare_columns([fairness.rare for _, fairness in found])
     rows = []
-    for line, fairness in found:
+    for (line, fairness), rare in zip(found, rares, strict=True):
         over = fairness.over_clients
         cells = [*settings_cells(line.part, keys), Cell(line.method), Cell(line.source.value)]
         cells += [Cell(line.rate.kind)] if len(kinds) > 1 else []
         cells += [count_cell(over.clients)]
         cells += map(number_cell, (over.mean, over.median, over.worst_tenth, over.spread))
-        rows.append(cells + ([number_cell(fairness.no_worse)] if compared else []))
-    return table_of([*heads, *(["clips no worse, %"] if compared else [])], rows)
+        cells += [number_cell(fairness.no_worse)] if compared else []
+        rows.append(cells + rare)
+    return table_of([*heads, *(["clips no worse, %"] if compared else []), *rare_heads], rows)
 
 
 def fairness_sentences(lines: Sequence[PartLine]) -> list[str]:
@@ -57,5 +61,7 @@ def fairness_sentences(lines: Sequence[PartLine]) -> list[str]:
             sentence += (
                 f"; {fairness.no_worse:.0f} % of the clips got no worse than in full precision"
             )
+        if fairness.rare is not None:
+            sentence += f"; {fairness.rare.value:.1f} % of the {rare_phrase(line.rows)} are wrong"
         sentences.append(f"{sentence}.")
     return sentences

@@ -10,6 +10,7 @@ from fedsim.report import clocktables, devicetables, figures, layertables, leaks
 from fedsim.report.style import AnyChart, names_of
 from fedsim.results.labels import BUDGET, TUNING_CLIPS, heading
 from fedsim.results.lines import Kind, kind_of
+from fedsim.results.rare import rare_phrase
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part
 
@@ -124,6 +125,11 @@ def _rates(parts: Sequence[Part], kind: Kind, named: Collection[PartLine]) -> It
         if table and len(names_of(table)) <= _MAX_LINES:
             chart = figures.error_by_client(table, kind)
             yield Figure("error_by_client", chart, "", _room(table), of_clients=True)
+    rare = tables.rare_rows(parts)
+    if rare and len(rare) <= _MAX_LINES:
+        phrase = rare_phrase(row for part in parts for row in part.rows)
+        chart = figures.rare_words(rare, phrase)
+        yield Figure("rare_words", chart, "", _room(rare), of_clients=True)
 
 
 def _varies(table: tables.Table, column: str) -> bool:

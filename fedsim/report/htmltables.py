@@ -12,6 +12,7 @@ from fedsim.report.cells import (
     count_cell,
     loop_columns,
     number_cell,
+    rare_columns,
     rate_columns,
     setting_keys,
     settings_cells,
@@ -35,10 +36,11 @@ def results_table(lines: Sequence[PartLine]) -> HtmlTable:
     digits = _digits(lines)
     rate_heads, rates = rate_columns([line.rate for line in lines])
     loop_heads, loops = loop_columns([line.rows for line in lines])
+    rare_heads, rares = rare_columns([line.rare for line in lines])
     size = size_heading(row for line in lines for row in line.rows)
     heads = [*map(heading, keys), "method", "tuned on", size, "mean bits"]
     return table_of(
-        [*heads, *rate_heads, *loop_heads, "clients"],
+        [*heads, *rate_heads, *loop_heads, *rare_heads, "clients"],
         [
             [
                 *settings_cells(line.part, keys),
@@ -48,9 +50,10 @@ def results_table(lines: Sequence[PartLine]) -> HtmlTable:
                 Cell(span(line.mean_bits, 2), max(line.mean_bits)),
                 *rate,
                 *loop,
+                *rare,
                 _clients_cell(line),
             ]
-            for line, rate, loop in zip(lines, rates, loops, strict=True)
+            for line, rate, loop, rare in zip(lines, rates, loops, rares, strict=True)
         ],
     )
 

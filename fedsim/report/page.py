@@ -25,6 +25,7 @@ from fedsim.report.glossary import words_in, words_of
 from fedsim.report.leaks import leaks_table
 from fedsim.report.style import save
 from fedsim.results.lines import normalizers_of, size_digits, span, texts_phrase
+from fedsim.results.rare import rare_phrase
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.runs import Part, Run, read_runs
 from fedsim.study.privacy_statement import read_statement
@@ -129,6 +130,7 @@ def render(
         served=fairness_sentences(found.lines if found else ()),
         client_figures=[_embedded(figure) for figure in figures if figure.of_clients],
         fairness=fairness_table(lines),
+        rare=rare_phrase(row for line in lines for row in line.rows),
         results=htmltables.results_table(lines),
         texts=texts_phrase(row for line in lines for row in line.rows),
         clients=htmltables.clients_table(lines, max_rows),

@@ -143,6 +143,20 @@ def client_rates(parts: Sequence[Part]) -> Table:
     return table
 
 
+def rare_rows(parts: Sequence[Part]) -> Table:
+    """Return one row per line, with its rate on rare words and interval."""
+    return [
+        {
+            "line": joined(part.label, line.name),
+            "named": True,
+            **_rate(line.rare),
+        }
+        for part in parts
+        for line in lines_of(part)
+        if line.rare is not None
+    ]
+
+
 def _count_rates(rates: Sequence[float]) -> Counter[float]:
     """Return how often each rate occurs; many distinct rates are rounded to `_MAX_RATES` steps."""
     counts = Counter(rates)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedsim.base.fairness import OverClients, over_clients, share_no_worse
 from fedsim.results.lines import corpus_rate
+from fedsim.results.rare import RareRate
 from fedsim.results.rates import PartLine, lines_of
 from fedsim.results.rows import Row
 
@@ -20,6 +21,8 @@ class Fairness:
     no_worse: float | None
     """The percentage of clips with no more errors than in full precision; None for full precision
     itself, and without counts of single clips of both."""
+    rare: RareRate | None
+    """The errors on rare words, of all clients together; None if none were counted."""
 
 
 def client_rates(line: PartLine) -> dict[str, float]:
@@ -39,7 +42,7 @@ def fairness_of(line: PartLine) -> Fairness | None:
     if spread is None:
         return None
     share = None if line.is_full_precision else share_no_worse(_beside_full_precision(line))
-    return Fairness(spread, None if share is None else 100 * share)
+    return Fairness(spread, None if share is None else 100 * share, line.rare)
 
 
 def _beside_full_precision(line: PartLine) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

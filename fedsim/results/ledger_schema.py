@@ -13,7 +13,7 @@ import numpy as np
 from fedsim.results.records import Log
 from fedsim.results.rows import COLUMNS
 
-VERSION = 10
+VERSION = 11
 ASKED_GROUP = "cohort"
 """The stage under which `kept` marks the clients whose group was asked for its sum."""
 _SQL_KINDS = {str: "TEXT", int: "INTEGER", float: "REAL", bytes: "BLOB"}

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsim.base.statistics import ClipCounts, rate
 from fedsim.results.lines import Kind, Line, corpus_rate, group_rows, kind_of, number
+from fedsim.results.rare import RareRate, rare_rate
 from fedsim.results.rows import Row
 from fedsim.results.runs import Part
 
@@ -46,6 +47,11 @@ class PartLine(Line):
     def rate(self) -> Rate:
         """The rate of all clients together."""
         return measure(self.part, self.rows)
+
+    @cached_property
+    def rare(self) -> RareRate | None:
+        """The rate on rare words of all clients together; None if none were counted."""
+        return rare_rate(self.part, self.rows)
 
 
 @lru_cache(maxsize=1024)

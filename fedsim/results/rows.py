@@ -78,6 +78,15 @@ class Row:
     runtime: str = EMULATED
     """What computed the model when it was tested; `-` for full precision. Where it is not fedsim's
     emulation, it quantizes inputs its own way, and `calibration` is `-`."""
+    rare_beyond: int | None = None
+    """Words that are not among this many of the most frequent of their language are rare; None if
+    they were not counted."""
+    rare_errors: int | None = None
+    """Rare words of the references that were substituted or deleted."""
+    rare_words: int | None = None
+    """Rare words of the references."""
+    rare_rate: float | None = None
+    """rare_errors / rare_words: 0.3 means that 30 % of the rare words were wrong."""
 
     @property
     def counted(self) -> tuple[int, int] | None:

@@ -36,6 +36,7 @@ from fedsim.results.lines import (
     table_lines,
     texts_phrase,
 )
+from fedsim.results.rare import HEADING, has_rare, rare_phrase, rare_share
 from fedsim.results.records import Failure
 from fedsim.results.rows import Row
 from fedsim.scenario.methods import FULL_PRECISION, NOBODY
@@ -133,6 +134,7 @@ def _headings(rows: Sequence[Row]) -> list[str]:
         "mean bits",
         *rates,
         *loop_headings(rows) * has_loops(rows),
+        *[HEADING] * has_rare(rows),
         "clients",
     ]
 
@@ -148,6 +150,7 @@ def _cells(line: Line, all_rows: Sequence[Row], clients: int) -> tuple[Text | st
         span(line.mean_bits, digits=2, dash="-"),
         *(_rate(line.rows, kind) for kind in kinds_of(all_rows)),
         *loops * has_loops(all_rows),
+        *[number(rare_share(line.rows))] * has_rare(all_rows),
         str(done) if done == clients else f"{done} of {clients}",
     )
 
@@ -248,6 +251,11 @@ def _legend(rows: Sequence[Row]) -> Text:
         legend.append(
             "looped: transcripts that were cut because the model repeated itself;"
             f" {loop_headings(rows)[1]}: of the other clips"
+        )
+    if has_rare(rows):
+        legend.append(
+            f"{HEADING}: of the {rare_phrase(rows)}, those that were substituted or deleted;"
+            " lower is better"
         )
     if "accuracy" in kinds:
         legend.append(

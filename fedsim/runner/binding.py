@@ -67,7 +67,7 @@ def relevant_versions(scenario: Scenario) -> dict[str, str]:
     the device that computes, if it is not the processor."""
     vocabulary, public = scenario.model.vocabulary, scenario.quantization.public_clips
     names = list(RELEVANT_VERSIONS)
-    if vocabulary and not vocabulary.words_from:
+    if (vocabulary and not vocabulary.words_from) or scenario.rare_beyond:
         names.append("wordfreq")
     # Public clips are synthetic if there is no corpus of them.
     if scenario.corpus.population or public is None or public.population:

@@ -28,6 +28,7 @@ from fedsim.speech.models.processor import left_out
 from fedsim.study.devices import Devices
 from fedsim.study.metric import metric_of
 from fedsim.study.model import StudyModel, load_study_model, study_model
+from fedsim.study.rare_words import check_has_words
 from fedsim.study.vocabulary import TrimmedModels, trimmed_models
 
 _LOOKED_AT = 200
@@ -235,9 +236,13 @@ def _texts(survey: _Survey) -> str:
 
 def _scores(model: SpeechModel, cells: Sequence[Scenario]) -> Iterator[str]:
     """Yield what transcripts are scored by, once for each metric and normalizer of a matrix."""
+    for cell in cells:
+        check_has_words(cell, model)
     if model.task != "classify":
         for metric, texts in dict.fromkeys((metric_of(c), c.text_normalizer) for c in cells):
             yield f"scores: {metric.upper()}, {normalized_by(texts)}"
+        for beyond in dict.fromkeys(c.rare_beyond for c in cells if c.rare_beyond):
+            yield f"scores: rare words, beyond the {beyond:,} most frequent of each language"
 
 
 def _classes(model: SpeechModel, survey: _Survey) -> str:

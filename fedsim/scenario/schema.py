@@ -31,7 +31,7 @@ from fedsim.scenario.fleet import FleetChoice
 from fedsim.scenario.methods import FULL_PRECISION, Methods, cell_words, wrong_sources
 from fedsim.scenario.privacy import PrivacySettings, unfit_methods
 from fedsim.scenario.quantization import QuantizationSettings
-from fedsim.scenario.scores import BASIC, NORMALIZERS
+from fedsim.scenario.scores import BASIC, NORMALIZERS, UNSPACED
 from fedsim.scenario.settings import (
     OneOf,
     Settings,
@@ -147,6 +147,13 @@ class Scenario(Settings):
         default=BASIC,
         description="how references and transcripts are normalized before they are compared",
     )
+    rare_beyond: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="errors are also counted on rare words, those beyond this many of the most"
+        " frequent of a clip's language (package wordfreq); null counts none",
+    )
     methods: Methods = Field(
         min_length=1,
         max_length=MAX_METHODS,
@@ -252,6 +259,9 @@ class Scenario(Settings):
             mistake = next(wrong_sources(self.methods, self.clients.select), None)
             if mistake:
                 raise problem(mistake[0], *mistake[1])
+        if self.rare_beyond is not None and self.text_normalizer == UNSPACED:
+            text = f"texts normalized by {UNSPACED} have no words to count: remove rare_beyond"
+            raise problem(text, "rare_beyond")
         unfit = next(unfit_methods(self.privacy, self.methods), None)
         if unfit:
             raise problem(unfit[0], *unfit[1])

@@ -13,6 +13,8 @@ Metric = Literal["wer", "cer"]
 AUTO: Literal["auto"] = "auto"
 BASIC = "basic"
 """The normalizer of a scenario that names none."""
+UNSPACED = "unspaced"
+"""The normalizer after which a text has no words."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ NORMALIZERS.add(
     ),
 )
 NORMALIZERS.add(
-    "unspaced",
+    UNSPACED,
     TextNormalizer(
         Lazy("fedsim.speech.normalizers:unspaced"),
         summary="As basic, without spaces: for CER where references are segmented into words.",

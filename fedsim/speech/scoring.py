@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,10 @@ class Errors:
     """Word errors of these clips, which `errors` counts too; with CER their `char_errors`."""
     looped_words: int = 0
     """Words of these clips, which `words` counts too; with CER their `chars`."""
+    rare_errors: int = 0
+    """Rare words of the references that were substituted or deleted, which `errors` counts too."""
+    rare_words: int = 0
+    """Rare words of the references (`fedsim.speech.rare`), which `words` counts too."""
 
     def pair(self, measured: Measured) -> tuple[int, int]:
         """Return errors, and what they are errors of: words, characters or clips."""
@@ -44,13 +48,17 @@ class Errors:
 
 
 def count_errors(
-    references: Sequence[str], hypotheses: Sequence[str], normalize: Normalize = basic
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    normalize: Normalize = basic,
+    is_rare: Callable[[str], bool] | None = None,
 ) -> Errors:
     """Return word and character errors (substitutions + deletions + insertions) of transcripts.
 
     Both texts are normalized first; `normalize` gives single spaces. The counts are jiwer's, so a
     space counts as a character. A reference that is empty once normalized counts each word of its
-    hypothesis as an insertion.
+    hypothesis as an insertion. With `is_rare`, a function of a normalized word, errors on rare
+    words are counted too: of the same alignment, and without insertions, which belong to no word.
     """
     import jiwer
 
@@ -58,18 +66,36 @@ def count_errors(
     spoken = [(r, h) for r, h in pairs if r]
     word_errors = sum(len(h.split()) for r, h in pairs if not r)
     char_errors = sum(len(h) for r, h in pairs if not r)
+    rare_errors = rare_words = 0
     if spoken:
         texts = [list(part) for part in zip(*spoken, strict=True)]
         words, chars = jiwer.process_words(*texts), jiwer.process_characters(*texts)
         word_errors += words.substitutions + words.deletions + words.insertions
         char_errors += chars.substitutions + chars.deletions + chars.insertions
+        if is_rare is not None:
+            rare_errors, rare_words = _count_rare(words, is_rare)
     return Errors(
         clips=len(pairs),
         errors=word_errors,
         words=sum(len(r.split()) for r, _ in pairs),
         char_errors=char_errors,
         chars=sum(len(r) for r, _ in pairs),
+        rare_errors=rare_errors,
+        rare_words=rare_words,
     )
+
+
+def _count_rare(words: Any, is_rare: Callable[[str], bool]) -> tuple[int, int]:
+    """Return how many rare words are wrong in the alignments of jiwer's `WordOutput`, of how
+    many."""
+    wrong = of = 0
+    for reference, chunks in zip(words.references, words.alignments, strict=True):
+        rare = [is_rare(word) for word in reference]
+        of += sum(rare)
+        for chunk in chunks:
+            if chunk.type in ("substitute", "delete"):
+                wrong += sum(rare[chunk.ref_start_idx : chunk.ref_end_idx])
+    return wrong, of
 
 
 def mark_looped(errors: Errors, measured: Measured = "wer") -> Errors:

@@ -62,22 +62,35 @@ def frequent_words(language: str, count: int, file: str | None = None) -> tuple[
         FedsimError: if wordfreq is not installed or has no list of the language, or the file
             cannot be read or is in another script.
     """
-    return _of_file(file, language)[:count] if file else _of_package(language, count)
+    if file:
+        return _of_file(file, language)[:count]
+    return listed_words(language, count, "model.vocabulary", "name a text of it in words_from")
 
 
-def _of_package(language: str, count: int) -> tuple[str, ...]:
+def listed_words(language: str, count: int, setting: str, otherwise: str) -> tuple[str, ...]:
+    """Return up to `count` words of a language in lower case, the most frequent first, of wordfreq.
+
+    Args:
+        language: a code such as "it".
+        count: maximum number of words; a list may be shorter.
+        setting: the key of the scenario that needs them, for errors.
+        otherwise: what to do without a list, for errors.
+
+    Raises:
+        FedsimError: if wordfreq is not installed or has no list of the language.
+    """
     try:
         import wordfreq
     except ImportError:
         raise FedsimError(
-            f"model.vocabulary: lists of frequent words come from the package wordfreq, which is"
-            f" not installed; install {EXTRA}, or name a text of your own in words_from"
+            f"{setting}: lists of frequent words come from the package wordfreq, which is not"
+            f" installed; install {EXTRA}, or {otherwise}"
         ) from None
     code, known = _LISTS.get(language, language), wordfreq.available_languages("best")
     if code not in known:
         raise FedsimError(
-            f"model.vocabulary: wordfreq has no word list of language {language!r}:"
-            f" {nearest(code, known)}; name a text in that language in words_from"
+            f"{setting}: wordfreq has no word list of language {language!r}:"
+            f" {nearest(code, known)}; {otherwise}"
         )
     return tuple(wordfreq.top_n_list(code, count))
 

@@ -14,6 +14,7 @@ from fedsim.speech.corpus import open_clients
 from fedsim.speech.voices.speaker import FIRST_BROAD_SPEAKER, FIRST_PUBLIC_SPEAKER
 from fedsim.speech.voices.synthesizer import require_synthesizer
 from fedsim.study.devices import Devices
+from fedsim.study.rare_words import check_rare_words
 
 MAX_CLIENT_RUNS = 500_000
 """Clients of all combinations of a matrix together."""
@@ -25,12 +26,7 @@ def client_keys(scenario: Scenario) -> list[str]:
     Raises `FedsimError` for a corpus that cannot be opened, and where the scenario's budgets,
     sources or privacy settings do not fit the clients that were found, or a package is missing.
     """
-    return check_clients(
-        scenario,
-        list(
-            open_clients(scenario.corpus, scenario.clients, scenario.seed, scenario.text_normalizer)
-        ),
-    )
+    return check_clients(scenario, _open(scenario))
 
 
 def keys_of_cells(scenarios: Sequence[Scenario]) -> list[list[str]]:
@@ -38,15 +34,14 @@ def keys_of_cells(scenarios: Sequence[Scenario]) -> list[list[str]]:
 
     Raises `FedsimError` as `client_keys` does, and for more than `MAX_CLIENT_RUNS` together.
     """
-    opened: dict[tuple[str, str, int, str], list[str]] = {}
+    opened: dict[tuple[str, str, int, str, int | None], list[str]] = {}
     found, total = [], 0
     for scenario in scenarios:
-        corpus, clients, seed = scenario.corpus, scenario.clients, scenario.seed
-        chosen = clients.model_dump_json(include={"select", "min_clips", "limit"})
-        texts = scenario.text_normalizer
-        key = corpus.model_dump_json(), chosen, seed, texts
+        corpus, texts = scenario.corpus.model_dump_json(), scenario.text_normalizer
+        chosen = scenario.clients.model_dump_json(include={"select", "min_clips", "limit"})
+        key = corpus, chosen, scenario.seed, texts, scenario.rare_beyond
         if key not in opened:
-            opened[key] = list(open_clients(corpus, clients, seed, texts))
+            opened[key] = _open(scenario)
         total += len(opened[key])
         if total > MAX_CLIENT_RUNS:
             raise FedsimError(
@@ -55,6 +50,15 @@ def keys_of_cells(scenarios: Sequence[Scenario]) -> list[list[str]]:
             )
         found.append(check_clients(scenario, opened[key]))
     return found
+
+
+def _open(scenario: Scenario) -> list[str]:
+    """Return the clients of a corpus, after checking that what is to be counted can be."""
+    clients = open_clients(
+        scenario.corpus, scenario.clients, scenario.seed, scenario.text_normalizer
+    )
+    check_rare_words(scenario, clients)
+    return list(clients)
 
 
 def check_clients(scenario: Scenario, clients: list[str]) -> list[str]:

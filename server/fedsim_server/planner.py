@@ -211,6 +211,7 @@ class Planner:
             layers=layers,
             metric=self.metric,
             text_normalizer=scenario.text_normalizer,
+            rare_beyond=scenario.rare_beyond or 0,
         )
 
     def tested(

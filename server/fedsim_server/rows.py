@@ -89,6 +89,7 @@ def _counts(sent: m.Evaluation, scores: m.Scores, index: int) -> dict[str, Any]:
     names = (
         *("errors", "words", "char_errors", "chars", "correct"),
         *("looped", "looped_errors", "looped_words"),
+        *("rare_errors", "rare_words"),
     )
     counts = {n: getattr(scores, n)[index] if getattr(scores, n) else None for n in names}
     recognizes = counts["words"] is not None
@@ -99,6 +100,8 @@ def _counts(sent: m.Evaluation, scores: m.Scores, index: int) -> dict[str, Any]:
         "metric": sent.metric if recognizes else ACCURACY,
         "text_normalizer": sent.text_normalizer if recognizes else NOBODY,
         "rate_without_loops": _rate(errors, words),
+        "rare_beyond": sent.rare_beyond if counts["rare_words"] is not None else None,
+        "rare_rate": _rate(counts["rare_errors"], counts["rare_words"]),
         "low": _finite(scores.low[index]),
         "high": _finite(scores.high[index]),
         "wer": _rate(counts["errors"], counts["words"]),

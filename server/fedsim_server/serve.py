@@ -22,6 +22,7 @@ from fedsim.study.model import load_study_model
 from fedsim.study.privacy_statement import privacy_statement, write_statement
 from fedsim.study.public_bounds import scenario_bounds
 from fedsim.study.public_model import public_model
+from fedsim.study.rare_words import check_has_words
 from fedsim.study.vocabulary import trimmed_models
 from fedsim_server.coordinator import Coordinator
 from fedsim_server.faulty import FaultyGrid
@@ -45,6 +46,7 @@ def serve(
     scenario = scenario_from_json(run_config.scenario)
     store = BlobStore(run_config.bank_dir)
     study = load_study_model(scenario)
+    check_has_words(scenario, study.model)
     layers = study.model.layers
     folder = RunFolder(run_config.run_dir)
     bounds = scenario_bounds(scenario, study.model)

@@ -40,6 +40,11 @@ REFUSED = [
         {"text_normalizer": "none"},
         "texts normalized by 'none': .* 'basic'",
     ),
+    (
+        m.Evaluation(True, (), rare_beyond=5_000),
+        {"rare_beyond": 5_000},
+        "words beyond the 5,000 most frequent: .* None",
+    ),
     (m.Delivery(True, ()), OTHERS, "its models: .* another client's clips"),
     (replace(PLAIN, round=2), NOISY, "round 2: .* rounds 1 to 1"),
     (m.SenseRequest("std"), BY_STD, "measure 'std': .* 'median'"),

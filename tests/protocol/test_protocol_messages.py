@@ -303,6 +303,7 @@ def test_field_bytes_by_hand():
         "layers": 0,
         "metric": 3,
         "text_normalizer": 5,
+        "rare_beyond": 8,
     }
 
 

@@ -59,7 +59,8 @@ def test_arrow_schema_by_hand():
     optional = {column.name for column in COLUMNS if column.optional}
     rates = {"errors", "words", "wer", "char_errors", "chars", "cer", "correct", "accuracy"}
     loops = {"looped", "looped_errors", "looped_words", "rate_without_loops"}
-    assert optional == rates | {"low", "high"} | loops
+    rare = {"rare_beyond", "rare_errors", "rare_words", "rare_rate"}
+    assert optional == rates | {"low", "high"} | loops | rare
 
 
 def test_the_folder_below_runs(tmp_path, monkeypatch):

@@ -279,6 +279,8 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
             ("evaluate", "looped"): 0,
             ("evaluate", "looped_errors"): 0,
             ("evaluate", "looped_words"): 0,
+            ("evaluate", "rare_errors"): 0,
+            ("evaluate", "rare_words"): 0,
             ("evaluate", "workload"): 0,
         }
         down = {(r.stage, r.field): r.bytes for r in found if r.direction == "down"}
@@ -292,12 +294,13 @@ def test_the_ledger_lists_every_field_that_moved(study, rows, model):
         assert down.pop(("evaluate", "full_precision")) == 1
         assert down.pop(("evaluate", "metric")) == len("wer")
         assert down.pop(("evaluate", "text_normalizer")) == len("basic")
+        assert down.pop(("evaluate", "rare_beyond")) == 8
         # a hash of 32 bytes and two depths of 8 for each layer, some names, and ranges of others
         sent = down.pop(("personalize", "candidates"))
         assert 0 < sent - 48 * layers * len(own) < 40 * len(own)
         assert down.pop(("evaluate", "candidates")) > 48 * layers * (tested - 1)
         assert down == {("personalize", f"model {name}"): size for name, size in own.items()}
-        assert len(found) == len(up) + len(own) + 14  # nothing is written twice
+        assert len(found) == len(up) + len(own) + 15  # nothing is written twice
 
 
 def test_clips_are_what_the_files_hold(study, clients):

@@ -195,6 +195,8 @@ def test_releases(run):
             "looped": 0,
             "looped_errors": 0,
             "looped_words": 0,
+            "rare_errors": 0,
+            "rare_words": 0,
             "clip_wrong": 0,
             "clip_of": 0,
             "workload": 0,

@@ -27,7 +27,7 @@ KINDS = {
     m.EVALUATE: (m.Evaluation, m.Scores),
 }
 LIES = [(kind, rule.check.__name__) for kind, (_, a) in KINDS.items() for rule in RULES[a]]
-ELSEWHERE = {"correct", "looped", "clip_values", "clip_sums"}
+ELSEWHERE = {"correct", "looped", "rare", "clip_values", "clip_sums"}
 """Rules of what the scripted clients do not send: they recognize words, one at a time."""
 KNOWN = Known(len(LAYERS), (2, 4, 8), 16)
 own = settings(
@@ -104,7 +104,7 @@ def lying(draw, told, known):
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory, model_folder):
-    """A study of 40 clients, each with counts of its clips."""
+    """A study of 40 clients, each with counts of its clips and of rare words."""
     home = tmp_path_factory.mktemp("crowd")
     speakers = [f"speaker {i:02d}" for i in range(40)]
     toys.write_corpus(home / "clips", speakers, each=2)
@@ -116,6 +116,7 @@ def crowd(tmp_path_factory, model_folder):
         quantization=paper.QUANTIZATION,
         methods=["fp32", {"allocation": "myqasr", "tuned_on": ["own"]}],
         study=True,
+        rare_beyond=300,
     )
     return file, speakers
 

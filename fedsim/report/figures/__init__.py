@@ -12,7 +12,7 @@ from fedsim.report.figures.layers import (
     sensitivity_by_layer,
 )
 from fedsim.report.figures.leaks import leak_by_error
-from fedsim.report.figures.people import error_by_client, error_by_method, transfer
+from fedsim.report.figures.people import error_by_client, error_by_method, rare_words, transfer
 
 __all__ = [
     "activations_by_group",
@@ -24,6 +24,7 @@ __all__ = [
     "error_by_size",
     "gain_by_seconds",
     "leak_by_error",
+    "rare_words",
     "ready_by_class",
     "sensitivity_by_layer",
     "transfer",

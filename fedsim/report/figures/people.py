@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import altair as alt
 
@@ -28,19 +29,9 @@ def error_by_method(table: Table, kind: Kind) -> AnyChart:
             `tables.method_rows`.
         kind: what the rate is.
     """
-    y = alt.Y("line:N", sort=None, title=None, axis=name_axis())
-    base = alt.Chart(data(table)).encode(y=y)
-    points = base.mark_point(filled=True, size=80, opacity=1).encode(
-        x=alt.X("rate:Q", **rate_look(table, kind)),
-        color=alt.condition("datum.named", alt.value(COLOURS[0]), alt.value(GREY)),
-        tooltip=tips_of("line", "rate", "low", "high"),
-    )
-    known = [row for row in table if row["low"] is not None]
-    bounds = alt.Chart(data(known)).encode(y=y).mark_rule(strokeWidth=2, color=GREY)
-    low = alt.X("low:Q", **rate_look(table, kind))
-    chart = alt.layer(*([bounds.encode(x=low, x2="high:Q")] if known else []), points)
+    chart, known = _points(table, rate_look(table, kind))
     return finished(
-        chart.properties(width=WIDTH, height=26 * len(names_of(table))),
+        chart,
         f"{what(kind)} of each method",
         " ".join(
             [
@@ -49,6 +40,40 @@ def error_by_method(table: Table, kind: Kind) -> AnyChart:
             ]
         ),
     )
+
+
+def rare_words(table: Table, phrase: str) -> AnyChart:
+    """Draw the share of rare words that were wrong, for each line as a point with its interval.
+
+    Args:
+        table: columns line, named, rate, low, high; see `tables.rare_rows`.
+        phrase: which words are rare.
+    """
+    look = {
+        "title": "rare words that were wrong, %",
+        "scale": alt.Scale(zero=False, nice=True),
+        "axis": alt.Axis(tickCount=6),
+    }
+    chart, known = _points(table, look)
+    rare = f"Rare: {phrase}."
+    interval = " Lines: 95 % interval, with other clients." if known else ""
+    return finished(chart, "Errors on rare words", rare + interval)
+
+
+def _points(table: Table, look: dict[str, Any]) -> tuple[AnyChart, bool]:
+    """Return a point with its interval for each line, and whether any has an interval."""
+    y = alt.Y("line:N", sort=None, title=None, axis=name_axis())
+    base = alt.Chart(data(table)).encode(y=y)
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(
+        x=alt.X("rate:Q", **look),
+        color=alt.condition("datum.named", alt.value(COLOURS[0]), alt.value(GREY)),
+        tooltip=tips_of("line", "rate", "low", "high"),
+    )
+    known = [row for row in table if row["low"] is not None]
+    bounds = alt.Chart(data(known)).encode(y=y).mark_rule(strokeWidth=2, color=GREY)
+    low = alt.X("low:Q", **look)
+    chart = alt.layer(*([bounds.encode(x=low, x2="high:Q")] if known else []), points)
+    return chart.properties(width=WIDTH, height=26 * len(names_of(table))), bool(known)
 
 
 def error_by_client(table: Table, kind: Kind) -> AnyChart:
