@@ -9,14 +9,13 @@ from fedsim.report.cells import (
     HtmlTable,
     count_cell,
     number_cell,
-    rare_columns,
     setting_keys,
     settings_cells,
     table_of,
 )
 from fedsim.results.fairness import fairness_of
 from fedsim.results.labels import heading
-from fedsim.results.rare import rare_phrase
+from fedsim.results.rare import HEADING, rare_phrase
 from fedsim.results.rates import PartLine
 
 
@@ -31,17 +30,19 @@ def fairness_table(lines: Sequence[PartLine]) -> HtmlTable:
     percent = f"{next(iter(kinds))} %" if len(kinds) == 1 else "%"
     heads = [*map(heading, keys), "method", "tuned on", *(["rate"] if len(kinds) > 1 else [])]
     heads += ["clients", f"mean {percent}", "median", "worst tenth", "spread, points"]
-    rare_heads, rares = rare_columns([fairness.rare for _, fairness in found])
+    counted = any(fairness.rare is not None for _, fairness in found)
     rows = []
-    for (line, fairness), rare in zip(found, rares, strict=True):
+    for line, fairness in found:
         over = fairness.over_clients
         cells = [*settings_cells(line.part, keys), Cell(line.method), Cell(line.source.value)]
         cells += [Cell(line.rate.kind)] if len(kinds) > 1 else []
         cells += [count_cell(over.clients)]
         cells += map(number_cell, (over.mean, over.median, over.worst_tenth, over.spread))
         cells += [number_cell(fairness.no_worse)] if compared else []
-        rows.append(cells + rare)
-    return table_of([*heads, *(["clips no worse, %"] if compared else []), *rare_heads], rows)
+        rare = None if fairness.rare is None else fairness.rare.value
+        rows.append(cells + ([number_cell(rare)] if counted else []))
+    heads += ["clips no worse, %"] if compared else []
+    return table_of([*heads, *([HEADING] if counted else [])], rows)
 
 
 def fairness_sentences(lines: Sequence[PartLine]) -> list[str]:

@@ -97,7 +97,7 @@ class Vocabulary:
         if code is None:
             raise FedsimError(
                 "model.vocabulary keeps the tokens of the client's language, and none is given;"
-                " give the clips a language (corpus.language, a column language, or language=), or"
+                " give the clips a language (corpus.columns.language, or language=), or"
                 " remove model.vocabulary"
             )
         return code

@@ -80,7 +80,7 @@ def test_where_it_is_shown(tmp_path):
         heads, *rows = texts(table)
         at = heads.index("rare wrong %")
         assert [row[at] for row in rows] == [f"{share:.1f}" for share in expected]
-        assert heads[at + 1] == "95 % interval"
+    assert heads[at + 1] == "95 % interval"  # of the results; no number beside it has one else
     (sentence,) = fairness_sentences(lines[:1])
     rare = "12.5 % of the words beyond the 5,000 most frequent of their language are wrong"
     assert rare in sentence
