@@ -74,7 +74,7 @@ def language_code(language: str | None) -> str:
     return short
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)  # more than there are languages
 def _frequent(language: str, beyond: int, text_normalizer: str) -> frozenset[str]:
     normalize = normalizer(text_normalizer)
     words = listed_words(language, beyond, SETTING, _REMEDY)

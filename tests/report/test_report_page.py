@@ -107,6 +107,22 @@ def test_loops_have_columns(tmp_path):
     assert "looped" not in plain[0][0] + plain[3][0]
 
 
+def test_rare_words_have_columns(tmp_path):
+    """Of ten rare words of each client the models get 1 to 4 wrong; a note says which they are."""
+    rare = {"rare_beyond": 2_000, "rare_words": 10}
+    counted = [
+        (replace(row, **rare, rare_errors=1 + i % 4, rare_rate=(1 + i % 4) / 10), plan)
+        for i, (row, plan) in enumerate(words_study())
+    ]
+    page = page_of(write_run(tmp_path / "run", counted))
+    results, _, fairness, *_ = tables_in(page)
+    assert results[0][5:9] == ["95 % interval", "rare wrong %", "95 % interval", "clients"]
+    assert [row[6] for row in results[1:]] == ["10.0", "20.0", "30.0", "40.0"]
+    assert [row[-1] for row in fairness] == ["rare wrong %", "10.0", "20.0", "30.0", "40.0"]
+    note = "Rare wrong: of the words beyond the 2,000 most frequent of their language, those that"
+    assert note in page
+
+
 def test_characters_are_the_rate_everywhere(tmp_path):
     """A run whose metric is CER: as the words of the same numbers, and nothing of WER."""
     counted = [

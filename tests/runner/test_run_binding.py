@@ -40,6 +40,7 @@ def test_packages_on_which_results_depend():
     assert set(relevant_versions(synthetic)) == {*always, "espeakng-loader"}
     chosen = scenario(model={"id": "org/model", "vocabulary": {"words": 10}})
     assert set(relevant_versions(chosen)) == {*always, "wordfreq"}
+    assert set(relevant_versions(scenario(rare_beyond=1_000))) == {*always, "wordfreq"}
 
 
 def test_contents_against_hashlib(tmp_path):
