@@ -24,7 +24,7 @@ from fedsim.scenario.schema import Scenario
 from fedsim.study.clients import client_keys
 from fedsim.study.model import study_model
 from fedsim.study.privacy_statement import read_statement
-from fedsim.study.public_bounds import scenario_bounds
+from fedsim.study.public_bounds import ModelOf, scenario_bounds
 from fedsim.study.vocabulary import trimmed_models
 
 
@@ -45,7 +45,7 @@ def audit_run(path: Path, targets: int, *, write: bool = True) -> Iterator[Audit
         voices = _voices(scenario, known)
         statement = read_statement(RunFolder(part.path).privacy)
         bounds = (
-            statement.bounds if statement is not None else scenario_bounds(scenario, voices.model)
+            statement.bounds if statement is not None else scenario_bounds(scenario, _one(voices))
         )
         payloads = _payloads(part)
         keys = part.clients if not payloads else tuple(sorted(set(payloads) & set(part.clients)))
@@ -68,8 +68,13 @@ def audit_scenario(scenario: Scenario, targets: int) -> Iterator[Audited]:
     for cell in expand(scenario):
         keys = tuple(client_keys(cell.scenario))
         voices = _voices(cell.scenario, known)
-        bounds = scenario_bounds(cell.scenario, voices.model)
+        bounds = scenario_bounds(cell.scenario, _one(voices))
         yield _audit(cell.settings, cell.scenario, voices, bounds, keys, None, targets)
+
+
+def _one(voices: Voices) -> ModelOf:
+    """Return the model of all speakers."""
+    return lambda language: voices.model
 
 
 def _audit(

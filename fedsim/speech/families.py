@@ -37,6 +37,9 @@ class ModelFamily:
     choose_language: Callable[[Any, Any, str | None, str], None] | None = None
     """f(network, tokenizer, model.target_lang, id): load one language's weights and vocabulary, in
     place; None for a family whose models have one set of weights."""
+    languages: Callable[[Any, Any], tuple[str, ...]] | None = None
+    """f(config, tokenizer): the languages that `choose_language` takes, the tokenizer's own first;
+    empty for a model with one set of weights."""
     optional_weights: tuple[str, ...] = ()
     """Ends of the names of weights that a checkpoint may lack."""
     audio: str = ""
@@ -83,6 +86,7 @@ _encoder(
     _heads("Wav2Vec2"),
     summary="wav2vec 2.0, XLS-R and MMS, with a CTC head or a classifier.",
     choose_language=Lazy("fedsim.speech.models.mms:choose_language"),
+    languages=Lazy("fedsim.speech.models.mms:languages_of"),
     audio=_MASKED,
     tested_with=f"{_BOTH_NORMS}, strided adapter, weighted layer sum, MMS; the bundled model",
     not_supported="Clients of several languages with MMS: their weights differ, and a run packs"
