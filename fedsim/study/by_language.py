@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.errors import FedsimError
-from fedsim.scenario.cells import needs_others
+from fedsim.quant.calibrators import CALIBRATORS
+from fedsim.scenario.cells import cells_of
+from fedsim.scenario.methods import FULL_PRECISION, OWN
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.models import languages_of
 from fedsim.speech.models.mms import language_among
 from fedsim.study.model import StudyModel, load_study_model
 
-KEPT = 4
+KEPT = 8
 """Languages whose models a process keeps at most. All share the weights that do not differ, so that
 another one takes its adapters and its head."""
 
@@ -76,16 +78,21 @@ def open_study_models(scenario: Scenario) -> StudyModels:
 
 
 def _check(scenario: Scenario) -> None:
-    """Raise `FedsimError` for what a scenario with a model per language cannot ask for."""
-    if needs_others(scenario):
-        raise FedsimError(
-            f"methods: tuned_on names other clients, whose models have adapters and heads of other"
-            f" languages, since model {scenario.model.id!r} serves each client with its own; use"
-            f" tuned_on: own, or choose one language for all by model.target_lang"
-        )
-    if scenario.fleet is not None:
-        raise FedsimError(
-            f"fleet: model {scenario.model.id!r} serves each client with the adapters and the head"
-            f" of its language, and devices are timed with one model; choose one language for all"
-            f" by model.target_lang, or remove fleet"
-        )
+    """Raise `FedsimError` for a method that would put what one language's model has into another's.
+
+    A plan can be tried on the model of any language: its layers are the same. Ranges and rounded
+    layers cannot.
+    """
+    for method in scenario.methods:
+        if method.allocation == FULL_PRECISION or not set(method.tuned_on) - {OWN}:
+            continue
+        for cell in cells_of(method, scenario.quantization):
+            if cell.rounded_by_device or CALIBRATORS[cell.calibration].static:
+                plain = [name for name in CALIBRATORS if not CALIBRATORS[name].static]
+                raise FedsimError(
+                    f"methods: {cell.label} is tuned on other clients, whose models have adapters"
+                    f" and heads of other languages (model {scenario.model.id!r}), and only bit"
+                    f" depths fit those of any language; use tuned_on: own, or calibration"
+                    f" {' or '.join(plain)} without moments of the device, or choose one language"
+                    f" for all by model.target_lang"
+                )

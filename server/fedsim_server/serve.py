@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from flwr.serverapp import Grid
@@ -19,6 +19,7 @@ from fedsim.results.records import FULL_MODEL, PUBLIC_CLIPS
 from fedsim.scenario.cells import all_cells, needs_others, timed_model
 from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.study.by_language import KEPT, StudyModels, open_study_models
+from fedsim.study.cost import ModelCost
 from fedsim.study.fleet_cost import model_cost
 from fedsim.study.metric import metric_of
 from fedsim.study.model import StudyModel
@@ -67,8 +68,7 @@ def serve(
         if scenario.fleet is not None:
             plans = ledger.planned(timed_model(scenario)).values()
             languages = sorted({plan.language for plan in plans} - {""})
-            trimmed = trimmed_models(scenario, study)
-            model_cost(scenario, trimmed, planner.public, languages).write(folder.cost)
+            _cost(planner, languages).write(folder.cost)
 
 
 def _planners(models: StudyModels, store: BlobStore, metric: str) -> Planner:
@@ -114,6 +114,15 @@ def _planner(
         clips, downloads[PUBLIC_CLIPS] = bytes.fromhex(store.put(sent)), len(sent)
     trimmed = trimmed_models(scenario, study)
     return Planner(scenario, study.sizes, bank, public, full, clips, downloads, trimmed, metric)
+
+
+def _cost(planner: Planner, languages: Sequence[str]) -> ModelCost:
+    """Return what the model costs devices whose clients speak these languages."""
+    if planner.in_language is None or not languages:
+        assert planner.trimmed is not None
+        return model_cost(planner.scenario, planner.trimmed, planner.public, languages)
+    costs = {language: _cost(planner.in_language(language), ()) for language in languages}
+    return replace(costs[languages[0]], by_language=costs)
 
 
 def _write_layers(folder: RunFolder, planner: Planner) -> None:
