@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedsim.audit.views import Payloads, View
 from fedsim.audit.voices import Voices, open_voices
 from fedsim.errors import FedsimError
 from fedsim.privacy.bounds import Bounds
+from fedsim.quant.allocation import Sizes
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger_reader import read_ledger
 from fedsim.results.rates import lines_of
@@ -24,7 +26,7 @@ from fedsim.scenario.schema import Scenario
 from fedsim.study.clients import client_keys
 from fedsim.study.model import study_model
 from fedsim.study.privacy_statement import read_statement
-from fedsim.study.public_bounds import ModelOf, scenario_bounds
+from fedsim.study.public_bounds import scenario_bounds
 from fedsim.study.vocabulary import trimmed_models
 
 
@@ -45,7 +47,7 @@ def audit_run(path: Path, targets: int, *, write: bool = True) -> Iterator[Audit
         voices = _voices(scenario, known)
         statement = read_statement(RunFolder(part.path).privacy)
         bounds = (
-            statement.bounds if statement is not None else scenario_bounds(scenario, _one(voices))
+            statement.bounds if statement is not None else scenario_bounds(scenario, voices.model)
         )
         payloads = _payloads(part)
         keys = part.clients if not payloads else tuple(sorted(set(payloads) & set(part.clients)))
@@ -68,13 +70,8 @@ def audit_scenario(scenario: Scenario, targets: int) -> Iterator[Audited]:
     for cell in expand(scenario):
         keys = tuple(client_keys(cell.scenario))
         voices = _voices(cell.scenario, known)
-        bounds = scenario_bounds(cell.scenario, _one(voices))
+        bounds = scenario_bounds(cell.scenario, voices.model)
         yield _audit(cell.settings, cell.scenario, voices, bounds, keys, None, targets)
-
-
-def _one(voices: Voices) -> ModelOf:
-    """Return the model of all speakers."""
-    return lambda language: voices.model
 
 
 def _audit(
@@ -91,9 +88,13 @@ def _audit(
             "methods: fedsim audit attacks profiles of one value per layer, and losses: own makes"
             " devices send tables; audit a scenario whose methods read sensitivities"
         )
-    study = study_model(scenario, voices.model)
-    trimmed = trimmed_models(scenario, study)
-    view = View(scenario, voices, bounds, study.sizes, keys, payloads, trimmed)
+
+    @cache
+    def sizes_of(language: str | None) -> Sizes:
+        study = study_model(scenario, voices.model(language))
+        return trimmed_models(scenario, study).of(language).sizes
+
+    view = View(scenario, voices, bounds, sizes_of, keys, payloads)
     claim = None
     if scenario.privacy.chosen.adds_noise:
         assert bounds is not None  # the release needs them

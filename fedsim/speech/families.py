@@ -89,8 +89,8 @@ _encoder(
     languages=Lazy("fedsim.speech.models.mms:languages_of"),
     audio=_MASKED,
     tested_with=f"{_BOTH_NORMS}, strided adapter, weighted layer sum, MMS; the bundled model",
-    not_supported="Clients of several languages with MMS: their weights differ, and a run packs"
-    " each layer once for all clients.",
+    not_supported="MMS by client language: activation ranges or rounded layers of another client's"
+    " model (`tuned_on`), which fit its language only.",
 )
 _encoder(
     "wav2vec2-conformer",

@@ -13,6 +13,8 @@ import toys
 from own_engine import PassingGrid
 
 from fedsim import load_model, load_personalized
+from fedsim.audit.run import audit_run
+from fedsim.audit.voices import open_voices
 from fedsim.engine import EngineSettings, kept_running
 from fedsim.errors import FedsimError
 from fedsim.fleet.timeline import from_arrow
@@ -320,3 +322,29 @@ def test_more_languages_than_are_kept(tmp_path):
         file = toys.write_scenario(tmp_path / "b.yaml", **chosen)
         alone = run_scenario(load_scenario(file), tmp_path / language)
         assert alone.rows == [row for row in result.rows if row.client in keys]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "privacy", [{"release": "quantized", "bits": 4}, {"release": "cohort", "cohort": {"size": 4}}]
+)
+def test_bounds_are_common_to_all_languages(write, tmp_path, privacy):
+    """One release of the profile, whichever language's model it is of; an audit senses alike."""
+    scenario = write(
+        methods=[{"allocation": "myqasr", "calibration": "minmax"}],
+        privacy=privacy | {"public_voices": 4},
+        study=False,
+    )
+    result = run_scenario(scenario, tmp_path / "run")
+    assert result.failures == []
+    assert {row.client for row in result.rows} == set(SPEAKS)
+    assert list(audit_run(tmp_path / "run", 2))
+
+
+@pytest.mark.slow
+def test_an_audit_senses_as_devices_do(write, result):
+    """To the last bit, each speaker through the model of its language."""
+    voices = open_voices(write())
+    with Ledger(result.folder.ledger) as ledger:
+        for sensed in ledger.sensed():
+            assert tuple(voices.first([sensed.client])[sensed.client]) == sensed.sensitivity
