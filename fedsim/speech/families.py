@@ -37,9 +37,9 @@ class ModelFamily:
     choose_language: Callable[[Any, Any, str | None, str], None] | None = None
     """f(network, tokenizer, model.target_lang, id): load one language's weights and vocabulary, in
     place; None for a family whose models have one set of weights."""
-    languages: Callable[[Any, Any], tuple[str, ...]] | None = None
-    """f(config, tokenizer): the languages that `choose_language` takes, the tokenizer's own first;
-    empty for a model with one set of weights."""
+    languages: Callable[[Any, Callable[[], Any]], tuple[str, ...]] | None = None
+    """f(config, f() -> tokenizer): the languages that `choose_language` takes, the model's own
+    first; empty for a model with one set of weights."""
     optional_weights: tuple[str, ...] = ()
     """Ends of the names of weights that a checkpoint may lack."""
     audio: str = ""

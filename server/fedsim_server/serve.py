@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from flwr.serverapp import Grid
 from fedsim.base.cache import LRUCache
 from fedsim.base.files import write_text
 from fedsim.protocol.run_config import RunConfig
-from fedsim.quant.bank import BlobStore, LayerBank
+from fedsim.quant.bank import BlobNames, BlobStore, LayerBank
 from fedsim.quant.moments import usable
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger import Ledger
@@ -77,11 +78,12 @@ def _planners(models: StudyModels, store: BlobStore, metric: str) -> Planner:
     if not models.languages:
         return _planner(scenario, models.first, store, metric, reads=True)
     known: LRUCache[Planner] = LRUCache(max_values=KEPT)
+    packed: defaultdict[str, BlobNames] = defaultdict(dict)  # outlives the planner
 
     def in_language(language: str) -> Planner:
         def make() -> Planner:
-            study = models.load(language)
-            return _planner(scenario, study, store, metric, language, reads=True)
+            study, names = models.load(language), packed[language]
+            return _planner(scenario, study, store, metric, language, names, reads=True)
 
         return known.get(language, make)
 
@@ -96,17 +98,21 @@ def _planner(
     store: BlobStore,
     metric: str,
     language: str | None = None,
+    names: BlobNames | None = None,
     *,
     reads: bool,
 ) -> Planner:
-    """Return the planner of one model; `reads` says whether public clips have a part in it where
-    the scenario wants them."""
+    """Return the planner of one model, that of a language or of all.
+
+    `names` are those of its packed layers; `reads` says whether public clips have a part in it
+    where the scenario wants them.
+    """
     public = public_model(scenario, study.model, language)
     wanted = {cell.moments for cell in all_cells(scenario)} if reads else set()
     # Made here for a blend too: workers on this machine then find them in the cache folder.
     moments = public.moments if wanted & {"public", "blend"} else {}
     weights = study.switch.full_weights()
-    bank = LayerBank(weights, study.model.layers, study.weight_format, store, moments)
+    bank = LayerBank(weights, study.model.layers, study.weight_format, store, moments, names)
     full = study.switch.full_bytes()
     clips, downloads = b"", {FULL_MODEL: full}
     if "blend" in wanted:

@@ -98,13 +98,16 @@ def test_each_client_is_as_in_a_run_of_its_language(write, result, tmp_path):
 
 
 def test_files_are_loaded_with_their_language(result, home):
+    seen = set()
     layers = {name: load_model(home / "mms", target_lang=name).layers for name in NAMES.values()}
-    for path in result.folder.models.iterdir():
+    for path in result.folder.models.glob("*-uniform_none*"):
         name = NAMES[SPEAKS[path.name.split("-", 1)[0]]]
         assert modelfile.read(path, layers[name]).manifest.settings["target_lang"] == name
+        seen.add(name)
         pm = load_personalized(path)
         assert pm.nbytes == os.path.getsize(path)
         assert set(pm.transcribe(toys.clips([0.5]))[0]) <= {*mms_toys.VOCABULARIES[name], " "}
+    assert seen == set(NAMES.values())
 
 
 def test_preflight_names_the_languages(write):

@@ -121,7 +121,7 @@ def languages_of(model: str) -> tuple[str, ...]:
     family = family_of(class_name, model)
     if family.languages is None:
         return ()
-    return family.languages(config, load_tokenizer(place, model, class_name))
+    return family.languages(config, lambda: load_tokenizer(place, model, class_name))
 
 
 def wrap_model(

@@ -6,6 +6,7 @@ vocabulary with one part per language (https://huggingface.co/facebook/mms-1b-al
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fedsim.errors import FedsimError, nearest
@@ -23,7 +24,7 @@ def choose_language(module: Any, tokenizer: Any, target_lang: str | None, model:
     Raises `FedsimError` if the model has several languages and none is chosen, or has not the one
     that is.
     """
-    languages = languages_of(module.config, tokenizer)
+    languages = languages_of(module.config, lambda: tokenizer)
     if not languages:
         if target_lang is not None:
             raise FedsimError(
@@ -55,11 +56,17 @@ def choose_language(module: Any, tokenizer: Any, target_lang: str | None, model:
     tokenizer.set_target_lang(target_lang)
 
 
-def languages_of(config: Any, tokenizer: Any) -> tuple[str, ...]:
-    """Return the languages of which a model has adapters and a vocabulary each, the tokenizer's own
-    first, then by name; empty for a model without."""
+def languages_of(config: Any, read: Callable[[], Any]) -> tuple[str, ...]:
+    """Return the languages of which a model has adapters and a vocabulary each, its tokenizer's own
+    first, then by name; empty for a model without.
+
+    `read` returns the tokenizer, and is called if there are adapters.
+    """
+    if getattr(config, "adapter_attn_dim", None) is None:
+        return ()
+    tokenizer = read()
     vocabulary = getattr(tokenizer, "vocab", None)
-    if getattr(config, "adapter_attn_dim", None) is None or not isinstance(vocabulary, dict):
+    if not isinstance(vocabulary, dict) or not vocabulary:
         return ()
     if not all(isinstance(part, dict) for part in vocabulary.values()):
         return ()
