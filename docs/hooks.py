@@ -1,11 +1,13 @@
-"""What `mkdocs build` writes by itself: the reference of YAML keys and of commands."""
+"""What `mkdocs build` writes by itself: reference pages, each from the code that it describes."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +23,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     from mkdocs.structure.files import File
 
-    for name, text in (("scenario", scenario_page()), ("commands", commands_page())):
-        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    pages = {
+        "scenario": scenario_page,
+        "commands": commands_page,
+        "messages": messages_page,
+        "ledger": ledger_page,
+    }
+    for name, page in pages.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=page()))
     return files
 
 
@@ -143,4 +151,56 @@ def commands_page() -> str:
     lines = ["# Commands"]
     for name, text in command_helps().items():
         lines += ["", f"## {name}", "", "```text", text.strip(), "```"]
+    return "\n".join([*lines, ""])
+
+
+def messages_page() -> str:
+    """Return the messages: their fields, and what the server checks of an answer's."""
+    import fedsim.protocol.messages as own
+    from fedsim.privacy.secure_aggregation import wire
+    from fedsim.protocol.rules import RULES
+
+    lines = [
+        "# Messages",
+        "",
+        f"Version {own.PROTOCOL} of what clients and server send each other. Every field of every"
+        " message is here: no field could carry audio, text or activations. What an answer may hold"
+        " is checked by the server before anything else reads it; a client that breaks a rule is"
+        " quarantined by its name.",
+    ]
+    for module in (own, wire):
+        for kind in vars(module).values():
+            if isinstance(kind, type) and kind.__module__ == module.__name__:
+                lines += ["", f"## {kind.__name__}", "", inspect.getdoc(kind) or "", ""]
+                lines += ["| field | type |", "|---|---|"]
+                lines += [f"| `{f.name}` | {_cell(str(f.type))} |" for f in fields(kind)]
+                rules = RULES.get(kind, ())
+                if rules:
+                    lines += ["", "What is checked:", ""]
+                lines += [
+                    f"- {', '.join(f'`{name}`' for name in dict.fromkeys(rule.fields))}:"
+                    f" {' '.join((inspect.getdoc(rule.check) or '').split())}"
+                    for rule in rules
+                ]
+    return "\n".join([*lines, ""])
+
+
+def ledger_page() -> str:
+    """Return the tables of a run's ledger."""
+    from fedsim.results.ledger_schema import TABLES, VERSION
+
+    lines = [
+        "# The ledger",
+        "",
+        f"`ledger.sqlite` in a run folder, version {VERSION}: an SQLite database that any SQLite"
+        " reader opens. Numbers in blobs are little-endian; each row ends with a checksum of its"
+        " values.",
+    ]
+    for table in TABLES.values():
+        key = ", ".join(f"`{name}`" for name in table.key) or "the number of the row"
+        lines += ["", f"## {table.name}", "", f"{table.what} Key: {key}.", ""]
+        lines += ["| column | type | |", "|---|---|---|"]
+        for column, kind in zip(table.columns, table.sql_kinds, strict=True):
+            null = ", may be null" if column.optional else ""
+            lines.append(f"| `{column.name}` | {kind}{null} | {_cell(column.what)} |")
     return "\n".join([*lines, ""])

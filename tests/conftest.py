@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import paper
 import pytest
 
-# No test reads or writes the user's own cache. Set here, before the workers of xdist start, so that
-# they share it, as do the processes that tests start.
+# No test reads or writes the user's own cache. Set here, before the workers of xdist start: they
+# share one, as do the processes that tests start, and make public clips and traced graphs once.
 _CACHE = None
 if "FEDSIM_TEST_CACHE" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="fedsim-tests-")
@@ -37,18 +37,6 @@ if TYPE_CHECKING:
     from fedsim.runner.single import RunResult
     from fedsim.scenario import Scenario
     from fedsim.speech.models.base import SpeechModel
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory) -> Iterator[Path]:
-    """A cache of the tests' own, empty at first: the user's is neither read nor written.
-
-    Public statistics of a toy are kept in it from one test to the next.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("FEDSIM_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,15 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
 import fedsim
 from fedsim.cli import make_parser
+from fedsim.protocol.rules import RULES
+from fedsim.results.ledger_schema import TABLES
 from fedsim.scenario import find_scenario, json_schema, load_scenario
 
 REPOSITORY = Path(__file__).parents[1]
@@ -113,7 +115,7 @@ def test_python(page, tmp_path, monkeypatch):
             exec(compile(block.code, page, "exec"), names)
 
 
-def test_the_reference_has_every_key_and_every_command():
+def test_the_reference_has_every_key_command_message_and_table():
     place = importlib.util.spec_from_file_location("hooks", REPOSITORY / "docs/hooks.py")
     hooks = importlib.util.module_from_spec(place)
     place.loader.exec_module(hooks)
@@ -123,6 +125,15 @@ def test_the_reference_has_every_key_and_every_command():
             assert re.search(rf"^\| `(.+\.)?{key}` \|", page, re.MULTILINE), key
     assert "| `seed` | whole number ≥ 0" in page
     commands = hooks.commands_page()
+    messages, ledger = hooks.messages_page(), hooks.ledger_page()
     for name in ("run", "size", "report", "voices"):
         assert f"## fedsim {name}\n" in commands
     assert "--no-report" in commands
+    for kind, rules in RULES.items():
+        (section,) = re.findall(rf"## {kind.__name__}\n(.*?)(?=\n## |$)", messages, re.DOTALL)
+        for field in fields(kind):
+            assert f"| `{field.name}` |" in section
+        assert section.count("\n- `") == len(rules)
+    for table in TABLES.values():
+        assert f"## {table.name}\n" in ledger
+        assert all(f"| `{column.name}` |" in ledger for column in table.columns)

@@ -22,19 +22,24 @@ _CHECK_BYTES = 8
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its Python type, and what SQL says of it beside that."""
+    """A column: its Python type, what SQL says of it beside that, and what it holds."""
 
     name: str
     kind: type
     optional: bool = False
     check: str = ""
+    what: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; its rows are numbered from 1 in order of writing if it has no key of columns."""
+    """A table, and what a row of it is.
+
+    Rows are numbered from 1 in order of writing if there is no key of columns.
+    """
 
     name: str
+    what: str
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
 
@@ -44,18 +49,23 @@ class Table:
         return ", ".join(column.name for column in self.columns)
 
     @property
+    def sql_kinds(self) -> tuple[str, ...]:
+        """The types of the columns, as SQL names them."""
+        return tuple(_SQL_KINDS[column.kind] for column in self.columns)
+
+    @property
     def sql(self) -> str:
         """The statement that creates the table."""
         columns = [
             " ".join(
                 word
                 for word in (
-                    *(c.name, _SQL_KINDS[c.kind]),
+                    *(c.name, kind),
                     *("" if c.optional else "NOT NULL", f"CHECK ({c.check})" if c.check else ""),
                 )
                 if word
             )
-            for c in self.columns
+            for c, kind in zip(self.columns, self.sql_kinds, strict=True)
         ]
         if not self.key:
             columns.insert(0, "id INTEGER PRIMARY KEY")
@@ -70,64 +80,108 @@ def _texts(*names: str) -> tuple[Column, ...]:
     return tuple(Column(name, str) for name in names)
 
 
-def _blobs(*names: str) -> tuple[Column, ...]:
-    return tuple(Column(name, bytes) for name in names)
-
-
 _MODEL = ("client", "method", "tuned_on")
+_DEPTHS = Column("bits", bytes, what="bit depth of each layer, uint8")
+_LANGUAGE = Column("language", str, what="of the clips, where model files differ by it, else empty")
 TABLES = {
     table.name: table
     for table in (
-        Table("facts", _texts("kind", "name", "value"), ("kind", "name")),
-        Table("clients", _texts("client"), ("client",)),
-        Table("results", tuple(Column(c.name, c.kind, c.optional) for c in COLUMNS), _MODEL),
-        Table("plans", (*_texts(*_MODEL), *_blobs("bits", "wrong", "of")), _MODEL),
+        Table(
+            "facts",
+            "What binds the run: its settings as JSON, and the hashes of its files.",
+            _texts("kind", "name", "value"),
+            ("kind", "name"),
+        ),
+        Table("clients", "A client that has finished.", _texts("client"), ("client",)),
+        Table(
+            "results",
+            "A model, as one client tested it; results.parquet has the same rows.",
+            tuple(Column(c.name, c.kind, c.optional) for c in COLUMNS),
+            _MODEL,
+        ),
+        Table(
+            "plans",
+            "The plan of a row of `results`, and with `study: true` the counts of each test clip.",
+            (
+                *_texts(*_MODEL),
+                _DEPTHS,
+                Column("wrong", bytes, what="errors of each clip, int32"),
+                Column("of", bytes, what="words of each clip, or characters, int32"),
+            ),
+            _MODEL,
+        ),
         Table(
             "sensed",
-            (*_texts("client"), *_blobs("sensitivity", "quantiles", "depths")),
+            "The layer profile that a client sent.",
+            (
+                *_texts("client"),
+                Column("sensitivity", bytes, what="layer by layer, float64"),
+                Column("quantiles", bytes, what="of each layer's output, float64; with a study"),
+                Column("depths", bytes, what="bit depths of the columns of a table, uint8"),
+            ),
             ("client",),
         ),
-        Table("kept", _texts("client", "stage", "reply"), ("client", "stage")),
+        Table(
+            "kept",
+            "An answer of a client that has not finished, for `--resume`.",
+            (*_texts("client", "stage"), Column("reply", str, what="as JSON")),
+            ("client", "stage"),
+        ),
         Table(
             "failures",
-            _texts("client", "stage", "reason", "outcome"),
+            "A client that did not finish, and why.",
+            (
+                *_texts("client", "stage", "reason"),
+                Column("outcome", str, what="failed, dropped, quarantined or declined"),
+            ),
             ("client", "stage", "reason"),
         ),
         Table(
             "events",
-            (*_texts("client", "stage"), Column("attempt", int), *_texts("event", "detail")),
+            "What went wrong and was handled: a lost message, a refused answer.",
+            (
+                *_texts("client", "stage"),
+                Column("attempt", int, what="1 for the first message of the stage"),
+                *_texts("event", "detail"),
+            ),
         ),
         Table(
             "releases",
+            "A field of a message that left a device or reached it.",
             (
                 *_texts("client", "stage"),
                 Column("direction", str, check="direction IN ('up', 'down')"),
                 *_texts("field"),
                 Column("bytes", int, check="bytes >= 0"),
-                Column("epsilon", float, optional=True),
+                Column("epsilon", float, optional=True, what="its cost where noise was added"),
             ),
         ),
         Table(
             "workloads",
+            "The audio of a stage, for the virtual clock: only with a fleet.",
             (
                 *_texts("client", "stage"),
-                *(Column("clips", int), Column("seconds", float), Column("tokens", float)),
+                Column("clips", int),
+                Column("seconds", float),
+                Column("tokens", float, what="of the model's own transcripts"),
             ),
             ("client", "stage"),
         ),
         Table(
             "payloads",
+            "What the server saw of a client's layer profile, which `fedsim audit` attacks.",
             (
                 Column("client", str),
-                Column("round", int),
+                Column("round", int, what="number of the release, from 1"),
                 Column("release", str),
-                *_blobs("payload"),
+                Column("payload", bytes, what="as it was released"),
             ),
             ("client", "round"),
         ),
         Table(
             "planned",
-            (*_texts("client", "stage", "method"), *_blobs("bits"), *_texts("language")),
+            "A plan that was delivered, for the virtual clock: only with a fleet.",
+            (*_texts("client", "stage", "method"), _DEPTHS, _LANGUAGE),
             ("client", "method"),
         ),
     )

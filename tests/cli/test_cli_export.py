@@ -14,11 +14,16 @@ from fedsim.cli import main
 CLIPS = toys.clips((0.5, 0.8, 0.63), seed=3)
 
 
-@pytest.fixture
-def file(folder, model_folder) -> Path:
-    """A model file of a toy, and recordings beside it."""
+@pytest.fixture(scope="module")
+def mine(model_folder):
+    """A personalized toy."""
     model = fedsim.load_model(model_folder("ctc-layer"))
-    mine = fedsim.personalize(model, CLIPS, budget_mb=0.027, bit_depths=(2, 4, 6, 8))
+    return fedsim.personalize(model, CLIPS, budget_mb=0.027, bit_depths=(2, 4, 6, 8))
+
+
+@pytest.fixture
+def file(folder, mine) -> Path:
+    """Its model file, and recordings beside it."""
     toys.write_corpus(
         folder / "speech",
         ("ann",),

@@ -148,7 +148,7 @@ def test_the_factor_is_triangular_and_gives_the_moments_back():
     k = 2 * WIDE + 70
     h = moments_of(inputs(700, k))[0].astype(np.float64)
     damped = h + DAMPING * np.diag(h).mean() * np.eye(k)
-    r = triangular(h)
+    (r,) = triangular([h])
     np.testing.assert_array_equal(r, np.triu(r))
     np.testing.assert_allclose(r @ r.T, damped, atol=1e-12 * np.abs(damped).max())
 

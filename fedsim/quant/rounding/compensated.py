@@ -91,9 +91,7 @@ def _compensated(
         require_finite(matrix)
     n, k = matrices[0].shape
     groups = len(tasks[0].moments)  # type: ignore[arg-type]
-    factors = np.stack(
-        [triangular(h) for task in tasks for h in task.moments]  # type: ignore[union-attr]
-    )
+    factors = triangular([h for task in tasks for h in task.moments])  # type: ignore[union-attr]
     bits = [task.bits for task in tasks for _ in range(groups)]
     grid = weight_format.grid((n, k))
     fixed = (
@@ -153,27 +151,29 @@ def _scales(matrix: np.ndarray, bits: int, weight_format: WeightFormat) -> Block
     return least_squares(blocks, bits, zero_points=weight_format.zero_points)
 
 
-def triangular(moments: np.ndarray) -> np.ndarray:
-    """Return R, upper triangular float64 (K, K), with R R^T = H + damping; H float (K, K).
+def triangular(moments: Sequence[np.ndarray]) -> np.ndarray:
+    """Return R of each H, float (K, K): upper triangular, float64 (len, K, K), R R^T = H + damping.
 
     Raises `FedsimError` for an H that is not positive semidefinite: no inputs have such moments.
     """
-    h = moments.astype(np.float64)
-    diagonal = np.einsum("kk->k", h)
-    mean = float(diagonal.mean())
-    diagonal += DAMPING * mean if mean > 0 else 1.0  # a view: this writes into h
-    try:
-        return _factor(torch.from_numpy(h)).numpy()
-    except torch.linalg.LinAlgError as error:
-        raise not_semidefinite() from error
+    factors = np.zeros((len(moments), *moments[0].shape))
+    for one, r in zip(moments, factors, strict=True):
+        h = one.astype(np.float64)
+        diagonal = np.einsum("kk->k", h)
+        mean = float(diagonal.mean())
+        diagonal += DAMPING * mean if mean > 0 else 1.0  # a view: this writes into h
+        try:
+            _factor(torch.from_numpy(h), torch.from_numpy(r))
+        except torch.linalg.LinAlgError as error:
+            raise not_semidefinite() from error
+    return factors
 
 
-def _factor(h: torch.Tensor) -> torch.Tensor:
-    """Return R, upper triangular (K, K), with R R^T = h: Cholesky's factor from the last column on.
+def _factor(h: torch.Tensor, r: torch.Tensor) -> None:
+    """Write R, with R R^T = h, into zeros: Cholesky's factor, from the last column on.
 
     By blocks of columns, which takes half as long as turning `h` around for LAPACK.
     """
-    r = torch.zeros_like(h)
     for stop in range(len(h), 0, -WIDE):
         start = max(0, stop - WIDE)
         later = r[:stop, stop:]
@@ -183,7 +183,6 @@ def _factor(h: torch.Tensor) -> torch.Tensor:
         r[:start, start:stop] = torch.linalg.solve_triangular(
             own.T, columns[:start], upper=False, left=False
         )
-    return r
 
 
 def not_semidefinite() -> FedsimError:

@@ -1,0 +1,1 @@
+"""How runs scale; see `__main__.py`."""
