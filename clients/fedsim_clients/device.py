@@ -110,7 +110,7 @@ class Device:
             workload=self.audio.workload() if request.workload else (),
             payload=payload,
             depths=() if profile is None else profile.depths,
-            language=(self.data.language or "") if runtime.scenario.model.vocabulary else "",
+            language=(self.data.language or "") if runtime.speaks else "",
         )
 
     def profile(self, measure: str) -> LayerProfile:

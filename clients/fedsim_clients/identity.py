@@ -25,6 +25,10 @@ def device_of(context: Context) -> Device:
             f"config"
         )
     data = runtime.remember(("data", key), lambda: runtime.clients[key])
+    try:
+        runtime = runtime.of(data.language)
+    except FedsimError as error:
+        raise FedsimError(f"client {key!r}: {error}") from error
     return Device(runtime, data, _mode(runtime, key))
 
 

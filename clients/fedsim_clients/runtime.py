@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.public_model import PublicModel
 from fedsim.speech.public_set import PublicSet, read_public_set
+from fedsim.study.by_language import KEPT, StudyModels, open_study_models
 from fedsim.study.devices import Devices
-from fedsim.study.model import StudyModel, load_study_model, sensing_peaks
+from fedsim.study.model import StudyModel, sensing_peaks
 from fedsim.study.vocabulary import TrimmedModels, trimmed_models
 
 REMEMBERED = 256
@@ -61,13 +62,16 @@ class Runtime:
     """One scenario's model, clients and caches in this process."""
 
     scenario: Scenario
+    models: StudyModels
+    """The model by client language."""
     study: StudyModel
+    """That of the clients that are played."""
     clients: Clients
     devices: Devices
     weights: WeightCache
     run_dir: Path
     trimmed: TrimmedModels
-    """The model by client language."""
+    """The same, with the tokens of any client language."""
     clips: LRUCache[np.ndarray] = field(default_factory=lambda: LRUCache(CLIP_BYTES))
     """(client, clip) key -> clip, of clients that have begun and not finished."""
     observations: LRUCache[LayerObservations] = field(
@@ -83,11 +87,38 @@ class Runtime:
     results: LRUCache[Any] = field(default_factory=lambda: LRUCache(max_values=REMEMBERED))
     """Small results that `remember` keeps."""
     _places: dict[str, str] = field(default_factory=dict)
+    _others: LRUCache[Runtime] = field(default_factory=lambda: LRUCache(max_values=KEPT))
+    """Language -> the runtime of clients that speak it."""
+
+    def of(self, language: str | None) -> Runtime:
+        """Return the runtime of clients that speak `language`: this one, unless the model differs.
+
+        Caches of single clients are shared. Raises `FedsimError` if the model has no such language.
+        """
+        if not self.models.languages:
+            return self
+
+        def make() -> Runtime:
+            study = self.models.load(language)
+            return replace(
+                self,
+                study=study,
+                trimmed=trimmed_models(self.scenario, study),
+                results=LRUCache(max_values=REMEMBERED),
+                _places={},
+            )
+
+        return self._others.get(language, make)
 
     @property
     def model(self) -> SpeechModel:
         """The full-precision model."""
         return self.study.model
+
+    @property
+    def speaks(self) -> bool:
+        """Whether model files differ by the client's language, which the server then must know."""
+        return bool(self.models.languages or self.scenario.model.vocabulary)
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what `make` returned for `key`; it is called again after eviction."""
@@ -152,13 +183,15 @@ def open_runtime(run_config: RunConfig) -> Runtime:
     torch.set_num_threads(scenario.engine.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
     set_deterministic(find_device(scenario.engine.device, where="engine.device"))
-    study = load_study_model(scenario)
+    models = open_study_models(scenario)
+    study = models.first
     clients = open_clients(
         scenario.corpus, scenario.clients, scenario.seed, scenario.text_normalizer
     )
     return Runtime(
         trimmed=trimmed_models(scenario, study),
         scenario=scenario,
+        models=models,
         study=study,
         clients=clients,
         devices=Devices(scenario, list(clients)),

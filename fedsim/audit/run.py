@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedsim.audit.views import Payloads, View
 from fedsim.audit.voices import Voices, open_voices
 from fedsim.errors import FedsimError
 from fedsim.privacy.bounds import Bounds
+from fedsim.quant.allocation import Sizes
 from fedsim.results.folder import RunFolder
 from fedsim.results.ledger_reader import read_ledger
 from fedsim.results.rates import lines_of
@@ -86,9 +88,13 @@ def _audit(
             "methods: fedsim audit attacks profiles of one value per layer, and losses: own makes"
             " devices send tables; audit a scenario whose methods read sensitivities"
         )
-    study = study_model(scenario, voices.model)
-    trimmed = trimmed_models(scenario, study)
-    view = View(scenario, voices, bounds, study.sizes, keys, payloads, trimmed)
+
+    @cache
+    def sizes_of(language: str | None) -> Sizes:
+        study = study_model(scenario, voices.model(language))
+        return trimmed_models(scenario, study).of(language).sizes
+
+    view = View(scenario, voices, bounds, sizes_of, keys, payloads)
     claim = None
     if scenario.privacy.chosen.adds_noise:
         assert bounds is not None  # the release needs them

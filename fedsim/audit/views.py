@@ -21,7 +21,6 @@ from fedsim.quant.allocation import Sizes
 from fedsim.scenario.schema import Scenario
 from fedsim.study.devices import Devices
 from fedsim.study.release_params import device_planner, release_params
-from fedsim.study.vocabulary import TrimmedModels
 
 Payloads = Sequence[bytes]
 """What one client released, one payload per round; for a member of a group, the mean."""
@@ -76,14 +75,12 @@ class View:
     scenario: Scenario
     voices: Voices
     bounds: Bounds | None
-    sizes: Sizes
-    """Of model files, for a device that makes its own plan."""
+    sizes_of: Callable[[str | None], Sizes]
+    """f(client language) -> those of its model files, for a device that makes its own plan."""
     keys: tuple[str, ...]
     """Keys of the clients under attack, sorted."""
     released: Mapping[str, Payloads] | None = None
     """What each released in a run; None without a run: it is then computed."""
-    trimmed: TrimmedModels | None = None
-    """The model by client language, where model files hold a part of the vocabulary."""
 
     @property
     def release(self) -> str:
@@ -97,13 +94,11 @@ class View:
 
     def params(self, client: str = "") -> ReleaseParams:
         """Return the parameters of releases; with `client`, also the planner of its device."""
-        layers = len(self.voices.model.layers)
+        layers = self.voices.layers
         if not client:
             return release_params(self.scenario, layers, self.bounds)
         limits = Devices(self.scenario, list(self.voices.clients))[client]
-        sizes = self.sizes
-        if self.trimmed is not None:
-            sizes = self.trimmed.of(self.voices.clients[client].language).sizes
+        sizes = self.sizes_of(self.voices.clients[client].language)
         plan = device_planner(self.scenario, sizes, limits)
         return release_params(self.scenario, layers, self.bounds, plan)
 

@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from fedsim.base.cache import LRUCache
 from fedsim.base.seeds import client_rng
 from fedsim.quant.sensitivity import sense
 from fedsim.scenario.corpus import READERS
@@ -23,7 +24,7 @@ from fedsim.speech.clips import Clients, Utterance, read_utterance
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import SpeechModel, own_tokens, tuning_batches
 from fedsim.speech.voices import Take
-from fedsim.study.model import load_study_model
+from fedsim.study.by_language import KEPT, StudyModels, open_study_models
 
 PAIRS = 12
 """Of worlds per client: each clip is then in 12 and out of 12, one more than the attack needs."""
@@ -34,7 +35,7 @@ class Voices:
     """The speakers of a scenario, and of others that differ in nothing that sensing depends on."""
 
     scenario: Scenario
-    model: SpeechModel
+    models: StudyModels
     clients: Clients
     open_again: Callable[[], Clients]
     """Opens the same speakers with another seed and twice the tuning clips; raises `FedsimError` if
@@ -43,6 +44,16 @@ class Voices:
     _first: dict[str, np.ndarray] = field(default_factory=dict)
     _second: dict[str, np.ndarray] = field(default_factory=dict)
     _worlds: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    _spoken: LRUCache[SpeechModel] = field(default_factory=lambda: LRUCache(max_values=KEPT))
+
+    @property
+    def layers(self) -> int:
+        """Number of layers of the model, whoever speaks."""
+        return len(self.models.first.model.layers)
+
+    def model(self, language: str | None) -> SpeechModel:
+        """Return the model of speakers of a language; `FedsimError` if it has none."""
+        return self._spoken.get(language, lambda: self.models.load(language).model)
 
     @property
     def has_sessions(self) -> bool:
@@ -96,9 +107,10 @@ class Voices:
     def _sense(self, key: str, utterances: Sequence[Utterance]) -> np.ndarray:
         convert, language = self.scenario.corpus.convert, self.clients[key].language
         clips = [read_utterance(u, convert=convert) for u in utterances]
-        tokens = own_tokens(self.model, clips, language)
-        batches = tuning_batches(self.model, clips, tokens, language)
-        return sense(self.model, batches, self.scenario.quantization.sensitivity)
+        model = self.model(language)
+        tokens = own_tokens(model, clips, language)
+        batches = tuning_batches(model, clips, tokens, language)
+        return sense(model, batches, self.scenario.quantization.sensitivity)
 
 
 def open_voices(scenario: Scenario) -> Voices:
@@ -108,7 +120,7 @@ def open_voices(scenario: Scenario) -> Voices:
     double = corpus.model_copy(update={"tuning_clips": 2 * corpus.tuning_clips})
     # Without clients.min_clips, which with twice the clips would choose other speakers.
     open_again = partial(READERS[corpus.kind].open, double, scenario.seed + 1)
-    return Voices(scenario, load_study_model(scenario).model, clients, open_again)
+    return Voices(scenario, open_study_models(scenario), clients, open_again)
 
 
 def _content(utterance: Utterance) -> object:

@@ -109,7 +109,7 @@ def quantiles(request: m.SenseRequest, answer: m.Summary, known: Known) -> str:
 
 
 def language(request: m.SenseRequest, answer: m.Summary, known: Known) -> str:
-    """At most 48 printable characters; empty unless model.vocabulary is set."""
+    """At most 48 printable characters; empty unless model files differ by language."""
     language = answer.language
     if len(language) > MAX_LANGUAGE or not language.isprintable():
         return f"{shortened(language)} as its language"

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ from fedsim.quant.weights import (
 )
 
 T = TypeVar("T")
+BlobNames: TypeAlias = dict[tuple[int, int, str, str], str]
+"""(layer, bit depth, rounding, key of rows) -> name of its blob."""
 
 CPU = torch.device("cpu")
 CACHE_BYTES = 1 << 30
@@ -172,7 +174,8 @@ class LayerBank:
     """Packs the layers of one full-precision model on demand.
 
     Each (layer, bit depth, rounding) is packed once. `moments` are the public second moments, by
-    layer name, for roundings that read them.
+    layer name, for roundings that read them. `names` are those of what was packed of this model
+    before, to which what is packed is added.
     """
 
     def __init__(
@@ -182,13 +185,14 @@ class LayerBank:
         weight_format: WeightFormat,
         store: BlobStore,
         moments: Mapping[str, LayerMoments] | None = None,
+        names: BlobNames | None = None,
     ) -> None:
         self.layers = layers
         self.weight_format = weight_format
         self.store = store
         self._weights = weights
         self._moments = moments or {}
-        self._names: dict[tuple[int, int, str, str], str] = {}
+        self._names: BlobNames = {} if names is None else names
 
     def manifest(
         self, plan: tuple[int, ...], rounding: str, rows: Rows | None = None

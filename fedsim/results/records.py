@@ -87,7 +87,7 @@ class Planned:
     method: str
     bits: tuple[int, ...]
     language: str = ""
-    """Whose tokens its file holds; empty if it holds the whole vocabulary."""
+    """Whose model it is; empty where files do not differ by language."""
 
 
 @dataclass

@@ -40,7 +40,7 @@ class Audio:
 
 
 def blob_bytes(cost: ModelCost) -> dict[str, int]:
-    """Return name -> bytes of every blob of a model."""
+    """Return name -> bytes of every blob of a model, and of that of each language."""
     layers = {
         _blob(i, bits): size
         for bits, sizes in cost.layer_bytes.items()
@@ -51,13 +51,23 @@ def blob_bytes(cost: ModelCost) -> dict[str, int]:
         whole[_rest(language)] = one.rest_bytes
         for bits, size in one.layer_bytes.items():
             layers[_blob(one.layer, bits, language)] = size
-    return whole | {REST: cost.rest_bytes} | layers
+    others = {
+        _of_language(blob, language): size
+        for language, one in cost.by_language.items()
+        for blob, size in blob_bytes(one).items()
+    }
+    return whole | {REST: cost.rest_bytes} | layers | others
 
 
 @cache
 def _blob(layer: int, bits: int, language: str = "") -> str:
     # One object for all clients.
     return f"{layer}:{bits}:{language}" if language else f"{layer}:{bits}"
+
+
+@cache
+def _of_language(blob: str, language: str) -> str:
+    return f"{blob} ({language})" if language else blob
 
 
 @cache
@@ -83,6 +93,8 @@ class DeviceWorkload:
     """The plan of its model; empty if it was not sent one."""
     language: str = ""
     """Whose tokens its model file holds; empty if it holds the whole vocabulary."""
+    model: str = ""
+    """Language whose model it is, where each has its own; else empty."""
 
     def sense(self, tries: tuple[Attempt, ...]) -> StageWork:
         """Download the full model or its proxy, label the clips if it has a decoder, observe."""
@@ -193,6 +205,7 @@ class DeviceWorkload:
     ) -> StageWork:
         stages = (stage, *GROUPED) if stage == "sense" else (stage,)
         down, up = (sum(self.sent.get((s, way), 0) for s in stages) for way in ("down", "up"))
+        blobs = tuple(_of_language(blob, self.model) for blob in blobs)
         return StageWork(
             blobs, {depth: n for depth, n in macs.items() if n}, round(read), down, up, tries
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.base.cache import LRUCache
 from fedsim.base.units import MB
 from fedsim.errors import AudioError, BudgetError, FedsimError, defect, nearest, quoted
 from fedsim.quant.allocation import smallest
@@ -25,9 +26,10 @@ from fedsim.speech.duplicates import require_distinct
 from fedsim.speech.eligible import check_metadata
 from fedsim.speech.models.base import SpeechModel, transcribe_clips
 from fedsim.speech.models.processor import left_out
+from fedsim.study.by_language import KEPT, StudyModels, model_languages, open_study_models
 from fedsim.study.devices import Devices
 from fedsim.study.metric import metric_of
-from fedsim.study.model import StudyModel, load_study_model, study_model
+from fedsim.study.model import StudyModel, study_model
 from fedsim.study.rare_words import check_has_words
 from fedsim.study.vocabulary import TrimmedModels, trimmed_models
 
@@ -59,28 +61,33 @@ def preflight(scenario: Scenario, clients: Clients) -> Iterator[str]:
     Raises:
         FedsimError: for the first check that fails.
     """
-    survey = _survey(scenario, clients)
     cells = [cell.scenario for cell in expand(scenario)]
+    of_models = {cell.model: cell for cell in cells}.values()
+    speaks = any(cell.model.vocabulary or model_languages(cell) for cell in of_models)
+    survey = _survey(scenario, clients, all_of_them=speaks)
     for settings in dict.fromkeys(cell.model for cell in cells):
         same_model = [cell for cell in cells if cell.model == settings]
-        study = load_study_model(same_model[0])
+        models = open_study_models(same_model[0])
+        assert survey.first is not None
+        _check_spoken(models, survey)
+        study = models.load(survey.first.language)
         model = study.model
         yield _model(study)
         if note := left_out(model.id):
             yield note
-        yield _size(study, same_model, survey)
+        yield _size(models, same_model, survey)
         yield _clips(model, scenario, survey)
         yield _classes(model, survey) if model.task == "classify" else _texts(survey)
-        yield _languages(model, survey)
+        yield _languages(models, model, survey)
         yield _heard(model, same_model[0], survey)
         yield from _scores(model, same_model)
 
 
-def _survey(scenario: Scenario, clients: Clients) -> _Survey:
+def _survey(scenario: Scenario, clients: Clients, *, all_of_them: bool) -> _Survey:
     survey = _Survey()
     keys, wordless = list(clients), ""
     survey.spoken = dict.fromkeys(keys)
-    if clients.clips is not None and scenario.model.vocabulary is None:
+    if clients.clips is not None and not all_of_them:
         # Synthetic speakers have as many clips each, and nothing that one lacks: a choice will do.
         step = max(1, len(keys) // _LOOKED_AT)
         survey.clients = len(keys) - len(keys[::step])
@@ -126,9 +133,19 @@ def _model(study: StudyModel) -> str:
     )
 
 
-def _size(study: StudyModel, cells: Sequence[Scenario], survey: _Survey) -> str:
+def _check_spoken(models: StudyModels, survey: _Survey) -> None:
+    """Raise `FedsimError` for the first client that the model has no adapters for."""
+    for key, language in survey.spoken.items() if models.languages else ():
+        try:
+            models.name(language)
+        except FedsimError as error:
+            raise FedsimError(f"client {key!r}: {error}") from error
+
+
+def _size(models: StudyModels, cells: Sequence[Scenario], survey: _Survey) -> str:
     """Compare budgets with the smallest model file, for the client where they are closest."""
-    tables: dict[Any, TrimmedModels] = {}
+    tables: LRUCache[TrimmedModels] = LRUCache(max_values=KEPT)
+    minimum: dict[Any, int] = {}  # by what the sizes depend on, legal bit depths and language
     closest = None
     devices = unfit = 0
     for cell in cells:
@@ -137,19 +154,22 @@ def _size(study: StudyModel, cells: Sequence[Scenario], survey: _Survey) -> str:
             *(depths, cell.clients.format),
             *(quantization.weights, quantization.zero_points, quantization.activation_bits),
         )
-        if kind not in tables:
-            tables[kind] = trimmed_models(cell, study_model(cell, study.model))
-        minimum: dict[Any, int] = {}  # by legal bit depths and language
         for key, device in Devices(cell, list(survey.spoken)).items():
             legal, budget = device.bit_depths, device.budget_bytes
-            language = survey.spoken[key] if cell.model.vocabulary else None
-            if (legal, language) not in minimum:
+            speaks = cell.model.vocabulary or models.languages
+            language = survey.spoken[key] if speaks else None
+            if (kind, legal, language) not in minimum:
+                model = language if models.languages else None
+
+                def load(cell: Scenario = cell, model: str | None = model) -> TrimmedModels:
+                    return trimmed_models(cell, study_model(cell, models.load(model).model))
+
                 try:
-                    sizes = tables[kind].of(language).sizes
+                    sizes = tables.get((kind, model), load).of(language).sizes
                 except FedsimError as error:
                     raise FedsimError(f"client {key!r}: {error}") from error
-                minimum[legal, language] = smallest(sizes.restricted(legal))
-            least = minimum[legal, language]
+                minimum[kind, legal, language] = smallest(sizes.restricted(legal))
+            least = minimum[kind, legal, language]
             devices, unfit = devices + 1, unfit + (least > budget)
             if closest is None or budget - least < closest[0] - closest[1]:
                 closest = budget, least, key, legal[0], file_words(cell.clients.format)
@@ -228,10 +248,8 @@ def _heard(model: SpeechModel, scenario: Scenario, survey: _Survey) -> str:
 
 def _texts(survey: _Survey) -> str:
     wordless = f"{survey.wordless:,} more have no word and are not scored"
-    return (
-        f"texts: {survey.references:,} references of {survey.clients:,} clients, "
-        f"{wordless if survey.wordless else 'none empty once normalized'}"
-    )
+    more = wordless if survey.wordless else "none empty once normalized"
+    return f"texts: {survey.references:,} references of {survey.clients:,} clients, {more}"
 
 
 def _scores(model: SpeechModel, cells: Sequence[Scenario]) -> Iterator[str]:
@@ -263,7 +281,11 @@ def _classes(model: SpeechModel, survey: _Survey) -> str:
     )
 
 
-def _languages(model: SpeechModel, survey: _Survey) -> str:
+def _languages(models: StudyModels, model: SpeechModel, survey: _Survey) -> str:
+    if models.languages:
+        pairs = sorted((str(spoken), models.name(spoken)) for spoken in survey.languages)
+        words = ", ".join(a if a == b else f"{a} ({b})" for a, b in pairs)
+        return f"languages: each client is served by the adapters of its own: {words}"
     rules: Any = getattr(model.module, "generation_config", None)
     if not getattr(rules, "is_multilingual", False):
         return "languages: the model takes none"

@@ -48,15 +48,24 @@ def time_round(folder: RunFolder, scenario: Scenario, clients: Sequence[str]) ->
         scenario.clock.server(scenario.retries),
     )
     devices = dict(Devices(scenario, clients))
+    spoken = _languages(folder, scenario) if cost.by_language else {}
+    peaks = {client: cost.of(spoken.get(client, "")).peaks for client in clients}
     timed = TimedRound(
         timed_model(scenario),
         run.timelines,
         run.server,
         budgets={c: x.budget_bytes for c, x in devices.items()},
-        sensing={c: choose_mode(cost.peaks, x.memory_bytes, fallback) for c, x in devices.items()},
+        sensing={c: choose_mode(peaks[c], x.memory_bytes, fallback) for c, x in devices.items()},
     )
     write_round(folder.timeline, timed)
     return run
+
+
+def _languages(folder: RunFolder, scenario: Scenario) -> dict[str, str]:
+    """Return client -> its language, of those that a model was planned for."""
+    with Ledger(folder.ledger) as ledger:
+        plans = ledger.planned(timed_model(scenario))
+    return {client: plan.language for client, plan in plans.items()}
 
 
 def _works(
@@ -82,9 +91,12 @@ def _works(
         silent = Failure(client, "sense", "it never sent its client key", "dropped")
         end = None if client in finished else failures.get(client, silent)
         plan = plans.get(client)
-        mode = choose_mode(cost.peaks, int(profile.memory_mb * MB), scenario.fleet.sensing)
+        language = plan.language if plan else ""
+        # A client that was not planned for has sent no language: it counts as one of the first.
+        own = cost.of(language)
+        mode = choose_mode(own.peaks, int(profile.memory_mb * MB), scenario.fleet.sensing)
         work = DeviceWorkload(
-            cost,
+            own,
             profile,
             mode or "streamed",
             audio[client],
@@ -92,7 +104,8 @@ def _works(
             observes,
             calibration,
             plan.bits if plan else (),
-            plan.language if plan else "",
+            language if language in own.trimmed else "",
+            language if language in cost.by_language else "",
         )
         tries = {stage: _tries(scenario, client, stage, end) for stage in STAGES}
         yield ClientWork(

@@ -64,7 +64,8 @@ class ModelSettings(Settings):
     batch_size: int = Field(default=8, ge=1, le=1024, description="clips in one forward pass")
     target_lang: Text | None = Field(
         default=None,
-        description="MMS: the language whose adapters, head and vocabulary are loaded, such as ita",
+        description="MMS: the language whose adapters, head and vocabulary serve all clients, such"
+        " as ita; null: each client is served by those of its own language",
     )
     normalize: bool | None = Field(
         default=None,

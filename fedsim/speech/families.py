@@ -37,6 +37,9 @@ class ModelFamily:
     choose_language: Callable[[Any, Any, str | None, str], None] | None = None
     """f(network, tokenizer, model.target_lang, id): load one language's weights and vocabulary, in
     place; None for a family whose models have one set of weights."""
+    languages: Callable[[Any, Callable[[], Any]], tuple[str, ...]] | None = None
+    """f(config, f() -> tokenizer): the languages that `choose_language` takes, the model's own
+    first; empty for a model with one set of weights."""
     optional_weights: tuple[str, ...] = ()
     """Ends of the names of weights that a checkpoint may lack."""
     audio: str = ""
@@ -83,10 +86,11 @@ _encoder(
     _heads("Wav2Vec2"),
     summary="wav2vec 2.0, XLS-R and MMS, with a CTC head or a classifier.",
     choose_language=Lazy("fedsim.speech.models.mms:choose_language"),
+    languages=Lazy("fedsim.speech.models.mms:languages_of"),
     audio=_MASKED,
     tested_with=f"{_BOTH_NORMS}, strided adapter, weighted layer sum, MMS; the bundled model",
-    not_supported="Clients of several languages with MMS: their weights differ, and a run packs"
-    " each layer once for all clients.",
+    not_supported="MMS by client language: activation ranges or rounded layers of another client's"
+    " model (`tuned_on`), which fit its language only.",
 )
 _encoder(
     "wav2vec2-conformer",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import islice
 
 import numpy as np
 
@@ -39,6 +40,7 @@ class PublicRequest:
     """Which public clips: equal requests give the same clips, sample for sample."""
 
     languages: tuple[str, ...]
+    """Of a corpus, empty for all."""
     topics: tuple[str, ...]
     n_clips: int
     corpus: str | None = None
@@ -51,6 +53,7 @@ def public_request(
     *,
     n_clips: int = PUBLIC_CLIPS,
     corpus: CorpusSettings | None = None,
+    language: str | None = None,
 ) -> PublicRequest:
     """Return a request for public clips.
 
@@ -59,7 +62,9 @@ def public_request(
         topics: of what they say; `words` are English, other languages then have all topics.
         n_clips: number of clips; of a corpus at most as many.
         corpus: take its clips instead, whatever kind it is: nothing else is then read but
-            `n_clips`.
+            `n_clips` and `language`.
+        language: of the corpus' clips; those of which the language is not known are taken too. None
+            for all clips.
 
     Raises:
         FedsimError: for less than one clip, and for no language.
@@ -67,7 +72,8 @@ def public_request(
     if n_clips < 1:
         raise FedsimError(f"{n_clips} public clips: ask for at least 1")
     if corpus is not None:
-        return PublicRequest((), (), n_clips, corpus.model_dump_json())
+        only = () if language is None else (language,)
+        return PublicRequest(only, (), n_clips, corpus.model_dump_json())
     if not languages:
         raise FedsimError("public clips have no language: name at least one")
     return PublicRequest(tuple(dict.fromkeys(languages)), tuple(topics), n_clips)
@@ -90,7 +96,7 @@ def public_set(request: PublicRequest) -> PublicSet:
     """
     if request.corpus is not None:
         corpus = CorpusSettings.model_validate_json(request.corpus)
-        return public_set_of(_of_corpus(corpus, request.n_clips))
+        return public_set_of(_of_corpus(corpus, request.n_clips, request.languages))
     takes = public_takes(request)
     return public_set_of(PublicClip(take.render(), take.speaker.language) for take in takes)
 
@@ -142,8 +148,20 @@ def _texts(language: str, topics: tuple[str, ...]) -> Iterator[str]:
             )
 
 
-def _of_corpus(corpus: CorpusSettings, n_clips: int) -> list[PublicClip]:
-    chosen = [pair for _, pair in zip(range(n_clips), _dealt(corpus), strict=False)]
+def _of_corpus(
+    corpus: CorpusSettings, n_clips: int, languages: tuple[str, ...]
+) -> list[PublicClip]:
+    dealt = (
+        (client, u)
+        for client, u in _dealt(corpus)
+        if not languages or (u.language or client.language) in (None, *languages)
+    )
+    chosen = list(islice(dealt, n_clips))
+    if not chosen and languages:
+        raise FedsimError(
+            f"quantization.public_clips: no tuning clip is in {' or '.join(languages)}; add"
+            f" recordings in it, or choose clients of other languages"
+        )
     if not chosen:
         raise FedsimError(
             f"quantization.public_clips: no {corpus.group_by} has a tuning clip; add recordings or"

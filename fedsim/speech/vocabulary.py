@@ -97,8 +97,8 @@ class Vocabulary:
         if code is None:
             raise FedsimError(
                 "model.vocabulary keeps the tokens of the client's language, and none is given;"
-                " give the clips a language (corpus.columns.language, or language=), or"
-                " remove model.vocabulary"
+                " give the clips a language (the column that corpus.columns.language names, or"
+                " language=), or remove model.vocabulary"
             )
         return code
 

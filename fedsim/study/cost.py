@@ -63,6 +63,12 @@ class ModelCost:
     """Public clips that a device blends its own with."""
     trimmed: dict[str, TrimmedCost] = field(default_factory=dict)
     """By language, where model files hold a part of the vocabulary."""
+    by_language: dict[str, ModelCost] = field(default_factory=dict)
+    """By language, where clients are served by models of their own; the rest is one of these."""
+
+    def of(self, language: str) -> ModelCost:
+        """Return the cost of the model for clients that speak `language`."""
+        return self.by_language.get(language, self)
 
     def moment_macs(self, clips: float, seconds: float, tokens: float) -> float:
         """Return the MACs of recording second moments in a pass: K^2 / 2 for each input of K
@@ -112,7 +118,10 @@ class ModelCost:
 
 def read_cost(path: Path) -> ModelCost:
     """Return what `ModelCost.write` wrote."""
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    return _cost(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _cost(fields: dict[str, Any]) -> ModelCost:
     layers = tuple(
         Layer(layer["name"], layer["kind"], tuple(layer["shape"]), tuple(layer["aliases"]))
         for layer in fields.pop("layers")
@@ -124,5 +133,6 @@ def read_cost(path: Path) -> ModelCost:
         )
         for language, one in fields["trimmed"].items()
     }
+    fields["by_language"] = {k: _cost(one) for k, one in fields["by_language"].items()}
     numbers: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return ModelCost(layers=layers, layer_bytes=sizes, **numbers)

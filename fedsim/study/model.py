@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import torch
+
 from fedsim.quant.memory import peak_bytes
 from fedsim.quant.packable import PackableModel, packable
 from fedsim.scenario.schema import Scenario
@@ -15,8 +17,15 @@ StudyModel: TypeAlias = PackableModel[SpeechModel]
 """The model of a study, loaded, with exact sizes and the manifest of its model files."""
 
 
-def load_study_model(scenario: Scenario) -> StudyModel:
+def load_study_model(
+    scenario: Scenario, *, language: str | None = None, beside: StudyModel | None = None
+) -> StudyModel:
     """Load the scenario's full-precision model, ready for packing with the scenario's settings.
+
+    Args:
+        scenario: of the study.
+        language: whose adapters, head and vocabulary it has, where model.target_lang names none.
+        beside: the same model with another language's: equal weights are in memory once.
 
     Raises `FedsimError` as `fedsim.speech.models.load_model` does.
     """
@@ -26,12 +35,24 @@ def load_study_model(scenario: Scenario) -> StudyModel:
         window_s=settings.window_s,
         keep=settings.keep,
         batch_size=settings.batch_size,
-        target_lang=settings.target_lang,
+        target_lang=settings.target_lang or language,
         normalize=settings.normalize,
         device=scenario.engine.device,
         dtype=settings.dtype,
     )
+    if beside is not None:
+        _share(model, beside)
     return study_model(scenario, model)
+
+
+def _share(model: SpeechModel, other: StudyModel) -> None:
+    """Let the weights of `model` that equal those of another model be these, in place."""
+    weights = {f"{name}.weight": w for name, w in other.switch.full_weights().items()}
+    known = weights | other.switch.full_leftovers()
+    for name, holder in model.module.state_dict(keep_vars=True).items():
+        same = known.get(name)
+        if same is not None and torch.equal(same, holder):
+            holder.data = same
 
 
 def study_model(scenario: Scenario, model: SpeechModel) -> StudyModel:

@@ -13,24 +13,30 @@ from fedsim.speech.public_set import PublicSet
 _LOOKED_UP = 100
 
 
-def public_model(scenario: Scenario, model: SpeechModel) -> PublicModel:
-    """Return the model and its public clips; nothing is computed yet."""
-    return PublicModel(model, lambda: public_clips(scenario), scenario.engine.threads)
+def public_model(
+    scenario: Scenario, model: SpeechModel, language: str | None = None
+) -> PublicModel:
+    """Return the model and its public clips, of one language if it is the model of one; nothing is
+    computed yet."""
+    return PublicModel(model, lambda: public_clips(scenario, language), scenario.engine.threads)
 
 
-def public_clips(scenario: Scenario) -> PublicSet:
+def public_clips(scenario: Scenario, language: str | None = None) -> PublicSet:
     """Return the clips of `quantization.public_clips`, or synthetic voices in all languages of the
-    scenario.
+    scenario; with a `language` only clips that are not of another.
 
-    Raises `FedsimError` if the synthesizer is missing, or the public corpus cannot be read.
+    Raises `FedsimError` if the synthesizer is missing, or the public corpus cannot be read or has
+    no such clips.
     """
     settings, people = scenario.quantization, scenario.corpus.population
     corpus = settings.public_clips
+    spoken = (language,) if language else () if corpus else languages_of(scenario)
     request = public_request(
-        () if corpus else languages_of(scenario),
+        spoken,
         TOPICS if people is None else people.topics,
         n_clips=settings.public_count,
         corpus=corpus,
+        language=language,
     )
     return public_set(request)
 

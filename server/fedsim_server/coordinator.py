@@ -241,7 +241,7 @@ class Coordinator:
 
     def _delivery(self, client: str) -> Outgoing:
         summary = self.roster.summaries[client]
-        candidates = self.planner.own(summary)
+        candidates = self.planner.of(summary).own(summary)
         if self._timed:
             planned = [Planned(client, c.name, c.bits, summary.language) for c in candidates]
             self.roster.log(client).planned += planned
@@ -251,8 +251,9 @@ class Coordinator:
 
     def _evaluation(self, client: str) -> Outgoing:
         roster = self.roster
-        candidates, lost = self.planner.tested(
-            roster.summaries[client], roster.summaries, self.returned, sorted(roster.names.values())
+        summary, clients = roster.summaries[client], sorted(roster.names.values())
+        candidates, lost = self.planner.of(summary).tested(
+            summary, roster.summaries, self.returned, clients
         )
         if lost:
             roster.ledger.fail_client(client, "plan", lost)
@@ -274,7 +275,8 @@ class Coordinator:
         if not isinstance(answer, m.Receipt) and answer.workload:
             log.workloads.append(Workload(client, stage, answer.clips, *answer.workload))
         if isinstance(answer, m.Receipt) and isinstance(sent.message, m.Delivery):
-            down = self.planner.fetched(sent.message.candidates, answer)
+            planner = self.planner.of(roster.summaries[client])
+            down = planner.fetched(sent.message.candidates, answer)
             log.releases += [
                 Release(client, stage, "down", name, size) for name, size in down.items()
             ]
@@ -283,7 +285,7 @@ class Coordinator:
         assert isinstance(sent.message, m.Evaluation)
         client, roster = scores.client, self.roster
         summary = roster.summaries[client] if self._shared else roster.summaries.pop(client)
-        rows = result_rows(sent.message, scores, summary, self.planner)
+        rows = result_rows(sent.message, scores, summary, self.planner.of(summary))
         plans = tested_plans(sent.message, scores, rows)
         sensed, payloads = self.reader.recorded(client, summary)
         log = roster.take_log(client)

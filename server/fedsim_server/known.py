@@ -15,6 +15,9 @@ def known_of(sent: Outgoing, summary: m.Summary | None, planner: Planner) -> Kno
 
     All that can be computed is: the exact bytes of each model, and which inputs have ranges.
     """
+    spoken = planner.in_language is not None or planner.scenario.model.vocabulary is not None
+    if summary is not None:
+        planner = planner.of(summary)
     scenario, layers, message = planner.scenario, planner.bank.layers, sent.message
     candidates: tuple[m.Candidate, ...] = getattr(message, "candidates", ())
     sizes = []
@@ -29,7 +32,7 @@ def known_of(sent: Outgoing, summary: m.Summary | None, planner: Planner) -> Kno
         clips=corpus.test_clips if isinstance(message, m.Evaluation) else corpus.tuning_clips,
         plain=scenario.privacy.chosen.plain,
         table=measure_of(scenario) == LOSSES,
-        spoken=scenario.model.vocabulary is not None,
+        spoken=spoken,
         sizes=tuple(sizes),
         static=tuple(CALIBRATORS[candidate.calibration].static for candidate in candidates),
         recognizes=model.task != "classify",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -51,7 +51,22 @@ class Planner:
     """The model by client language, where model files hold a part of the vocabulary."""
     metric: str = "wer"
     """What clients count of transcripts, "wer" or "cer"."""
+    in_language: Callable[[str], Planner] | None = None
+    """f(client language) -> the planner for the model of clients that speak it; None where one
+    model serves all."""
     _restricted: dict[tuple[str, tuple[int, ...]], Sizes] = field(default_factory=dict)
+
+    def of(self, client: m.Summary) -> Planner:
+        """Return the planner for a client's model: this one, unless it is that of a language.
+
+        Raises `FedsimError`, which names the client, if the model has not the client's language.
+        """
+        if self.in_language is None:
+            return self
+        try:
+            return self.in_language(client.language)
+        except FedsimError as error:
+            raise FedsimError(f"client {client.client!r}: {error}") from error
 
     def candidate(self, cell: Cell, client: m.Summary, source: m.Summary) -> m.Candidate:
         """Return the model of `cell` for `client`'s budget, tuned on `source`'s summary.

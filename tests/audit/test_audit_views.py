@@ -105,9 +105,10 @@ def view_of(study, released, genders, **values):
         for key, gender in genders.items()
     }
     model = SimpleNamespace(layers=range(LAYERS))
-    voices = SensedVoices(study, model, clients, lambda: clients, **values)
+    models = SimpleNamespace(first=SimpleNamespace(model=model))
+    voices = SensedVoices(study, models, clients, lambda: clients, **values)
     sizes = Sizes((2, 4, 8), np.ones((LAYERS, 3), int), 0)
-    return View(study, voices, BOUNDS, sizes, tuple(sorted(clients)), released)
+    return View(study, voices, BOUNDS, lambda _: sizes, tuple(sorted(clients)), released)
 
 
 def test_a_planted_leak_is_found_and_what_cannot_be_measured_is_named():
@@ -273,9 +274,11 @@ def test_speakers_without_more_to_say_are_left_out_of_what_needs_it(tmp_path, mo
     study = scenario(corpus=corpus, model=str(model_folder("ctc-group")))
     opened = open_voices(study)
     keys = tuple(opened.clients)
-    released = {key: [RNG.uniform(1, 2, len(opened.model.layers)).tobytes()] for key in keys}
-    sizes = Sizes((2, 4, 8), np.ones((len(opened.model.layers), 3), int), 0)
-    found = {f.attack: f for f in attack(View(study, opened, None, sizes, keys, released), 2)}
+    released = {key: [RNG.uniform(1, 2, opened.layers).tobytes()] for key in keys}
+    sizes = Sizes((2, 4, 8), np.ones((opened.layers, 3), int), 0)
+    found = {
+        f.attack: f for f in attack(View(study, opened, None, lambda _: sizes, keys, released), 2)
+    }
     assert found["attribute"].value is not None
     for name in ("re-identification", "membership"):
         assert found[name].value is None
@@ -288,7 +291,7 @@ def test_worlds_come_in_pairs_that_share_no_clip(voices):
     assert chosen.shape == (24, 6)
     assert (chosen[::2] ^ chosen[1::2]).all()
     assert set(chosen.sum(axis=0)) == {12}
-    assert values.shape == (24, len(voices.model.layers))
+    assert values.shape == (24, voices.layers)
     whole = chosen[:, :3].all(axis=1)  # worlds that are the first session
     for row in values[whole]:
         assert row == pytest.approx(voices.first([key])[key])

@@ -198,6 +198,18 @@ class Weights(dict):
         return super().__getitem__(name)
 
 
+def test_a_bank_that_is_made_again_packs_nothing_again(store):
+    """It has the names of the first, and so does not read the weights, which others may be."""
+    toy, names = Toy(Tied()), {}
+    plan = (4,) * len(toy.layers)
+    first = LayerBank(Switch(toy).full_weights(), toy.layers, PER_CHANNEL, store, names=names)
+    found = first.manifest(plan, "nearest")
+    again = LayerBank({}, toy.layers, PER_CHANNEL, store, names=names)
+    assert again.manifest(plan, "nearest") == found
+    with pytest.raises(KeyError):
+        again.manifest((8,) * len(toy.layers), "nearest")
+
+
 def test_bank_packs_each_layer_and_depth_once(store):
     toy = Toy(Tied())
     weights = Weights(Switch(toy).full_weights())

@@ -5,45 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 
+import mms_toys
 import pytest
 import torch
 import toys
 import transformers
-from safetensors.torch import save_file
+from mms_toys import VOCABULARIES
 
 from fedsim import load_model, load_personalized, personalize
 from fedsim.errors import FedsimError
+from fedsim.speech.models import languages_of
 from fedsim.speech.models.base import transcribe_clips
+from fedsim.speech.models.mms import language_among
 
 CLIPS = toys.clips([0.31, 0.5, 0.5, 0.1, 0.77])
-GREEK = ("<pad>", "<s>", "</s>", "<unk>", "|", *"αβγδεζηθικλμνξοπρστυφχψω")
-SAME = ("<pad>", "<s>", "</s>", "<unk>", "|", *"zyxwvutsrqponmlkjihgfedcba'")
-"""As many letters as English has, in another order: no shape tells them apart."""
-VOCABULARIES = {"eng": toys.LETTERS, "ell": GREEK, "zzz": SAME}
 
 
 @pytest.fixture(scope="module")
 def mms(tmp_path_factory):
     """The folder of a toy with three languages, as `facebook/mms-1b-all` has a thousand."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("mms")
-    module = toys.wav2vec2("layer", adapter_attn_dim=8, do_stable_layer_norm=True)
-    toys.save(module, folder)
-    for seed, (language, letters) in enumerate(VOCABULARIES.items()):
-        generator = torch.Generator().manual_seed(seed)
-        weights = {}
-        for name, weight in module._get_adapters().items():
-            shape = (len(letters), *weight.shape[1:]) if "lm_head" in name else weight.shape
-            noise = torch.randn(shape, generator=generator)
-            if name == "lm_head.bias":
-                noise[1:4] = -100.0
-            weights[name] = noise if "lm_head" in name else weight.detach() + 0.5 * noise
-        save_file(weights, folder / f"adapter.{language}.safetensors")
-    nested = {lang: {c: i for i, c in enumerate(v)} for lang, v in VOCABULARIES.items()}
-    (folder / "vocab.json").write_text(json.dumps(nested))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"target_lang": "eng"}))
-    return folder
+    return mms_toys.save(tmp_path_factory.mktemp("mms"))
 
 
 def own_transcripts(folder, language):
@@ -105,3 +87,36 @@ def test_a_language_must_be_chosen_and_there(mms, model_folder, tmp_path):
             FedsimError, match=r"has no adapters of languages.*; remove target_lang"
         ):
             load_model(model_folder(name), target_lang="eng")
+
+
+NAMES = ("eng", "ell", "azj-script_cyrillic", "azj-script_latin", "cmn-script_simplified", "zzz")
+
+
+@pytest.mark.parametrize(
+    ("spoken", "name"),
+    [
+        *(("en", "eng"), ("eng", "eng"), ("en_us", "eng"), ("el", "ell"), ("Greek", "ell")),
+        *(("zh", "cmn-script_simplified"), ("cmn_hans_cn", "cmn-script_simplified")),
+        *(("zzz", "zzz"), ("azj-script_latin", "azj-script_latin")),
+    ],
+)
+def test_what_corpora_call_a_language(spoken, name):
+    assert language_among(spoken, NAMES, "toy") == name
+
+
+def test_a_language_that_cannot_be_found():
+    for spoken, problem in {
+        "az": r"'az' is azj-script_cyrillic or azj-script_latin in model 'toy'; write one of these",
+        "elk": r"'elk', for which model 'toy' has no adapter: did you mean 'ell'\?; choose other",
+        None: r"each of 6 languages, and the client's is not known; name the column",
+        "": r"each of 6 languages, and the client's is not known; name the column",
+    }.items():
+        with pytest.raises(FedsimError, match=problem):
+            language_among(spoken, NAMES, "toy")
+
+
+def test_which_models_have_languages(mms, model_folder, tmp_path):
+    assert languages_of(str(mms)) == ("eng", "ell", "zzz")  # the tokenizer's own first
+    for name in ("ctc-layer", "classifier-layer", "conformer", "whisper"):
+        assert languages_of(str(model_folder(name))) == ()
+    assert languages_of("bundled:ctc") == ()

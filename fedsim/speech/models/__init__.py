@@ -109,6 +109,21 @@ def load_model(
     return family.adapt(name, module, layers, extractor, tokenizer, batch_size, settings)
 
 
+def languages_of(model: str) -> tuple[str, ...]:
+    """Return the languages of which a model (hub id, `bundled:NAME` or folder) has weights and a
+    vocabulary each, its own first; empty for a model with one set of weights.
+
+    The weights are not read. Raises `FedsimError` as `load_model` does.
+    """
+    place = str(bundled_folder(model)) if model.startswith(BUNDLED_PREFIX) else model
+    config = _read_config(place)
+    class_name = _class_of(config, model)
+    family = family_of(class_name, model)
+    if family.languages is None:
+        return ()
+    return family.languages(config, lambda: load_tokenizer(place, model, class_name))
+
+
 def wrap_model(
     module: nn.Module,
     extractor: Any,
