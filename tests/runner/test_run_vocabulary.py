@@ -124,7 +124,10 @@ def test_ray_gives_the_same_results_to_the_byte(result, write, tmp_path):
         assert (other.folder.models / name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize(("moments", "budget"), [("public", 0.075), ("own", 0.075), ("own", 1.0)])
+@pytest.mark.parametrize(
+    ("moments", "budget"),
+    [pytest.param("public", 0.075, marks=pytest.mark.slow), ("own", 0.075), ("own", 1.0)],
+)
 def test_models_of_other_languages(write, tmp_path, moments, budget):
     """A model tuned on another client holds the words of the one that tests it, and fits."""
     scenario = write(
