@@ -56,12 +56,17 @@ def blend(
 ) -> dict[str, LayerMoments]:
     """Return `weight` times own moments plus (1 - `weight`) times public ones, layer by layer.
 
-    Where only one of the two has a layer, that one is taken.
+    Where only one of the two has a layer, that one is taken. Layers that share a matrix in both
+    share their blend.
     """
     blended = dict(public) | dict(own)
+    means: dict[tuple[int, int], np.ndarray] = {}
     for name in own.keys() & public.keys():
-        mean = np.float32(weight) * own[name].mean + np.float32(1 - weight) * public[name].mean
-        blended[name] = LayerMoments(mean, own[name].rows + public[name].rows)
+        mine, others = own[name].mean, public[name].mean
+        pair = id(mine), id(others)
+        if pair not in means:
+            means[pair] = np.float32(weight) * mine + np.float32(1 - weight) * others
+        blended[name] = LayerMoments(means[pair], own[name].rows + public[name].rows)
     return blended
 
 

@@ -196,6 +196,8 @@ def _facts(runs: Sequence[Run], lines: Sequence[PartLine]) -> list[tuple[str, st
     for name, sizes in (("budgets", budgets), ("full precision", full), ("compressed", small)):
         if sizes:
             facts.append((f"{name}, MB", span(sizes, size_digits(sizes))))
+    if kinds := _precisions(parts):
+        facts.append(("full precision is", kinds))
     if texts := normalizers_of(rows):
         facts.append(("text normalizer", ", ".join(texts)))
     facts.append(("test clips per client", span([float(row.clips) for row in rows], 0)))
@@ -203,6 +205,13 @@ def _facts(runs: Sequence[Run], lines: Sequence[PartLine]) -> list[tuple[str, st
     if seconds:
         facts.append(("time taken", time_words(seconds)))
     return facts
+
+
+def _precisions(parts: Sequence[Part]) -> str:
+    """Return the types in which the full-precision models were held and computed (`model.dtype`);
+    empty if all are float32, which is what the words mean elsewhere."""
+    kinds = list(dict.fromkeys(part.scenario.model.dtype for part in parts))
+    return "" if kinds in ([], ["float32"]) else ", ".join(kinds)
 
 
 def _notes(parts: Sequence[Part], compared: Sequence[Compared]) -> list[str]:

@@ -31,7 +31,7 @@ from fedsim.quant.profile import LayerProfile
 from fedsim.quant.rounding import ROUNDINGS
 from fedsim.quant.rounding.plan import round_plan
 from fedsim.quant.switch import switch_of
-from fedsim.quant.weights import dequantize_weight
+from fedsim.quant.weights import PackedWeight, dequantize_weight
 from fedsim.speech.fitting import fitted
 from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.public_cache import kept_arrays, kept_moments, moment_shapes
@@ -45,6 +45,8 @@ LOSS_CLIPS = 8
 CLIPS_PER_LANGUAGE = 4
 WIDE, NARROW = 16, 8
 
+DENSE_BYTES = 1 << 30
+"""Rounded weights that stay unpacked from one batch of clips to the next, at most."""
 AUTO = "auto"
 """In place of a bit depth of activations: 8, or 16 where 8 loses too much."""
 
@@ -221,21 +223,33 @@ def losses_on(
     moments: Mapping[str, LayerMoments],
     *,
     pairs: bool = False,
+    dense_bytes: int = DENSE_BYTES,
 ) -> LayerProfile:
     """Return what each layer costs at each bit depth on some clips: a table (L, D).
 
     Arguments as of `fedsim.quant.losses.weight_losses` and `fedsim.quant.rounding.plan.round_plan`.
+    The rounded weights of all depths stay packed while the clips pass; `dense_bytes` of them stay
+    unpacked too, the others are unpacked for each batch. That bounds the memory, and changes
+    nothing else.
     """
     layers, full, device = model.layers, switch_of(model).full_weights(), device_of(model)
-    rounded: dict[int, list[torch.Tensor]] = {}
+    packed: dict[int, tuple[PackedWeight, ...]] = {}
+    dense: dict[tuple[int, int], torch.Tensor] = {}
+    room = dense_bytes
 
     def weight(index: int, depth: int) -> torch.Tensor:
-        if depth not in rounded:
+        nonlocal room
+        if (index, depth) in dense:
+            return dense[index, depth]
+        if depth not in packed:
             bits = (depth,) * len(layers)
-            packed = round_plan(full, layers, bits, rounding, weight_format, moments)
-            with torch.inference_mode(False):  # a parameter is to hold them
-                rounded[depth] = [dequantize_weight(one).to(device) for one in packed]
-        return rounded[depth][index]
+            packed[depth] = round_plan(full, layers, bits, rounding, weight_format, moments)
+        with torch.inference_mode(False):  # a parameter is to hold it
+            found = dequantize_weight(packed[depth][index]).to(device)
+        if found.nbytes <= room:
+            room -= found.nbytes
+            dense[index, depth] = found
+        return found
 
     return weight_losses(model, batches, depths, weight, pairs=pairs)
 

@@ -341,6 +341,20 @@ def test_blended_moments():
         np.testing.assert_array_equal(blend(own, public, weight)["b"].mean, only["b"].mean)
 
 
+def test_a_blend_takes_no_more_bytes_than_what_it_blends():
+    """Query and key share a matrix in both; the value in one of the two alone."""
+    own, public = random_moments("abc", 40, 1), random_moments("abc", 500, 2)
+    own |= {"b": own["a"], "c": own["a"]}
+    public |= {"b": public["a"]}
+    found = blend(own, public, 0.25)
+    assert found["a"].mean is found["b"].mean
+    assert found["c"].mean is not found["a"].mean
+    for name in "abc":
+        expected = 0.25 * own[name].mean + 0.75 * public[name].mean
+        np.testing.assert_allclose(found[name].mean, expected, rtol=1e-6)
+    assert Moments(found).nbytes == Moments(public).nbytes
+
+
 def test_only_moments_that_are_needed_are_asked_for():
     own, public = random_moments("ab", 40, 1), random_moments("bc", 500, 2)
 

@@ -359,3 +359,25 @@ def test_runs_on_a_read_only_disk(tmp_path):
     done = on_read_only_disk(disk, *program[:-1])
     assert done.returncode == 1
     assert "the report cannot be written here (read-only file system): name another" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "fact"),
+    [
+        ([], None),
+        (["float32"], None),
+        (["bfloat16"], "bfloat16"),
+        (["float32", "float16"], "float32, float16"),
+    ],
+)
+def test_the_type_of_the_full_precision_model_is_among_the_facts(tmp_path, dtypes, fact):
+    """Where it is not float32, as the table of a run says below it: sizes count its bytes."""
+    paths = []
+    for i, dtype in enumerate(dtypes or [None]):
+        of_model = {"id": "org/model"} | ({} if dtype is None else {"dtype": dtype})
+        settings = scenario(f"toy-{i}", model=of_model)
+        paths.append(write_run(tmp_path / str(i), words_study(), settings=settings))
+    page = without_scripts(page_of(*paths, out=tmp_path / "report.html"))
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    assert "full precision, MB" in facts
+    assert facts.get("full precision is") == fact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.granularities import WeightFormat
-from fedsim.quant.losses import weight_losses, wide_inputs
+from fedsim.quant.losses import MAX_MEASURED, weight_losses, wide_inputs
 from fedsim.quant.moments import LayerMoments, second_moments
 from fedsim.quant.rounding.plan import round_plan
 from fedsim.quant.switch import switch_of
@@ -132,6 +133,35 @@ def test_losses_are_those_of_the_rounded_layers(speech):
         np.testing.assert_array_equal(found.values, expected.values)
         found = losses_on(model, batches, rounding, HOW, DEPTHS, moments)
         np.testing.assert_array_equal(found.values, expected.values)
+
+
+@pytest.mark.parametrize("layers_kept", [0, 1, 1000])
+def test_rounded_weights_are_unpacked_again_where_they_would_take_too_much(speech, layers_kept):
+    """The same losses, to the bit, with as many float weights alive between two batches as fit."""
+    model = speech("ctc-group")
+    clips = [toys.clip(seconds) for seconds in (0.4, 0.5, 0.6)]
+    ready = list(tuning_batches(model, clips, None))
+    expected = losses_on(model, ready, "nearest", HOW, DEPTHS, {})
+    shapes = {layer.shape for layer in model.layers}
+    alive = []
+
+    def batches():
+        for batch in ready:
+            gc.collect()
+            found = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+            alive.append(sum(tuple(x.shape) in shapes and x.is_floating_point() for x in found))
+            yield batch
+
+    room = layers_kept * max(4 * layer.n_weights for layer in model.layers)
+    found = losses_on(model, batches(), "nearest", HOW, DEPTHS, {}, dense_bytes=room)
+    np.testing.assert_array_equal(found.values, expected.values)
+    measured = len(model.layers) * sum(depth <= MAX_MEASURED for depth in DEPTHS)
+    kept = alive[1] - alive[0]
+    assert len(alive) > 1
+    if layers_kept == 1:
+        assert 1 <= kept < measured
+    else:
+        assert kept == (measured if layers_kept else 0)
 
 
 def test_own_losses_read_no_moments(speech):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedsim.base.ahead import ahead
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
@@ -146,6 +147,27 @@ def placed(network: nn.Module, batch: Batch) -> Batch:
         return x.to(device, kind if x.is_floating_point() else None)
 
     return replace(batch, inputs={name: there(x) for name, x in batch.inputs.items()})
+
+
+def placed_batches(
+    network: nn.Module, groups: Iterable[list[int]], encode: Callable[[list[int]], Batch]
+) -> Iterator[tuple[Batch, list[int]]]:
+    """Yield the batch of each group of clips where the network computes, and the group.
+
+    For a network on a GPU, features are made in a thread ahead of it. They are placed only when
+    asked for: whether a batch fits the GPU's memory must not depend on how far ahead the thread is.
+    On the processor no thread takes cores from the computation.
+
+    Args:
+        network: what the batches are for.
+        groups: indices of clips, as `by_length` yields them.
+        encode: indices -> their features, on the processor; safe in another thread.
+    """
+    made = ((encode(places), places) for places in groups)
+    weight = next(network.parameters(), None)
+    on_processor = weight is None or weight.device.type == "cpu"
+    for batch, places in made if on_processor else ahead(made):
+        yield placed(network, batch), places
 
 
 def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterator[list[int]]:

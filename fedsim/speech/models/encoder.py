@@ -19,7 +19,7 @@ from fedsim.errors import FedsimError
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.models.base import Hypothesis, by_length, placed
+from fedsim.speech.models.base import Hypothesis, by_length, placed_batches
 from fedsim.speech.models.encoder_kinds import MEL, RAW, RAW_ALONE, STACKED_MEL, EncoderKind
 
 GRAIN = SAMPLE_RATE // 10
@@ -58,8 +58,10 @@ class Encoder:
         self, clips: Sequence[np.ndarray], language: str | None = None
     ) -> Iterator[tuple[Batch, list[int]]]:
         """Yield batches by length; `language` is not used."""
-        for places in by_length(clips, self.batch_size, exact=not self.pads):
-            yield placed(self.module, self._encode([clips[i] for i in places])), places
+        groups = by_length(clips, self.batch_size, exact=not self.pads)
+        return placed_batches(
+            self.module, groups, lambda places: self._encode([clips[i] for i in places])
+        )
 
     def _encode(self, clips: list[np.ndarray]) -> Batch:
         lengths = torch.tensor([len(clip) for clip in clips])

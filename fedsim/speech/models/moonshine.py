@@ -19,7 +19,7 @@ from fedsim.errors import FedsimError
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.models.base import Hypothesis, by_length, placed
+from fedsim.speech.models.base import Hypothesis, by_length, placed_batches
 from fedsim.speech.models.greedy import at_tokens, decode, hypotheses, token_loss
 
 TOKENS_PER_SECOND, EXTRA_TOKENS = 13, 8
@@ -46,18 +46,20 @@ class Moonshine:
         self, clips: Sequence[np.ndarray], language: str | None = None
     ) -> Iterator[tuple[Batch, list[int]]]:
         """Yield batches of clips of one length; `language` is not used."""
-        for places in by_length(clips, self.batch_size, exact=True):
-            inputs = self.extractor(
-                [clips[i] for i in places],
-                sampling_rate=SAMPLE_RATE,
-                padding=True,
-                return_attention_mask=False,
-                return_tensors="pt",
-            )
-            yield (
-                placed(self.module, Batch({"input_values": inputs["input_values"].float()})),
-                places,
-            )
+        groups = by_length(clips, self.batch_size, exact=True)
+        return placed_batches(
+            self.module, groups, lambda places: self._encode([clips[i] for i in places])
+        )
+
+    def _encode(self, clips: list[np.ndarray]) -> Batch:
+        inputs = self.extractor(
+            clips,
+            sampling_rate=SAMPLE_RATE,
+            padding=True,
+            return_attention_mask=False,
+            return_tensors="pt",
+        )
+        return Batch({"input_values": inputs["input_values"].float()})
 
     def own_tokens(self, batch: Batch) -> list[torch.Tensor]:
         """Return start and greedy transcript of each clip, cut at its maximum length or where it

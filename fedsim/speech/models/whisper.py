@@ -19,7 +19,7 @@ from torch import nn
 from fedsim.errors import FedsimError, nearest
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.speech.models.base import Hypothesis, by_length, placed
+from fedsim.speech.models.base import Hypothesis, by_length, placed_batches
 from fedsim.speech.models.greedy import at_tokens, decode, hypotheses, token_loss
 from fedsim.speech.models.whisper_rules import complete_rules
 from fedsim.speech.models.window import FRAMES_PER_SECOND, window_seconds, windowed
@@ -57,8 +57,10 @@ class Whisper:
         """Yield batches by length. `language` is a code or name ("it", "it_it", "italian"); with
         None the model detects it for each clip."""
         code = self.language_code(language)
-        for places in by_length(clips, self.batch_size, exact=False):
-            yield placed(self.module, self._encode([clips[i] for i in places], code)), places
+        groups = by_length(clips, self.batch_size, exact=False)
+        return placed_batches(
+            self.module, groups, lambda places: self._encode([clips[i] for i in places], code)
+        )
 
     def _encode(self, clips: list[np.ndarray], language: str | None) -> Batch:
         features, mel = windowed(self.module, self.extractor, clips)

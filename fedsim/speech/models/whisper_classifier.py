@@ -13,7 +13,7 @@ from torch import nn
 
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.speech.models.base import Hypothesis, by_length, placed
+from fedsim.speech.models.base import Hypothesis, by_length, placed_batches
 from fedsim.speech.models.window import window_seconds, windowed
 
 
@@ -40,8 +40,10 @@ class WhisperClassifier:
         self, clips: Sequence[np.ndarray], language: str | None = None
     ) -> Iterator[tuple[Batch, list[int]]]:
         """Yield batches by length; `language` is not used."""
-        for places in by_length(clips, self.batch_size, exact=False):
-            yield placed(self.module, self._encode([clips[i] for i in places])), places
+        groups = by_length(clips, self.batch_size, exact=False)
+        return placed_batches(
+            self.module, groups, lambda places: self._encode([clips[i] for i in places])
+        )
 
     def _encode(self, clips: list[np.ndarray]) -> Batch:
         features, mel = windowed(self.module, self.extractor, clips)
