@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Traced:
     """By the name that each has in ONNX."""
     in_onnx: onnx.Traced
     """What they are made from, and the files beside them."""
+    _planned: dict[Any, tuple[int, np.ndarray]] = field(default_factory=dict)
+    """Bytes of all graphs, and of each layer at each depth, by format and shapes of weights."""
 
     def sizes(
         self,
@@ -49,12 +51,16 @@ class Traced:
             weight_format: how codes of weights become numbers.
             rows: of the vocabulary that one of the weights has; None for all.
         """
-        fixed, tables = self.in_onnx.others_bytes(rows), []
-        for bare in self.graphs.values():
-            kept = room(bare, shapes, weight_format)
-            fixed += kept.text + kept.constants
-            tables.append(layer_bytes(bare, kept, shapes, weight_format))
-        return Sizes(DEPTHS, np.sum(tables, axis=0), fixed)
+        key = weight_format, tuple(shapes)
+        if key not in self._planned:  # a graph is written to see how long it is
+            fixed, tables = 0, []
+            for bare in self.graphs.values():
+                kept = room(bare, shapes, weight_format)
+                fixed += kept.text + kept.constants
+                tables.append(layer_bytes(bare, kept, shapes, weight_format))
+            self._planned[key] = fixed, np.sum(tables, axis=0)
+        fixed, table = self._planned[key]
+        return Sizes(DEPTHS, table, fixed + self.in_onnx.others_bytes(rows))
 
 
 def model_sizes(

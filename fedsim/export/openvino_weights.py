@@ -8,6 +8,10 @@ in float16. On a processor, OpenVINO computes products with codes of 2, 4 and 8 
 Codes of 3 and 6 bits it would unpack to float32 when the model is loaded: one more Convert, to u4
 or u8, has it unpack them to 4 or 8 bits instead. Weights of convolutions are unpacked to float32.
 
+Rows of a table of tokens are looked up, and it is multiplied with too. OpenVINO gathers rows of a
+dequantized weight whose codes have 4 or 8 bits, and would unpack others to float32: of these, rows
+of the codes, unpacked to 8 bits, are gathered and then dequantized. They lie once in the file.
+
 Other depths are stored wider (`STORED`), which changes no number.
 """
 

@@ -15,6 +15,7 @@ from fedsim.errors import FedsimError
 from fedsim.export import export_traced, run_whisper
 from fedsim.export.check import check
 from fedsim.export.openvino import trace
+from fedsim.export.openvino_graph import fill
 from fedsim.export.openvino_run import SETTINGS, Session, text_file
 from fedsim.export.run_whisper import DECODER, ENCODER
 from fedsim.quant.granularities import WeightFormat
@@ -152,6 +153,24 @@ def test_files_compute_what_the_network_does_in_planned_bytes(traced, plan, tmp_
     assert all(truth)
 
 
+@pytest.mark.parametrize("bits", [3, pytest.param(2, marks=pytest.mark.slow)])
+def test_tables_and_matrices_stay_packed_in_memory(traced, bits):
+    """No weight of a layer is kept as a float, the table of tokens neither."""
+    model, network = traced
+    toy = ready(model, WeightFormat("per_channel", False))
+    filled = fill(network.graphs[DECODER], quantized(toy, [bits] * len(toy.layers)))
+    settings = SETTINGS["float"] | {"INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(filled, "CPU", settings)
+    floats = 0
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        shape = node.get_output_partial_shape(0)
+        is_float = node.get_output_element_type(0) == openvino.Type.f32
+        if node.get_rt_info()["layerType"].value == "Const" and is_float and shape.is_static:
+            floats = max(floats, int(np.prod(node.get_output_shape(0))))
+    assert 0 < floats < min(np.prod(layer.shape) for layer in toy.layers)
+
+
+@pytest.mark.slow
 def test_a_plan_leaves_no_trace_in_the_next(traced, tmp_path):
     model, network = traced
     toy = ready(model, WeightFormat("group_32", True))
@@ -198,6 +217,7 @@ def test_a_part_of_a_vocabulary(tmp_path):
         fedsim.personalize(model, CLIPS, budget_mb=1, format="openvino", **how)
 
 
+@pytest.mark.slow
 def test_a_shorter_window_cuts_what_loaders_fill_up(model_folder, tmp_path):
     model = load_model(model_folder("whisper"), window_s=1.5)
     mine = fedsim.personalize(model, CLIPS, budget_mb=0.1, bit_depths=(3,), language="it", **QUICK)
