@@ -98,7 +98,7 @@ def room(bare: Network, shapes: Sequence[Shape], weight_format: WeightFormat) ->
     text = _OFFSET.sub(f'offset="{"9" * len(str(n_constants + weights))}"', text)
     one = len(_UNPACKING.findall(text)[0]) + len(_EDGE.findall(text)[0])
     # Look-ups unpack at other depths too: theirs are not taken out.
-    n_unpackings = len(held(bare)) * (1 + weight_format.zero_points)
+    n_unpackings = _n_read_whole(bare) * (1 + weight_format.zero_points)
     return Room(len(text) - one * n_unpackings, one, n_constants)
 
 
@@ -118,6 +118,16 @@ def layer_bytes(
     return np.maximum.accumulate(table, axis=1)
 
 
+def _n_read_whole(bare: Network) -> int:
+    """Return how many weights are read by anything but look-ups."""
+    return sum(
+        any(target.get_node().get_type_name() != "Gather" for target in targets)
+        for node in bare.model.get_parameters()
+        if node.get_friendly_name() in bare.layers
+        for targets in [node.output(0).get_target_inputs()]
+    )
+
+
 def held(bare: Network) -> list[int]:
     """Return the numbers of the layers whose weights a network takes."""
     return sorted(bare.layers.values())
@@ -129,6 +139,8 @@ def save(model: Any, graph: Path) -> None:
     Args:
         model: `openvino.Model`.
         graph: folder, and the name that the graph has in ONNX.
+
+    Raises `OSError` if they cannot be written.
     """
     import openvino
 
@@ -136,7 +148,10 @@ def save(model: Any, graph: Path) -> None:
         if node.get_type_name() != "Parameter":
             node.set_friendly_name(f"{i}")
     text = text_file(graph)
-    openvino.save_model(model, text, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, text, compress_to_fp16=False)
+    except RuntimeError as error:  # it has no other for a full disk
+        raise OSError(f"OpenVINO does not write {text.name}: {error}") from error
     text.write_text(_shortened(text.read_text()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -184,6 +185,42 @@ def test_a_plan_leaves_no_trace_in_the_next(traced, tmp_path):
     assert network.sizes([layer.shape for layer in toy.layers], toy.weight_format).total(
         second
     ) == sum(file.stat().st_size for file in folders[1].iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", DEPTHS)
+def test_a_table_that_is_looked_up_only(tmp_path, bits):
+    """The output head has a weight of its own."""
+    toys.save(toys.whisper(tie_word_embeddings=False), tmp_path / "model")
+    model = load_model(tmp_path / "model")
+    toy = ready(model, WeightFormat("group_32", True))
+    names = [layer.name for layer in toy.layers]
+    assert {"proj_out", "model.decoder.embed_tokens"} <= {*names}
+    plan = [bits] * len(names)
+    weights = quantized(toy, plan)
+    network = trace(model, toy.leftovers)
+    exported = export_traced(network, weights, tmp_path / "toy", to="openvino", language="it")
+    assert exported.nbytes == toy.sizes.total(plan)
+    switch = installed(model, weights, toy.leftovers)
+    truth = transcribe_clips(model, CLIPS, "it")
+    switch.restore()
+    transcribe = opened(exported.folder)
+    assert [transcribe(clip) for clip in CLIPS] == truth
+
+
+def test_a_disk_that_is_full(traced, tmp_path):
+    """Nothing is left of a file that cannot be written whole."""
+    model, network = traced
+    toy = ready(model, WeightFormat("group_32", True))
+    weights = quantized(toy, [4] * len(toy.layers))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limits[1]))
+    try:
+        with pytest.raises(FedsimError, match=r"toy cannot be written \(.*\): free space"):
+            export_traced(network, weights, tmp_path / "toy", to="openvino")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_default_precision_is_that_of_the_processor(traced, tmp_path):
