@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
 
-LEVELS = tuple(FORMATS["onnx"].program.settings)
-"""Accuracy levels of onnxruntime that are checked."""
-
 
 @dataclass(frozen=True)
 class Ran:

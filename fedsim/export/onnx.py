@@ -81,13 +81,18 @@ def model_sizes(
     Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`, and for a
     part of a vocabulary: how long its tokens are is known only once a device has chosen them.
     """
-    if rows is not None:
-        raise FedsimError(
-            "a budget for files in onnx cannot be planned where devices keep a part of the"
-            " vocabulary: remove model.vocabulary, or plan for the format fedsim"
-        )
+    refuse_rows(rows, "onnx")
     traced = trace(model, load_leftovers(stored))
     return sizes(traced, model.layers, manifest.weight_format, depths)
+
+
+def refuse_rows(rows: Rows | None, to: str) -> None:
+    """Raise `FedsimError` for a part of a vocabulary: sizes in the format `to` depend on it."""
+    if rows is not None:
+        raise FedsimError(
+            f"a budget for files in {to} cannot be planned where devices keep a part of the"
+            f" vocabulary: remove model.vocabulary, or plan for the format fedsim"
+        )
 
 
 def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
@@ -127,8 +132,9 @@ def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
     return Traced(kept_graphs(model, leftovers, graphs), others)
 
 
-def exporter_of(model: SpeechModel) -> Any:
-    """Return the module that traces a model; raises `FedsimError` if none does."""
+def exporter_of(model: SpeechModel, to: str = "onnx") -> Any:
+    """Return the module that traces a model for the format `to`; raises `FedsimError` if none
+    does."""
     from fedsim.export import ctc, whisper
 
     for exporter in (ctc, whisper):
@@ -136,7 +142,7 @@ def exporter_of(model: SpeechModel) -> Any:
             return exporter
     raise FedsimError(
         f"model {model.id!r} is a {type(model.module).__name__}, and only CTC recognizers of raw"
-        f" audio (wav2vec 2.0 and its relatives) and Whisper can be exported to onnx"
+        f" audio (wav2vec 2.0 and its relatives) and Whisper can be exported to {to}"
     )
 
 

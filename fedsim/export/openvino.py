@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fedsim.errors import FedsimError
-from fedsim.export import ctc, onnx, require
-from fedsim.export.openvino_graph import fill, layer_bytes, pad, room, save
+import numpy as np
+
+from fedsim.export import onnx, require
+from fedsim.export.openvino_graph import fill, layer_bytes, room, save
 from fedsim.export.openvino_network import Network, network
+from fedsim.export.openvino_run import text_file
 from fedsim.export.openvino_weights import DEPTHS, STORED
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.modelfile import load_leftovers
@@ -29,17 +31,36 @@ if TYPE_CHECKING:
 class Traced:
     """The files of a model, without the weights of its layers."""
 
-    graph: Network
+    graphs: Mapping[str, Network]
+    """By the name that each has in ONNX."""
     in_onnx: onnx.Traced
-    """What it is made from, and the files beside it."""
+    """What they are made from, and the files beside them."""
+    _planned: dict[Any, tuple[int, np.ndarray]] = field(default_factory=dict)
+    """Bytes of all graphs, and of each layer at each depth, by format and shapes of weights."""
 
-    def sizes(self, shapes: Sequence[tuple[int, ...]], weight_format: WeightFormat) -> Sizes:
-        """Return the exact bytes of all files together for every plan of `DEPTHS`, where `shapes`
-        are those of the weights of all layers."""
-        kept = room(self.graph, shapes, weight_format)
-        table = layer_bytes(self.graph, kept, shapes, weight_format)
-        fixed = kept.text + kept.constants + self.in_onnx.others_bytes(None)
-        return Sizes(DEPTHS, table, fixed)
+    def sizes(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        weight_format: WeightFormat,
+        rows: Rows | None = None,
+    ) -> Sizes:
+        """Return the exact bytes of all files together for every plan of `DEPTHS`.
+
+        Args:
+            shapes: of the weights of all layers.
+            weight_format: how codes of weights become numbers.
+            rows: of the vocabulary that one of the weights has; None for all.
+        """
+        key = weight_format, tuple(shapes)
+        if key not in self._planned:  # a graph is written to see how long it is
+            fixed, tables = 0, []
+            for bare in self.graphs.values():
+                kept = room(bare, shapes, weight_format)
+                fixed += kept.text + kept.constants
+                tables.append(layer_bytes(bare, kept, shapes, weight_format))
+            self._planned[key] = fixed, np.sum(tables, axis=0)
+        fixed, table = self._planned[key]
+        return Sizes(DEPTHS, table, fixed + self.in_onnx.others_bytes(rows))
 
 
 def model_sizes(
@@ -51,9 +72,10 @@ def model_sizes(
 ) -> Sizes:
     """Return the exact bytes of all files of a model together for every plan.
 
-    Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`. `rows` are
-    of models with a decoder, which `trace` refuses.
+    Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`, and for a
+    part of a vocabulary, as `fedsim.export.onnx.model_sizes` does.
     """
+    onnx.refuse_rows(rows, "openvino")
     traced = trace(model, load_leftovers(stored))
     shapes = [layer.shape for layer in model.layers]
     return traced.sizes(shapes, manifest.weight_format).restricted(depths)
@@ -67,16 +89,13 @@ def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
         leftovers: the rest of the state, as model files have it.
 
     Raises:
-        FedsimError: if the model is not a CTC recognizer of raw audio, or a package is missing.
+        FedsimError: if the model is neither a CTC recognizer of raw audio nor a Whisper, or a
+            package is missing.
     """
-    if not ctc.is_exportable(model):
-        raise FedsimError(
-            f"model {model.id!r} is a {type(model.module).__name__}, and only CTC recognizers of"
-            f" raw audio (wav2vec 2.0 and its relatives) can be exported to openvino"
-        )
+    onnx.exporter_of(model, "openvino")
     require("openvino", "openvino")
     traced = onnx.trace(model, leftovers)
-    return Traced(network(traced.graphs[ctc.GRAPH]), traced)
+    return Traced({name: network(bare) for name, bare in traced.graphs.items()}, traced)
 
 
 def write(
@@ -93,14 +112,18 @@ def write(
         traced: the model.
         weights: of its layers.
         folder: to write into.
-        rows: of its vocabulary; None, since no recognizer without a decoder keeps a part.
+        rows: of its vocabulary that one of the weights has; None for all.
         language: of whoever speaks; None to have it detected.
     """
     from fedsim.base.files import write_text
 
     for name, text in traced.in_onnx.others(rows, language).items():
         write_text(folder / name, text)
-    others = sum(file.stat().st_size for file in folder.iterdir())
-    save(fill(traced.graph, weights), folder)
-    sizes = traced.sizes([weight.shape for weight in weights], weights[0].format)
-    pad(folder, sizes.total([STORED[weight.bits] for weight in weights]) - others)
+    for name, bare in traced.graphs.items():
+        save(fill(bare, weights), folder / name)
+    sizes = traced.sizes([weight.shape for weight in weights], weights[0].format, rows)
+    written = sum(file.stat().st_size for file in folder.iterdir())
+    spare = sizes.total([STORED[weight.bits] for weight in weights]) - written
+    assert spare >= 0, spare
+    with text_file(folder / next(iter(traced.graphs))).open("ab") as file:
+        file.write(b"\n" * spare)

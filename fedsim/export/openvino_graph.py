@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from fedsim.export.openvino_network import Network
-from fedsim.export.openvino_weights import DEPTHS, STORED, UNPACKED, dequantized, parts_bytes
+from fedsim.export.openvino_run import constants_file, text_file
+from fedsim.export.openvino_weights import DEPTHS, STORED, UNPACKED, WeightNodes, parts_bytes
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.weights import PackedWeight, blank_weight
 
 Shape = tuple[int, ...]
-TEXT, CONSTANTS = "openvino_model.xml", "openvino_model.bin"
 _MOST_BITS = 8
 _DEPTHS = tuple(STORED)
 """Bit depths that weights may have; those of one depth share a zero point."""
@@ -67,9 +67,14 @@ def fill(bare: Network, packed: Sequence[PackedWeight], *, longest: bool = False
         if name not in bare.layers:
             continue
         as_if = _DEPTHS[i % len(_DEPTHS)] if longest else None
-        weight = dequantized(packed[bare.layers[name]], shared, longest_as=as_if)
+        weight = WeightNodes(packed[bare.layers[name]], shared, longest_as=as_if)
+        whole = weight.whole()
         for target in old.output(0).get_target_inputs():
-            target.replace_source_output(weight.output(0))
+            node = target.get_node()
+            if node.get_type_name() == "Gather" and weight.looks_up():
+                node.output(0).replace(weight.rows(node.input_value(1)).output(0))
+            else:
+                target.replace_source_output(whole.output(0))
         model.remove_parameter(old)
     model.validate_nodes_and_infer_types()
     return model
@@ -82,17 +87,19 @@ def room(bare: Network, shapes: Sequence[Shape], weight_format: WeightFormat) ->
     weights = sum(parts_bytes(shapes[i], _MOST_BITS, weight_format) for i in held(bare))
     n_more = _constant_bytes(model) - _constant_bytes(bare.model) - weights
     with tempfile.TemporaryDirectory() as home:
-        save(bare.model.clone(), Path(home))
+        file = Path(home) / "graph"
+        save(bare.model.clone(), file)
         # Equal constants are stored once.
-        n_constants = (Path(home) / CONSTANTS).stat().st_size + n_more
-        save(model, Path(home))
-        text = (Path(home) / TEXT).read_text()
+        n_constants = constants_file(file).stat().st_size + n_more
+        save(model, file)
+        text = text_file(file).read_text()
     widest = "9" * len(str(len(model.get_ops())))
     text = _NUMBERS.sub(rf'\1="{widest}"', text)
     text = _OFFSET.sub(f'offset="{"9" * len(str(n_constants + weights))}"', text)
-    unpackings = _UNPACKING.findall(text)
-    one = len(unpackings[0]) + len(_EDGE.findall(text)[0])
-    return Room(len(text) - one * len(unpackings), one, n_constants)
+    one = len(_UNPACKING.findall(text)[0]) + len(_EDGE.findall(text)[0])
+    # Look-ups unpack at other depths too: theirs are not taken out.
+    n_unpackings = _n_read_whole(bare) * (1 + weight_format.zero_points)
+    return Room(len(text) - one * n_unpackings, one, n_constants)
 
 
 def layer_bytes(
@@ -111,20 +118,41 @@ def layer_bytes(
     return np.maximum.accumulate(table, axis=1)
 
 
+def _n_read_whole(bare: Network) -> int:
+    """Return how many weights are read by anything but look-ups."""
+    return sum(
+        any(target.get_node().get_type_name() != "Gather" for target in targets)
+        for node in bare.model.get_parameters()
+        if node.get_friendly_name() in bare.layers
+        for targets in [node.output(0).get_target_inputs()]
+    )
+
+
 def held(bare: Network) -> list[int]:
     """Return the numbers of the layers whose weights a network takes."""
     return sorted(bare.layers.values())
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write the two files of a model, which is given short names."""
+def save(model: Any, graph: Path) -> None:
+    """Write the two files of a graph, whose nodes are given short names.
+
+    Args:
+        model: `openvino.Model`.
+        graph: folder, and the name that the graph has in ONNX.
+
+    Raises `OSError` if they cannot be written.
+    """
     import openvino
 
     for i, node in enumerate(model.get_ordered_ops()):
         if node.get_type_name() != "Parameter":
             node.set_friendly_name(f"{i}")
-    openvino.save_model(model, folder / TEXT, compress_to_fp16=False)
-    (folder / TEXT).write_text(_shortened((folder / TEXT).read_text()))
+    text = text_file(graph)
+    try:
+        openvino.save_model(model, text, compress_to_fp16=False)
+    except RuntimeError as error:  # it has no other for a full disk
+        raise OSError(f"OpenVINO does not write {text.name}: {error}") from error
+    text.write_text(_shortened(text.read_text()))
 
 
 def _shortened(text: str) -> str:
@@ -133,14 +161,6 @@ def _shortened(text: str) -> str:
     text = re.sub(r">\s+<", "><", text).replace(" />", "/>")
     text = _NOTES.sub("", _SIZE.sub("", text))
     return _INPUTS.sub(lambda found: _TYPE.sub("", found[0]), text)
-
-
-def pad(folder: Path, size: int) -> None:
-    """Make the two files of a model so many bytes long together."""
-    spare = size - sum((folder / name).stat().st_size for name in (TEXT, CONSTANTS))
-    assert spare >= 0, spare
-    with (folder / TEXT).open("ab") as file:
-        file.write(b"\n" * spare)
 
 
 def _constant_bytes(model: Any) -> int:

@@ -47,8 +47,7 @@ def network(bare: Skeleton) -> Network:
         if name not in weights:
             weights[name] = ops.parameter(found[0].shape[:: -1 if turned else 1], np.float32)
             weights[name].set_friendly_name(name)
-        for target in old.output(0).get_target_inputs():
-            _use(target, weights[name], turned)
+        _use(old, weights[name], turned)
         model.remove_parameter(old)
     model.add_parameters(list(weights.values()))
     for node in model.get_ops():
@@ -67,21 +66,28 @@ def network(bare: Skeleton) -> Network:
     return Network(model, {name: int(name.split()[1]) for name in weights})
 
 
-def _use(target: Any, weight: Any, turned: bool) -> None:
-    """Let an input take a weight (N, ...), or its transpose."""
+def _use(old: Any, weight: Any, turned: bool) -> None:
+    """Let all that reads a tensor take a weight (N, ...) in its place, or the weight's transpose.
+
+    A product is one with the transpose, which OpenVINO computes with packed codes.
+    """
     import openvino.opset13 as ops
 
-    node = target.get_node()
-    if turned and node.get_type_name() == "MatMul" and target.get_index() == 1:
-        how = node.get_attributes()
-        product = ops.matmul(
-            node.input_value(0), weight, how["transpose_a"], not how["transpose_b"]
-        )
-        node.output(0).replace(product.output(0))
-    elif turned:
-        target.replace_source_output(ops.transpose(weight, np.array([1, 0])).output(0))
-    else:
-        target.replace_source_output(weight.output(0))
+    for target in old.output(0).get_target_inputs():
+        node, index = target.get_node(), target.get_index()
+        kind = node.get_type_name()
+        if kind == "Transpose" and index == 0 and len(weight.get_output_shape(0)) == 2:
+            _use(node, weight, not turned)
+        elif turned and kind == "MatMul" and index == 1:
+            how = node.get_attributes()
+            product = ops.matmul(
+                node.input_value(0), weight, how["transpose_a"], not how["transpose_b"]
+            )
+            node.output(0).replace(product.output(0))
+        elif turned:
+            target.replace_source_output(ops.transpose(weight, np.array([1, 0])).output(0))
+        else:
+            target.replace_source_output(weight.output(0))
 
 
 def _halve(node: Any) -> None:

@@ -9,14 +9,14 @@ Prints what `fedsim.export.onnx_run` does. `SETTING` is `float`, which computes 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedsim.export import onnx_run
+from fedsim.export import onnx_run, run_whisper
 
-TEXT = "openvino_model.xml"
 SETTINGS: dict[str, dict[str, Any]] = {
     "float": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
     "default": {},
@@ -37,11 +37,32 @@ def main() -> None:
 
     core = openvino.Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # loads what computes, before memory is measured
-    onnx_run.measure(
-        lambda: onnx_run.opened(folder, lambda name: Session(core, folder / TEXT, setting)),
-        clips,
-        fills_window=False,
-    )
+
+    def session(name: str) -> Session:
+        return Session(core, text_file(folder / name), setting)
+
+    is_whisper = text_file(folder / run_whisper.ENCODER).exists()
+    load = run_whisper.opened if is_whisper else onnx_run.opened
+    onnx_run.measure(lambda: load(folder, session), clips, fills_window=is_whisper)
+
+
+def text_file(graph: Path) -> Path:
+    """Return the file that lists the nodes of a graph, of a path with the graph's name in ONNX."""
+    return graph.with_name(f"openvino_{graph.stem}.xml")
+
+
+def constants_file(graph: Path) -> Path:
+    """Return the file with the constants of such a graph."""
+    return text_file(graph).with_suffix(".bin")
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a graph, as onnxruntime describes it."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    """None for a length that varies."""
 
 
 class Session:
@@ -50,7 +71,18 @@ class Session:
     def __init__(self, core: Any, model: Any, setting: str) -> None:
         """Compile a model, a path or an `openvino.Model`, in one of `SETTINGS`."""
         settings = SETTINGS[setting] | _THREADS
-        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+        self._compiled = core.compile_model(model, "CPU", settings)
+        self._request = self._compiled.create_infer_request()
+
+    def get_inputs(self) -> list[Input]:
+        """Return the inputs of the graph."""
+        return [
+            Input(
+                port.get_any_name(), tuple(n.get_length() if n.is_static else None for n in shape)
+            )
+            for port in self._compiled.inputs
+            for shape in [port.partial_shape]
+        ]
 
     def run(self, names: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Return all outputs; `names` are those that are asked for, None for all."""

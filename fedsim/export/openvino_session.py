@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.base.files import write_text
-from fedsim.export import ctc, require
+from fedsim.export import require
+from fedsim.export.onnx import exporter_of
 from fedsim.export.onnx_session import Recognize
 from fedsim.export.openvino import Traced
 from fedsim.export.openvino_graph import fill
@@ -41,8 +42,10 @@ def in_float(
 def _opened(
     traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel, setting: str
 ) -> Iterator[Recognize]:
-    core = require("openvino", "openvino").Core()
-    session = Session(core, fill(traced.graph, weights), setting)
+    core, exporter = require("openvino", "openvino").Core(), exporter_of(model)
+    sessions = {
+        name: Session(core, fill(bare, weights), setting) for name, bare in traced.graphs.items()
+    }
 
     def recognize(clips: Sequence[np.ndarray], language: str | None) -> list[Hypothesis]:
         for _ in model.batches(clips, language):
@@ -50,7 +53,7 @@ def _opened(
         with TemporaryDirectory() as home:
             for name, text in traced.in_onnx.others(None, language).items():
                 write_text(Path(home) / name, text)
-            hear = ctc.recognizer(Path(home), lambda name: session)
+            hear = exporter.recognizer(Path(home), sessions.__getitem__)
         return [Hypothesis(*hear(clip)) for clip in clips]
 
     yield recognize

@@ -8,6 +8,10 @@ in float16. On a processor, OpenVINO computes products with codes of 2, 4 and 8 
 Codes of 3 and 6 bits it would unpack to float32 when the model is loaded: one more Convert, to u4
 or u8, has it unpack them to 4 or 8 bits instead. Weights of convolutions are unpacked to float32.
 
+Rows of a table of tokens are looked up, and it is multiplied with too. OpenVINO gathers rows of a
+dequantized weight whose codes have 4 or 8 bits, and would unpack others to float32: of these, rows
+of the codes, unpacked to 8 bits, are gathered and then dequantized. They lie once in the file.
+
 Other depths are stored wider (`STORED`), which changes no number.
 """
 
@@ -30,6 +34,9 @@ STORED = {2: 2, 3: 3, 4: 4, 5: 6, 6: 6, 7: 8, 8: 8}
 """Bit depth -> the depth at which it is stored."""
 UNPACKED = {3: 4, 6: 8}
 """Stored depth -> the depth to which it is unpacked when the model is loaded."""
+_GATHERED, _LOOKED_UP = (4, 8), 8
+"""Stored depths of which OpenVINO gathers rows as they are; the depth to which it unpacks others
+to do so."""
 _BLOCK = 3
 """Bytes in which codes of 3 or 6 bits lie together."""
 
@@ -132,44 +139,91 @@ def _from_the_top(codes: np.ndarray) -> np.ndarray:
     return np.bitwise_or.reduce(codes << shifts, axis=1)
 
 
-def dequantized(
-    packed: PackedWeight, shared: dict[Any, Any], *, longest_as: int | None = None
-) -> Any:
-    """Return the node that gives a weight in float32 and its own shape.
+@dataclass
+class WeightNodes:
+    """The nodes of one weight, whose constants all that reads it shares."""
 
-    Args:
-        packed: a weight of 2 to 8 bits.
-        shared: constants that weights share, by value; added to as needed.
-        longest_as: a bit depth whose zero point is written, with all nodes that any depth needs.
-    """
-    import openvino.opset13 as ops
+    packed: PackedWeight
+    """Of 2 to 8 bits."""
+    shared: dict[Any, Any]
+    """Constants that weights share, by value; added to as needed."""
+    longest_as: int | None = None
+    """A bit depth whose zero point is written, with all nodes that any depth needs."""
 
-    found, wider, bits = parts(packed), UNPACKED.get(STORED[packed.bits]), packed.bits
-    if longest_as is not None:
-        wider, bits = 8, longest_as
+    def __post_init__(self) -> None:
+        self._parts = parts(self.packed)
+        self._codes, self._scales = self._parts.codes.constant(), self._parts.scales.constant()
+        self._zeros = None if self._parts.zeros is None else self._parts.zeros.constant()
 
-    def constant(values: np.ndarray) -> Any:
-        key = str(values.dtype), values.shape, values.tobytes()
-        if key not in shared:
-            shared[key] = ops.constant(values)
-        return shared[key]
+    def whole(self) -> Any:
+        """Return the node that gives the weight in float32 and its own shape."""
+        import openvino.opset13 as ops
 
-    def as_float(one: Stored) -> Any:
-        node = one.constant()
-        return ops.convert(ops.convert(node, f"u{wider}") if wider else node, "f32")
+        wider = UNPACKED.get(STORED[self.packed.bits]) if self.longest_as is None else _LOOKED_UP
 
-    def spread(grid: Any) -> Any:
+        def as_float(codes: Any) -> Any:
+            return ops.convert(ops.convert(codes, f"u{wider}") if wider else codes, "f32")
+
+        scales = self._spread(ops.convert(self._scales, "f32"), 1)
+        zeros = None if self._zeros is None else self._spread(as_float(self._zeros), 1)
+        weight = self._centred(as_float(self._codes), zeros, scales)
+        if self._parts.codes.shape != self.packed.shape:
+            weight = ops.reshape(weight, self._constant(np.array(self.packed.shape)), False)
+        return weight
+
+    def looks_up(self) -> bool:
+        """Return whether `rows` is needed for a look-up.
+
+        OpenVINO 2026.4 gathers rows of a dequantized weight with codes of 4 and 8 bits, unpacks
+        others to float32, and refuses a model where groups do not divide the row.
+        """
+        is_gathered = STORED[self.packed.bits] in _GATHERED and self._parts.group_of is None
+        return self.longest_as is not None or not is_gathered
+
+    def rows(self, ids: Any) -> Any:
+        """Return the node that gives the rows (B, U, K) of a weight (N, K) that tokens (B, U) have,
+        in float32; OpenVINO unpacks the codes to 8 bits when the model is loaded."""
+        import openvino.opset13 as ops
+
+        zero = self._constant(np.array(0))
+
+        def of(grid: Any) -> Any:
+            """Return what rows share, or all rows."""
+            if self._parts.scales.shape[0] == 1:
+                return grid
+            return self._spread(ops.gather(grid, ids, zero), 2)
+
+        codes = ops.gather(ops.convert(self._codes, f"u{_LOOKED_UP}"), ids, zero)
+        zeros = None
+        if self._zeros is not None:
+            zeros = ops.convert(of(ops.convert(self._zeros, f"u{_LOOKED_UP}")), "f32")
+        scales = of(ops.convert(self._scales, "f32"))
+        rows = self._centred(ops.convert(codes, "f32"), zeros, scales)
+        if len(self._parts.codes.shape) > 2:
+            rows = ops.reshape(rows, self._constant(np.array([0, 0, -1])), True)
+        return rows
+
+    def _centred(self, codes: Any, zeros: Any, scales: Any) -> Any:
+        import openvino.opset13 as ops
+
+        if zeros is None:
+            middle = 1 << ((self.longest_as or self.packed.bits) - 1)
+            zeros = self._constant(np.array([middle], np.float32))
+        return ops.multiply(ops.subtract(codes, zeros), scales)
+
+    def _spread(self, grid: Any, axis: int) -> Any:
         """Return what groups share for each block."""
-        if found.group_of is None:
-            return grid
-        return ops.gather(grid, constant(found.group_of), constant(np.array(1)))
+        import openvino.opset13 as ops
 
-    if found.zeros is not None:
-        zero = spread(as_float(found.zeros))
-    else:
-        zero = constant(np.array([1 << (bits - 1)], np.float32))
-    scales = spread(ops.convert(found.scales.constant(), "f32"))
-    weight = ops.multiply(ops.subtract(as_float(found.codes), zero), scales)
-    if found.codes.shape != packed.shape:
-        weight = ops.reshape(weight, constant(np.array(packed.shape)), False)
-    return weight
+        group_of = self._parts.group_of
+        if group_of is None:
+            return grid
+        return ops.gather(grid, self._constant(group_of), self._constant(np.array(axis)))
+
+    def _constant(self, values: np.ndarray) -> Any:
+        import openvino.opset13 as ops
+
+        key = str(values.dtype), values.shape, values.tobytes()
+        if key not in self.shared:
+            self.shared[key] = ops.constant(values)
+        return self.shared[key]

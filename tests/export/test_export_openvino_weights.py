@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedsim.export.openvino_weights import (
     DEPTHS,
     STORED,
-    dequantized,
+    WeightNodes,
     packed_codes,
     parts,
     parts_bytes,
@@ -47,7 +47,7 @@ def compiled(outputs, inputs=()):
 def product_of(packed: PackedWeight):
     """A model of x (T, K) times the transpose of a weight."""
     x = ops.parameter([-1, packed.shape[1]], np.float32, name="x")
-    return compiled([ops.matmul(x, dequantized(packed, {}), False, True)], [x])
+    return compiled([ops.matmul(x, WeightNodes(packed, {}).whole(), False, True)], [x])
 
 
 @settings(max_examples=20)
@@ -70,7 +70,7 @@ def test_weights_are_the_same_number_for_number(bits):
     weights = [
         weight_of(shape, bits, how) for how in FORMATS for shape in ((5, 150), (4, 25, 6), (6, 64))
     ]
-    found = compiled([dequantized(one, {}) for one in weights])({})
+    found = compiled([WeightNodes(one, {}).whole() for one in weights])({})
     for i, packed in enumerate(weights):
         assert np.array_equal(found[i], dequantize_weight(packed).numpy()), packed.format
 
@@ -93,16 +93,43 @@ def test_products_of_any_shape(n, k, bits, weight_format, seed):
     assert sum(held) == parts_bytes((n, k), bits, weight_format)
 
 
-@pytest.mark.parametrize("weight_format", FORMATS, ids=str)
-@pytest.mark.parametrize("bits", STORED)
-def test_weights_stay_packed_in_memory(bits, weight_format):
-    """OpenVINO computes with integers of 2, 4 or 8 bits; none is kept as a float."""
-    packed = weight_of((64, 192), bits, weight_format)
+def kept_in_memory(model):
+    """Type -> how many numbers of it OpenVINO keeps as constants."""
     kept: collections.Counter[str] = collections.Counter()
-    for node in product_of(packed).get_runtime_model().get_ordered_ops():
+    for node in model.get_runtime_model().get_ordered_ops():
         shape = node.get_output_partial_shape(0)
         if node.get_rt_info()["layerType"].value == "Const" and shape.is_static:
             kind = node.get_output_element_type(0).get_type_name()
             kept[kind] += math.prod(size.get_length() for size in shape)
+    return kept
+
+
+@pytest.mark.parametrize("weight_format", FORMATS, ids=str)
+@pytest.mark.parametrize("bits", STORED)
+def test_weights_stay_packed_in_memory(bits, weight_format):
+    """OpenVINO computes with integers of 2, 4 or 8 bits; none is kept as a float."""
+    kept = kept_in_memory(product_of(weight_of((64, 192), bits, weight_format)))
     assert kept[{2: "u2", 3: "u4", 4: "u4", 6: "u8", 8: "u8"}[STORED[bits]]] >= 64 * 192
     assert kept["f32"] <= 64 * 192 // 16  # scales and zero points of blocks of 32 or more
+
+
+@pytest.mark.parametrize("weight_format", FORMATS, ids=str)
+@pytest.mark.parametrize("bits", STORED)
+def test_a_table_is_looked_up_and_multiplied_with(bits, weight_format):
+    """As the tokens of a decoder are; a row of 160 is no multiple of groups of 64 or 128."""
+    packed = weight_of((300, 160), bits, weight_format)
+    ids = ops.parameter([-1, -1], np.int64, name="ids")
+    x = ops.parameter([-1, 160], np.float32, name="x")
+    nodes = WeightNodes(packed, {})
+    whole = nodes.whole()
+    found = nodes.rows(ids) if nodes.looks_up() else ops.gather(whole, ids, ops.constant(0))
+    model = compiled([found, ops.matmul(x, whole, False, True)], [ids, x])
+    feeds = {
+        "ids": np.array([[3, 299, 7], [0, 3, 3]]),
+        "x": np.random.default_rng(0).normal(size=(2, 160)).astype(np.float32),
+    }
+    rows, product = model(feeds).values()
+    table = dequantize_weight(packed).numpy()
+    assert np.allclose(rows, table[feeds["ids"]], atol=1e-6)
+    assert np.allclose(product, feeds["x"] @ table.T, atol=1e-3)
+    assert kept_in_memory(model)["f32"] <= 300 * 160 // 8  # of both, scales and zero points

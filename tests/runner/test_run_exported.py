@@ -42,6 +42,7 @@ def sections(corpus, model_folder):
         ("ctc-layer", "onnx", [0.0335, 0.0385]),
         ("whisper", "onnx", [0.105, 0.109]),
         pytest.param("ctc-layer", "openvino", [0.139, 0.148], marks=pytest.mark.slow),
+        pytest.param("whisper", "openvino", [0.242, 0.258], marks=pytest.mark.slow),
     ],
 )
 def test_what_ships_is_planned_kept_and_tested(
