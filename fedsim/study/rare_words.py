@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fedsim.errors import FedsimError
 from fedsim.scenario.schema import Scenario
 from fedsim.speech.clips import Clients
-from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.rare import SETTING, rarity
+
+if TYPE_CHECKING:
+    from fedsim.speech.models.base import SpeechModel
 
 
 def check_rare_words(scenario: Scenario, clients: Clients) -> None:
