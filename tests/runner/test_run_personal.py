@@ -27,7 +27,9 @@ def corpus(tmp_path_factory):
     return toys.write_corpus(folder, speakers=("ann", "bob"), languages=("en", "it"))
 
 
-@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize(
+    "granularity", ["per_channel", pytest.param("per_tensor", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", list(BUDGETS_MB))
 def test_personalize_and_a_run_write_the_same_file(
     model_folder, speech, corpus, tmp_path, name, granularity

@@ -196,7 +196,7 @@ def test_threads_may_change_the_last_digits():
     ("method", "not_read"),
     [
         ("fp32", (*NOT_READ_BY_FULL_PRECISION, *NOT_READ_WITHOUT_PROFILES)),
-        ("uniform", NOT_READ_WITHOUT_PROFILES),
+        pytest.param("uniform", NOT_READ_WITHOUT_PROFILES, marks=pytest.mark.slow),
     ],
 )
 def test_settings_that_a_method_does_not_read(method, not_read):

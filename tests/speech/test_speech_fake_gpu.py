@@ -224,7 +224,11 @@ def test_calibrating(calibration, shape):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("how", [InputFormat(8), InputFormat(8, make_range(-1, 2))], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [InputFormat(8), pytest.param(InputFormat(8, make_range(-1, 2)), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_delivered_model_transcribes_on_the_gpu(speech, name, how):
     """Weights, leftovers and inputs of a model that was packed; decoding asks for its tokens."""
     here = speech(name)
