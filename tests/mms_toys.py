@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +104,11 @@ def alone(
         chosen["clients"] = SETTINGS["clients"] | chosen.get("clients", {}) | {"select": keys}
         result = run_scenario(write({"target_lang": name}, **chosen), folder / name)
         yield from ((key, result) for key in keys)
+
+
+def check(result: RunResult, alone: Iterable[tuple[str, RunResult]]) -> None:
+    """Check that each client has what it has in a run of its language, to the byte."""
+    for key, run in alone:
+        assert run.failures == []
+        assert of_client(result, key) == of_client(run, key)
+        assert all(of_client(run, key))

@@ -35,7 +35,7 @@ class Column:
 class Table:
     """A table, and what a row of it is.
 
-    Rows are numbered from 1 in order of writing if there is no key of columns.
+    Without a key of columns, rows are numbered from 1 in the order in which they are written.
     """
 
     name: str

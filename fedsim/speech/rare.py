@@ -6,11 +6,11 @@ them: few of the words that are spoken are rare.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import lru_cache
 
 from fedsim.errors import FedsimError
+from fedsim.speech.languages import language_code
 from fedsim.speech.normalizers import basic, normalizer
 from fedsim.speech.spaces import is_unspaced
 from fedsim.speech.words import listed_words
@@ -28,7 +28,7 @@ def rarity(language: str | None, beyond: int, text_normalizer: str) -> Callable[
     is not rare: the lists have no numbers of several digits.
 
     Args:
-        language: a code (`it`), a locale (`it_IT`) or an English name.
+        language: a code (`it`, `ita`), a locale (`it_IT`) or an English name.
         beyond: number of frequent words.
         text_normalizer: of the scenario.
 
@@ -36,7 +36,7 @@ def rarity(language: str | None, beyond: int, text_normalizer: str) -> Callable[
         FedsimError: if wordfreq is not installed; for a missing language, one that it has no list
             of, and one whose lists are not of what stands between spaces.
     """
-    frequent = _frequent(language_code(language), beyond, text_normalizer)
+    frequent = _frequent(_code_of(language), beyond, text_normalizer)
 
     def is_rare(word: str) -> bool:
         if any(map(str.isdigit, word)):
@@ -46,32 +46,27 @@ def rarity(language: str | None, beyond: int, text_normalizer: str) -> Callable[
     return is_rare
 
 
-def language_code(language: str | None) -> str:
+def _code_of(language: str | None) -> str:
     """Return the code of a language whose words can be rare.
 
     Raises `FedsimError` for a missing language, and for one whose words are not set apart.
     """
-    if not language:
+    code = language_code(language)
+    if code is None:
         raise FedsimError(
             f"{SETTING}: which words are rare depends on the language, and none is given; give the"
             f" clips a language (corpus.columns.language), or remove {SETTING}"
         )
-    if is_unspaced(language):
+    if is_unspaced(code):
         raise FedsimError(
             f"{SETTING}: language {language!r} is written without spaces between words; {_REMEDY}"
         )
-    word = language.strip().lower()
-    short = re.split(r"[-_]", word, maxsplit=1)[0]
-    if len(short) > 3:  # an English name
-        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-        short = TO_LANGUAGE_CODE.get(word, word)
-    if short == "ko":
+    if code == "ko":
         raise FedsimError(
             f"{SETTING}: lists of Korean are of parts of words, not of what stands between spaces;"
             f" {_REMEDY}"
         )
-    return short
+    return code
 
 
 @lru_cache(maxsize=64)  # more than there are languages

@@ -116,7 +116,7 @@ def test_weights_stay_packed_in_memory(bits, weight_format):
 @pytest.mark.parametrize("weight_format", FORMATS, ids=str)
 @pytest.mark.parametrize("bits", STORED)
 def test_a_table_is_looked_up_and_multiplied_with(bits, weight_format):
-    """As the tokens of a decoder are; a row of 160 is no multiple of groups of 64 or 128."""
+    """As the tokens of a decoder are; groups of 64 or 128 do not divide a row of 160."""
     packed = weight_of((300, 160), bits, weight_format)
     ids = ops.parameter([-1, -1], np.int64, name="ids")
     x = ops.parameter([-1, 160], np.float32, name="x")

@@ -33,14 +33,6 @@ def write(home):
     return mms_toys.writer(home)
 
 
-def check(result, alone):
-    """Check that each client has what it has in a run of its language, to the byte."""
-    for key, run in alone:
-        assert run.failures == []
-        assert mms_toys.of_client(result, key) == mms_toys.of_client(run, key)
-        assert all(mms_toys.of_client(run, key))
-
-
 @pytest.fixture(scope="module")
 def result(write, tmp_path_factory):
     return run_scenario(write(), tmp_path_factory.mktemp("run") / "run")
@@ -50,7 +42,7 @@ def test_each_client_is_as_in_a_run_of_its_language(write, result, tmp_path):
     """Rows, plans, sensitivities and model files, to the byte."""
     assert result.failures == []
     assert {row.client for row in result.rows} == set(mms_toys.SPEAKS)
-    check(result, mms_toys.alone(write, tmp_path))
+    mms_toys.check(result, mms_toys.alone(write, tmp_path))
 
 
 def test_files_are_loaded_with_their_language(result, home):

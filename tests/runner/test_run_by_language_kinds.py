@@ -27,14 +27,6 @@ def write(home):
     return mms_toys.writer(home)
 
 
-def check(result, alone):
-    """Check that each client has what it has in a run of its language, to the byte."""
-    for key, run in alone:
-        assert run.failures == []
-        assert mms_toys.of_client(result, key) == mms_toys.of_client(run, key)
-        assert all(mms_toys.of_client(run, key))
-
-
 def public(home, language):
     """Public clips of one language, of all for `all`."""
     path = home / "public" / language
@@ -62,7 +54,7 @@ def test_second_moments_are_those_of_the_language(write, home, tmp_path, moments
     def fixed(language):
         return {"quantization": rounding | public(home, language)}
 
-    check(result, mms_toys.alone(write, tmp_path, fixed, **sections))
+    mms_toys.check(result, mms_toys.alone(write, tmp_path, fixed, **sections))
 
 
 @pytest.mark.slow
@@ -76,7 +68,7 @@ def test_losses_are_those_of_the_language(write, home, tmp_path, losses):
     def fixed(language):
         return {"quantization": public(home, language)}
 
-    check(result, mms_toys.alone(write, tmp_path, fixed, **sections))
+    mms_toys.check(result, mms_toys.alone(write, tmp_path, fixed, **sections))
 
 
 def test_a_device_plans_for_its_language(write, tmp_path):

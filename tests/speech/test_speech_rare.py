@@ -120,7 +120,7 @@ def test_numbers_are_not_rare():
 
 
 def test_names_of_a_language_are_one():
-    for name in ("it", "it_IT", "it-CH", "Italian"):
+    for name in ("it", "ita", "it_IT", "it-CH", "Italian"):
         assert rare_of("accendi la luce", 1_000, name) == ["accendi"]
 
 
@@ -132,6 +132,7 @@ def test_names_of_a_language_are_one():
         ("zh", "'zh' is written without spaces between words; remove rare_beyond"),
         ("japanese", "'japanese' is written without spaces"),
         ("ko", "lists of Korean are of parts of words"),
+        ("kor", "lists of Korean are of parts of words"),
         ("klingon", "no word list of language 'klingon'"),
     ],
 )
