@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,24 +11,28 @@ import torch
 from fedsim.errors import AudioError, FedsimError
 from fedsim.protocol import messages as m
 from fedsim.quant.calibrators import CALIBRATORS, needs, on_user_data
-from fedsim.quant.model import Batch
 from fedsim.quant.moments import LayerMoments, Moments
 from fedsim.quant.observe import LayerObservation, LayerObservations
+from fedsim.quant.onepass import Passed
 from fedsim.quant.profile import LayerProfile
+from fedsim.quant.sensitivity import Sensed, Sensing
 from fedsim.scenario.cells import all_cells, table_rounding
 from fedsim.scenario.methods import NO_CLIENT
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.clips import ClientData, Utterance, read_utterance
-from fedsim.speech.models.base import SpeechModel, own_tokens, public_signal
+from fedsim.speech.models.base import (
+    own_tokens,
+    public_signal,
+)
 from fedsim.speech.public_model import own_losses
+from fedsim.speech.together import Clips, joins, sense_together, tokens_together
 from fedsim.speech.tuning import TuningPass
 from fedsim.study.model import StudyModel
 from fedsim_clients.runtime import Runtime
+from fedsim_clients.together import group_of, shared
 
 PUBLIC = ""
 """In place of a client's key: the public signal."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,19 @@ class ClientAudio:
     """One client's audio, and what the full-precision model computes from it.
 
     `mode` says how its device holds the model, one of `fedsim.quant.memory.MODES`; pseudo-labels
-    come from the model in the same mode.
+    come from the model in the same mode. `alone` says that it shares no forward pass.
     """
 
     runtime: Runtime
     data: ClientData
     mode: str = "full"
+    alone: bool = False
+
+    @property
+    def group(self) -> list[ClientData]:
+        """The clients whose clips share passes of the full-precision model, this one among them."""
+        together = not self.alone and self.mode == "full"
+        return group_of(self.runtime, self.data) if together else [self.data]
 
     def read(self, utterances: Sequence[Utterance]) -> list[np.ndarray]:
         """Return the clips of utterances, float32 (samples,); `AudioError` names the client."""
@@ -79,20 +89,64 @@ class ClientAudio:
         tokens = self._tokens(self.data.key) or ()
         return seconds(self.read(self.data.tuning)), float(sum(len(row) for row in tokens))
 
-    def sense(self, sense: Callable[[SpeechModel, Iterator[Batch]], T]) -> T:
-        """Return the result of `sense` on the model and the tuning clips, in one pass over them.
+    def sense(self, sensing: Sensing) -> Sensed:
+        """Return what the model's layers show of the tuning clips, in one pass over them.
 
         What calibration and rounding will need is recorded in the same pass and cached.
         """
-        runtime, tuning = self.runtime, self._tuning(self.data.key)
-        following = {c for method in runtime.scenario.methods for c in method.calibration}
-        rounds = any(cell.rounded_by_device for cell in all_cells(runtime.scenario))
-        with runtime.sensing(self.mode):
-            passed = tuning.sense(sense, following, moments=rounds)
-        observed, moments = passed.observed, passed.moments
+        runtime, moments = self.runtime, self._rounds
+        following = self._following
+
+        def alone() -> Sensed:
+            tuning = self._tuning(self.data.key)
+            with runtime.sensing(self.mode):
+                passed = tuning.sense(sensing.run, following, moments=moments)
+            return self._keep(passed)
+
+        def together(group: Sequence[ClientData]) -> dict[str, Sensed]:
+            found = self._passed_together(group, sensing, following, moments=moments)
+            return {data.key: self.of(data)._keep(found[data.key]) for data in group}
+
+        return shared(runtime, ("sensed", sensing), self.group, self.data, together, alone)
+
+    def _passed_together(
+        self,
+        group: Sequence[ClientData],
+        sensing: Sensing,
+        calibrations: Collection[str],
+        *,
+        moments: bool = False,
+    ) -> dict[str, Passed[Sensed]]:
+        """Return client key -> what a pass that a group's tuning clips share gives."""
+        model = self.runtime.model
+        clips = [self.of(data)._tuning_clips for data in group]
+        passed = sense_together(
+            model, clips, sensing, calibrations, moments=moments, joined=joins(model)
+        )
+        return {data.key: found for data, found in zip(group, passed, strict=True)}
+
+    def of(self, data: ClientData) -> ClientAudio:
+        """Return the audio of another client of the group."""
+        return replace(self, data=data)
+
+    @property
+    def _following(self) -> set[str]:
+        """The calibrations that will follow a pass."""
+        return {c for method in self.runtime.scenario.methods for c in method.calibration}
+
+    @property
+    def _rounds(self) -> bool:
+        """Whether devices will round weights on their own second moments."""
+        return any(cell.rounded_by_device for cell in all_cells(self.runtime.scenario))
+
+    def _keep(self, passed: Passed[Sensed]) -> Sensed:
+        """Cache what a pass recorded for calibration and rounding; return what it sensed."""
+        runtime, observed, moments = self.runtime, passed.observed, passed.moments
         if observed is not None:
-            rows = needs(on_user_data(following)).rows
-            runtime.observations.get(self._key(rows), lambda: LayerObservations(observed))
+            rows = needs(on_user_data(self._following)).rows
+            runtime.observations.get(
+                (self.data.key, self.mode, rows), lambda: LayerObservations(observed)
+            )
         if moments is not None:
             runtime.moments.get((self.data.key, self.mode), lambda: Moments(moments))
         return passed.found
@@ -120,14 +174,24 @@ class ClientAudio:
         """Return layer name -> second moments of the tuning clips; they never leave the device."""
         runtime = self.runtime
 
-        def record() -> Moments:
+        def alone() -> Moments:
             tuning = self._tuning(self.data.key)
             with runtime.sensing(self.mode):
                 passed = tuning.observe((), moments=True)
             assert passed.moments is not None
             return Moments(passed.moments)
 
-        return runtime.moments.get((self.data.key, self.mode), record).layers
+        def together(group: Sequence[ClientData]) -> dict[str, Moments]:
+            found = self._passed_together(group, Sensing(), (), moments=True)
+            return {key: Moments(p.moments) for key, p in found.items() if p.moments is not None}
+
+        def keep(key: str, make: Callable[[], Moments]) -> Moments:
+            return runtime.moments.get((key, self.mode), make)
+
+        def record() -> Moments:
+            return shared(runtime, "moments", self.group, self.data, together, alone, keep)
+
+        return (record() if len(self.group) > 1 else keep(self.data.key, alone)).layers
 
     def observed(self, source: str, calibrations: set[str]) -> dict[str, LayerObservation]:
         """Return layer name -> the statistics that calibrations need.
@@ -148,33 +212,57 @@ class ClientAudio:
                 f"minmax, or give the device more memory"
             )
 
-        def observe() -> LayerObservations:
+        def alone() -> LayerObservations:
             tuning = self._tuning(source)
             with runtime.sensing(self.mode):
                 return LayerObservations(tuning.observe(calibrations).observed or {})
 
-        if source == PUBLIC or wanted.fisher:
-            return observe().layers
-        return runtime.observations.get(self._key(wanted.rows), observe).layers
+        def together(group: Sequence[ClientData]) -> dict[str, LayerObservations]:
+            found = self._passed_together(group, Sensing(), calibrations)
+            return {key: LayerObservations(p.observed or {}) for key, p in found.items()}
 
-    def _key(self, rows: bool) -> tuple[str, str, bool]:
-        return self.data.key, self.mode, rows
+        def keep(key: str, make: Callable[[], LayerObservations]) -> LayerObservations:
+            return runtime.observations.get((key, self.mode, wanted.rows), make)
+
+        if source == PUBLIC or wanted.fisher:
+            return alone().layers
+        if len(self.group) == 1:
+            return keep(source, alone).layers
+        what = "observed", wanted.rows
+        return shared(runtime, what, self.group, self.data, together, alone, keep).layers
 
     def _tuning(self, source: str) -> TuningPass:
         """Return this client's tuning clips, or the public signal, with pseudo-labels."""
         tokens = self._tokens(source)
         return TuningPass(self.runtime.model, self._clips(source), tokens, self.data.language)
 
+    @property
+    def _tuning_clips(self) -> Clips:
+        """The tuning clips with their pseudo-labels."""
+        own = self.data.key
+        return Clips(self._clips(own), self.data.language, self._tokens(own))
+
     def _clips(self, source: str) -> list[np.ndarray]:
         return public_signal() if source == PUBLIC else self.read(self.data.tuning)
 
-    def _tokens(self, source: str) -> list[torch.Tensor] | None:
+    def _tokens(self, source: str) -> Sequence[torch.Tensor] | None:
         """Return the pseudo-labels of a source's clips, None where the model needs none."""
         runtime, language = self.runtime, self.data.language
 
-        def label() -> list[torch.Tensor] | None:
+        def alone() -> Sequence[torch.Tensor] | None:
             with runtime.sensing(self.mode):
                 return own_tokens(runtime.model, self._clips(source), language)
+
+        def together(group: Sequence[ClientData]) -> dict[str, Sequence[torch.Tensor] | None]:
+            clips = [Clips(self.of(data).read(data.tuning), data.language) for data in group]
+            tokens = tokens_together(runtime.model, clips, joined=joins(runtime.model))
+            return {data.key: own for data, own in zip(group, tokens, strict=True)}
+
+        def label() -> Sequence[torch.Tensor] | None:
+            group = [] if source == PUBLIC else self.group
+            if not group or not runtime.model.needs_tokens:
+                return alone()
+            return shared(runtime, "tokens", group, self.data, together, alone)
 
         return runtime.remember(("tokens", self.mode, source, language), label)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -24,12 +22,10 @@ from fedsim.protocol.limits import (
 )
 from fedsim.quant.activations import InputFormat
 from fedsim.quant.profile import LayerProfile, profile_of
-from fedsim.quant.runtimes import EMULATED, RUNTIMES
-from fedsim.quant.sensitivity import quantiles, sense, sense_and_quantiles
+from fedsim.quant.sensitivity import Sensed, Sensing
 from fedsim.scenario.cells import LOSSES
 from fedsim.speech.clips import ClientData
 from fedsim.speech.eligible import require_clips
-from fedsim.speech.models.base import Hypothesis, recognize_clips
 from fedsim.speech.scoring import Errors, Measured, interval, total
 from fedsim_clients.audio import ClientAudio, seconds
 from fedsim_clients.calibration import Calibration, flatten
@@ -38,27 +34,28 @@ from fedsim_clients.guard import check_request
 from fedsim_clients.release import released
 from fedsim_clients.runtime import Runtime
 from fedsim_clients.saving import save_model
+from fedsim_clients.testing import Testing
 
 R = TypeVar("R", bound=m.Message)
-Recognize = Callable[[Sequence[np.ndarray], str | None], list[Hypothesis]]
-"""f(clips, language) -> one hypothesis per clip."""
 
 
 @dataclass(frozen=True)
 class Device:
     """One client's device, without state of its own: caches are in the runtime.
 
-    `mode` says how it holds the full-precision model (`fedsim.quant.memory.MODES`).
+    `mode` says how it holds the full-precision model (`fedsim.quant.memory.MODES`), `alone` that it
+    shares no forward pass with others.
     """
 
     runtime: Runtime
     data: ClientData
     mode: str = "full"
+    alone: bool = False
 
     @property
     def audio(self) -> ClientAudio:
         """Its clips, and what the model computes from them."""
-        return ClientAudio(self.runtime, self.data, self.mode)
+        return ClientAudio(self.runtime, self.data, self.mode, self.alone)
 
     @property
     def _calibration(self) -> Calibration:
@@ -120,22 +117,20 @@ class Device:
         """
         if measure == LOSSES:
             return self.audio.losses()
-        values = self.audio.sense(lambda model, clips: sense(model, clips, measure))
+        values = self.audio.sense(Sensing(measure)).values
+        assert values is not None
         return profile_of(values, measure)
 
     def _sensed(self, request: m.SenseRequest) -> tuple[LayerProfile | None, np.ndarray]:
         """Return the layer profile and quantiles (L, Q); None and empty where not requested."""
-        measure, audio = request.measure, self.audio
-        if measure == LOSSES and request.quantiles:
-            return self.profile(measure), audio.sense(quantiles)
-        if measure and request.quantiles:
-            values, spread = audio.sense(
-                lambda model, clips: sense_and_quantiles(model, clips, measure)
-            )
-            return profile_of(values, measure), spread
-        if measure:
-            return self.profile(measure), np.empty(0)
-        return None, audio.sense(quantiles) if request.quantiles else np.empty(0)
+        measure, profile = request.measure, None
+        if measure == LOSSES:
+            profile = self.profile(measure)
+        sensing = Sensing("" if measure == LOSSES else measure, request.quantiles)
+        found = Sensed() if sensing == Sensing() else self.audio.sense(sensing)
+        if found.values is not None:
+            profile = profile_of(found.values, measure)
+        return profile, np.empty(0) if found.quantiles is None else found.quantiles
 
     def personalize(self, delivery: m.Delivery) -> m.Receipt:
         """Calibrate each delivered model, check its size, write its file if the scenario keeps it.
@@ -153,7 +148,7 @@ class Device:
 
     def evaluate(self, evaluation: m.Evaluation) -> m.Scores:
         """Transcribe the test clips with each candidate; return error counts, never transcripts."""
-        runtime = self.runtime
+        runtime, tests = self.runtime, Testing(self.runtime, self.audio)
         self._keep(evaluation.layers)
         clips = self.audio.read(self.data.test)
         counted: dict[tuple, list[Errors]] = {}  # equal models are tested once
@@ -162,11 +157,8 @@ class Device:
         measured = measured_by(evaluation, runtime.model.task)
         count = counter(self.data, evaluation, measured)
 
-        def test(recognize: Recognize) -> list[Errors]:
-            return count(recognize(clips, self.data.language))
-
         if evaluation.full_precision:
-            results.append(test(partial(recognize_clips, runtime.model)))
+            results.append(count(tests.full_precision()))
             sizes.append(runtime.study.switch.full_bytes())
         for candidate, inputs in self._calibration.inputs(evaluation.candidates):
             study = self.audio.study(candidate)
@@ -174,8 +166,7 @@ class Device:
             how = candidate.runtime, study.rows and study.rows.key
             key = (candidate.blobs or rounded, inputs, *how)
             if key not in counted:
-                with self._loaded(candidate, inputs) as recognize:
-                    counted[key] = test(recognize)
+                counted[key] = count(tests.candidate(candidate, inputs, key))
             results.append(counted[key])
             sizes.append(study.sizes.total(candidate.bits))
         scores = self._scores(results, sizes, measured, evaluation)
@@ -222,40 +213,6 @@ class Device:
             rare_errors=tuple(s.rare_errors for s in rare),
             rare_words=tuple(s.rare_words for s in rare),
         )
-
-    @contextmanager
-    def _loaded(
-        self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]
-    ) -> Iterator[Recognize]:
-        """Have a candidate ready to recognize clips while open, in its runtime."""
-        runtime = self.runtime
-        if candidate.runtime == EMULATED:
-            with self._installed(candidate, inputs):
-                yield partial(recognize_clips, runtime.model)
-            return
-        weights, chosen = self._calibration.packed(candidate), RUNTIMES[candidate.runtime]
-        with chosen.open(runtime.traced, weights, runtime.model) as recognize:
-            yield recognize
-
-    @contextmanager
-    def _installed(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> Iterator[None]:
-        """Put a candidate's weights and input formats in place while open."""
-        runtime = self.runtime
-        layers = runtime.model.layers
-        unpacked = {
-            layer.name: self._calibration.unpacked(candidate, i) for i, layer in enumerate(layers)
-        }
-        runtime.study.switch.install(
-            {name: layer.weight for name, layer in unpacked.items()},
-            runtime.study.leftovers,
-            {layer.name: how for layer, how in zip(layers, inputs, strict=True)},
-            {name: layer.integers for name, layer in unpacked.items()},
-            self.audio.study(candidate).rows,
-        )
-        try:
-            yield
-        finally:
-            runtime.study.switch.restore()
 
     def _store(self, candidate: m.Candidate, inputs: tuple[InputFormat, ...]) -> int:
         """Write the candidate's model file if the scenario keeps it; return its size in bytes.

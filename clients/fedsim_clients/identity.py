@@ -8,10 +8,9 @@ from flwr.app import Context
 
 from fedsim.errors import FedsimError
 from fedsim.protocol.run_config import read_run_config
-from fedsim.quant.memory import choose_mode
 from fedsim.speech.clips import ClientData
 from fedsim_clients.device import Device
-from fedsim_clients.runtime import Runtime, open_runtime
+from fedsim_clients.runtime import open_runtime
 
 
 def device_of(context: Context) -> Device:
@@ -24,12 +23,12 @@ def device_of(context: Context) -> Device:
             f"client {key!r} is not in the corpus of this scenario; check the SuperNode's node "
             f"config"
         )
-    data = runtime.remember(("data", key), lambda: runtime.clients[key])
+    data = runtime.data(key)
     try:
         runtime = runtime.of(data.language)
     except FedsimError as error:
         raise FedsimError(f"client {key!r}: {error}") from error
-    return Device(runtime, data, _mode(runtime, key))
+    return Device(runtime, data, runtime.mode(key), alone=bool(context.node_config.get("alone")))
 
 
 def clips_of(context: Context) -> ClientData | None:
@@ -51,24 +50,6 @@ def _named(context: Context, clients: Collection[str]) -> str:
         return client_key(context.node_config, clients)
     except FedsimError:
         return ""
-
-
-def _mode(runtime: Runtime, key: str) -> str:
-    """Return the mode in which a client's device holds the full-precision model.
-
-    Raises `FedsimError` where its memory is too small for every mode.
-    """
-    fleet, memory = runtime.scenario.fleet, runtime.devices[key].memory_bytes
-    if fleet is None or memory is None:
-        return "full"
-    mode = choose_mode(runtime.peaks, memory, fleet.sensing)
-    if mode is None:
-        raise FedsimError(
-            f"client {key!r}: its device has {memory:,} bytes of memory, and sensing takes "
-            f"{runtime.peaks['streamed']:,} even layer by layer, with activations of "
-            f"{fleet.clip_s:g} s; give it more memory, a smaller model, or a smaller fleet.clip_s"
-        )
-    return mode
 
 
 def client_key(node: Mapping[str, str | int | float | bool], clients: Collection[str]) -> str:

@@ -22,7 +22,7 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.protocol.run_config import RunConfig
 from fedsim.quant.bank import BlobStore, WeightCache
 from fedsim.quant.formats import FORMATS
-from fedsim.quant.memory import MODES
+from fedsim.quant.memory import MODES, choose_mode
 from fedsim.quant.model import device_of
 from fedsim.quant.moments import Moments
 from fedsim.quant.observe import LayerObservations
@@ -30,18 +30,21 @@ from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.stream import Reading, store_weights, streamed
 from fedsim.quant.weights import PackedWeight
 from fedsim.scenario.schema import Scenario, scenario_from_json
-from fedsim.speech.clips import Clients
+from fedsim.speech.clips import ClientData, Clients
 from fedsim.speech.corpus import open_clients
 from fedsim.speech.models.base import SpeechModel
 from fedsim.speech.public_model import PublicModel
 from fedsim.speech.public_set import PublicSet, read_public_set
 from fedsim.study.by_language import KEPT, StudyModels, open_study_models
 from fedsim.study.devices import Devices
+from fedsim.study.groups import clients_per_batch, kept_bytes
 from fedsim.study.model import StudyModel, sensing_peaks
 from fedsim.study.vocabulary import TrimmedModels, trimmed_models
 
 REMEMBERED = 256
 """Results cached (pseudo-labels, ranges): some 100 kB each at most."""
+SMALL_RESULTS = 16
+"""Of each client of a group, where clients share forward passes."""
 
 CLIP_BYTES = 16 << 20
 """Bytes of clips cached: four minutes. A client's clips are read when it senses, and by some
@@ -72,6 +75,8 @@ class Runtime:
     run_dir: Path
     trimmed: TrimmedModels
     """The same, with the tokens of any client language."""
+    clients_per_batch: int = 1
+    """Neighbours in the list of clients whose clips share forward passes."""
     clips: LRUCache[np.ndarray] = field(default_factory=lambda: LRUCache(CLIP_BYTES))
     """(client, clip) key -> clip, of clients that have begun and not finished."""
     observations: LRUCache[LayerObservations] = field(
@@ -119,6 +124,39 @@ class Runtime:
     def speaks(self) -> bool:
         """Whether model files differ by the client's language, which the server then must know."""
         return bool(self.models.languages or self.scenario.model.vocabulary)
+
+    def data(self, key: str) -> ClientData:
+        """Return the clips of a client."""
+        found: ClientData = self.remember(("data", key), lambda: self.clients[key])
+        return found
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """All clients, in the order of the scenario."""
+        return tuple(self.clients)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Client key -> its place among all clients."""
+        return {key: i for i, key in enumerate(self.keys)}
+
+    def mode(self, key: str) -> str:
+        """Return the mode in which a client's device holds the full-precision model.
+
+        Raises `FedsimError` where its memory is too small for every mode.
+        """
+        fleet, memory = self.scenario.fleet, self.devices[key].memory_bytes
+        if fleet is None or memory is None:
+            return "full"
+        mode = choose_mode(self.peaks, memory, fleet.sensing)
+        if mode is None:
+            raise FedsimError(
+                f"client {key!r}: its device has {memory:,} bytes of memory, and sensing takes "
+                f"{self.peaks['streamed']:,} even layer by layer, with activations of "
+                f"{fleet.clip_s:g} s; give it more memory, a smaller model, or a smaller"
+                f" fleet.clip_s"
+            )
+        return mode
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what `make` returned for `key`; it is called again after eviction."""
@@ -185,6 +223,8 @@ def open_runtime(run_config: RunConfig) -> Runtime:
     set_deterministic(find_device(scenario.engine.device, where="engine.device"))
     models = open_study_models(scenario)
     study = models.first
+    together = clients_per_batch(scenario, study.model) if run_config.one_process else 1
+    kept = together * kept_bytes(scenario, study.model) if together > 1 else 0
     clients = open_clients(
         scenario.corpus, scenario.clients, scenario.seed, scenario.text_normalizer
     )
@@ -197,4 +237,10 @@ def open_runtime(run_config: RunConfig) -> Runtime:
         devices=Devices(scenario, list(clients)),
         weights=WeightCache(BlobStore(run_config.bank_dir), device=device_of(study.model)),
         run_dir=run_config.run_dir,
+        clients_per_batch=together,
+        # Of this group and the next, since nothing is to be computed twice.
+        clips=LRUCache(together * CLIP_BYTES),
+        observations=LRUCache(max(OBSERVATION_BYTES, 2 * kept), REMEMBERED),
+        moments=LRUCache(max(OBSERVATION_BYTES, 2 * kept), REMEMBERED),
+        results=LRUCache(max_values=max(REMEMBERED, SMALL_RESULTS * together)),
     )

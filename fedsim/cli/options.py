@@ -46,7 +46,7 @@ def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
     """
     update: dict[str, Any] = {}
     if options.engine is not None:
-        from fedsim.scenario.schema import ENGINE
+        from fedsim.scenario.engine import ENGINE
 
         mistake = ENGINE.mistake(options.engine)
         if mistake is not None:
@@ -57,8 +57,8 @@ def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
             update[name] = getattr(options, name)
     from pydantic import ValidationError
 
+    from fedsim.scenario.engine import EngineChoice
     from fedsim.scenario.explain import sentences
-    from fedsim.scenario.schema import EngineChoice
 
     try:
         engine = EngineChoice.model_validate({**scenario.engine.model_dump(), **update})

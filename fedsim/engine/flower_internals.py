@@ -86,6 +86,7 @@ def new_context(
             "partition-id": node.index,
             "num-partitions": node.count,
             "client": node.client,
+            **({"alone": True} if node.alone else {}),
         },
         state=unpack_state(state),
         run_config=dict(run_config),

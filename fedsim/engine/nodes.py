@@ -13,12 +13,17 @@ _FIRST_ID = 2  # Flower keeps 1 for the server, and 0 is "unset" in protobuf
 
 @dataclass(frozen=True)
 class Node:
-    """One client: its Flower id, its place `index` among `count` clients, and its stable key."""
+    """One client: its Flower id, its place `index` among `count` clients, and its stable key.
+
+    `alone` tells the client app that this client is to share nothing with its neighbours, since a
+    worker died while it ran.
+    """
 
     id: int
     index: int
     count: int
     client: str
+    alone: bool = False
 
 
 def node_id(client: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -48,12 +48,14 @@ class RayGrid(ClientGrid):
         actors: Sequence[Any],
         nodes: Mapping[int, Node],
         run_config: Mapping[str, str | int | float | bool],
-        batch: int | None,
+        settings: EngineSettings,
     ) -> None:
         super().__init__(nodes, run_config)
         self._actors = actors
         self._started = False
-        self._schedule = Schedule(len(actors), batch)
+        size = settings.group
+        grouped = None if size == 1 else (lambda node: nodes[node].index // size)
+        self._schedule = Schedule(len(actors), settings.batch, grouped)
         self._loads = [0] * len(actors)
         self._flights: dict[Any, Flight] = {}  # in the order of dispatch
         self._open: set[str] = set()  # ids pushed and not pulled
@@ -106,11 +108,14 @@ class RayGrid(ClientGrid):
     def _send(self, worker: int, jobs: list[Job]) -> None:
         if jobs:
             batch = [
-                (self._nodes[job.node], job.request, self._states.get(job.node, b""))
-                for job in jobs
+                (self._node(job), job.request, self._states.get(job.node, b"")) for job in jobs
             ]
             self._flights[self._actors[worker].run.remote(batch)] = Flight(worker, jobs)
             self._loads[worker] += 1
+
+    def _node(self, job: Job) -> Node:
+        """Return the node of a job: alone, where what it shares may have killed a worker."""
+        return replace(self._nodes[job.node], alone=job.deaths > 0)
 
     def _collect(self, seconds: float) -> None:
         """Take in every batch that is back, waiting up to `seconds` for the first."""
@@ -170,4 +175,4 @@ def open_ray(
         deterministic(settings.device),
         server_identity(),
     ):
-        yield RayGrid(actors, nodes, run_config, settings.batch)
+        yield RayGrid(actors, nodes, run_config, settings)

@@ -1,13 +1,14 @@
 """Which message goes to which worker next: plain queues that know nothing of Ray.
 
 A client prefers the worker that served it last, whose process may still hold its clips and its
-model; a worker with nothing to do takes from the longest queue. The order in which messages run
-never changes a result, only how long a run takes.
+model, and so do the clients of its group; a worker with nothing to do takes from the longest queue.
+The order in which messages run never changes a result, only how long a run takes.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from fedsim.engine.grid import Job
 
@@ -17,15 +18,22 @@ BATCH_SECONDS = 0.5  # slow messages travel alone: a reply should not wait for i
 
 
 class Schedule:
-    """Messages that wait, one at most for each node; the others of that node wait behind it."""
+    """Messages that wait, one at most for each node; the others of that node wait behind it.
 
-    def __init__(self, workers: int, batch: int | None) -> None:
-        self._batch = batch
+    `group_of` returns the group of a node, all of whose messages go to one worker; None where each
+    node is one of its own, whose messages an idle worker may take over.
+    """
+
+    def __init__(
+        self, workers: int, batch: int | None, group_of: Callable[[int], int] | None = None
+    ) -> None:
+        self._batch, self._group_of = batch, group_of or (lambda node: node)
+        self._steals = group_of is None  # a group's passes would be computed again
         self._seconds = float("inf")  # one message; unknown until the first has come back
         self._new: deque[Job] = deque()  # clients that no worker has served yet
         self._own: list[deque[Job]] = [deque() for _ in range(workers)]
         self._alone: deque[Job] = deque()  # messages that were lost with a worker
-        self._home: dict[int, int] = {}
+        self._home: dict[int, int] = {}  # group -> worker
         self._behind: dict[int, deque[Job]] = {}  # node with a message under way -> its next ones
 
     def __len__(self) -> int:
@@ -67,15 +75,20 @@ class Schedule:
             return [self._alone.popleft()] if steal else []
         limit = self._limit()
         batch = _pop(self._own[worker], limit)
-        batch += _pop(self._new, limit - len(batch))
-        if not batch and steal:
+        while len(batch) < limit and self._new:
+            job = self._new.popleft()
+            # Another worker may have begun with the group since this one was queued.
+            if self._home.setdefault(self._group_of(job.node), worker) == worker:
+                batch.append(job)
+            else:
+                self._queue(job)
+        if not batch and steal and self._steals:
             batch = _pop(max(self._own, key=len), limit)
-        for job in batch:
-            self._home[job.node] = worker
+            self._home |= {self._group_of(job.node): worker for job in batch}
         return batch
 
     def _queue(self, job: Job) -> None:
-        home = self._home.get(job.node)
+        home = self._home.get(self._group_of(job.node))
         (self._new if home is None else self._own[home]).append(job)
 
     def _limit(self) -> int:

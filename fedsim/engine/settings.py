@@ -41,6 +41,7 @@ class EngineSettings:
     `wait_seconds`: how long to wait for free cores of a Ray that is running already.
     `device`: what the clients compute on, as `fedsim.base.accelerators.find_device` returns it.
     `workers_per_gpu`: client processes that share a GPU.
+    `group`: neighbouring clients that prefer the same worker, as they share forward passes.
 
     Raises `FedsimError` where a number is below one.
     """
@@ -53,9 +54,10 @@ class EngineSettings:
     wait_seconds: float = 10.0
     device: str = CPU
     workers_per_gpu: int = 1
+    group: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads", "batch", "workers_per_gpu"):
+        for name in ("workers", "threads", "batch", "workers_per_gpu", "group"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise FedsimError(f"{name} is {value}: give at least 1, or leave it out")

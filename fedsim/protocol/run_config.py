@@ -27,10 +27,15 @@ BANK = "bank"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A scenario, as JSON, and the folder of its run."""
+    """A scenario, as JSON, and the folder of its run.
+
+    `one_process` says that a process plays many clients, one after the other, as in the engines of
+    fedsim: their clips may share forward passes. Under `flwr run` each has a process of its own.
+    """
 
     scenario: str
     run_dir: Path
+    one_process: bool = True
 
     @property
     def bank_dir(self) -> Path:
@@ -61,7 +66,8 @@ def read_run_config(context: Context) -> RunConfig:
         return RunConfig(str(run["scenario"]), Path(str(run["run-dir"])))
     scenario = _find(str(run.get("scenario", "")))
     out = str(run.get("out", "")) or f"runs/{scenario.name}/flower-{context.run_id}"
-    return RunConfig(scenario.model_dump_json(), Path(out).expanduser().absolute())
+    path = Path(out).expanduser().absolute()
+    return RunConfig(scenario.model_dump_json(), path, one_process=False)
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,9 @@ class Batch:
     where these are fewer (Whisper also computes the silence that fills its window). `targets` are
     token ids of the model's own transcript (B, U), padded with -100, for a model whose forward
     needs them. `language` is the language code of the clips, for models that need it. `alone` says
-    that this is the only batch of the pass, so that one call of a layer is all there is.
+    that this is the only batch of the pass, so that one call of a layer is all there is. `rows` and
+    `of` are for a batch that shares a forward pass (`quant/shared.py`): its rows of the tensors,
+    among `of`.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -33,6 +35,13 @@ class Batch:
     targets: torch.Tensor | None = None
     language: str | None = None
     alone: bool = False
+    rows: slice | None = None
+    of: int = 0
+
+    def part(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what is this batch's of a tensor (clips, ...) that the network made; all of one
+        that is the same for every clip, such as an encoding of positions (1, ...)."""
+        return x if self.rows is None or x.shape[0] != self.of else x[self.rows]
 
 
 class Quantizable(Protocol):

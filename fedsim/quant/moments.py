@@ -138,12 +138,20 @@ class MomentRecorder:
         for handle in self._handles:
             handle.remove()
 
+    def start(self, batch: Batch) -> None:
+        """Record what the layers receive from now on, of this batch."""
+        self._batch, self._last, self._called = batch, None, set()
+
+    def stop(self) -> None:
+        """Record nothing until the next batch starts."""
+        self._batch = self._last = None
+
     def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; run the model on each before asking for the next."""
         for batch in batches:
-            self._batch, self._last, self._called = batch, None, set()
+            self.start(batch)
             yield batch
-            self._batch = self._last = None
+            self.stop()
 
     @torch.inference_mode()
     def moments(self) -> dict[str, LayerMoments]:
@@ -176,6 +184,7 @@ class MomentRecorder:
     def _see(self, layer: Layer, module: nn.Module, x: torch.Tensor) -> None:
         if self._batch is None:  # the caller runs the model for something else
             return
+        x = self._batch.part(x)
         counts = self._batch.frames_in.get(layer.name)
         if isinstance(module, nn.Linear):
             if layer.name in self._called:

@@ -104,14 +104,23 @@ class Recorder:
     def __init__(self, views: dict[str, _View]) -> None:
         self._views = views
 
+    def start(self, batch: Batch) -> None:
+        """Record what the layers receive from now on, of this batch."""
+        # Most layers share one tensor of frame counts, which is on the processor.
+        distinct = {id(frames): frames for frames in batch.frames_in.values()}
+        counts = {key: frames.tolist() for key, frames in distinct.items()}
+        for name, view in self._views.items():
+            view.start(batch, counts.get(id(batch.frames_in.get(name))))
+
+    def stop(self) -> None:
+        """Record nothing until the next batch starts."""
+        for view in self._views.values():
+            view.batch = None
+
     def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; run the model on each before asking for the next."""
         for batch in batches:
-            # Most layers share one tensor of frame counts, which is on the processor.
-            distinct = {id(frames): frames for frames in batch.frames_in.values()}
-            counts = {key: frames.tolist() for key, frames in distinct.items()}
-            for name, view in self._views.items():
-                view.start(batch, counts.get(id(batch.frames_in.get(name))))
+            self.start(batch)
             yield batch
 
     def keep_gradients(self) -> None:
@@ -151,14 +160,17 @@ class _View:
         self.extremes = Extremes()
         self.inputs: Sample | None = None
         self.fisher: Sample | None = None
+        self.batch: Batch | None = None
 
     def start(self, batch: Batch, counts: list[int] | None) -> None:
+        self.batch = batch
         self.counts = counts  # frames of the input
         self.frames_out = batch.frames_out.get(self.layer.name)
         self.gradients: list[tuple[int, torch.Tensor]] = []
 
     def see_range(self, x: torch.Tensor) -> None:
-        self.extremes.add(x, self.counts, frame_axis(self.layer.kind))
+        if self.batch is not None:
+            self.extremes.add(self.batch.part(x), self.counts, frame_axis(self.layer.kind))
 
     def see_rows(
         self, module: nn.Module, x: torch.Tensor, out: torch.Tensor
@@ -222,7 +234,9 @@ def _hooks(model: Quantizable, views: dict[str, _View], rows: bool, fisher: bool
     def see(
         view: _View, module: nn.Module, x: torch.Tensor, out: torch.Tensor
     ) -> torch.Tensor | None:
-        places, total = view.see_rows(module, x, out)
+        if view.batch is None:  # the pass is another client's
+            return None
+        places, total = view.see_rows(module, view.batch.part(x), view.batch.part(out))
         if fisher:
             if not out.requires_grad:
                 out.requires_grad_()  # no weight requires a gradient: start the graph here

@@ -13,196 +13,92 @@ is fetched before the pass is over (`quant/accelerated.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from fedsim.errors import FedsimError
-from fedsim.quant.accelerated import around_quantiles, on_processor, unless_broken
-from fedsim.quant.distances import OutputDistance
-from fedsim.quant.layers import Layer
-from fedsim.quant.measures import MEASURES, Observed
-from fedsim.quant.model import Batch, Quantizable, frame_axis
+from fedsim.quant.accelerated import around_quantiles
+from fedsim.quant.measures import MEASURES
+from fedsim.quant.model import Batch, Quantizable
+from fedsim.quant.output_recorder import OutputRecorder
 from fedsim.quant.quantiles import between, quantiles_of
-from fedsim.quant.sample import Extremes, Sample, fetched, spread
-from fedsim.quant.spoken import speech, speech_places
+from fedsim.quant.sample import fetched
 
 CAPACITY = 1 << 19
 """Elements kept per layer, at most (2 MiB per layer in float32)."""
 
 
-class _CalledTwiceError(Exception):
-    """A layer is called more than once in a pass: its network uses it in several places."""
+@dataclass(frozen=True, eq=False)
+class Sensed:
+    """What a pass showed of the layers' outputs; None where it was not wanted.
 
-
-class _Recorder:
-    """Forward hooks on every layer; a context manager, so that hooks never outlive an error.
-
-    If a batch is the only one of its pass, and no `quantiles` are wanted, a layer's value is
-    computed as soon as the layer was called: its output is still in the processor's cache then, and
-    need not be kept.
+    `values` float64 (L,): the sensitivity of each layer. `quantiles` float64 (L, Q): the
+    distribution of each layer's output.
     """
 
-    def __init__(
-        self, model: Quantizable, capacity: int, measure: str, *, quantiles: bool = False
-    ) -> None:
-        self.measure = MEASURES[measure] if measure else None
-        self.capacity = capacity
-        self.layers = {model.module.get_submodule(layer.name): layer for layer in model.layers}
-        self.samples = {layer.name: Sample(capacity) for layer in model.layers}
-        self.values: dict[str, Any] = {}  # numbers, or tensors without dimensions on a GPU
-        chosen = self.measure
-        self.at_once = chosen is not None and chosen.change is None and not quantiles
-        # How an output is copied: without its signs if nothing needs them.
-        magnitudes = chosen is not None and chosen.of_magnitudes
-        self.copied = np.abs if magnitudes and not quantiles else np.positive
-        self.extremes: dict[str, Extremes] = {}
-        self.want_extremes = chosen is not None and chosen.needs_extremes
-        self.changes: dict[str, OutputDistance] = {}
-        if chosen is not None and chosen.change is not None:
-            for module, layer in self.layers.items():
-                self.changes[layer.name] = chosen.change(layer.kind, module, capacity)
-        self.batch: Batch | None = None
-        self.counts: dict[int, list[int]] = {}
-        self.places: dict[tuple, torch.Tensor] = {}
-        self.handles: list[torch.utils.hooks.RemovableHandle] = []
+    values: np.ndarray | None = None
+    quantiles: np.ndarray | None = None
 
-    def __enter__(self) -> _Recorder:
-        self.handles = [m.register_forward_hook(self._see) for m in self.layers]
-        if self.changes:
-            hook = self._compare
-            self.handles += [m.register_forward_hook(hook, with_kwargs=True) for m in self.layers]
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+@dataclass(frozen=True)
+class Sensing:
+    """What is sensed in a pass: the sensitivity by `measure`, unless that is empty, and the
+    quantiles of the outputs, if wanted."""
 
-    def run(self, model: Quantizable, batch: Batch) -> None:
-        """Run the model on a batch and record the outputs of its layers."""
-        if self.values:
-            raise ValueError("a batch marked `alone` is not the only one of its pass; unmark it")
-        self.batch, self.counts, self.places, at_once = batch, {}, {}, self.at_once
-        self.at_once &= batch.alone
-        try:
-            model.forward(batch)
-        except _CalledTwiceError:  # its first output was not all: run again, keeping everything
-            self.samples = {name: Sample(self.capacity) for name in self.samples}
-            self.values, self.at_once = {}, False
-            model.forward(batch)
-        self.at_once = at_once
+    measure: str = ""
+    quantiles: bool = False
 
-    def value(self, layer: Layer) -> Any:
-        """Return a layer's sensitivity, once all batches have been run: a number, or a tensor
-        without dimensions on a GPU."""
-        if layer.name not in self.values:
-            sample = self.samples[layer.name].values
-            assert self.measure is not None
-            if self.measure.of_magnitudes and self.copied is not np.abs:  # signed, for quantiles
-                sample = abs(sample)
-            self._compute(layer.name, sample)
-        return self.values[layer.name]
+    def recorder(self, model: Quantizable, capacity: int = CAPACITY) -> OutputRecorder:
+        """Return what records a pass, a context manager.
 
-    def _compute(self, name: str, sample: Any) -> None:
-        """Compute the value of a layer from the sample of its output, which may be reordered."""
-        assert self.measure is not None
-        change = self.changes.get(name)
-        ends = self.extremes[name].ends if name in self.extremes else (0.0, 0.0)
-        if isinstance(sample, torch.Tensor) and self.measure.on_gpu is not None:
-            value = self.measure.on_gpu(Observed(sample, ends[0], ends[1], change))
-            self.values[name] = unless_broken(sample, value)
-            return
-        if isinstance(sample, torch.Tensor):  # of a measure that knows arrays only
-            sample = sample.cpu().numpy()
-        low, high = fetched(ends)
-        # The median of the rest would look sound: one bad clip among good ones must not go unseen.
-        if not _finite(sample):
-            self.values[name] = float(sample[np.abs(sample).argmax()])
-            return
-        self.values[name] = self.measure.value(Observed(sample, low, high, change))
+        Raises `FedsimError` for an unknown measure.
+        """
+        return OutputRecorder(model, capacity, self.measure, quantiles=self.quantiles)
 
-    def _frames(self, layer: Layer) -> torch.Tensor | None:
-        assert self.batch is not None
-        return self.batch.speech.get(layer.name, self.batch.frames_out.get(layer.name))
+    @torch.inference_mode()
+    def result(self, model: Quantizable, recorder: OutputRecorder) -> Sensed:
+        """Return what the recorder of a finished pass holds.
 
-    def _counts(self, layer: Layer) -> list[int] | None:
-        """Return the same as numbers; most layers of a batch share one tensor."""
-        frames = self._frames(layer)
-        if frames is None:
-            return None
-        if id(frames) not in self.counts:  # an id is unique while the batch holds the tensor
-            self.counts[id(frames)] = frames.tolist()
-        return self.counts[id(frames)]
+        Raises `FedsimError` for a layer that received nothing or whose output is not finite.
+        """
+        _require_all(recorder)
+        # Quantiles first, because a measure may reorder the samples.
+        distribution = _quantiles(model, recorder) if self.quantiles else None
+        return Sensed(_values(model, recorder) if self.measure else None, distribution)
 
-    def _compare(
-        self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], out: torch.Tensor
-    ) -> None:
-        layer = self.layers[module]
-        self.changes[layer.name].see(args, kwargs, out, self._frames(layer))
-
-    def _see(self, module: torch.nn.Module, args: tuple, out: torch.Tensor) -> None:
-        layer = self.layers[module]
-        counts = self._counts(layer)
-        conv = layer.kind == "conv1d"
-        out = out if out.dtype == torch.float32 else out.float()
-        if self.want_extremes:
-            ends = self.extremes.setdefault(layer.name, Extremes())
-            ends.add(out, counts, frame_axis(layer.kind))
-        sample = self.samples[layer.name]
-        per_frame = out.shape[1] if conv else out.shape[-1]
-        n = out.numel() if counts is None else sum(counts) * per_frame
-        if layer.name in self.values:
-            raise _CalledTwiceError
-        kept = self._kept(conv, out, counts, n, sample.room_for(n))
-        if self.at_once and len(kept):
-            self._compute(layer.name, kept)
-        else:
-            sample.add(kept)
-
-    def _kept(
-        self, conv: bool, out: torch.Tensor, counts: list[int] | None, n: int, keep: int
-    ) -> Any:
-        """Return a copy of `keep` of the n elements of an output that are speech."""
-        if keep == n and on_processor(out):  # everything is kept: no places to choose
-            return speech(conv, out, counts, self.copied)
-        key = (conv, tuple(out.shape), id(counts), keep)
-        if key not in self.places:
-            places = speech_places(conv, out.shape, counts, spread(n, keep))
-            self.places[key] = torch.from_numpy(places).to(out.device)
-        chosen = out.reshape(-1).index_select(0, self.places[key])
-        if not on_processor(out):
-            return chosen.abs() if self.copied is np.abs else chosen
-        kept = chosen.numpy()
-        self.copied(kept, out=kept)
-        return kept
+    @torch.inference_mode()
+    def run(self, model: Quantizable, batches: Iterable[Batch]) -> Sensed:
+        """Return what one forward pass over `batches` shows; the layers' outputs are recorded only
+        if anything is sensed. Raises as `recorder` and `result` do."""
+        if self == Sensing():
+            for batch in batches:
+                model.forward(batch)
+            return Sensed()
+        return self.result(model, _record(model, batches, self))
 
 
 def _record(
-    model: Quantizable,
-    batches: Iterable[Batch],
-    capacity: int,
-    measure: str,
-    *,
-    quantiles: bool = False,
-) -> _Recorder:
-    """Run one forward pass over `batches` and return its record, with something of each layer.
-
-    Raises `FedsimError` for a layer that received nothing.
-    """
-    with _Recorder(model, capacity, measure, quantiles=quantiles) as recorder:
+    model: Quantizable, batches: Iterable[Batch], what: Sensing, capacity: int = CAPACITY
+) -> OutputRecorder:
+    """Run one forward pass over `batches` and return its record."""
+    with what.recorder(model, capacity) as recorder:
         for batch in batches:
             recorder.run(model, batch)
+    return recorder
+
+
+def _require_all(recorder: OutputRecorder) -> None:
+    """Raise `FedsimError` for a layer that received nothing."""
     for name, kept in recorder.samples.items():
         if name not in recorder.values and not len(kept.values):
             raise FedsimError(
                 f"layer {name!r} received no audio: either it is not part of the forward pass or "
                 f"there is no clip; add the layer to model.keep, or give at least one clip"
             )
-    return recorder
 
 
-@torch.inference_mode()
 def quantiles(
     model: Quantizable, batches: Iterable[Batch], *, capacity: int = CAPACITY
 ) -> np.ndarray:
@@ -210,10 +106,11 @@ def quantiles(
 
     For the histograms of a study (the paper's Fig. 2). One forward pass; errors as in `sense`.
     """
-    return _quantiles(model, _record(model, batches, capacity, "", quantiles=True))
+    found = _sensed(model, batches, Sensing(quantiles=True), capacity).quantiles
+    assert found is not None
+    return found
 
 
-@torch.inference_mode()
 def sense(
     model: Quantizable,
     batches: Iterable[Batch],
@@ -235,22 +132,18 @@ def sense(
         FedsimError: for a layer that the pass never reaches or whose output is not finite, naming
             it, and for an unknown measure.
     """
-    MEASURES[measure]  # an unknown name fails before the pass
-    return _values(model, _record(model, batches, capacity, measure))
+    MEASURES[measure]  # an empty name, too, fails before the pass
+    found = _sensed(model, batches, Sensing(measure), capacity).values
+    assert found is not None
+    return found
 
 
 @torch.inference_mode()
-def sense_and_quantiles(
-    model: Quantizable, batches: Iterable[Batch], measure: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `sense` and `quantiles` return, from one forward pass."""
-    MEASURES[measure]
-    recorder = _record(model, batches, CAPACITY, measure, quantiles=True)
-    distribution = _quantiles(model, recorder)  # first, because a measure may reorder the samples
-    return _values(model, recorder), distribution
+def _sensed(model: Quantizable, batches: Iterable[Batch], what: Sensing, capacity: int) -> Sensed:
+    return what.result(model, _record(model, batches, what, capacity))
 
 
-def _quantiles(model: Quantizable, recorder: _Recorder) -> np.ndarray:
+def _quantiles(model: Quantizable, recorder: OutputRecorder) -> np.ndarray:
     samples = [recorder.samples[layer.name].values for layer in model.layers]
     if not isinstance(samples[0], torch.Tensor):
         return np.stack([quantiles_of(sample) for sample in samples])
@@ -259,7 +152,7 @@ def _quantiles(model: Quantizable, recorder: _Recorder) -> np.ndarray:
     return np.stack([between(len(sample), low, high) for sample, (low, high) in pairs])
 
 
-def _values(model: Quantizable, recorder: _Recorder) -> np.ndarray:
+def _values(model: Quantizable, recorder: OutputRecorder) -> np.ndarray:
     values = []
     found = fetched([recorder.value(layer) for layer in model.layers])
     for layer, value in zip(model.layers, found, strict=True):
@@ -270,12 +163,3 @@ def _values(model: Quantizable, recorder: _Recorder) -> np.ndarray:
             )
         values.append(value)
     return np.asarray(values, dtype=np.float64)
-
-
-def _finite(values: np.ndarray) -> bool:
-    """Return whether all of `values` (n,) are finite.
-
-    Their dot product with themselves is the fastest test: it is finite unless one of them is not,
-    or some are so large (about 1e16) that it overflows.
-    """
-    return bool(np.isfinite(values.dot(values))) or bool(np.isfinite(values).all())

@@ -16,7 +16,7 @@ from fedsim.results.ledger_reader import LedgerReader
 from fedsim.scenario.schema import Scenario
 
 WITHOUT_EFFECT = ("name", "description", "engine", "save_models")
-"""Settings on which no result depends, but `engine.threads`, which changes last digits, and
+"""Settings on which no result depends, but those of the engine that change last digits, and
 `engine.device`: which device computed is bound beside the packages (`run/binding.py`)."""
 SETTING, CELL, SEALED = "setting", "cell", "sealed"
 """Kinds of facts: dotted key -> value in JSON, of the scenario and of what makes it one combination
@@ -31,7 +31,7 @@ def settings_of(scenario: Scenario) -> dict[str, str]:
     Items of lists are settings of their own, such as `methods[1].calibration`.
     """
     settings = scenario.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
-    settings["engine"] = {"threads": scenario.engine.threads}
+    settings["engine"] = scenario.engine.digits
     return {key: json.dumps(value, ensure_ascii=False) for key, value in _flat(settings, "")}
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedsim.base.accelerators import CPU, cuda_cards, find_device
+from fedsim.base.accelerators import CPU, CUDA, cuda_cards, find_device
 from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.base.units import MB
 from fedsim.engine import EngineSettings
 from fedsim.engine.settings import cores, max_workers
 from fedsim.scenario.cells import forward_passes
-from fedsim.scenario.schema import AUTO, EngineChoice, Scenario
+from fedsim.scenario.engine import AUTO, MAX_GROUP, EngineChoice
+from fedsim.scenario.schema import Scenario
 
 START_S = 8.0
 """Seconds that Ray and its workers take to start and end beyond what one process takes."""
@@ -67,6 +68,7 @@ def engine_settings(engine: EngineChoice, shared: Path | None = None) -> EngineS
         shared=shared,
         device=engine.device,
         workers_per_gpu=engine.workers_per_gpu,
+        group=engine.clients_per_batch or (MAX_GROUP if engine.device.startswith(CUDA) else 1),
     )
 
 

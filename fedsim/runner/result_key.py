@@ -18,7 +18,7 @@ from fedsim.scenario.schema import Scenario
 NOT_IN_KEY = (
     *("name", "description"),
     *("methods", "matrix"),  # each method has a key of its own
-    # But `engine.threads`, which changes last digits, and the device that it is found to be are in.
+    # But what changes last digits is in, and the device that it is found to be.
     *("engine", "save_models"),
     *("clock", "fleet"),  # runs with a fleet share no results
 )
@@ -41,7 +41,7 @@ class ResultKeys:
     def key(self, scenario: Scenario, method: MethodSettings) -> str:
         """Return a hash of everything that a method's results depend on."""
         settings = scenario.model_dump(mode="json", exclude=set(NOT_IN_KEY))
-        settings["engine"] = {"threads": scenario.engine.threads}
+        settings["engine"] = scenario.engine.digits
         settings["privacy"] = scenario.privacy.relevant()
         settings["method"] = method.model_dump(mode="json")
         settings["versions"] = relevant_versions(scenario)

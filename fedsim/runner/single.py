@@ -26,8 +26,9 @@ from fedsim.runner.binding import bind
 from fedsim.runner.contents import Contents
 from fedsim.runner.engine_choice import choose_engine, engine_settings, on_its_device
 from fedsim.scenario.cells import stages
+from fedsim.scenario.engine import EngineChoice
 from fedsim.scenario.load import load_scenario
-from fedsim.scenario.schema import EngineChoice, Scenario
+from fedsim.scenario.schema import Scenario
 from fedsim.study.clients import client_keys
 
 CLIENT_APP = "fedsim_clients.app:app"

@@ -20,12 +20,12 @@ from pydantic import (
 )
 
 from fedsim.base import yamltree
-from fedsim.engine import ENGINES
 from fedsim.errors import FedsimError
 from fedsim.quant.runtimes import EMULATED, RUNTIMES
 from fedsim.scenario.clients import ClientSettings
 from fedsim.scenario.clock import ClockSettings, FaultSettings, RetrySettings
 from fedsim.scenario.corpus import CorpusSettings
+from fedsim.scenario.engine import EngineChoice
 from fedsim.scenario.explain import sentences
 from fedsim.scenario.fleet import FleetChoice
 from fedsim.scenario.methods import FULL_PRECISION, Methods, cell_words, wrong_sources
@@ -46,8 +46,6 @@ from fedsim.scenario.vocabulary import VocabularySettings
 MAX_METHODS = 100
 MAX_MODELS = 10_000
 """Models that all methods together make of one client."""
-MAX_WORKERS = 1_024
-"""Worker processes, and threads of one."""
 
 
 class ModelSettings(Settings):
@@ -81,40 +79,6 @@ class ModelSettings(Settings):
         default=None,
         description="Whisper: the tokens that model files keep, by client language: words, own;"
         " null is the whole vocabulary",
-    )
-
-
-AUTO = "auto"
-ENGINE = OneOf(ENGINES, {AUTO: "In this process where that ends sooner than Ray starts, else Ray."})
-
-
-class EngineChoice(Settings):
-    """What carries messages to the clients. Only `threads` and `device` can change a result."""
-
-    kind: Annotated[Text, ENGINE] = Field(
-        default=AUTO,
-        description="inprocess is one loop, ray many processes, auto the one that ends sooner",
-    )
-    workers: int | None = Field(
-        default=None,
-        ge=1,
-        le=MAX_WORKERS,
-        description="number of worker processes; null is as many as the cores can run",
-    )
-    threads: int = Field(
-        default=1,
-        ge=1,
-        le=MAX_WORKERS,
-        description="torch threads in each process; another number may change last digits",
-    )
-    address: Text | None = Field(default=None, description="address of a Ray cluster to join")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto",
-        description="what the model computes on; auto is a GPU if there is one. Another kind of"
-        " device may change last digits",
-    )
-    workers_per_gpu: int = Field(
-        default=1, ge=1, le=64, description="worker processes that share a GPU"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ import torch
 
 from fedsim.errors import FedsimError
 
+C = TypeVar("C")
 T = TypeVar("T")
 _LOG = logging.getLogger("fedsim.gpu")
 
@@ -42,16 +43,42 @@ def fitted(model: Any, run: Callable[[Any], T]) -> T:
                     " choose another device"
                 ) from error
         # Only now: while the error is handled, its traceback holds the tensors of the pass.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        _warn(model.batch_size)
+        _give_back()
+        _warn(f"{model.batch_size} clips", "model.batch_size")
         model = replace(model, batch_size=model.batch_size // 2)
 
 
+def fitted_together(
+    model: Any, clients: Sequence[C], run: Callable[[Any, Sequence[C]], list[T]]
+) -> list[T]:
+    """Return `run(model, clients)`, one result for each client; where the GPU's memory is too small
+    for that, of half as many clients at a time, and so on, and then as `fitted` does.
+
+    Every group begins whole, so that a result depends on the group and the GPU alone.
+    """
+    if len(clients) == 1:
+        return fitted(model, lambda model: run(model, clients))
+    try:
+        return run(model, clients)
+    except torch.OutOfMemoryError:
+        pass
+    _give_back()
+    _warn(f"the clips of {len(clients)} clients", "engine.clients_per_batch")
+    half = len(clients) // 2
+    first = fitted_together(model, clients[:half], run)
+    return first + fitted_together(model, clients[half:], run)
+
+
+def _give_back() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @cache
-def _warn(size: int) -> None:
+def _warn(what: str, setting: str) -> None:
     _LOG.warning(
-        "%d clips do not fit the GPU's memory together: such batches are halved; a smaller"
-        " model.batch_size spares the attempt",
-        size,
+        "%s do not fit the GPU's memory together: such batches are halved; a smaller %s spares the"
+        " attempt",
+        what,
+        setting,
     )

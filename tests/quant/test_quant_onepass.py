@@ -12,7 +12,7 @@ from fedsim.quant.calibrators import needs, on_user_data
 from fedsim.quant.moments import second_moments
 from fedsim.quant.observe import observe
 from fedsim.quant.onepass import forward_only, one_pass
-from fedsim.quant.sensitivity import sense, sense_and_quantiles
+from fedsim.quant.sensitivity import Sensing, sense
 
 LENGTHS = [61, 90, 47, 33, 80]
 BATCHES = [talk(clips(LENGTHS[:3])), talk(clips(LENGTHS[3:], seed=1))]
@@ -57,15 +57,11 @@ def test_without_observations_where_they_need_no_pass_or_one_of_their_own(calibr
 
 def test_whatever_sensing_returns_comes_back():
     toy = Toy(Talker())
-
-    def both(model, batches):
-        return sense_and_quantiles(model, batches, "mean")
-
-    passed = one_pass(toy, BATCHES, both, needs(["minmax"]))
-    (values, distribution), seen = passed.found, passed.observed
-    expected = sense_and_quantiles(toy, BATCHES, "mean")
-    np.testing.assert_array_equal(values, expected[0])
-    np.testing.assert_array_equal(distribution, expected[1])
+    both = Sensing("mean", quantiles=True)
+    passed = one_pass(toy, BATCHES, both.run, needs(["minmax"]))
+    found, seen, expected = passed.found, passed.observed, both.run(toy, BATCHES)
+    np.testing.assert_array_equal(found.values, expected.values)
+    np.testing.assert_array_equal(found.quantiles, expected.quantiles)
     assert seen.keys() == {"conv1", "conv2", "mid", "head"}
 
 

@@ -30,7 +30,7 @@ from fedsim.errors import FedsimError
 from fedsim.quant.measures import MEASURES, Measure
 from fedsim.quant.model import Batch
 from fedsim.quant.quantiles import QUANTILES, quantiles_of
-from fedsim.quant.sensitivity import CAPACITY, quantiles, sense, sense_and_quantiles
+from fedsim.quant.sensitivity import CAPACITY, Sensing, quantiles, sense
 
 
 def lilliefors(y: np.ndarray) -> float:
@@ -372,7 +372,8 @@ def test_quantiles_are_numpys(n, seed):
 def test_quantiles_in_the_pass_that_senses(measure, alone):
     """Both are what each alone would be: quantiles of signed outputs, values of what they need."""
     toy, batch = Toy(Talker()), replace(talk(clips(LENGTHS)), alone=alone)
-    values, distribution = sense_and_quantiles(toy, [batch], measure)
+    found = Sensing(measure, quantiles=True).run(toy, [batch])
+    values, distribution = found.values, found.quantiles
     assert toy.forwards == 1
     np.testing.assert_array_equal(values, sense(toy, [batch], measure))
     np.testing.assert_array_equal(distribution, quantiles(toy, [batch]))

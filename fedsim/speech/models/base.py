@@ -170,6 +170,11 @@ def placed_batches(
         yield placed(network, batch), places
 
 
+def padded(length: int, grain: int) -> int:
+    """Return the smallest multiple of `grain` that is at least `length`."""
+    return -(-length // grain) * grain
+
+
 def by_length(clips: Sequence[np.ndarray], size: int, *, exact: bool) -> Iterator[list[int]]:
     """Yield the indices of clips sorted by length, in batches of at most `size`.
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fedsim.errors import FedsimError
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
 from fedsim.speech.audio import SAMPLE_RATE
-from fedsim.speech.models.base import Hypothesis, by_length, placed_batches
+from fedsim.speech.models.base import Hypothesis, by_length, padded, placed_batches
 from fedsim.speech.models.greedy import at_tokens, decode, hypotheses, token_loss
 
 TOKENS_PER_SECOND, EXTRA_TOKENS = 13, 8
@@ -41,6 +42,8 @@ class Moonshine:
     settings: Mapping[str, Any]
     task: str = "transcribe"
     needs_tokens: bool = True
+    token_grain: int = 1
+    """Padded tokens are a multiple of this many long."""
 
     def batches(
         self, clips: Sequence[np.ndarray], language: str | None = None
@@ -70,9 +73,13 @@ class Moonshine:
         """Return the batch with `tokens` as the decoder's input and, one step later, its
         targets."""
         ids = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=-100)
-        used = torch.tensor([len(row) - 1 for row in tokens])
+        config: Any = self.module.config
+        used = ids.shape[1] - 1
+        length = min(padded(used, self.token_grain), config.max_position_embeddings)
+        ids = F.pad(ids, (0, max(0, length - used)), value=-100)
+        tokens_of = torch.tensor([len(row) - 1 for row in tokens])
         counts = {
-            layer.name: used
+            layer.name: tokens_of
             for layer in self.layers
             if not layer.name.startswith("model.encoder.") and not _reads_encoder(layer.name)
         }

@@ -19,7 +19,7 @@ from torch import nn
 from fedsim.errors import FedsimError, nearest
 from fedsim.quant.layers import Layer
 from fedsim.quant.model import Batch
-from fedsim.speech.models.base import Hypothesis, by_length, placed_batches
+from fedsim.speech.models.base import Hypothesis, by_length, padded, placed_batches
 from fedsim.speech.models.greedy import at_tokens, decode, hypotheses, token_loss
 from fedsim.speech.models.whisper_rules import complete_rules
 from fedsim.speech.models.window import FRAMES_PER_SECOND, window_seconds, windowed
@@ -45,6 +45,8 @@ class Whisper:
     settings: Mapping[str, Any]
     task: str = "transcribe"
     needs_tokens: bool = True
+    token_grain: int = 1
+    """Padded tokens are a multiple of this many long."""
 
     @property
     def window(self) -> float:
@@ -81,7 +83,9 @@ class Whisper:
         targets."""
         rules: Any = self.module.generation_config
         prompt = 4 if getattr(rules, "is_multilingual", False) else 2
-        length = max(len(row) for row in tokens)
+        config: Any = self.module.config
+        most = max(len(row) for row in tokens) - 1
+        length = min(padded(most, self.token_grain), config.max_target_positions) + 1
         ids = torch.full((len(tokens), length), int(rules.eos_token_id))
         targets = torch.full((len(tokens), length - 1), -100)
         for i, row in enumerate(tokens):
