@@ -234,7 +234,8 @@ class Device:
                 yield partial(recognize_clips, runtime.model)
             return
         weights, chosen = self._calibration.packed(candidate), RUNTIMES[candidate.runtime]
-        with chosen.open(runtime.traced, weights, runtime.model) as recognize:
+        rows = self.audio.study(candidate).rows
+        with chosen.open(runtime.traced, weights, runtime.model, rows) as recognize:
             yield recognize
 
     @contextmanager

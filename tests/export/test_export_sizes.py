@@ -79,8 +79,10 @@ def _toy() -> tuple[onnx.ModelProto, list[Layer], list[np.ndarray]]:
 
 TRACED, LAYERS, WEIGHTS = _toy()
 BARE = skeleton(TRACED, WEIGHTS)
-TOY = Traced({"model.onnx": BARE}, lambda rows, language: {"config.json": "ü" * 3})
-ROOM = 6 + 64  # that text, and any language
+ROOM = 6 + 64  # the text, and any language
+TOY = Traced(
+    {"model.onnx": BARE}, lambda rows, language: {"config.json": "ü" * 3}, lambda rows: ROOM
+)
 
 
 def packed(bits, weight_format):
