@@ -103,6 +103,15 @@ def test_every_plan_takes_what_was_planned(bits, weight_format):
     assert some.total([4, 8, 8, 4]) == planned.total([4, 8, 8, 4])
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.one_of(st.integers(0, 400), st.integers(16_000, 16_800), st.integers(0, 3_000_000)))
+def test_a_file_is_as_much_longer_as_it_has_to_be(spare):
+    plan = packed((4, 8, 2, 6), WeightFormat("group_32", True))
+    one, other = (fill(BARE, plan, n) for n in (0, spare))
+    assert len(other.SerializeToString()) - len(one.SerializeToString()) == spare
+    assert len(other.metadata_props) <= 1
+
+
 @pytest.mark.parametrize("bits", [(4, 8, 4, 8), (2, 2, 2, 2), (8, 6, 4, 2), (6, 6, 6, 6)], ids=str)
 def test_a_network_is_filled_again_and_again(bits):
     """The runtime computes what the weights say, whatever was filled in before."""
