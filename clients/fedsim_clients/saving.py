@@ -38,7 +38,9 @@ def save_model(
     folder = path.with_name(f"{path.stem}-{to}")
     shutil.rmtree(folder, ignore_errors=True)  # the request came before, and its answer was lost
     language = audio.data.language
-    return export_traced(runtime.traced, weights, folder, to=to, language=language).nbytes
+    return export_traced(
+        runtime.traced, weights, folder, to=to, rows=study.rows, language=language
+    ).nbytes
 
 
 def model_name(client: str, candidate: str) -> str:

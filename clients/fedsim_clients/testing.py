@@ -48,7 +48,8 @@ class Testing:
             )
         clips = audio.read(audio.data.test)
         weights, chosen = self._calibration.packed(candidate), RUNTIMES[candidate.runtime]
-        with chosen.open(runtime.traced, weights, runtime.model) as recognize:
+        rows = audio.study(candidate).rows
+        with chosen.open(runtime.traced, weights, runtime.model, rows) as recognize:
             return recognize(clips, audio.data.language)
 
     def _alike(self, candidate: m.Candidate) -> list[ClientData]:

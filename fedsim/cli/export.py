@@ -195,24 +195,28 @@ def _require_alike(
         pairs = zip(ran.transcripts, checked.emulated, strict=True)
         clip = next(i for i, (heard, emulated) in enumerate(pairs) if heard != emulated)
         is_exact = ran.setting == next(iter(program.settings))
-        steps = [f"try another {program.package}" if is_exact else f"set {program.remedy}"]
-        if exported.format == "onnx":
-            parting = _where_it_parts(model, exported.folder, clips[clip], int(ran.setting))
-            steps = [parting, f"{steps[0]}, or keep the layer in full precision (keep)"]
+        step = f"try another {program.package}" if is_exact else f"set {program.remedy}"
+        parting = _where_it_parts(model, exported, clips[clip], ran.setting)
+        steps = [parting, f"{step}, or keep the layer in full precision (keep)"]
         what = f"{program.package}, {program.settings[ran.setting]},"
         raise FedsimError(
             "; ".join([f"{exported.folder}: {found.sentence(what, 'fedsim', 'WER')}", *steps])
         )
 
 
-def _where_it_parts(model: PersonalizedModel, folder: Path, clip: np.ndarray, level: int) -> str:
+def _where_it_parts(
+    model: PersonalizedModel, exported: Exported, clip: np.ndarray, setting: str
+) -> str:
     """Return in words which layer's output is the first to part from that in float32."""
-    from fedsim.export.onnx import trace
     from fedsim.export.parting import first_parting
+    from fedsim.quant.formats import FORMATS
     from fedsim.quant.modelfile import load_leftovers
 
-    traced = trace(model.model, load_leftovers(model.file.leftovers))
-    parting = first_parting(model.model, traced, model.file.weights, folder, clip, level)
+    to, weights = exported.format, model.file.weights
+    traced = FORMATS[to].trace(model.model, load_leftovers(model.file.leftovers))
+    parting = first_parting(
+        model.model, traced, weights, exported.folder, clip, to=to, setting=setting
+    )
     if parting is None:
         return "no layer parts from the same graph in float32"
     return (

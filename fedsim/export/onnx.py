@@ -18,7 +18,7 @@ from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import Layer
 from fedsim.quant.modelfile import load_leftovers
 from fedsim.quant.modelheader import Manifest
-from fedsim.quant.rows import Rows
+from fedsim.quant.rows import Rows, trimmed_layers
 from fedsim.quant.sizes import Sizes
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import PackedWeight
@@ -41,10 +41,9 @@ class Traced:
     others: Callable[[Rows | None, str | None], Mapping[str, str]]
     """f(rows, language): file name -> text, for the rows of a vocabulary that are kept (None for
     all) and the language of whoever speaks."""
-
-    def others_bytes(self, rows: Rows | None) -> int:
-        """Return the bytes of all texts, with room for any language."""
-        return _text_bytes(self.others(rows, None)) + _LANGUAGE_ROOM
+    others_bytes: Callable[[Rows | None], int]
+    """f(rows): the bytes that all texts take in a budget. Where the rows say which of them are
+    public, they depend on these and on the number of rows alone, and are an upper bound."""
 
 
 def _text_bytes(texts: Mapping[str, str]) -> int:
@@ -52,20 +51,25 @@ def _text_bytes(texts: Mapping[str, str]) -> int:
 
 
 def sizes(
-    traced: Traced, layers: Sequence[Layer], weight_format: WeightFormat, depths: Sequence[int]
+    traced: Traced,
+    layers: Sequence[Layer],
+    weight_format: WeightFormat,
+    depths: Sequence[int],
+    rows: Rows | None = None,
 ) -> Sizes:
     """Return the exact bytes of all files together for every plan, as a table for allocators.
 
     Args:
         traced: of the model.
-        layers: of the model.
+        layers: of the model, as they are packed.
         weight_format: how codes of weights become numbers.
         depths: some of `DEPTHS`, ascending.
+        rows: of the vocabulary that one of the layers has; None for all.
     """
     shapes = [layer.shape for layer in layers]
     graphs = traced.graphs.values()
     table = np.sum([layer_bytes(bare, shapes, weight_format) for bare in graphs], axis=0)
-    fixed = sum(bare.fixed_bytes for bare in graphs) + traced.others_bytes(None)
+    fixed = sum(bare.fixed_bytes for bare in graphs) + traced.others_bytes(rows)
     return Sizes(DEPTHS, table, fixed).restricted(depths)
 
 
@@ -78,21 +82,11 @@ def model_sizes(
 ) -> Sizes:
     """Return the exact bytes of all files of a model together for every plan.
 
-    Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`, and for a
-    part of a vocabulary: how long its tokens are is known only once a device has chosen them.
+    Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`.
     """
-    refuse_rows(rows, "onnx")
     traced = trace(model, load_leftovers(stored))
-    return sizes(traced, model.layers, manifest.weight_format, depths)
-
-
-def refuse_rows(rows: Rows | None, to: str) -> None:
-    """Raise `FedsimError` for a part of a vocabulary: sizes in the format `to` depend on it."""
-    if rows is not None:
-        raise FedsimError(
-            f"a budget for files in {to} cannot be planned where devices keep a part of the"
-            f" vocabulary: remove model.vocabulary, or plan for the format fedsim"
-        )
+    layers = trimmed_layers(model.layers, rows)
+    return sizes(traced, layers, manifest.weight_format, depths, rows)
 
 
 def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
@@ -129,7 +123,17 @@ def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:
     def others(rows: Rows | None, language: str | None) -> Mapping[str, str]:
         return whole(language) if rows is None else exporter.files(model, rows, language)
 
-    return Traced(kept_graphs(model, leftovers, graphs), others)
+    @cache
+    def longest(count: int, public: bytes) -> int:
+        bound: int = exporter.most_bytes(model, count, np.frombuffer(public, bool))
+        return bound
+
+    def others_bytes(rows: Rows | None) -> int:
+        if rows is None or rows.public is None:
+            return _text_bytes(others(rows, None)) + _LANGUAGE_ROOM
+        return longest(rows.count, rows.public.tobytes()) + _LANGUAGE_ROOM
+
+    return Traced(kept_graphs(model, leftovers, graphs), others, others_bytes)
 
 
 def exporter_of(model: SpeechModel, to: str = "onnx") -> Any:

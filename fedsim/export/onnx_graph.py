@@ -262,12 +262,12 @@ def _model(
 
 def _pad(model: Any, room: int) -> None:
     """Make a model so many bytes longer, at least `_PADDING`."""
-    short, entry = 127, 100
-    while room > short:
-        key = f"padding {len(model.metadata_props)}".ljust(entry - 4)  # keys must differ
-        model.metadata_props.add(key=key)
-        room -= entry
-    model.doc_string = " " * (room - _PADDING)
+    # A text of 128 letters takes two bytes more than one of 127: an entry makes up for the odd one.
+    if all(length_bytes(room - 1 - n) != n for n in range(1, _MAX_LENGTH + 1)):
+        model.metadata_props.add(key="padding".ljust(96))
+        room -= 100
+    n = next(n for n in range(1, _MAX_LENGTH + 1) if length_bytes(room - 1 - n) == n)
+    model.doc_string = " " * (room - 1 - n)
 
 
 def _known(tensor: Any, known: Mapping[bytes, tuple[int, bool]]) -> tuple[int, bool] | None:

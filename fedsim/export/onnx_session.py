@@ -18,6 +18,7 @@ from fedsim.export.onnx_graph import fill
 from fedsim.speech.models.base import Hypothesis
 
 if TYPE_CHECKING:
+    from fedsim.quant.rows import Rows
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
 
@@ -29,23 +30,23 @@ _ERRORS_ONLY = 3
 
 
 def by_default(
-    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel
+    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel, rows: Rows | None
 ) -> AbstractContextManager[Recognize]:
     """Return a context with a model as onnxruntime runs it by default.
 
     The context raises `FedsimError` if onnxruntime is not installed or refuses the model.
     """
-    return _opened(traced, weights, model, _DEFAULT)
+    return _opened(traced, weights, model, rows, _DEFAULT)
 
 
 def with_float_inputs(
-    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel
+    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel, rows: Rows | None
 ) -> AbstractContextManager[Recognize]:
     """Return a context with a model of which onnxruntime rounds no inputs.
 
     It raises as that of `by_default`.
     """
-    return _opened(traced, weights, model, _FLOAT)
+    return _opened(traced, weights, model, rows, _FLOAT)
 
 
 def options(level: int) -> Any:
@@ -64,7 +65,11 @@ def options(level: int) -> Any:
 
 @contextmanager
 def _opened(
-    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel, level: int
+    traced: Traced,
+    weights: Sequence[PackedWeight],
+    model: SpeechModel,
+    rows: Rows | None,
+    level: int,
 ) -> Iterator[Recognize]:
     runtime, exporter = require("onnxruntime", "onnx"), exporter_of(model)
     sessions = {}
@@ -83,7 +88,7 @@ def _opened(
         for _ in model.batches(clips, language):
             pass  # raises for a clip that the model cannot take
         with TemporaryDirectory() as home:
-            for name, text in traced.others(None, language).items():
+            for name, text in traced.others(rows, language).items():
                 write_text(Path(home) / name, text)
             hear = exporter.recognizer(Path(home), sessions.__getitem__)
         return [Hypothesis(*hear(clip)) for clip in clips]

@@ -17,7 +17,7 @@ from fedsim.export.openvino_weights import DEPTHS, STORED
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.modelfile import load_leftovers
 from fedsim.quant.modelheader import Manifest
-from fedsim.quant.rows import Rows
+from fedsim.quant.rows import Rows, trimmed_layers
 from fedsim.quant.sizes import Sizes
 from fedsim.quant.weights import PackedWeight
 
@@ -72,13 +72,11 @@ def model_sizes(
 ) -> Sizes:
     """Return the exact bytes of all files of a model together for every plan.
 
-    Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`, and for a
-    part of a vocabulary, as `fedsim.export.onnx.model_sizes` does.
+    Arguments are as those of `fedsim.quant.modelfile.model_sizes`; raises as `trace`.
     """
-    onnx.refuse_rows(rows, "openvino")
     traced = trace(model, load_leftovers(stored))
-    shapes = [layer.shape for layer in model.layers]
-    return traced.sizes(shapes, manifest.weight_format).restricted(depths)
+    shapes = [layer.shape for layer in trimmed_layers(model.layers, rows)]
+    return traced.sizes(shapes, manifest.weight_format, rows).restricted(depths)
 
 
 def trace(model: SpeechModel, leftovers: Mapping[str, torch.Tensor]) -> Traced:

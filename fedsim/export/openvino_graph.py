@@ -57,7 +57,7 @@ def fill(bare: Network, packed: Sequence[PackedWeight], *, longest: bool = False
 
     Args:
         bare: the network.
-        packed: weight of each of its layers, of 2 to 8 bits.
+        packed: weight of each layer, of 2 to 8 bits.
         longest: let every layer have all nodes that a weight can need.
     """
     model = bare.model.clone()
@@ -76,6 +76,19 @@ def fill(bare: Network, packed: Sequence[PackedWeight], *, longest: bool = False
             else:
                 target.replace_source_output(whole.output(0))
         model.remove_parameter(old)
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def in_float32(bare: Network, weights: Sequence[np.ndarray]) -> Any:
+    """Return the `openvino.Model` of a network with weights (N, ...) in float32, by layer."""
+    import openvino.opset13 as ops
+
+    model = bare.model.clone()
+    for old in model.get_parameters():
+        if (layer := bare.layers.get(old.get_friendly_name())) is not None:
+            old.output(0).replace(ops.constant(weights[layer]).output(0))
+            model.remove_parameter(old)
     model.validate_nodes_and_infer_types()
     return model
 
@@ -144,15 +157,20 @@ def save(model: Any, graph: Path) -> None:
     """
     import openvino
 
-    for i, node in enumerate(model.get_ordered_ops()):
-        if node.get_type_name() != "Parameter":
-            node.set_friendly_name(f"{i}")
+    give_names(model)
     text = text_file(graph)
     try:
         openvino.save_model(model, text, compress_to_fp16=False)
     except RuntimeError as error:  # it has no other for a full disk
         raise OSError(f"OpenVINO does not write {text.name}: {error}") from error
     text.write_text(_shortened(text.read_text()))
+
+
+def give_names(model: Any) -> None:
+    """Give the nodes of an `openvino.Model` the names that they have in its file."""
+    for i, node in enumerate(model.get_ordered_ops()):
+        if node.get_type_name() != "Parameter":
+            node.set_friendly_name(f"{i}")
 
 
 def _shortened(text: str) -> str:

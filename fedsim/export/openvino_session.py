@@ -20,27 +20,32 @@ from fedsim.export.openvino_run import Session
 from fedsim.speech.models.base import Hypothesis
 
 if TYPE_CHECKING:
+    from fedsim.quant.rows import Rows
     from fedsim.quant.weights import PackedWeight
     from fedsim.speech.models.base import SpeechModel
 
 
 def by_default(
-    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel
+    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel, rows: Rows | None
 ) -> AbstractContextManager[Recognize]:
     """Return a context with a model as OpenVINO runs it by default."""
-    return _opened(traced, weights, model, "default")
+    return _opened(traced, weights, model, rows, "default")
 
 
 def in_float(
-    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel
+    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel, rows: Rows | None
 ) -> AbstractContextManager[Recognize]:
     """Return a context with a model that OpenVINO runs in float32."""
-    return _opened(traced, weights, model, "float")
+    return _opened(traced, weights, model, rows, "float")
 
 
 @contextmanager
 def _opened(
-    traced: Traced, weights: Sequence[PackedWeight], model: SpeechModel, setting: str
+    traced: Traced,
+    weights: Sequence[PackedWeight],
+    model: SpeechModel,
+    rows: Rows | None,
+    setting: str,
 ) -> Iterator[Recognize]:
     core, exporter = require("openvino", "openvino").Core(), exporter_of(model)
     sessions = {
@@ -51,7 +56,7 @@ def _opened(
         for _ in model.batches(clips, language):
             pass  # raises for a clip that the model cannot take
         with TemporaryDirectory() as home:
-            for name, text in traced.in_onnx.others(None, language).items():
+            for name, text in traced.in_onnx.others(rows, language).items():
                 write_text(Path(home) / name, text)
             hear = exporter.recognizer(Path(home), sessions.__getitem__)
         return [Hypothesis(*hear(clip)) for clip in clips]

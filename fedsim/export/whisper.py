@@ -22,11 +22,12 @@ from fedsim.export import whisper_graph
 from fedsim.export.onnx_graph import Skeleton, WeightTensor, skeleton_of
 from fedsim.export.run_whisper import DECODER, ENCODER, loaded
 from fedsim.export.whisper_files import files
+from fedsim.export.whisper_tokens import most_bytes
 
 if TYPE_CHECKING:
     from fedsim.speech.models.base import SpeechModel
 
-__all__ = ["DECODER", "ENCODER", "files", "is_exportable", "recognizer", "trace"]
+__all__ = ["DECODER", "ENCODER", "files", "is_exportable", "most_bytes", "recognizer", "trace"]
 
 
 def is_exportable(model: SpeechModel) -> bool:

@@ -36,33 +36,55 @@ def files(model: SpeechModel, rows: Rows | None, language: str | None) -> dict[s
         rows: of its vocabulary, where only a part is kept.
         language: of whoever speaks, as the model takes it; None to have it detected.
     """
-    adapter: Any = model
-    network, tokenizer = adapter.module, adapter.tokenizer
     place = _places(rows)
+    count = None if rows is None else rows.count
+    adapter: Any = model
+    return settings(model, place, count, language) | tokens(adapter.tokenizer, place)
+
+
+def settings(
+    model: SpeechModel, place: Place, count: int | None, language: str | None
+) -> dict[str, str]:
+    """Return the texts of the files with settings, by name.
+
+    Args:
+        model: a Whisper.
+        place: of each token in the files.
+        count: number of tokens in the files; None for all.
+        language: of whoever speaks, as the model takes it; None to have it detected.
+    """
+    adapter: Any = model
+    network = adapter.module
     config = _renumbered(json.loads(network.config.to_json_string(use_diff=False)), place)
     rules = _renumbered(json.loads(network.generation_config.to_json_string()), place)
     for name in _RULES:  # transformers would take them for the rules, which are in their own file
         config.pop(name, None)
-    if rows is not None:
-        config["vocab_size"] = rows.count
+    if count is not None:
+        config["vocab_size"] = count
     code = adapter.language_code(language)
     if code is not None and rules.get("is_multilingual"):
         rules.pop("forced_decoder_ids", None)  # which name a language too
         rules |= {"language": code, "task": "transcribe"}
-    added = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
-    tokens: dict[str, int] = {}
-    specials: dict[str, int] = {}
-    for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        if (number := place(i)) is not None:
-            (specials if token in added else tokens)[token] = number
     return {
         "config.json": _text(config),
         "generation_config.json": _text(rules),
         "preprocessor_config.json": _text(_features(adapter)),
-        "tokenizer.json": _compact(_tokenizer(tokenizer, place)),
-        "tokenizer_config.json": _text(_tokenizer_settings(tokenizer)),
-        "vocab.json": _compact(tokens),
-        "added_tokens.json": _compact(specials),
+        "tokenizer_config.json": _text(_tokenizer_settings(adapter.tokenizer)),
+    }
+
+
+def tokens(tokenizer: Any, place: Place) -> dict[str, str]:
+    """Return the texts of the files with the tokens that have a place, by name."""
+    added = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
+    plain: dict[str, int] = {}
+    specials: dict[str, int] = {}
+    for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        if (number := place(i)) is not None:
+            (specials if token in added else plain)[token] = number
+    return {
+        "tokenizer.json": compact(_tokenizer(tokenizer, place)),
+        "vocab.json": compact(plain),
+        "added_tokens.json": compact(specials),
     }
 
 
@@ -117,9 +139,8 @@ def _tokenizer(tokenizer: Any, place: Place) -> dict[str, Any]:
     vocabulary = {
         token: number for token, i in pairs["vocab"].items() if (number := place(i)) is not None
     }
-    merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in pairs["merges"]]
     pairs["vocab"] = vocabulary
-    pairs["merges"] = [[a, b] for a, b in merges if {a, b, a + b} <= vocabulary.keys()]
+    pairs["merges"] = [[a, b] for a, b in merges(whole) if {a, b, a + b} <= vocabulary.keys()]
     whole["added_tokens"] = [
         token | {"id": number}
         for token in whole["added_tokens"]
@@ -129,6 +150,12 @@ def _tokenizer(tokenizer: Any, place: Place) -> dict[str, Any]:
     for token in framed.values():
         token["ids"] = [number for i in token["ids"] if (number := place(i)) is not None]
     return whole
+
+
+def merges(tokenizer: dict[str, Any]) -> list[list[str]]:
+    """Return the merges in a tokenizer.json, each of two tokens."""
+    pairs = tokenizer["model"]["merges"]
+    return [pair if isinstance(pair, list) else pair.split(" ") for pair in pairs]
 
 
 def _tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
@@ -145,5 +172,6 @@ def _text(settings: dict[str, Any]) -> str:
     return json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
 
 
-def _compact(settings: dict[str, Any]) -> str:
-    return json.dumps(settings, ensure_ascii=False, separators=(",", ":")) + "\n"
+def compact(value: Any) -> str:
+    """Return a value as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -102,8 +102,8 @@ def personalize(
         activation_bits: bit depth of activations, 4 to 16, or "auto": 8, and 16 for the inputs that
             lose most at 8.
         bit_depths: bit depths that the device's runtime supports; None for all of the format.
-        format: what the budget is for: "fedsim", the model file, or "onnx", all files of `export`,
-            which then fit exactly; needs fedsim-speech[onnx].
+        format: what the budget is for: "fedsim", the model file, or "onnx" or "openvino", all
+            files of `export`, which then fit exactly; needs the extra of that name.
         language: language of the clips for a multilingual model; None lets the model detect it.
         public_clips: clips of nobody in particular, as `clips`; None for 128 synthetic voices in
             the same language, which need the extra fedsim-speech[voices]. They are read by moments

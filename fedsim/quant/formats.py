@@ -62,6 +62,10 @@ class ExportFormat:
     `fedsim.quant.modelfile.model_sizes`; raises as `trace`."""
     program: Program
     """That runs its files."""
+    probe: Callable[..., Any]
+    """f(traced, name, weights, folder, setting): the graph called `name` among those of exported
+    files, with the outputs of its layers, a `fedsim.export.parting.Probe`; `traced` and `weights`
+    are those that were written into `folder`, and `setting` is one of the program's."""
 
 
 FORMATS: Registry[ExportFormat] = Registry("export format")
@@ -84,6 +88,7 @@ FORMATS.add(
             "level: onnxruntime's accuracy level of products with packed weights; 4, its default,"
             " rounds inputs to 8 bits,\n0 does not (session.qdq_matmulnbits_accuracy_level).",
         ),
+        probe=Lazy("fedsim.export.onnx_probe:probe"),
     ),
 )
 FORMATS.add(
@@ -107,6 +112,7 @@ FORMATS.add(
             " as OpenVINO\nchooses for the processor, which may be bfloat16 or inputs rounded to 8"
             " bits.",
         ),
+        probe=Lazy("fedsim.export.openvino_probe:probe"),
     ),
 )
 

@@ -25,10 +25,14 @@ this."""
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of one layer that are kept: `kept` is bool (V,), of `layer`."""
+    """The rows of one layer that are kept."""
 
     layer: str
     kept: np.ndarray
+    """bool (V,), of `layer`."""
+    public: np.ndarray | None = None
+    """bool (V,): those of them that all clients of a language keep, whatever a device chooses for
+    the others. None if that is unknown, as of rows that were read from a file."""
 
     @property
     def count(self) -> int:

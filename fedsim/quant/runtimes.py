@@ -26,9 +26,10 @@ class ModelRuntime:
     format: str
     """Name of the format of its files (`fedsim.quant.formats`)."""
     open: Callable[..., Any]
-    """f(traced, packed weights of the layers, model): a context in which a model is loaded; it
-    gives f(clips, language) -> one `fedsim.speech.models.base.Hypothesis` per clip. `traced` is
-    what the format's `trace` returned, for this `SpeechModel`."""
+    """f(traced, packed weights of the layers, model, rows): a context in which a model is loaded;
+    it gives f(clips, language) -> one `fedsim.speech.models.base.Hypothesis` per clip. `traced` is
+    what the format's `trace` returned, for this `SpeechModel`; `rows` are those of its vocabulary
+    that one of the weights has, None for all."""
 
 
 RUNTIMES: Registry[ModelRuntime] = Registry("runtime")

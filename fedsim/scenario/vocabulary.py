@@ -23,7 +23,7 @@ class VocabularySettings(Settings):
         ge=0,
         le=100_000,
         description="further rows, for tokens of the model's own transcripts of a client's clips;"
-        " they stay on the device",
+        " they stay on the device, and change no size",
     )
     words_from: Text | None = Field(
         default=None,

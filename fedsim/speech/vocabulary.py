@@ -81,7 +81,8 @@ class Vocabulary:
         if code not in self._known:
             self._known[code] = self._lists(code)
         lists, layer = self._known[code], embedding(self.model)
-        return Rows(layer.name, filled(lists.kept, chain(own, lists.more), self.own))
+        kept = filled(lists.kept, chain(own, lists.more), self.own)
+        return Rows(layer.name, kept, lists.kept)
 
     def _lists(self, code: str) -> TokenLists:
         file = self.words_from and self.words_from.replace(LANGUAGE, code)

@@ -2,67 +2,74 @@
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
 
-import numpy as np
-import onnx
 import pytest
 import toys
-from onnx import numpy_helper
 
 import fedsim
+from fedsim.export import export_traced
 from fedsim.export.check import Checked, Ran, worse
-from fedsim.export.onnx import trace
 from fedsim.export.parting import first_parting
+from fedsim.quant.formats import FORMATS
 from fedsim.quant.modelfile import load_leftovers
 from fedsim.speech.models import load_model
 
 CLIPS = toys.clips((0.5, 0.8), seed=3)
 CASES = {
-    "ctc-layer": ("model.onnx", 0.027),
-    "whisper": ("decoder_model_merged.onnx", 0.2),
+    "ctc-layer": (["model.onnx"], 0.027),
+    "whisper": (["encoder_model.onnx", "decoder_model_merged.onnx"], 0.2),
 }
+
+
+@pytest.fixture(scope="module", params=["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def to(request):
+    """A format."""
+    pytest.importorskip(request.param, reason=f"the extra {request.param} is not installed")
+    return request.param
 
 
 @pytest.fixture(
     scope="module", params=["ctc-layer", pytest.param("whisper", marks=pytest.mark.slow)]
 )
-def made(request, model_folder, tmp_path_factory):
-    """A personalized model, its traced network, its exported folder, and one of the graphs."""
-    graph, budget = CASES[request.param]
+def made(request, model_folder, to):
+    """A personalized model, its traced network, and the names of its graphs."""
+    graphs, budget = CASES[request.param]
     model = load_model(model_folder(request.param))
-    mine = fedsim.personalize(model, CLIPS, budget_mb=budget, bit_depths=(4, 8))
-    folder = tmp_path_factory.mktemp("exported") / "onnx"
-    mine.export(folder)
-    return mine, trace(model, load_leftovers(mine.file.leftovers)), folder, graph
+    mine = fedsim.personalize(model, CLIPS, budget_mb=budget, bit_depths=(4, 6, 8))
+    return mine, FORMATS[to].trace(model, load_leftovers(mine.file.leftovers)), graphs
 
 
-def found(made, folder, level):
-    mine, traced, *_ = made
-    return first_parting(mine.model, traced, mine.file.weights, folder, CLIPS[0], level)
+def found(made, to, weights, folder):
+    """Where files with these weights part from the model's own."""
+    mine, traced, _ = made
+    export_traced(traced, weights, folder, to=to)
+    setting = next(iter(FORMATS[to].program.settings))
+    own = mine.file.weights
+    return first_parting(mine.model, traced, own, folder, CLIPS[0], to=to, setting=setting)
 
 
-def test_with_float_inputs_they_part_nowhere(made):
-    assert found(made, made[2], 0) is None
+def test_in_float32_they_part_nowhere(made, to, tmp_path):
+    mine, *_ = made
+    assert found(made, to, mine.file.weights, tmp_path / "files") is None
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])
-def test_a_layer_with_wrong_scales_is_named(made, tmp_path, share):
+def test_a_layer_with_wrong_scales_is_named(made, to, tmp_path, share):
     """In the file; layers behind it differ too, those before it do not."""
-    mine, traced, exported, graph = made
-    folder = shutil.copytree(exported, tmp_path / "onnx")
-    file = onnx.load(folder / graph)
-    used = sorted({tensor.layer for tensor in traced.graphs[graph].weights.values()})
-    linear = [i for i in used if mine.model.layers[i].kind == "linear"]
-    layer = linear[int(share * len(linear))]
-    scales = [t for t in file.graph.initializer if t.name.startswith(f"layer{layer}.")]
-    (scale,) = [t for t in scales if t.name.endswith(".scales")]
-    wrong = (3 * numpy_helper.to_array(scale)).astype(np.float16)
-    scale.CopyFrom(numpy_helper.from_array(wrong, scale.name))
-    onnx.save(file, folder / graph)
-    parting = found(made, folder, 0)
-    assert (parting.graph, parting.layer) == (graph, mine.model.layers[layer].name)
-    assert parting.difference > parting.final / 2
+    mine, _, graphs = made
+    for graph in graphs:
+        part = graph.partition("_")[0]
+        linear = [
+            i
+            for i, layer in enumerate(mine.model.layers)
+            if layer.kind == "linear" and (len(graphs) == 1 or f".{part}." in layer.name)
+        ]
+        layer, weights = linear[int(share * len(linear))], list(mine.file.weights)
+        weights[layer] = replace(weights[layer], scales=3 * weights[layer].scales)
+        parting = found(made, to, weights, tmp_path / part)
+        assert (parting.graph, parting.layer) == (graph, mine.model.layers[layer].name)
+        assert parting.difference > parting.final / 2
 
 
 def test_only_what_is_certainly_worse_is_named():

@@ -79,8 +79,10 @@ def _toy() -> tuple[onnx.ModelProto, list[Layer], list[np.ndarray]]:
 
 TRACED, LAYERS, WEIGHTS = _toy()
 BARE = skeleton(TRACED, WEIGHTS)
-TOY = Traced({"model.onnx": BARE}, lambda rows, language: {"config.json": "ü" * 3})
-ROOM = 6 + 64  # that text, and any language
+ROOM = 6 + 64  # the text, and any language
+TOY = Traced(
+    {"model.onnx": BARE}, lambda rows, language: {"config.json": "ü" * 3}, lambda rows: ROOM
+)
 
 
 def packed(bits, weight_format):
@@ -99,6 +101,15 @@ def test_every_plan_takes_what_was_planned(bits, weight_format):
     assert (np.diff(planned.layer_bytes) >= 0).all()  # a depth more never makes a file smaller
     some = sizes(TOY, LAYERS, weight_format, (4, 8))
     assert some.total([4, 8, 8, 4]) == planned.total([4, 8, 8, 4])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.one_of(st.integers(0, 400), st.integers(16_000, 16_800), st.integers(0, 3_000_000)))
+def test_a_file_is_as_much_longer_as_it_has_to_be(spare):
+    plan = packed((4, 8, 2, 6), WeightFormat("group_32", True))
+    one, other = (fill(BARE, plan, n) for n in (0, spare))
+    assert len(other.SerializeToString()) - len(one.SerializeToString()) == spare
+    assert len(other.metadata_props) <= 1
 
 
 @pytest.mark.parametrize("bits", [(4, 8, 4, 8), (2, 2, 2, 2), (8, 6, 4, 2), (6, 6, 6, 6)], ids=str)

@@ -72,6 +72,15 @@ def test_large_products_are_onednns_and_small_ones_are_not(layer):
     assert "mkldnn::_linear_pointwise" not in calls(lambda: layer(x[:-1]))
 
 
+def test_an_exporter_sees_the_public_operator(layer):
+    """At any number of rows: no other tool knows the private one."""
+    x, rows = torch.randn(FEW_ROWS + 1, 96), torch.export.Dim("rows", min=2)
+    with torch.no_grad():
+        program = torch.export.export(layer, (x,), dynamic_shapes={"input": {0: rows}})
+    computed = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert computed == {"aten.linear.default"}
+
+
 def test_a_clip_is_answered_alike_alone_and_in_a_batch(layer):
     x = torch.randn(4, 300, 96)
     with torch.inference_mode():

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import toys
+import vocabulary_toys
 from fedsim_clients.saving import model_name
 
 from fedsim.base.units import MB
@@ -94,6 +95,46 @@ def test_what_ships_is_planned_kept_and_tested(
     assert len(sizes) == 2  # one plan for each client, whatever tests it
     for client in ("ann", "bob"):  # with inputs in float32 both compute the same
         counted = [rows[client, f"myqasr/{how}"] for how in ("float", f"{format_name}_float")]
+        assert counted[0].chars
+        assert counts_of(counted[0]) == counts_of(counted[1])
+
+
+@pytest.mark.parametrize(
+    ("format_name", "budget"),
+    [("onnx", 0.1), pytest.param("openvino", 0.27, marks=pytest.mark.slow)],
+)
+def test_tokens_that_devices_choose_change_no_size(tmp_path, format_name, budget):
+    """Two clients with one plan: their own tokens differ, the bytes of their files do not."""
+    pytest.importorskip(format_name, reason=f"the extra {format_name} is not installed")
+    model = vocabulary_toys.save(tmp_path / "whisper", seed=1)
+    (tmp_path / "words.txt").write_text("casa")
+    toys.write_corpus(tmp_path / "clips", ["ann", "bob", "cem"], each=4, languages=["it"])
+    runtimes = ["emulated", f"{format_name}_float"]
+    method = {"allocation": "uniform", "calibration": "float", "runtime": runtimes}
+    file = toys.write_scenario(
+        tmp_path / "toy.yaml",
+        model={"id": str(model), "vocabulary": {"words": 1, "own": 2, "words_from": "words.txt"}},
+        corpus={"path": "clips", "group_by": "speaker", "tuning_clips": 2, "test_clips": 2},
+        clients={"budget_mb": budget, "format": format_name},
+        quantization={"rounding": "nearest", "weights": {"group": 32}},
+        methods=[method],
+        save_models=True,
+    )
+    result = run_scenario(load_scenario(file), tmp_path / "run")
+    assert result.failures == []
+    rows = {(row.client, row.method): row for row in read_results(result.folder.results)}
+    sizes, vocabularies = set(), set()
+    for (client, method), row in rows.items():
+        kept = result.folder.models / model_name(client, method)
+        shipped = kept.with_name(f"{kept.stem}-{format_name}")
+        assert row.file_bytes == sum(part.stat().st_size for part in shipped.iterdir())
+        assert row.file_bytes <= row.budget_bytes
+        sizes.add((row.file_bytes, row.plan_sha256))
+        vocabularies.add((shipped / "vocab.json").read_bytes())
+    assert len(sizes) == 1
+    assert len(vocabularies) > 1
+    for client in ("ann", "bob", "cem"):
+        counted = [rows[client, f"uniform/{how}"] for how in ("float", f"{format_name}_float")]
         assert counted[0].chars
         assert counts_of(counted[0]) == counts_of(counted[1])
 
