@@ -81,6 +81,19 @@ def usable(moments: Mapping[str, SecondMoments], layer: Layer) -> SecondMoments 
     return None if found is None or found.rows < MIN_ROWS else found
 
 
+def moment_shapes(model: Quantizable) -> dict[str, tuple[int, ...]]:
+    """Return layer name -> shape (G, K, K) of its moments, for each layer that may have some."""
+    modules = dict(model.module.named_modules())
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in model.layers:
+        if layer.kind != "embedding":
+            module = modules[layer.name]
+            groups = module.groups if isinstance(module, nn.Conv1d) else 1
+            inputs = layer.n_weights // layer.channels
+            shapes[layer.name] = (groups, inputs, inputs)
+    return shapes
+
+
 def second_moments(model: Quantizable, batches: Iterable[Batch]) -> dict[str, LayerMoments]:
     """Return layer name -> second moments, from one forward pass over `batches`.
 

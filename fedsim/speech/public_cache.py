@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from fedsim.base.files import atomic_write
 from fedsim.base.paths import cache_dir
 from fedsim.errors import FedsimError
-from fedsim.quant.model import Quantizable
 from fedsim.quant.moments import LayerMoments, SecondMoments
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -139,19 +137,6 @@ def kept_moments(
     made = make()
     _keep(name, _pack(made))
     return _read_moments(name, legal) or made
-
-
-def moment_shapes(model: Quantizable) -> dict[str, tuple[int, ...]]:
-    """Return layer name -> shape (G, K, K) of its moments, for each layer that may have some."""
-    modules = dict(model.module.named_modules())
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in model.layers:
-        if layer.kind != "embedding":
-            module = modules[layer.name]
-            groups = module.groups if isinstance(module, nn.Conv1d) else 1
-            inputs = layer.n_weights // layer.channels
-            shapes[layer.name] = (groups, inputs, inputs)
-    return shapes
 
 
 def _read(name: str, legal: Shapes, *, with_rows: bool = False) -> dict[str, _KeptArray] | None:

@@ -25,7 +25,7 @@ from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.losses import MEASURE, input_losses, weight_losses, wide_inputs
 from fedsim.quant.model import Batch, device_of
-from fedsim.quant.moments import LayerMoments, SecondMoments, second_moments
+from fedsim.quant.moments import LayerMoments, SecondMoments, moment_shapes, second_moments
 from fedsim.quant.observe import observe
 from fedsim.quant.profile import LayerProfile
 from fedsim.quant.rounding import ROUNDINGS
@@ -34,7 +34,7 @@ from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import PackedWeight, dequantize_weight
 from fedsim.speech.fitting import fitted
 from fedsim.speech.models.base import SpeechModel
-from fedsim.speech.public_cache import kept_arrays, kept_moments, moment_shapes
+from fedsim.speech.public_cache import kept_arrays, kept_moments
 from fedsim.speech.public_set import PublicSet
 from fedsim.speech.tuning import TuningPass, tuning_pass
 

@@ -12,9 +12,8 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import find_layers, leftovers
-from fedsim.quant.moments import Moments, second_moments
+from fedsim.quant.moments import Moments, moment_shapes, second_moments
 from fedsim.speech.models.base import own_tokens, tuning_batches
-from fedsim.speech.public_cache import moment_shapes
 
 GB = 2**30
 LARGE = WhisperConfig(

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from fedsim.errors import FedsimError
-from fedsim.quant.moments import LayerMoments
-from fedsim.speech.public_cache import kept_arrays, kept_moments, moment_shapes
+from fedsim.quant.moments import LayerMoments, moment_shapes
+from fedsim.speech.public_cache import kept_arrays, kept_moments
 from fedsim.speech.public_model import PublicModel
 from fedsim.speech.public_set import PublicClip, public_set_of
 
