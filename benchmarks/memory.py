@@ -6,8 +6,8 @@
 The model has the shape of Whisper, `--width` and `--blocks` wide and deep, and random weights; its
 tokenizer is that of Whisper base. A process of its own loads it from a file and personalizes it on
 the processor on three clips of two seconds. Prints the peak of its resident memory in each step
-(Linux): what it has alone, and pages of files, which the system may drop; and the bytes of weights
-and moments.
+(Linux): what it has alone, and pages of files, which the system may drop. Beside it stands the sum of
+what the process held before, and of the parts that follow from the shapes of the model's layers.
 """
 
 from __future__ import annotations
@@ -89,8 +89,12 @@ def measure(folder: Path, cache: Path, half: bool) -> None:
     import torch
 
     from fedsim.personal.method import personalize
+    from fedsim.quant.footprint import packed_in_memory, rounding_bytes, table_bytes
+    from fedsim.quant.granularities import WeightFormat
+    from fedsim.quant.moments import moment_shapes
     from fedsim.quant.switch import switch_of
     from fedsim.speech.models import load_model
+    from fedsim.speech.public_model import DENSE_BYTES
 
     torch.set_num_threads(2)
     peaks: dict[str, tuple[int, int]] = {}
@@ -108,11 +112,21 @@ def measure(folder: Path, cache: Path, half: bool) -> None:
     made = personalize(model, clips[:3], budget_mb=weights / 2**20, public_clips=clips[3:])
     over.set()
     watching.join()
-    (moments,) = (cache / "public").glob("moments-*")
-    print(f"weights {size_words(weights)}, moments {size_words(moments.stat().st_size)} per set,")
-    print(f"the model made {size_words(made.nbytes)}, before it {words(began)}\n")
-    for step in STEPS.values():
-        print(f"{step:32} {words(peaks[step]) if step in peaks else 'not seen'}")
+    (kept,) = (cache / "public").glob("moments-*")
+    moments, layers, how = kept.stat().st_size, model.layers, WeightFormat("group_128", True)
+    shapes = moment_shapes(model)
+    work = sum(rounding_bytes(layers, shapes, reads_moments=True, gpu=False))
+    table = sum(table_bytes(layers, how, range(2, 9), DENSE_BYTES))
+    packed = packed_in_memory(layers, how, 8)
+    parts = dict.fromkeys(STEPS.values(), 0)
+    parts["table of losses"] = table + work
+    parts["second moments of public clips"] = parts["second moments of own clips"] = moments
+    parts["rounding"] = moments + work + packed
+    print(f"weights {size_words(weights)}, a set of moments {size_words(moments)}, before loading")
+    print(f"{words(began)}; the file made has {size_words(made.nbytes)}\n")
+    for step, beside in parts.items():
+        expected = size_words(sum(began) + weights + beside)
+        print(f"{step:31} {words(peaks[step]) if step in peaks else '-'}; parts {expected}")
 
 
 def watch(thread: int, peaks: dict[str, tuple[int, int]], over: threading.Event) -> None:
