@@ -14,9 +14,9 @@ from fedsim.quant.rounding.together import workspace
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Layer name -> shape of its second moments, as `fedsim.quant.moments.moment_shapes` returns it."""
-_PLAIN, _PLAIN_ON_GPU = 8, 32
-"""Bytes per weight of the layer that is rounded without moments: codes before they are packed, and
-on a GPU float64 copies."""
+_PLAIN, _PLAIN_ON_GPU = 12, 32
+"""Bytes per weight of the largest layer, rounded without moments: quotients and codes; on a GPU in
+float64."""
 
 
 def moment_bytes(shapes: Shapes) -> int:

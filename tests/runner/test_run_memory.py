@@ -7,10 +7,7 @@ import math
 import pytest
 import toys
 
-from fedsim.quant.footprint import packed_in_memory
-from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.moments import Moments
-from fedsim.quant.rounding.plan import round_plan
 from fedsim.runner.memory import (
     OWN,
     PARTS,
@@ -84,18 +81,6 @@ def test_the_paper_needs_neither_moments_nor_a_table(chosen, speech):
     assert server.keys() == {WEIGHTS, ROUNDING}
     worker, server = parts(chosen("methods=[fp32]"), speech("ctc-group"))
     assert worker.keys() == server.keys() == {WEIGHTS}
-
-
-@pytest.mark.parametrize("how", [WeightFormat("group_32", True), WeightFormat("per_channel")])
-def test_packed_layers_in_memory(speech, how):
-    model = speech("whisper")
-    weights = {
-        layer.name: model.module.get_submodule(layer.name).weight.data for layer in model.layers
-    }
-    for bits in (2, 5):
-        packed = round_plan(weights, model.layers, [bits] * len(weights), "nearest", how, {})
-        arrays = [a for w in packed for a in (w.payload, w.scales, w.zeros) if a is not None]
-        assert sum(a.nbytes for a in arrays) == packed_in_memory(model.layers, how, bits)
 
 
 def run(*, workers=4, alone=False, per_gpu=2, share=0.25, card=None) -> RunMemory:
