@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from fedsim.protocol import messages as m
 from fedsim.quant.bank import to_blob
-from fedsim.quant.moments import LayerMoments, mixed
+from fedsim.quant.blending import mixed
+from fedsim.quant.moments import SecondMoments
 from fedsim.quant.rounding.plan import round_plan
 from fedsim.quant.rows import Rows
 from fedsim.quant.weights import PackedWeight
@@ -81,7 +82,7 @@ class DeviceRounding:
 
         return runtime.rounded.get(("rows", candidate.rounding, bits, kept), round_rows).layers[0]
 
-    def _moments(self, candidate: m.Candidate) -> Mapping[str, LayerMoments]:
+    def _moments(self, candidate: m.Candidate) -> Mapping[str, SecondMoments]:
         return mixed(
             candidate.moments,
             self.audio.moments,

@@ -66,6 +66,12 @@ def cuda_cards() -> list[str]:
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
+def first_card() -> tuple[str, int]:
+    """Return the name and the bytes of memory of the first CUDA GPU, of which there is one."""
+    card = _torch().cuda.get_device_properties(0)
+    return str(card.name), int(card.total_memory)
+
+
 def device_facts(device: str) -> str:
     """Return in words what results may depend on of a device, as `find_device` returned it: the
     card, and the versions of what computes on it; "cpu" for the processor."""

@@ -22,6 +22,7 @@ from fedsim.errors import FedsimError
 from fedsim.personal.checks import check_options, check_share, check_words, checked_clips
 from fedsim.personal.model import PersonalizedModel
 from fedsim.quant.allocation import ALLOCATORS, allocate
+from fedsim.quant.blending import mixed
 from fedsim.quant.calibration import calibrate_layer
 from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.formats import OWN
@@ -29,7 +30,7 @@ from fedsim.quant.granularities import GRANULARITIES, WeightFormat
 from fedsim.quant.measures import MEASURES
 from fedsim.quant.model import device_of
 from fedsim.quant.modelfile import ModelFile
-from fedsim.quant.moments import LayerMoments, mixed
+from fedsim.quant.moments import SecondMoments
 from fedsim.quant.onepass import Passed, forward_only
 from fedsim.quant.packable import own_sizes, packable
 from fedsim.quant.profile import profile_of
@@ -167,6 +168,13 @@ def personalize(
         if vocabulary is not None:
             chosen = vocabulary_of(speech, vocabulary, own_tokens, words_from)
             ready = ready.trimmed(chosen.own_rows(language, tuning.tokens or ()))
+        profile = None
+        if reads in ("table", "pairs"):  # first, beside no moments of the user's clips
+            profile = (
+                own_losses(tuning, rounding, ready.weight_format, depths)
+                if losses == "own"
+                else public.losses(rounding, ready.weight_format, depths, pairs=reads == "pairs")
+            )
         calibrator, records = CALIBRATORS[calibration], fits and moments != "public"
         passed: Passed = Passed(None)
         if senses or records or calibrator.user_data:
@@ -177,22 +185,18 @@ def personalize(
                 [calibration],
                 moments=records,
             )
-        profile = None
         if senses:
             profile = profile_of(passed.found, sensitivity)
-        elif reads != "nothing" and losses == "own":
-            profile = own_losses(tuning, rounding, ready.weight_format, depths)
-        elif reads != "nothing":
-            pairs = reads == "pairs"
-            profile = public.losses(rounding, ready.weight_format, depths, pairs=pairs)
         budget, rng = int(budget_mb * MB), np.random.default_rng(seed)
         bits = allocate(allocation, profile, ready.sizes, budget, order=order, rng=rng)
-        used: Mapping[str, LayerMoments] = {}
+        used: Mapping[str, SecondMoments] = {}
         if fits:
-            used = mixed(moments, lambda: passed.moments or {}, lambda: public.moments, own_weight)
+            used = mixed(moments, partial(_moments, passed), lambda: public.moments, own_weight)
         full, layers = ready.switch.full_weights(), speech.layers
         packed = round_plan(full, layers, bits, rounding, ready.weight_format, used, ready.rows)
+        bare = without_moments(layers, rounding, used)
         observed = passed.observed
+        del passed, used  # moments of a large model take more memory than its weights
         if not calibrator.static:
             observed = None
         elif not calibrator.user_data:
@@ -216,9 +220,12 @@ def personalize(
                 for layer, weight, width in zip(layers, packed, input_bits, strict=True)
             )
         file = ModelFile(ready.manifest(bits, language), packed, inputs, ready.stored, ready.rows)
-        bare = without_moments(layers, rounding, used)
         own = own_sizes(speech, ready.stored, ready.blank, depths, ready.rows)
         return PersonalizedModel(speech, file, own.total(bits), language, bare)
+
+
+def _moments(passed: Passed) -> Mapping[str, SecondMoments]:
+    return passed.moments or {}
 
 
 def _unpacked(packed: PackedWeight, device: torch.device) -> torch.Tensor:

@@ -24,7 +24,7 @@ from fedsim.errors import FedsimError
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.integers import IntegerWeight, integers_of
 from fedsim.quant.layers import Layer
-from fedsim.quant.moments import LayerMoments
+from fedsim.quant.moments import SecondMoments
 from fedsim.quant.packing import check_bits
 from fedsim.quant.rounding.plan import round_plan
 from fedsim.quant.rows import Rows
@@ -184,7 +184,7 @@ class LayerBank:
         layers: tuple[Layer, ...],
         weight_format: WeightFormat,
         store: BlobStore,
-        moments: Mapping[str, LayerMoments] | None = None,
+        moments: Mapping[str, SecondMoments] | None = None,
         names: BlobNames | None = None,
     ) -> None:
         self.layers = layers

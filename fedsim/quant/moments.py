@@ -8,9 +8,10 @@ that the model attends to count, silence included, and padding of a batch does n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,12 +32,35 @@ _PARTS = 4
 computed."""
 
 
+class SecondMoments(Protocol):
+    """Second moments of one layer's inputs, in memory or not. Layers that receive the same inputs
+    share one such object."""
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Float32 (G, K, K), the mean of x x^T of each group; perhaps read or computed anew each
+        time it is asked for."""
+
+    @property
+    def rows(self) -> int:
+        """Inputs on which the mean rests."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the mean."""
+
+
 @dataclass(frozen=True, eq=False)
 class LayerMoments:
-    """`mean` float32 (G, K, K): the mean of x x^T of each group; `rows` the inputs it rests on."""
+    """Second moments in memory; see `SecondMoments`."""
 
     mean: np.ndarray
     rows: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices."""
+        return self.mean.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,47 +72,26 @@ class Moments:
     @property
     def nbytes(self) -> int:
         """Bytes of all matrices; layers that share one count once."""
-        return sum({id(one.mean): one.mean.nbytes for one in self.layers.values()}.values())
+        return sum({id(one.mean): one.nbytes for one in self.layers.values()}.values())
 
 
-def blend(
-    own: Mapping[str, LayerMoments], public: Mapping[str, LayerMoments], weight: float
-) -> dict[str, LayerMoments]:
-    """Return `weight` times own moments plus (1 - `weight`) times public ones, layer by layer.
-
-    Where only one of the two has a layer, that one is taken. Layers that share a matrix in both
-    share their blend.
-    """
-    blended = dict(public) | dict(own)
-    means: dict[tuple[int, int], np.ndarray] = {}
-    for name in own.keys() & public.keys():
-        mine, others = own[name].mean, public[name].mean
-        pair = id(mine), id(others)
-        if pair not in means:
-            means[pair] = np.float32(weight) * mine + np.float32(1 - weight) * others
-        blended[name] = LayerMoments(means[pair], own[name].rows + public[name].rows)
-    return blended
-
-
-def mixed(
-    whose: str,
-    own: Callable[[], Mapping[str, LayerMoments]],
-    public: Callable[[], Mapping[str, LayerMoments]],
-    own_weight: float,
-) -> Mapping[str, LayerMoments]:
-    """Return the moments that rounding reads: `whose` is public, own, or blend (see `blend`).
-
-    `own` and `public` are called only if needed.
-    """
-    if whose == "public":
-        return public()
-    return own() if whose == "own" else blend(own(), public(), own_weight)
-
-
-def usable(moments: Mapping[str, LayerMoments], layer: Layer) -> np.ndarray | None:
-    """Return the moments of a layer, float32 (G, K, K); None if it saw too little to have any."""
+def usable(moments: Mapping[str, SecondMoments], layer: Layer) -> SecondMoments | None:
+    """Return the moments of a layer; None if it saw too little to have any."""
     found = moments.get(layer.name)
-    return None if found is None or found.rows < MIN_ROWS else found.mean
+    return None if found is None or found.rows < MIN_ROWS else found
+
+
+def moment_shapes(model: Quantizable) -> dict[str, tuple[int, ...]]:
+    """Return layer name -> shape (G, K, K) of its moments, for each layer that may have some."""
+    modules = dict(model.module.named_modules())
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in model.layers:
+        if layer.kind != "embedding":
+            module = modules[layer.name]
+            groups = module.groups if isinstance(module, nn.Conv1d) else 1
+            inputs = layer.n_weights // layer.channels
+            shapes[layer.name] = (groups, inputs, inputs)
+    return shapes
 
 
 def second_moments(model: Quantizable, batches: Iterable[Batch]) -> dict[str, LayerMoments]:

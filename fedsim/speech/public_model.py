@@ -25,7 +25,7 @@ from fedsim.quant.calibrators import CALIBRATORS
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.losses import MEASURE, input_losses, weight_losses, wide_inputs
 from fedsim.quant.model import Batch, device_of
-from fedsim.quant.moments import LayerMoments, second_moments
+from fedsim.quant.moments import LayerMoments, SecondMoments, moment_shapes, second_moments
 from fedsim.quant.observe import observe
 from fedsim.quant.profile import LayerProfile
 from fedsim.quant.rounding import ROUNDINGS
@@ -34,7 +34,7 @@ from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import PackedWeight, dequantize_weight
 from fedsim.speech.fitting import fitted
 from fedsim.speech.models.base import SpeechModel
-from fedsim.speech.public_cache import kept_arrays, kept_moments, moment_shapes
+from fedsim.speech.public_cache import kept_arrays, kept_moments
 from fedsim.speech.public_set import PublicSet
 from fedsim.speech.tuning import TuningPass, tuning_pass
 
@@ -68,7 +68,7 @@ class PublicModel:
         return self.read().within(getattr(self.model, "window", math.inf))
 
     @cached_property
-    def moments(self) -> dict[str, LayerMoments]:
+    def moments(self) -> Mapping[str, SecondMoments]:
         """Layer name -> second moments of its inputs on all public clips."""
         legal = moment_shapes(self.model)
         return kept_moments(self._key("moments"), legal, self._moments)
@@ -220,7 +220,7 @@ def losses_on(
     rounding: str,
     weight_format: WeightFormat,
     depths: tuple[int, ...],
-    moments: Mapping[str, LayerMoments],
+    moments: Mapping[str, SecondMoments],
     *,
     pairs: bool = False,
     dense_bytes: int = DENSE_BYTES,

@@ -8,6 +8,7 @@ import pytest
 import toys
 from fedsim_clients.runtime import open_runtime
 
+from fedsim.base.accelerators import cuda_cards
 from fedsim.cli import main
 from fedsim.errors import FedsimError
 from fedsim.protocol.run_config import RunConfig
@@ -115,8 +116,30 @@ def test_on_the_command_line(study, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     methods = "methods=[{allocation: myqasr, calibration: minmax, tuned_on: [own, other]}]"
     assert main(["estimate", str(study.file), "--set", *QUICK, methods]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    words = [line.split()[0] for line in lines[:5]]
+    bound, lines = (part.splitlines() for part in capsys.readouterr().out.split("\n\n")[:2])
+    assert bound[1].split() == ["worker", "server"]
+    assert bound[-1].startswith("on the host")
+    words = [line.split()[0] for line in lines]
     assert words == ["clients", "forward", "time", "memory", "disk"]
     assert lines[0].endswith(" 5")
     assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(bool(cuda_cards()), reason="there is a GPU")
+def test_memory_of_a_gpu_that_is_not_there(study, capsys):
+    """What it would hold is said; then, as a run would, the rehearsal wants it."""
+    assert main(["estimate", str(study.file), "--set", *QUICK[:1], "engine.device=cuda"]) != 0
+    printed = capsys.readouterr()
+    lines = printed.out.strip().splitlines()
+    assert lines[1].split() == [
+        "worker,",
+        "host",
+        "worker,",
+        "GPU",
+        "server,",
+        "host",
+        "server,",
+        "GPU",
+    ]
+    assert "none is here to compare with" in lines[-1]
+    assert "engine.device is 'cuda'" in printed.err

@@ -3,6 +3,8 @@ from them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,34 @@ def test_held_and_computed_in_half_the_bytes(loaded, name, dtype):
     np.testing.assert_allclose(
         sense(half, batches(half)), sense(full, batches(full)), rtol=0.1, atol=0.02
     )
+
+
+def mapped(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in a memory map of a checkpoint."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, stop = (int(end, 16) for end in line.split()[0].split("-"))
+        if start <= tensor.data_ptr() < stop:
+            return line.endswith(".safetensors")
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("name", ["ctc-group", "whisper", "conformer"])
+def test_a_checkpoint_of_that_type_is_mapped(halves, name):
+    """Its numbers are what they would be without; those of a weight norm are computed, and so
+    copies, as all are in another type."""
+    folder = halves(name)
+    (folder / "other.safetensors").write_bytes(b"not one")
+    half, full, other = (load_model(folder, dtype=d) for d in ("float16", "float32", "bfloat16"))
+    state = half.module.state_dict()
+    copies = {key for key, tensor in state.items() if not mapped(tensor)}
+    assert len(copies) <= len(state) // 4
+    assert bool(copies) == name.startswith("ctc")  # it has a weight norm
+    for key, tensor in full.module.state_dict().items():
+        kept = tensor.half() if tensor.is_floating_point() else tensor
+        assert state[key].numpy().tobytes() == kept.numpy().tobytes()
+    floats = [x for x in other.module.state_dict().values() if x.is_floating_point()]
+    assert not any(mapped(tensor) for tensor in floats)
 
 
 def test_a_model_made_from_it_is_computed_in_float32(loaded, tmp_path):

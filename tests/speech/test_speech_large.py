@@ -10,11 +10,12 @@ import torch
 import toys
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from fedsim.quant.footprint import packed_in_memory, rounding_bytes, table_bytes
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.layers import find_layers, leftovers
-from fedsim.quant.moments import Moments, second_moments
+from fedsim.quant.moments import Moments, moment_shapes, second_moments
 from fedsim.speech.models.base import own_tokens, tuning_batches
-from fedsim.speech.public_cache import moment_shapes
+from fedsim.speech.public_model import DENSE_BYTES
 
 GB = 2**30
 LARGE = WhisperConfig(
@@ -57,12 +58,14 @@ def test_the_parts_of_whisper_large():
     moments = moment_bytes(SimpleNamespace(module=module, layers=layers)) / GB
     assert round(moments, 1) == 8.1
     how = WeightFormat("group_128", True)
-    table = sum(
-        how.code_bytes(layer.shape, bits) + how.scale_bytes(layer.shape)
-        for layer in layers
-        for bits in (2, 3, 4)
-    )
-    assert round(table / GB, 1) == 1.7
-    assert full + 3 * moments > 24  # by default: own moments, public ones, and their blend
-    assert full / 2 + 3 * moments > 24  # also in half precision
-    assert full + moments + table / GB + 1 < 24 * 0.75  # with nothing public
+    packed, dense = (part / GB for part in table_bytes(layers, how, range(2, 9), DENSE_BYTES))
+    assert round(packed, 1) == 1.8
+    assert dense == 1
+    shapes = moment_shapes(SimpleNamespace(module=module, layers=layers))
+    work = sum(rounding_bytes(layers, shapes, reads_moments=True, gpu=False)) / GB
+    assert round(work, 1) == 1.2
+    assert round(full + packed + dense + work, 1) == 9.7  # for the table of losses
+    rounding = full + moments + work + packed_in_memory(layers, how, 8) / GB
+    assert round(rounding, 1) == 16.5
+    assert round(full + moments, 1) == 13.8  # while moments are recorded
+    assert round(full / 2 + moments, 1) == 10.9

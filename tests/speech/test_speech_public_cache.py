@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from fedsim.quant.moments import LayerMoments
-from fedsim.speech.public_cache import kept_arrays, kept_moments, moment_shapes
+from fedsim.errors import FedsimError
+from fedsim.quant.moments import LayerMoments, moment_shapes
+from fedsim.speech.public_cache import kept_arrays, kept_moments
 from fedsim.speech.public_model import PublicModel
 from fedsim.speech.public_set import PublicClip, public_set_of
 
@@ -109,8 +111,43 @@ def test_a_hollow_file_of_gigabytes_is_not_read(cache):
 def test_moments_are_kept_and_shared(cache):
     kept_moments("moments", SHAPES, moments)
     found = kept_moments("moments", SHAPES, never)
-    assert found["a"].mean is found["b"].mean
+    assert found["a"] is found["b"]
     assert {name: one.rows for name, one in found.items()} == {"a": 40, "b": 40, "conv": 7}
+
+
+def test_moments_stay_in_the_file(cache):
+    """Neither writing nor reading them takes their bytes once more."""
+    names = [str(i) for i in range(40)]
+    shapes = dict.fromkeys(names, (1, 300, 300))
+    made = {
+        name: LayerMoments(np.full((1, 300, 300), i, np.float32), 99)
+        for i, name in enumerate(names)
+    }
+    one = made["0"].nbytes
+    tracemalloc.start()
+    try:
+        found = kept_moments("moments", shapes, lambda: made)
+        again = kept_moments("moments", shapes, never)
+        sums = [float(again[name].mean.sum()) for name in names]
+        assert tracemalloc.get_traced_memory()[1] < 3 * one
+    finally:
+        tracemalloc.stop()
+    assert sums == [300 * 300 * i for i in range(40)]
+    assert {moments.nbytes for moments in again.values()} == {one}
+    (cache / "moments.safetensors").unlink()
+    np.testing.assert_array_equal(found["7"].mean, made["7"].mean)  # the file is open
+
+
+def test_moments_of_a_file_that_is_cut_while_it_is_used(cache):
+    found = kept_moments("moments", SHAPES, moments)
+    os.truncate(cache / "moments.safetensors", 100)
+    with pytest.raises(FedsimError, match="run again"):
+        _ = found["conv"].mean
+
+
+def test_moments_that_cannot_be_kept(cache):
+    cache.write_text("a file in the folder's place")
+    assert kept_moments("moments", SHAPES, moments).keys() == SHAPES.keys()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +164,7 @@ def test_moments_are_kept_and_shared(cache):
         {"a": ["a", 1.5], "b": ["a", 40], "conv": ["conv", 7]},
         {"a": ["a", True], "b": ["a", 40], "conv": ["conv", 7]},
         {"a": ["a"], "b": ["a", 40], "conv": ["conv", 7]},
+        {"a": ["a", 40], "b": ["a", 41], "conv": ["conv", 7]},  # shared, on other inputs
         {"other": ["a", 40], "conv": ["conv", 7]},
         "deep",
     ],

@@ -17,7 +17,7 @@ sums does not show in the codes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.rounding.independent import scaled
 from fedsim.quant.rounding.scales import BlockScales, least_squares, require_finite, whole_range
 from fedsim.quant.rounding.task import RoundingTask
+from fedsim.quant.rounding.together import batches
 from fedsim.quant.weights import PackedWeight, column_groups, pack_weight
 
 DAMPING = 0.05
@@ -67,19 +68,6 @@ def compensated(
     bare = [i for i in range(len(tasks)) if i not in found]
     found |= dict(zip(bare, scaled([tasks[i] for i in bare], weight_format), strict=True))
     return [found[i] for i in range(len(tasks))]
-
-
-def batches(tasks: Sequence[RoundingTask], rows: int, batch_bytes: int) -> Iterator[list[int]]:
-    """Yield indices of tasks with moments and equal shapes, as many as memory allows."""
-    by_shape: dict[tuple, list[int]] = {}
-    for index, task in enumerate(tasks):
-        if task.moments is not None:
-            by_shape.setdefault((task.shape, task.moments.shape), []).append(index)
-    for (shape, moments), members in by_shape.items():
-        n_bytes = 8 * (3 * min(shape[0], rows) * moments[0] * moments[1] + np.prod(moments))
-        size = max(1, batch_bytes // int(n_bytes))
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
 
 
 def _compensated(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedsim.quant.granularities import WeightFormat
-from fedsim.quant.rounding.compensated import BLOCK, DAMPING, batches, not_semidefinite
+from fedsim.quant.rounding.compensated import BLOCK, DAMPING, not_semidefinite
 from fedsim.quant.rounding.on_gpu import (
     Scales,
     as_matrix,
@@ -21,6 +21,7 @@ from fedsim.quant.rounding.on_gpu import (
     whole_range,
 )
 from fedsim.quant.rounding.task import RoundingTask
+from fedsim.quant.rounding.together import batches
 from fedsim.quant.weights import PackedWeight, column_groups
 
 BATCH_BYTES = 1 << 30

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedsim.base.accelerators import AUTO, find_device
+from fedsim.base.accelerators import AUTO, CPU, find_device
 from fedsim.base.imports import importing
 from fedsim.base.paths import BUNDLED_PREFIX, bundled_folder
 from fedsim.errors import FedsimError, nearest
@@ -19,6 +19,7 @@ from fedsim.quant.layers import Layer, find_layers, plain_weights
 from fedsim.quant.linear import use_onednn
 from fedsim.speech.families import ModelFamily, family_of
 from fedsim.speech.models.base import SpeechModel
+from fedsim.speech.models.mapped import map_weights
 from fedsim.speech.models.prepare import exact_convolutions
 from fedsim.speech.models.processor import (
     first_line,
@@ -98,6 +99,8 @@ def load_model(
             f"remove target_lang"
         )
     _narrow(module, dtype, name)
+    if dtype != "float32" and place_of_work == CPU:
+        map_weights(module, place)
     module.to(place_of_work)
     layers = _find_layers(module, family, keep)
     seconds = None if window_s is None else float(window_s)
