@@ -6,12 +6,12 @@ import torch
 
 from fedsim.quant.calibrators import needs, on_user_data
 from fedsim.quant.model import Quantizable, device_of
+from fedsim.quant.moments import moment_shapes
 from fedsim.quant.observe import ROWS
 from fedsim.quant.sensitivity import CAPACITY
 from fedsim.scenario.cells import all_cells
 from fedsim.scenario.engine import MAX_GROUP
 from fedsim.scenario.schema import Scenario
-from fedsim.speech.public_cache import moment_shapes
 
 SHARE = 4
 """The statistics of all clients of a pass take at most one part in so many of a worker's memory."""
