@@ -20,6 +20,7 @@ from fedsim.base.accelerators import find_device, set_deterministic
 from fedsim.base.cache import LRUCache
 from fedsim.errors import FedsimError, nearest
 from fedsim.protocol.run_config import RunConfig
+from fedsim.quant.allocation import ALLOCATORS
 from fedsim.quant.bank import BlobStore, WeightCache
 from fedsim.quant.formats import FORMATS
 from fedsim.quant.memory import MODES, choose_mode
@@ -29,6 +30,7 @@ from fedsim.quant.observe import LayerObservations
 from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.stream import Reading, store_weights, streamed
 from fedsim.quant.weights import PackedWeight
+from fedsim.scenario.cells import all_cells
 from fedsim.scenario.schema import Scenario, scenario_from_json
 from fedsim.speech.clips import ClientData, Clients
 from fedsim.speech.corpus import open_clients
@@ -185,6 +187,12 @@ class Runtime:
             case "proxy":
                 return proxied(self.model, self._packed_proxy)
         raise FedsimError(f"there is no sensing mode {mode!r}: {nearest(mode, MODES)}")
+
+    @cached_property
+    def drawn(self) -> frozenset[str]:
+        """Labels of the methods whose plans are drawn at random."""
+        cells = all_cells(self.scenario)
+        return frozenset(c.label for c in cells if ALLOCATORS[c.allocation].is_random)
 
     @cached_property
     def peaks(self) -> dict[str, int]:

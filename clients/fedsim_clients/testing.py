@@ -54,10 +54,12 @@ class Testing:
 
     def _alike(self, candidate: m.Candidate) -> list[ClientData]:
         """Return the clients that are tested with a candidate together: those of the group whose
-        devices have the same limits, if the candidate depends on nobody's clips."""
-        runtime, own = self.runtime, candidate.tuned_on != NO_CLIENT or candidate.rounded_here
-        if own or runtime.trimmed.reserve:
-            return [self.audio.data]
+        devices have the same limits, if it depends on nobody's clips, nor on chance."""
+        runtime, own = self.runtime, [self.audio.data]
+        if candidate.tuned_on != NO_CLIENT or candidate.rounded_here or runtime.trimmed.reserve:
+            return own
+        if candidate.name in runtime.drawn:  # a plan of its own for each client
+            return own
         mine = _plans_of(runtime.devices[self.audio.data.key])
         return [d for d in self.audio.group if _plans_of(runtime.devices[d.key]) == mine]
 

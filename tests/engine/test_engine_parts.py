@@ -138,6 +138,19 @@ def test_only_an_idle_worker_steals_and_then_keeps_the_client():
     assert schedule.take(1, steal=False) == [job]
 
 
+def test_a_group_keeps_to_the_worker_that_began_with_it():
+    """Two nodes a group: the worker of the first also takes the second, which nobody steals."""
+    schedule = Schedule(2, batch=1, group_of=lambda node: node // 2)
+    first, second, third, fourth = jobs(4)
+    for job in (first, second, third, fourth):
+        schedule.add(job)
+    assert schedule.take(0, steal=True) == [first]
+    assert schedule.take(1, steal=True) == [third]
+    assert schedule.take(1, steal=True) == [fourth]
+    assert schedule.take(1, steal=True) == []
+    assert schedule.take(0, steal=True) == [second]
+
+
 def test_messages_of_a_lost_batch_are_tried_one_at_a_time():
     schedule = filled(8, batch=4)
     batch = schedule.take(0, steal=True)

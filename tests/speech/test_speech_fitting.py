@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -16,7 +16,7 @@ from fedsim.errors import FedsimError
 from fedsim.quant.granularities import WeightFormat
 from fedsim.quant.onepass import forward_only
 from fedsim.quant.sensitivity import sense
-from fedsim.speech.fitting import fitted
+from fedsim.speech.fitting import fitted, fitted_together
 from fedsim.speech.models.base import transcribe_clips
 from fedsim.speech.public_model import PublicModel, own_losses
 from fedsim.speech.public_set import PublicClip, public_set_of
@@ -24,6 +24,13 @@ from fedsim.speech.tuning import tuning_pass
 
 CLIPS = toys.clips([0.4, 0.5, 0.6, 0.7])
 DEPTHS = (2, 4)
+
+
+@dataclass(frozen=True)
+class Model:
+    """As much of a model as deciding on its batches takes."""
+
+    batch_size: int
 
 
 class Room:
@@ -122,3 +129,18 @@ def test_other_errors_are_raised(speech):
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
         fitted(speech("ctc-layer"), run)
+
+
+def test_clients_that_do_not_fit_together_are_halved():
+    """Down to one, whose batches are halved; every result is in its place."""
+    tried = []
+
+    def run(model, clients):
+        tried.append((len(clients), model.batch_size))
+        if len(clients) * model.batch_size > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [client * model.batch_size for client in clients]
+
+    model = Model(8)
+    assert fitted_together(model, [1, 2, 3], run) == [4, 8, 12]
+    assert tried == [(3, 8), (1, 8), (1, 4), (2, 8), (1, 8), (1, 4), (1, 8), (1, 4)]
