@@ -6,8 +6,9 @@ method beside two cores.
 
 Prints the card and the versions of what computes on it, then ratios of times taken in turns in this
 process, as medians: sensing all layers to the bare forward of the same batches (the aim: at most
-1.25); sensing a fleet, client by client, to the same forwards in full batches (the aim for 1,000
-clients of bundled:ctc: at most 1.5); personalizing on two threads of the processor to personalizing
+1.25); sensing a fleet, in groups of clients that share passes as a run would form them, to the same
+forwards in full batches (the aim for 1,000 clients of bundled:ctc: at most 1.5), and client by
+client; personalizing on two threads of the processor to personalizing
 on the GPU (the aim for Whisper small: at least 10). `--device cpu` shows that it runs, and nothing
 about a GPU.
 """
@@ -26,9 +27,11 @@ import torch
 from fedsim.base.accelerators import CUDA, deterministic, device_facts, find_device
 from fedsim.personal import personalize
 from fedsim.quant.model import Batch
-from fedsim.quant.sensitivity import sense
+from fedsim.quant.sensitivity import Sensing, sense
+from fedsim.scenario.engine import MAX_GROUP
 from fedsim.speech.models import load_model
 from fedsim.speech.models.base import SpeechModel, own_tokens, public_signal, tuning_batches
+from fedsim.speech.together import Clips, joins, sense_together
 
 FULL = 64
 """Clips of a full batch."""
@@ -78,7 +81,8 @@ def sensing(model: SpeechModel, device: str, seconds: float, rounds: int) -> Non
 
 
 def fleet(device: str, clients: int, rounds: int) -> None:
-    """Print what sensing each client apart costs beside the same forwards in full batches."""
+    """Print what sensing each client, in groups and apart, costs beside the same forwards in full
+    batches."""
     model = load_model("bundled:ctc", device=device)
     clips = public_signal(2.0, n=EACH)
     full = replace(model, batch_size=FULL)
@@ -89,14 +93,20 @@ def fleet(device: str, clients: int, rounds: int) -> None:
         for _ in range(clients):
             sense(model, tuning_batches(model, clips, None))
 
+    def in_groups() -> None:
+        for first in range(0, clients, MAX_GROUP):
+            group = [Clips(clips)] * min(MAX_GROUP, clients - first)
+            sense_together(model, group, Sensing("median"), [], joined=joins(model))
+
     def at_once() -> None:
         for _ in range(passes):
             forward(full, together)
 
-    bare, sensed = in_turns([at_once, apart], device, rounds)
+    bare, grouped, sensed = in_turns([at_once, in_groups, apart], device, rounds)
     bare *= clients * EACH / (passes * FULL)  # the last batch is full too
     print(
-        f"fleet of {clients:,} / full batches {sensed / bare:6.2f}   ({bare:.3f} s full)",
+        f"fleet of {clients:,} / full batches {grouped / bare:6.2f}   ({bare:.3f} s full)\n"
+        f"the same, client by client  {sensed / bare:8.2f}",
         flush=True,
     )
 

@@ -11,6 +11,7 @@ import torch
 from fedsim.errors import AudioError, FedsimError
 from fedsim.protocol import messages as m
 from fedsim.quant.calibrators import CALIBRATORS, needs, on_user_data
+from fedsim.quant.model import device_of
 from fedsim.quant.moments import LayerMoments, Moments
 from fedsim.quant.observe import LayerObservation, LayerObservations
 from fedsim.quant.onepass import Passed
@@ -56,16 +57,23 @@ class ClientAudio:
 
     def read(self, utterances: Sequence[Utterance]) -> list[np.ndarray]:
         """Return the clips of utterances, float32 (samples,); `AudioError` names the client."""
-        convert = self.runtime.scenario.corpus.convert
-
-        def clip(utterance: Utterance) -> np.ndarray:
-            key = self.data.key, utterance.key
-            return self.runtime.clips.get(key, lambda: read_utterance(utterance, convert=convert))
-
         try:
-            return [clip(utterance) for utterance in utterances]
+            return [self.runtime.clips.get(*self._clip(utterance)) for utterance in utterances]
         except AudioError as error:
             raise AudioError(f"client {self.data.key!r}: {error}") from error
+
+    def read_ahead(self) -> None:
+        """Begin to read the test clips of the group while a GPU computes on the tuning clips. On
+        the processor no thread does this: it would take cores from the model."""
+        if device_of(self.runtime.model).type != "cpu":
+            everyone = [self.of(data) for data in self.group]
+            self.runtime.clips.read_ahead([a._clip(u) for a in everyone for u in a.data.test])
+
+    def _clip(self, utterance: Utterance) -> tuple[tuple[str, str], Callable[[], np.ndarray]]:
+        """Return the key of a clip and what reads it."""
+        convert = self.runtime.scenario.corpus.convert
+        key = self.data.key, utterance.key
+        return key, lambda: read_utterance(utterance, convert=convert)
 
     def study(self, candidate: m.Candidate | None = None) -> StudyModel:
         """Return the model as its files store it: with the tokens of the client's language and of
@@ -99,6 +107,7 @@ class ClientAudio:
 
         def alone() -> Sensed:
             tuning = self._tuning(self.data.key)
+            self.read_ahead()
             with runtime.sensing(self.mode):
                 passed = tuning.sense(sensing.run, following, moments=moments)
             return self._keep(passed)
@@ -120,6 +129,7 @@ class ClientAudio:
         """Return client key -> what a pass that a group's tuning clips share gives."""
         model = self.runtime.model
         clips = [self.of(data)._tuning_clips for data in group]
+        self.read_ahead()
         passed = sense_together(
             model, clips, sensing, calibrations, moments=moments, joined=joins(model)
         )

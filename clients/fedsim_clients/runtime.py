@@ -13,7 +13,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fedsim.base.accelerators import find_device, set_deterministic
@@ -42,6 +41,7 @@ from fedsim.study.devices import Devices
 from fedsim.study.groups import clients_per_batch, kept_bytes
 from fedsim.study.model import StudyModel, sensing_peaks
 from fedsim.study.vocabulary import TrimmedModels, trimmed_models
+from fedsim_clients.reading import ClipReader
 
 REMEMBERED = 256
 """Results cached (pseudo-labels, ranges): some 100 kB each at most."""
@@ -79,8 +79,8 @@ class Runtime:
     """The same, with the tokens of any client language."""
     clients_per_batch: int = 1
     """Neighbours in the list of clients whose clips share forward passes."""
-    clips: LRUCache[np.ndarray] = field(default_factory=lambda: LRUCache(CLIP_BYTES))
-    """(client, clip) key -> clip, of clients that have begun and not finished."""
+    clips: ClipReader = field(default_factory=lambda: ClipReader(CLIP_BYTES))
+    """Clips of clients that have begun and not finished."""
     observations: LRUCache[LayerObservations] = field(
         default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED)
     )
@@ -247,7 +247,7 @@ def open_runtime(run_config: RunConfig) -> Runtime:
         run_dir=run_config.run_dir,
         clients_per_batch=together,
         # Of this group and the next, since nothing is to be computed twice.
-        clips=LRUCache(together * CLIP_BYTES),
+        clips=ClipReader(together * CLIP_BYTES),
         observations=LRUCache(max(OBSERVATION_BYTES, 2 * kept), REMEMBERED),
         moments=LRUCache(max(OBSERVATION_BYTES, 2 * kept), REMEMBERED),
         results=LRUCache(max_values=max(REMEMBERED, SMALL_RESULTS * together)),

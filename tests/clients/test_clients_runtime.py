@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedsim_clients.device import Device
+from fedsim_clients.reading import ClipReader
 from fedsim_clients.runtime import REMEMBERED
 
 from fedsim.base.cache import LRUCache
@@ -17,7 +18,7 @@ from fedsim.speech.models.base import public_signal, tuning_batches
 
 def fresh(runtime):
     """The runtime with nothing in its caches of clients."""
-    return replace(runtime, clips=LRUCache(), observations=LRUCache(), results=LRUCache())
+    return replace(runtime, clips=ClipReader(0), observations=LRUCache(), results=LRUCache())
 
 
 def test_clients_of_one_process_do_not_disturb_each_other(runtime, planner):
@@ -35,7 +36,7 @@ def test_what_is_forgotten_is_made_again(device, runtime, candidates):
     forgetful = replace(
         runtime,
         weights=WeightCache(runtime.weights.store, limit=1),  # no layer is kept but the last
-        clips=LRUCache(1),
+        clips=ClipReader(1),
         observations=LRUCache(1),
         results=LRUCache(max_values=1),
     )
