@@ -20,6 +20,7 @@ from fedsim.scenario.schema import Scenario
 from fedsim.speech.public_model import DENSE_BYTES
 from fedsim.study.by_language import open_study_models
 from fedsim.study.clients import client_keys
+from fedsim.study.groups import clients_within, statistics_bytes
 from fedsim.study.model import StudyModel
 
 STEPS = ("record", "measure", "round", "test")
@@ -124,7 +125,12 @@ def memory_of(scenario: Scenario) -> RunMemory:
     settings = engine_settings(first.engine.model_copy(update={"device": device}))
     kind = first.engine.kind if absent else choose_engine([(first, clients)])
     workers = settings.workers or settings.workers_per_gpu if absent else n_workers(first.engine)
-    worker, server = process_memory(first, study, gpu=device != CPU)
+    share = settings.memory_share or 1.0
+    card = None if absent or not device.startswith(CUDA) else first_card()
+    together = first.engine.clients_per_batch or 1
+    if first.engine.clients_per_batch is None and card is not None:
+        together = clients_within(int(share * card[1]), statistics_bytes(first, study.model))
+    worker, server = process_memory(first, study, min(together, clients), gpu=device != CPU)
     return RunMemory(
         worker,
         server,
@@ -132,15 +138,16 @@ def memory_of(scenario: Scenario) -> RunMemory:
         device,
         kind == "inprocess",
         settings.workers_per_gpu,
-        settings.memory_share or 1.0,
-        None if absent or not device.startswith(CUDA) else first_card(),
+        share,
+        card,
     )
 
 
 def process_memory(
-    scenario: Scenario, study: StudyModel, *, gpu: bool
+    scenario: Scenario, study: StudyModel, together: int = 1, *, gpu: bool
 ) -> tuple[ProcessMemory, ProcessMemory]:
-    """Return what a worker holds, and what the server does; `gpu` says that both compute on one."""
+    """Return what a worker holds, and what the server does; `gpu` says that both compute on one,
+    `together` how many clients share passes."""
     cells = all_cells(scenario)
     own = [cell for cell in cells if cell.rounded_by_device]
     packed = [cell for cell in cells if not cell.rounded_by_device]
@@ -148,8 +155,9 @@ def process_memory(
     worker, server = [full], [full]
     moments = moment_bytes(moment_shapes(study.model))
     if own:
-        worker.append(Part(OWN, moments, 0))  # cached, of this client or the one before
-        worker.append(_recorded(OWN, moments, gpu=gpu))
+        # Cached, of these clients or those before.
+        worker.append(Part(OWN, together * moments, 0))
+        worker.append(_recorded(OWN, together * moments, gpu=gpu))
     if any(_reads_public(cell) for cell in cells):
         server.append(_recorded(PUBLIC, moments, gpu=gpu))
     for parts, whose in ((worker, "own"), (server, "public")):

@@ -64,6 +64,16 @@ def test_parts_of_a_process(chosen, speech, name):
     assert all(gpu == 0 for _, gpu in (*worker.values(), *server.values()))
 
 
+def test_a_group_holds_the_moments_of_its_clients(chosen):
+    """While they are recorded together, beside those of the group before; never of more clients
+    than there are."""
+    alone, four, all_five = (
+        memory_of(chosen(DEFAULT, f"engine.clients_per_batch={n}")).worker.peak(OWN)[0]
+        for n in (1, 4, 100)
+    )
+    assert (four, all_five) == (4 * alone, 5 * alone)
+
+
 def test_what_is_on_a_gpu(chosen, speech):
     """Weights and what is made from them; moments are brought to the host."""
     model, scenario = speech("whisper"), chosen(DEFAULT)
