@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,16 +22,13 @@ from fedsim.scenario.cells import all_cells, table_rounding
 from fedsim.scenario.methods import NO_CLIENT
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.clips import ClientData, Utterance, read_utterance
-from fedsim.speech.models.base import (
-    own_tokens,
-    public_signal,
-)
+from fedsim.speech.models.base import own_tokens, public_signal
 from fedsim.speech.public_model import own_losses
 from fedsim.speech.together import Clips, joins, sense_together, tokens_together
 from fedsim.speech.tuning import TuningPass
 from fedsim.study.model import StudyModel
 from fedsim_clients.runtime import Runtime
-from fedsim_clients.together import group_of, shared
+from fedsim_clients.together import GroupResults, group_of, key_of, shared, small_results
 
 PUBLIC = ""
 """In place of a client's key: the public signal."""
@@ -61,6 +59,17 @@ class ClientAudio:
             return [self.runtime.clips.get(*self._clip(utterance)) for utterance in utterances]
         except AudioError as error:
             raise AudioError(f"client {self.data.key!r}: {error}") from error
+
+    def read_together(
+        self, group: Sequence[ClientData], which: Callable[[ClientData], Sequence[Utterance]]
+    ) -> dict[str, list[np.ndarray]]:
+        """Return client key -> the clips of the utterances that `which` returns, for the clients of
+        a group whose clips can be read: the others fail when they are asked."""
+        found = {}
+        for data in group:
+            with suppress(AudioError):
+                found[data.key] = self.of(data).read(which(data))
+        return found
 
     def read_ahead(self) -> None:
         """Begin to read the test clips of the group while a GPU computes on the tuning clips. On
@@ -114,9 +123,11 @@ class ClientAudio:
 
         def together(group: Sequence[ClientData]) -> dict[str, Sensed]:
             found = self._passed_together(group, sensing, following, moments=moments)
-            return {data.key: self.of(data)._keep(found[data.key]) for data in group}
+            self._keep_together(group, found)
+            return {key: passed.found for key, passed in found.items()}
 
-        return shared(runtime, ("sensed", sensing), self.group, self.data, together, alone)
+        cache, what = small_results(runtime, self.data), ("sensed", sensing)
+        return shared(cache, what, self.group, self.data, together, alone)
 
     def _passed_together(
         self,
@@ -127,13 +138,15 @@ class ClientAudio:
         moments: bool = False,
     ) -> dict[str, Passed[Sensed]]:
         """Return client key -> what a pass that a group's tuning clips share gives."""
-        model = self.runtime.model
-        clips = [self.of(data)._tuning_clips for data in group]
+        model, language = self.runtime.model, self.data.language
+        read = self.read_together(group, lambda data: data.tuning)
+        readable = [self.of(data) for data in group if data.key in read]
+        clips = [Clips(read[one.data.key], language, one._tokens(one.data.key)) for one in readable]
         self.read_ahead()
         passed = sense_together(
             model, clips, sensing, calibrations, moments=moments, joined=joins(model)
         )
-        return {data.key: found for data, found in zip(group, passed, strict=True)}
+        return dict(zip(read, passed, strict=True))
 
     def of(self, data: ClientData) -> ClientAudio:
         """Return the audio of another client of the group."""
@@ -160,6 +173,17 @@ class ClientAudio:
         if moments is not None:
             runtime.moments.get((self.data.key, self.mode), lambda: Moments(moments))
         return passed.found
+
+    def _keep_together(self, group: Sequence[ClientData], found: dict[str, Passed[Sensed]]) -> None:
+        """Cache what a group's pass recorded for calibration and rounding."""
+        runtime, rows = self.runtime, needs(on_user_data(self._following)).rows
+        observed = {k: LayerObservations(p.observed) for k, p in found.items() if p.observed}
+        moments = {k: Moments(p.moments) for k, p in found.items() if p.moments}
+        if observed:
+            key = key_of(("observed", rows), group)
+            runtime.observations.get(key, lambda: GroupResults(observed))
+        if moments:
+            runtime.moments.get(key_of("moments", group), lambda: GroupResults(moments))
 
     def losses(self) -> LayerProfile:
         """Return what each layer's bit depth costs on the tuning clips: a table (L, D).
@@ -195,13 +219,10 @@ class ClientAudio:
             found = self._passed_together(group, Sensing(), (), moments=True)
             return {key: Moments(p.moments) for key, p in found.items() if p.moments is not None}
 
-        def keep(key: str, make: Callable[[], Moments]) -> Moments:
-            return runtime.moments.get((key, self.mode), make)
+        def kept() -> Moments:
+            return runtime.moments.get((self.data.key, self.mode), alone)
 
-        def record() -> Moments:
-            return shared(runtime, "moments", self.group, self.data, together, alone, keep)
-
-        return (record() if len(self.group) > 1 else keep(self.data.key, alone)).layers
+        return shared(runtime.moments, "moments", self.group, self.data, together, kept).layers
 
     def observed(self, source: str, calibrations: set[str]) -> dict[str, LayerObservation]:
         """Return layer name -> the statistics that calibrations need.
@@ -231,26 +252,18 @@ class ClientAudio:
             found = self._passed_together(group, Sensing(), calibrations)
             return {key: LayerObservations(p.observed or {}) for key, p in found.items()}
 
-        def keep(key: str, make: Callable[[], LayerObservations]) -> LayerObservations:
-            return runtime.observations.get((key, self.mode, wanted.rows), make)
+        def kept() -> LayerObservations:
+            return cache.get((source, self.mode, wanted.rows), alone)
 
         if source == PUBLIC or wanted.fisher:
             return alone().layers
-        if len(self.group) == 1:
-            return keep(source, alone).layers
-        what = "observed", wanted.rows
-        return shared(runtime, what, self.group, self.data, together, alone, keep).layers
+        cache, what = runtime.observations, ("observed", wanted.rows)
+        return shared(cache, what, self.group, self.data, together, kept).layers
 
     def _tuning(self, source: str) -> TuningPass:
         """Return this client's tuning clips, or the public signal, with pseudo-labels."""
         tokens = self._tokens(source)
         return TuningPass(self.runtime.model, self._clips(source), tokens, self.data.language)
-
-    @property
-    def _tuning_clips(self) -> Clips:
-        """The tuning clips with their pseudo-labels."""
-        own = self.data.key
-        return Clips(self._clips(own), self.data.language, self._tokens(own))
 
     def _clips(self, source: str) -> list[np.ndarray]:
         return public_signal() if source == PUBLIC else self.read(self.data.tuning)
@@ -264,15 +277,16 @@ class ClientAudio:
                 return own_tokens(runtime.model, self._clips(source), language)
 
         def together(group: Sequence[ClientData]) -> dict[str, Sequence[torch.Tensor] | None]:
-            clips = [Clips(self.of(data).read(data.tuning), data.language) for data in group]
+            read = self.read_together(group, lambda data: data.tuning)
+            clips = [Clips(clips, language) for clips in read.values()]
             tokens = tokens_together(runtime.model, clips, joined=joins(runtime.model))
-            return {data.key: own for data, own in zip(group, tokens, strict=True)}
+            return dict(zip(read, tokens, strict=True))
 
         def label() -> Sequence[torch.Tensor] | None:
-            group = [] if source == PUBLIC else self.group
-            if not group or not runtime.model.needs_tokens:
+            if source == PUBLIC or not runtime.model.needs_tokens:
                 return alone()
-            return shared(runtime, "tokens", group, self.data, together, alone)
+            cache = small_results(runtime, self.data)
+            return shared(cache, "tokens", self.group, self.data, together, alone)
 
         return runtime.remember(("tokens", self.mode, source, language), label)
 

@@ -38,15 +38,15 @@ class ClipReader:
         return self._clips.get(key, wait)
 
     def read_ahead(self, clips: Sequence[tuple[Key, Callable[[], np.ndarray]]]) -> None:
-        """Read clips in a thread, in this order, while the caller computes.
+        """Read clips in a thread, in this order, while the caller computes; each once.
 
-        What an earlier call read and nobody has asked for is dropped: its client has failed.
+        What only an earlier call named and nobody has asked for is dropped: its client has failed.
         """
-        for early in self._ahead.values():
-            early.cancel()
-        self._ahead.clear()
+        for key in self._ahead.keys() - dict(clips).keys():
+            self._ahead.pop(key).cancel()
         for key, read in clips:
-            self._ahead[key] = self._thread.submit(read)
+            if key not in self._ahead and key not in self._clips:
+                self._ahead[key] = self._thread.submit(read)
 
     @cached_property
     def _thread(self) -> ThreadPoolExecutor:

@@ -24,8 +24,6 @@ from fedsim.quant.bank import BlobStore, WeightCache
 from fedsim.quant.formats import FORMATS
 from fedsim.quant.memory import MODES, choose_mode
 from fedsim.quant.model import device_of
-from fedsim.quant.moments import Moments
-from fedsim.quant.observe import LayerObservations
 from fedsim.quant.proxy import pack_proxy, proxied
 from fedsim.quant.stream import Reading, store_weights, streamed
 from fedsim.quant.weights import PackedWeight
@@ -45,8 +43,8 @@ from fedsim_clients.reading import ClipReader
 
 REMEMBERED = 256
 """Results cached (pseudo-labels, ranges): some 100 kB each at most."""
-SMALL_RESULTS = 16
-"""Of each client of a group, where clients share forward passes."""
+GROUPS = 8
+"""Groups of clients whose small results are cached; a worker plays one after the other."""
 
 CLIP_BYTES = 16 << 20
 """Bytes of clips cached: four minutes. A client's clips are read when it senses, and by some
@@ -81,18 +79,18 @@ class Runtime:
     """Neighbours in the list of clients whose clips share forward passes."""
     clips: ClipReader = field(default_factory=lambda: ClipReader(CLIP_BYTES))
     """Clips of clients that have begun and not finished."""
-    observations: LRUCache[LayerObservations] = field(
+    observations: LRUCache[Any] = field(
         default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED)
     )
-    """Layer statistics of clients that have sensed and not calibrated."""
-    moments: LRUCache[Moments] = field(
-        default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED)
-    )
-    """(client, mode) -> second moments, of clients that have sensed and not rounded."""
+    """`LayerObservations` of clients, or groups of them, that have sensed and not calibrated."""
+    moments: LRUCache[Any] = field(default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED))
+    """`Moments` of clients, or groups of them, that have sensed and not rounded."""
     rounded: LRUCache[Any] = field(default_factory=lambda: LRUCache(OBSERVATION_BYTES, REMEMBERED))
     """Layers that devices rounded, of clients that have not been tested."""
     results: LRUCache[Any] = field(default_factory=lambda: LRUCache(max_values=REMEMBERED))
     """Small results that `remember` keeps."""
+    groups: LRUCache[LRUCache[Any]] = field(default_factory=lambda: LRUCache(max_values=GROUPS))
+    """Place of a group of clients -> small results that they share, in all languages."""
     _places: dict[str, str] = field(default_factory=dict)
     _others: LRUCache[Runtime] = field(default_factory=lambda: LRUCache(max_values=KEPT))
     """Language -> the runtime of clients that speak it."""
@@ -250,5 +248,5 @@ def open_runtime(run_config: RunConfig) -> Runtime:
         clips=ClipReader(together * CLIP_BYTES),
         observations=LRUCache(max(OBSERVATION_BYTES, 2 * kept), REMEMBERED),
         moments=LRUCache(max(OBSERVATION_BYTES, 2 * kept), REMEMBERED),
-        results=LRUCache(max_values=max(REMEMBERED, SMALL_RESULTS * together)),
+        groups=LRUCache(max_values=max(GROUPS, REMEMBERED // together)),
     )

@@ -17,7 +17,7 @@ from fedsim.study.devices import Limits
 from fedsim_clients.audio import ClientAudio
 from fedsim_clients.calibration import Calibration
 from fedsim_clients.runtime import Runtime
-from fedsim_clients.together import shared
+from fedsim_clients.together import shared, small_results
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,19 @@ class Testing:
         audio = self.audio
 
         def together(group: Sequence[ClientData]) -> dict[str, list[Hypothesis]]:
-            clips = [Clips(audio.of(data).read(data.test), data.language) for data in group]
+            read = audio.read_together(group, lambda data: data.test)
+            clips = [Clips(clips, audio.data.language) for clips in read.values()]
             with opened() as model:
                 heard = recognize_together(model, clips, joined=joins(model))
-            return {data.key: found for data, found in zip(group, heard, strict=True)}
+            return dict(zip(read, heard, strict=True))
 
         def alone() -> list[Hypothesis]:
             clips = audio.read(audio.data.test)
             with opened() as model:
                 return recognize_clips(model, clips, audio.data.language)
 
-        return shared(self.runtime, ("heard", what), group, audio.data, together, alone)
+        cache = small_results(self.runtime, audio.data)
+        return shared(cache, ("heard", what), group, audio.data, together, alone)
 
     @contextmanager
     def _installed(

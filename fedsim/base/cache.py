@@ -21,6 +21,9 @@ class LRUCache(Generic[T]):
         self._bytes = 0
         self._values: OrderedDict[Hashable, T] = OrderedDict()
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
+
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the value for `key`, calling `make` if it is not in the cache; do not write to
         it."""

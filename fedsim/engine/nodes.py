@@ -16,7 +16,7 @@ class Node:
     """One client: its Flower id, its place `index` among `count` clients, and its stable key.
 
     `alone` tells the client app that this client is to share nothing with its neighbours, since a
-    worker died while it ran.
+    worker died while it or one of them ran.
     """
 
     id: int

@@ -53,9 +53,10 @@ class RayGrid(ClientGrid):
         super().__init__(nodes, run_config)
         self._actors = actors
         self._started = False
-        size = settings.group
-        grouped = None if size == 1 else (lambda node: nodes[node].index // size)
+        self._group = settings.group
+        grouped = None if settings.group == 1 else self._group_of
         self._schedule = Schedule(len(actors), settings.batch, grouped)
+        self._apart: set[int] = set()  # groups that may have killed a worker
         self._loads = [0] * len(actors)
         self._flights: dict[Any, Flight] = {}  # in the order of dispatch
         self._open: set[str] = set()  # ids pushed and not pulled
@@ -114,8 +115,11 @@ class RayGrid(ClientGrid):
             self._loads[worker] += 1
 
     def _node(self, job: Job) -> Node:
-        """Return the node of a job: alone, where what it shares may have killed a worker."""
-        return replace(self._nodes[job.node], alone=job.deaths > 0)
+        """Return the node of a job: alone, where what its group shares may have killed a worker."""
+        return replace(self._nodes[job.node], alone=self._group_of(job.node) in self._apart)
+
+    def _group_of(self, node: int) -> int:
+        return self._nodes[node].index // self._group
 
     def _collect(self, seconds: float) -> None:
         """Take in every batch that is back, waiting up to `seconds` for the first."""
@@ -146,6 +150,9 @@ class RayGrid(ClientGrid):
         for other in self._flights.values():
             # Batches run in order: while this one ran, the others had not begun.
             other.innocent |= other.worker == flight.worker
+        if not flight.innocent:
+            # All of a group, also with later messages: each would kill another worker.
+            self._apart |= {self._group_of(job.node) for job in flight.jobs}
         for job in flight.jobs:
             # Any of a batch may be the one: the death counts for each, and each runs alone now.
             job.deaths += not flight.innocent

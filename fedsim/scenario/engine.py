@@ -20,7 +20,7 @@ ENGINE = OneOf(ENGINES, {AUTO: "In this process where that ends sooner than Ray 
 
 class EngineChoice(Settings):
     """What carries messages to the clients. Only `threads`, `device` and, on a GPU,
-    `clients_per_batch` can change a result."""
+    `clients_per_batch`, or `workers_per_gpu` where that is null, can change a result."""
 
     kind: Annotated[Text, ENGINE] = Field(
         default=AUTO,
@@ -59,5 +59,9 @@ class EngineChoice(Settings):
     @property
     def digits(self) -> dict[str, int]:
         """The settings, beside the device, that may change last digits."""
-        batch = self.clients_per_batch
-        return {"threads": self.threads} | ({} if batch is None else {"clients_per_batch": batch})
+        found = {"threads": self.threads}
+        if self.clients_per_batch is not None:
+            found["clients_per_batch"] = self.clients_per_batch
+        elif self.workers_per_gpu > 1:  # who share the memory, by which the number is chosen
+            found["workers_per_gpu"] = self.workers_per_gpu
+        return found

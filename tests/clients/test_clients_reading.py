@@ -36,6 +36,16 @@ def test_what_was_read_ahead_is_not_read_again():
     assert disk.reads == [(1, "fedsim-clips"), (2, "fedsim-clips"), (3, "MainThread")]
 
 
+def test_no_clip_is_read_ahead_twice():
+    disk, reader = Disk(), ClipReader(1000)
+    reader.read_ahead(disk.clips(1, 2))
+    reader.get(*disk.clips(1)[0])
+    reader.read_ahead(disk.clips(1, 2, 3))
+    for clip in disk.clips(1, 2, 3):
+        reader.get(*clip)
+    assert [n for n, _ in disk.reads] == [1, 2, 3]
+
+
 def test_an_error_is_raised_in_its_turn():
     disk, reader = Disk(), ClipReader(1000)
     reader.read_ahead(disk.clips(-1, 2))

@@ -115,6 +115,15 @@ def poison(message: Message, context: Context) -> Message:
     return answer(message, value=asked(message)["value"])
 
 
+@app.evaluate("crowd")
+def crowd(message: Message, context: Context) -> Message:
+    """Die of what is shared with the neighbours, and leave a mark."""
+    if not context.node_config.get("alone"):
+        Path(str(context.run_config["folder"]), f"died-{os.getpid()}").touch()
+        os._exit(1)
+    return answer(message, value=asked(message)["value"])
+
+
 @app.query("gpu")
 def gpu(message: Message, context: Context) -> Message:
     time.sleep(asked(message)["value"])

@@ -180,6 +180,16 @@ def test_workers_that_die(opened):
         assert len([said(reply) for reply in ask_all(grid, "query.echo")]) == 20
 
 
+@pytest.mark.slow
+def test_a_group_that_kills_a_worker_runs_apart(opened, tmp_path):
+    """Each group of five kills one worker; then each of it runs alone, also with what follows."""
+    with opened("ray", workers=2, batch=1, group=5) as grid:
+        for _ in range(2):
+            replies = ask_all(grid, "evaluate.crowd", [*range(20)])
+            assert [said(reply)["value"] for reply in replies] == [*range(20)]
+        assert len(list(tmp_path.glob("died-*"))) == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

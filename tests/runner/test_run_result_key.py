@@ -186,9 +186,17 @@ def test_settings_that_are_named_do_not_change_the_key():
     assert set(NOT_IN_KEY) <= Scenario.model_fields.keys()
 
 
-def test_threads_may_change_the_last_digits():
-    assert key(Scenario.model_validate({**BASE, "engine": {"threads": 2}})) != key(
+@pytest.mark.parametrize("setting", ["threads", "clients_per_batch", "workers_per_gpu"])
+def test_some_settings_of_the_engine_may_change_the_last_digits(setting):
+    assert key(Scenario.model_validate({**BASE, "engine": {setting: 2}})) != key(
         Scenario.model_validate(BASE)
+    )
+
+
+def test_workers_of_a_gpu_change_nothing_where_the_clients_of_a_batch_are_given():
+    one, two = ({"clients_per_batch": 4, "workers_per_gpu": n} for n in (1, 2))
+    assert key(Scenario.model_validate({**BASE, "engine": one})) == key(
+        Scenario.model_validate({**BASE, "engine": two})
     )
 
 
