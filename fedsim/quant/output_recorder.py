@@ -144,7 +144,11 @@ class OutputRecorder:
     def _see(self, module: torch.nn.Module, args: tuple, out: torch.Tensor) -> None:
         if self.batch is None:  # the pass is another client's
             return
-        layer, out = self.layers[module], self.batch.part(out)
+        layer = self.layers[module]
+        if layer.kind == "embedding" and out.shape[:2] == (self.batch.of, self.batch.of):
+            # A bias between positions (WavLM) has no axis of clips, and as many positions here.
+            raise ValueError(f"of an output {tuple(out.shape)} either axis may be that of clips")
+        out = self.batch.part(out)
         counts = self._counts(layer)
         conv = layer.kind == "conv1d"
         out = out if out.dtype == torch.float32 else out.float()

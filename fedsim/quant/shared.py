@@ -3,7 +3,7 @@
 A GPU that four short clips leave idle gains from more clips in a batch; a processor does not. Only
 batches of equal shape are joined: each client's clips are grouped and padded as they would be
 alone, so that only the number of rows in the network's products differs. That may change last
-digits: where batches are not joined, results are equal to the bit.
+digits.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ class SharedBatch:
     parts: tuple[tuple[int, Batch], ...]
 
 
-def shared_batches(clients: Sequence[Iterable[Batch]], *, joined: bool) -> Iterator[SharedBatch]:
-    """Yield the batches of several clients; where `joined`, those of equal shape and language as
-    one.
+def shared_batches(clients: Sequence[Iterable[Batch]]) -> Iterator[SharedBatch]:
+    """Yield the batches of several clients, those of equal shape and language as one.
 
     The n-th batches of all clients are looked at together, and each client's come in their order.
     A stream: one batch of each client exists at a time.
@@ -44,8 +43,7 @@ def shared_batches(clients: Sequence[Iterable[Batch]], *, joined: bool) -> Itera
         alike: dict[Hashable, list[tuple[int, Batch]]] = {}
         for client, batch in enumerate(row):
             if batch is not None:
-                key = _shape(batch) if joined else client
-                alike.setdefault(key, []).append((client, batch))
+                alike.setdefault(_shape(batch), []).append((client, batch))
         yield from map(_together, alike.values())
 
 
@@ -56,7 +54,6 @@ def shared_pass(
     wanted: Needs = NOTHING,
     *,
     moments: bool = False,
-    joined: bool,
 ) -> list[Passed[Sensed]]:
     """Return for each client what `quant.onepass.one_pass` would return for its batches.
 
@@ -66,14 +63,13 @@ def shared_pass(
         sensing: what is sensed.
         wanted: what the calibrations that will follow need.
         moments: whether second moments of the layers' inputs are wanted.
-        joined: whether batches of equal shape are computed as one.
 
     Raises:
         FedsimError: where anything is wrong with one client's clips, as `one_pass` does.
     """
     with ExitStack() as open_hooks, torch.inference_mode():
         recorders = [_recorders(open_hooks, model, sensing, wanted, moments) for _ in clients]
-        for shared in shared_batches(clients, joined=joined):
+        for shared in shared_batches(clients):
             for client, part in shared.parts:
                 recorders[client].start(part)
             model.forward(shared.batch)

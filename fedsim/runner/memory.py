@@ -129,7 +129,7 @@ def memory_of(scenario: Scenario) -> RunMemory:
     card = None if absent or not device.startswith(CUDA) else first_card()
     together = first.engine.clients_per_batch or 1
     if first.engine.clients_per_batch is None and card is not None:
-        together = clients_within(int(share * card[1]), statistics_bytes(first, study.model))
+        together = clients_within(int(share * card[1]), statistics_bytes(study.model))
     worker, server = process_memory(first, study, min(together, clients), gpu=device != CPU)
     return RunMemory(
         worker,

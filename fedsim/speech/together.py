@@ -16,7 +16,14 @@ from fedsim.quant.sensitivity import Sensed, Sensing
 from fedsim.quant.shared import shared_batches, shared_pass
 from fedsim.speech.audio import SAMPLE_RATE
 from fedsim.speech.fitting import fitted_together
-from fedsim.speech.models.base import Hypothesis, SpeechModel, tuning_batches
+from fedsim.speech.models.base import (
+    Hypothesis,
+    SpeechModel,
+    own_tokens,
+    recognize_clips,
+    tuning_batches,
+)
+from fedsim.speech.tuning import TuningPass
 
 T = TypeVar("T")
 COARSE = {"grain": SAMPLE_RATE, "token_grain": 16}
@@ -56,37 +63,42 @@ def sense_together(
     moments: bool = False,
     joined: bool,
 ) -> list[Passed[Sensed]]:
-    """Return for each client what `TuningPass.sense` would return for its tuning clips; here and
-    below, to the bit unless batches are `joined`."""
+    """Return for each client what `TuningPass.sense` returns for its tuning clips; here and below,
+    up to last digits where batches are `joined`."""
+    if not joined:
+        passes = [TuningPass(model, c.clips, c.tokens, c.language) for c in clients]
+        return [one.sense(sensing.run, calibrations, moments=moments) for one in passes]
     wanted = needs(on_user_data(calibrations))
 
     def run(model: SpeechModel, clients: Sequence[Clips]) -> list[Passed[Sensed]]:
         passing = [tuning_batches(model, c.clips, c.tokens, c.language) for c in clients]
-        return shared_pass(model, passing, sensing, wanted, moments=moments, joined=joined)
+        return shared_pass(model, passing, sensing, wanted, moments=moments)
 
-    return fitted_together(_with_few_shapes(model) if joined else model, clients, run)
+    return fitted_together(_with_few_shapes(model), clients, run)
 
 
 def tokens_together(
     model: SpeechModel, clients: Sequence[Clips], *, joined: bool
 ) -> list[Sequence[torch.Tensor] | None]:
     """Return for each client what `speech.models.base.own_tokens` would return for its clips."""
-    if not model.needs_tokens:
-        return [None] * len(clients)
+    if not (joined and model.needs_tokens):
+        return [own_tokens(model, client.clips, client.language) for client in clients]
     with torch.no_grad():  # as `own_tokens` does
-        return [*_answers(model, clients, model.own_tokens, joined)]
+        return [*_answers(model, clients, model.own_tokens)]
 
 
 def recognize_together(
     model: SpeechModel, clients: Sequence[Clips], *, joined: bool
 ) -> list[list[Hypothesis]]:
     """Return for each client what `speech.models.base.recognize_clips` would return."""
+    if not joined:
+        return [recognize_clips(model, client.clips, client.language) for client in clients]
     with torch.inference_mode():
-        return _answers(model, clients, model.transcribe, joined)
+        return _answers(model, clients, model.transcribe)
 
 
 def _answers(
-    model: SpeechModel, clients: Sequence[Clips], answer: Callable[[Batch], list[T]], joined: bool
+    model: SpeechModel, clients: Sequence[Clips], answer: Callable[[Batch], list[T]]
 ) -> list[list[T]]:
     """Return what `answer` returns for each clip of each client."""
 
@@ -100,10 +112,10 @@ def _answers(
                 places[client].append(clips)
                 yield batch
 
-        for shared in shared_batches([batches(i) for i in range(len(clients))], joined=joined):
+        for shared in shared_batches([batches(i) for i in range(len(clients))]):
             answers = iter(answer(shared.batch))
             for client, _ in shared.parts:
                 found[client] |= zip(places[client].pop(0), answers, strict=False)
         return [[own[i] for i in range(len(own))] for own in found]
 
-    return fitted_together(_with_few_shapes(model) if joined else model, clients, run)
+    return fitted_together(_with_few_shapes(model), clients, run)

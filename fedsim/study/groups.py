@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fedsim.quant.calibrators import needs, on_user_data
+from fedsim.quant.footprint import moment_bytes
 from fedsim.quant.model import Quantizable, device_of
 from fedsim.quant.moments import moment_shapes
 from fedsim.quant.observe import ROWS
@@ -32,7 +33,7 @@ def clients_per_batch(scenario: Scenario, model: Quantizable) -> int:
     memory = torch.cuda.get_device_properties(device).total_memory
     if engine.workers_per_gpu > 1:
         memory //= engine.workers_per_gpu + 1  # one part is the server's
-    return clients_within(memory, statistics_bytes(scenario, model))
+    return clients_within(memory, statistics_bytes(model))
 
 
 def clients_within(memory: int, each: int) -> int:
@@ -42,20 +43,27 @@ def clients_within(memory: int, each: int) -> int:
     return min(MAX_GROUP, 1 << max(0, fitting.bit_length() - 1))
 
 
-def statistics_bytes(scenario: Scenario, model: Quantizable) -> int:
+def statistics_bytes(model: Quantizable) -> int:
     """Return the bytes of one client's statistics during a pass, at most: samples of the layers'
-    outputs and, where the scenario's methods need them, rows of their inputs and second moments."""
+    outputs, rows of their inputs and second moments.
+
+    Whatever the methods of a scenario need of them: a method's results must not depend on the
+    methods beside it.
+    """
     samples = len(model.layers) * CAPACITY * _BYTES
-    return samples + kept_bytes(scenario, model)
+    return samples + _rows_bytes(model) + moment_bytes(moment_shapes(model))
 
 
 def kept_bytes(scenario: Scenario, model: Quantizable) -> int:
-    """Return those that stay until the client has been personalized."""
-    shapes = moment_shapes(model).values()
+    """Return those that stay until the client has been personalized, which a scenario's methods
+    need."""
     calibrations = {c for method in scenario.methods for c in method.calibration}
-    kept = 0
-    if needs(on_user_data(calibrations)).rows:
-        kept += sum(ROWS * groups * inputs for groups, inputs, _ in shapes)
-    if any(cell.rounded_by_device for cell in all_cells(scenario)):
-        kept += sum(groups * inputs * inputs for groups, inputs, _ in shapes)
-    return kept * _BYTES
+    rows = needs(on_user_data(calibrations)).rows
+    rounds = any(cell.rounded_by_device for cell in all_cells(scenario))
+    moments = moment_bytes(moment_shapes(model)) if rounds else 0
+    return moments + (_rows_bytes(model) if rows else 0)
+
+
+def _rows_bytes(model: Quantizable) -> int:
+    shapes = moment_shapes(model).values()
+    return _BYTES * sum(ROWS * groups * inputs for groups, inputs, _ in shapes)

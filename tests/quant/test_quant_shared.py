@@ -1,7 +1,6 @@
 """Forward passes that several clients share: each client's results are those of a pass alone.
 
-To the bit where batches are not joined; where they are, up to the last digits of the network's
-products.
+Up to the last digits of the network's products, in which the number of rows differs.
 """
 
 from __future__ import annotations
@@ -32,27 +31,27 @@ def of_clients() -> list[list]:
     return batches
 
 
-def equal(found, expected, same) -> None:
-    """Two passes gave the same; `same` compares arrays."""
+def close(found, expected) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def equal(found, expected) -> None:
+    """Two passes gave the same."""
     for name in ("values", "quantiles"):
         one, other = getattr(found.found, name), getattr(expected.found, name)
         assert (one is None) == (other is None)
         if one is not None:
-            same(one, other)
+            close(one, other)
     for name, seen in (expected.observed or {}).items():
         own = found.observed[name]
-        same([own.low, own.high], [seen.low, seen.high])
+        close([own.low, own.high], [seen.low, seen.high])
         assert (own.rows is None) == (seen.rows is None)
         if seen.rows is not None:
-            same(own.rows.numpy(), seen.rows.numpy())
+            close(own.rows.numpy(), seen.rows.numpy())
     assert (found.moments or {}).keys() == (expected.moments or {}).keys()
     for name, moments in (expected.moments or {}).items():
-        same(found.moments[name].mean, moments.mean)
+        close(found.moments[name].mean, moments.mean)
         assert found.moments[name].rows == moments.rows
-
-
-def close(found, expected) -> None:
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def compared(sensing, calibrations, *, moments) -> None:
@@ -60,13 +59,12 @@ def compared(sensing, calibrations, *, moments) -> None:
     expected = [
         one_pass(toy, batches, sensing.run, wanted, moments=moments) for batches in of_clients()
     ]
-    for joined, forwards, same in ((False, 6, np.testing.assert_array_equal), (True, 4, close)):
-        toy.forwards = 0
-        found = shared_pass(toy, of_clients(), sensing, wanted, moments=moments, joined=joined)
-        assert toy.forwards == forwards  # three of the four first batches are of one shape
-        for one, other in zip(found, expected, strict=True):
-            equal(one, other, same)
-        assert n_hooks(toy.module) == 0
+    toy.forwards = 0
+    found = shared_pass(toy, of_clients(), sensing, wanted, moments=moments)
+    assert toy.forwards == 4  # three of the four first batches are of one shape
+    for one, other in zip(found, expected, strict=True):
+        equal(one, other)
+    assert n_hooks(toy.module) == 0
 
 
 @pytest.mark.parametrize("measure", list(MEASURES))
@@ -86,7 +84,7 @@ def test_nothing_need_be_sensed():
 def test_batches_of_one_shape_and_language_are_put_together():
     one, two, three = (talk(clips([40, 61], seed=i)) for i in range(3))
     other = replace(talk(clips([61], seed=5)), language="it")
-    shared = list(shared_batches([[one], [two, one], [other], [three]], joined=True))
+    shared = list(shared_batches([[one], [two, one], [other], [three]]))
     assert [[client for client, _ in s.parts] for s in shared] == [[0, 1, 3], [2], [1]]
     first = shared[0]
     assert torch.equal(
@@ -107,7 +105,7 @@ def test_a_stream_holds_one_batch_of_each_client():
             made.append((client, n))
             yield talk(clips([40], seed=n))
 
-    stream = shared_batches([batches(0), batches(1)], joined=True)
+    stream = shared_batches([batches(0), batches(1)])
     next(stream)
     assert made == [(0, 0), (1, 0)]
 
@@ -117,5 +115,5 @@ def test_what_is_wrong_with_one_client_is_an_error():
     clients[1][0].inputs["x"][0, 0, 3] = torch.nan
     toy = Toy(Talker())
     with pytest.raises(FedsimError, match="outputs nan"):
-        shared_pass(toy, clients, Sensing("median"), joined=True)
+        shared_pass(toy, clients, Sensing("median"))
     assert n_hooks(toy.module) == 0

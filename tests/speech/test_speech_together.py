@@ -113,6 +113,6 @@ def test_on_a_gpu_batches_are_joined_and_nothing_is_left_behind(model):
     with fake_gpu(model) as gpu:
         assert joins(gpu.model)
         there = [(placed(gpu.model.module, batch) for batch in batches) for batches in ready]
-        found = shared_pass(gpu.model, there, Sensing("median"), joined=True)
+        found = shared_pass(gpu.model, there, Sensing("median"))
         assert len(found) == 3
         assert set(gpu.waits.counts) == {"fetched"}  # numbers, at the end of the pass

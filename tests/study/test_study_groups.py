@@ -48,4 +48,4 @@ def test_bytes_of_statistics(study, speech):
     found = {name: kept_bytes(one, model) for name, one in made.items()}
     assert found == {"none": 0, "rows": rows, "both": rows + moments}
     samples = 4 * len(model.layers) * CAPACITY
-    assert statistics_bytes(made["both"], model) == samples + rows + moments
+    assert statistics_bytes(model) == samples + rows + moments
