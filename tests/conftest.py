@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 
@@ -30,6 +31,17 @@ if "FEDSIM_TEST_CACHE" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="fedsim-tests-")
     os.environ["FEDSIM_TEST_CACHE"] = _CACHE.name
 os.environ["FEDSIM_CACHE"] = os.environ["FEDSIM_TEST_CACHE"]
+
+# Thousands of test functions and the modules of torch stay until the end: the collector passes over
+# none of them, neither while they are made nor in any test.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
 
 if TYPE_CHECKING:
     from own_engine import OwnEngine
