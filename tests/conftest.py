@@ -21,8 +21,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import paper
 import pytest
+from properties import examples
 
 # No test reads or writes the user's own cache. Set here, before the workers of xdist start: they
 # share one, as do the processes that tests start, and make public clips and traced graphs once.
@@ -42,6 +44,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
 
+
+hypothesis.settings.register_profile(
+    "fedsim", max_examples=examples(100), deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("fedsim")
 
 if TYPE_CHECKING:
     from own_engine import OwnEngine
