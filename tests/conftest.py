@@ -35,13 +35,14 @@ if "FEDSIM_TEST_CACHE" not in os.environ:
 os.environ["FEDSIM_CACHE"] = os.environ["FEDSIM_TEST_CACHE"]
 
 # Thousands of test functions and the modules of torch stay until the end: the collector passes over
-# none of them, neither while they are made nor in any test.
+# none of them, neither while they are made nor in any test, and it works less often.
 gc.disable()
 
 
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 

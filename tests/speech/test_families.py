@@ -29,7 +29,7 @@ from fedsim.speech.models.base import (
     tuning_batches,
 )
 
-CLIPS = toys.clips([0.31, 0.5, 0.5, 0.1, 0.77, 0.5004, 0.2, 0.31, 1.2])
+CLIPS = toys.clips([0.31, 0.5, 0.5, 0.1, 0.77, 0.5004, 0.2])
 FEW = CLIPS[:4]
 ALL = sorted(TOYS)
 ONE_EACH = [name for name in ALL if "ForSequenceClassification/" not in name]
