@@ -8,11 +8,13 @@ point refers to such a value, and is loaded when names are listed or an unknown 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
 from fedsim.errors import FedsimError, nearest
@@ -67,9 +69,30 @@ class Registry(Generic[T]):
         return {name: self[name].summary for name in self.names()}
 
     def _load_entry_points(self) -> None:
-        for point in entry_points(group=f"fedsim.{self.family.replace(' ', '_')}"):
+        group = f"fedsim.{self.family.replace(' ', '_')}"
+        for point in _installed(group, tuple((place, _changed(place)) for place in sys.path)):
             if point.name not in self._entries:
                 self._entries[point.name] = _load_entry(point)
+
+
+@lru_cache(maxsize=64)
+def _installed(group: str, places: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Return the entry points of a group; read again once a package was installed or removed.
+
+    A run asks hundreds of times for the names of a family, and reading takes milliseconds.
+
+    Args:
+        group: its name.
+        places: the folders of `sys.path`, and when each was changed.
+    """
+    return entry_points(group=group)
+
+
+def _changed(place: str) -> int:
+    try:
+        return os.stat(place or os.curdir).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _load_entry(point: EntryPoint) -> Any:

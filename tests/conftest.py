@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 
@@ -20,8 +21,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import paper
 import pytest
+from properties import examples
 
 # No test reads or writes the user's own cache. Set here, before the workers of xdist start: they
 # share one, as do the processes that tests start, and make public clips and traced graphs once.
@@ -30,6 +33,23 @@ if "FEDSIM_TEST_CACHE" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="fedsim-tests-")
     os.environ["FEDSIM_TEST_CACHE"] = _CACHE.name
 os.environ["FEDSIM_CACHE"] = os.environ["FEDSIM_TEST_CACHE"]
+
+# Thousands of test functions and the modules of torch stay until the end: the collector passes over
+# none of them, neither while they are made nor in any test, and it works less often.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
+
+
+hypothesis.settings.register_profile(
+    "fedsim", max_examples=examples(100), deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("fedsim")
 
 if TYPE_CHECKING:
     from own_engine import OwnEngine

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim import load_personalized, personalize
 from fedsim.base.files import read_text
@@ -141,7 +142,7 @@ values = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 
 
 @settings(
-    max_examples=60,
+    max_examples=examples(60),
     deadline=None,
     derandomize=True,
     database=None,

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def load_catalogue(path: Path | None = None) -> dict[str, DeviceClass]:
             is unknown or missing, a number is out of range or has neither source nor assumed, or a
             bit depth is outside 2..16. Also if a supported bit depth, or 32, has no speed.
     """
-    classes = _read(BUILT_IN)
+    classes = dict(_built_in())
     for name, (where, keys) in _read(path).items() if path is not None else ():
         known = classes[name][1] if name in classes else {}
         classes[name] = (where, {**known, **keys})
@@ -147,6 +148,11 @@ def check_number(value: Any, *, may_be_zero: bool = False) -> float:
         allowed = "of at least zero" if may_be_zero else "above zero"
         raise FedsimError(f"{value!r} is out of range: use a number {allowed}")
     return float(value)
+
+
+@cache
+def _built_in() -> Mapping[str, tuple[str, dict[str, Node]]]:
+    return _read(BUILT_IN)
 
 
 def _read(path: Path) -> dict[str, tuple[str, dict[str, Node]]]:

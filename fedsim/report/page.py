@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,15 @@ def write_report(
     return Report(file, tuple(saved), tuple(gap for _, gap in _gaps(runs)))
 
 
+@cache
+def _scripts() -> Markup:
+    """Return the scripts that draw figures; putting them together takes a third of a second."""
+    import vl_convert
+
+    bundle: Any = vl_convert.javascript_bundle  # its stub wrongly requires an argument
+    return Markup(bundle())
+
+
 def render(
     runs: Sequence[Run],
     found: Claim | None,
@@ -101,9 +111,6 @@ def render(
         clocked: the figures of the fleet.
         max_rows: rows of the tables that have one or more per client.
     """
-    import vl_convert
-
-    bundle: Any = vl_convert.javascript_bundle  # its stub wrongly requires an argument
     parts = [part for run in runs for part in run.parts]
     lines = [line for part in parts for line in lines_of(part)]
     compared = comparisons(parts)
@@ -151,7 +158,7 @@ def render(
         runs=[(run, _commands(run), _versions(run)) for run in runs],
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         js=Markup((_HERE / "report.js").read_text(encoding="utf-8")),
-        vega=Markup(bundle()),
+        vega=_scripts(),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -241,6 +242,7 @@ def versions() -> dict[str, str]:
     return installed | {name: version_of(name) for name in _PACKAGES}
 
 
+@cache
 def version_of(package: str) -> str:
     """Return the version of an installed package, or that it is not installed."""
     try:

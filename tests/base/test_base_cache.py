@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim.base.cache import LRUCache
 
 BYTES = 120
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
 @given(
     st.lists(st.integers(0, 7), max_size=40),
     st.sampled_from([0, 100, 120, 121, 240, 600, 10_000]),

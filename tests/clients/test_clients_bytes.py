@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +44,21 @@ TUNING, TEST = 3, 4
 def scenario(tmp_path_factory, model_folder, speech):
     """A model and a release -> a scenario of five speakers, who say what the model hears."""
 
-    def make(model, release, study=False, engine="own"):
+    @cache
+    def recordings(model):
         def read(clips, language):
             heard = transcribe_clips(speech(model), clips)
             return [f"{text} {toys.WORDS[i % 10]}" for i, text in enumerate(heard)]
 
-        corpus = toys.write_corpus(tmp_path_factory.mktemp("clips"), each=7, read=read)
+        return toys.write_corpus(tmp_path_factory.mktemp("clips"), each=7, read=read)
+
+    def make(model, release, study=False, engine="own"):
         return Scenario.model_validate(
             {
                 "name": "toy",
                 "model": {"id": str(model_folder(model)), "batch_size": 4},
                 "corpus": {
-                    "path": str(corpus),
+                    "path": str(recordings(model)),
                     "group_by": "speaker",
                     "tuning_clips": TUNING,
                     "test_clips": TEST,
@@ -184,8 +188,17 @@ def private(scenario):
     return {model: secrets_of(scenario(model, "values", engine="inprocess")) for model in models}
 
 
-@pytest.mark.parametrize("model", ["ctc-group", "whisper"])
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize(
+    ("model", "release"),
+    [
+        *(("ctc-group", release) for release in RELEASES),
+        *(("whisper", release) for release in ("values", "cohort", "none")),
+        *(
+            pytest.param("whisper", release, marks=pytest.mark.slow)
+            for release in ("quantized", "noisy", "ranks", "plan")
+        ),
+    ],
+)
 def test_nothing_private_is_in_the_bytes(scenario, recorded, private, tmp_path, release, model):
     chosen = scenario(model, release)
     result = run_scenario(chosen, tmp_path / "run")

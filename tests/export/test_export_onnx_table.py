@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from properties import examples
 
 from fedsim.export.onnx_table import DOMAIN, Table
 from fedsim.export.onnx_weights import STORED
@@ -60,7 +61,7 @@ def run(model, ids, x, optimized=""):
     return session.run(None, {"ids": ids, "x": x})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.integers(1, 9),
     st.integers(1, 140),

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from properties import examples
 
 from fedsim.export.onnx_weights import STORED, dequantized
 from fedsim.quant.granularities import GRANULARITIES, WeightFormat
@@ -83,7 +84,7 @@ def test_the_weight_is_the_same_number_for_number(bits, weight_format):
     assert np.array_equal(found, dequantize_weight(packed).numpy())
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.integers(1, 9),
     st.integers(1, 140),

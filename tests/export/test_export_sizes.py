@@ -11,6 +11,7 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from properties import examples
 
 import fedsim
 from fedsim.base.paths import cache_dir
@@ -92,7 +93,7 @@ def packed(bits, weight_format):
     ]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 @given(st.tuples(*[st.sampled_from(DEPTHS)] * 4), st.sampled_from(FORMATS))
 def test_every_plan_takes_what_was_planned(bits, weight_format):
     planned = sizes(TOY, LAYERS, weight_format, DEPTHS)
@@ -134,7 +135,7 @@ def test_a_network_is_filled_again_and_again(bits):
     assert np.allclose(found[1], (seen @ table.T).numpy(), atol=5e-4)  # at 2 bits inputs round
 
 
-@settings(max_examples=200, derandomize=True, database=None)
+@settings(max_examples=examples(200), derandomize=True, database=None)
 @given(st.integers(0, 2**31 - 1))
 def test_the_length_of_a_length(n):
     """Worked out by protobuf itself: a field is its tag, and the number in groups of 7 bits."""

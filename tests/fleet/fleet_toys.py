@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import settings
+from properties import examples
 
 from fedsim.fleet import ClientWork, DeviceProfile, StageWork
 from fedsim.fleet.windows import ALWAYS
 
-thorough = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+thorough = settings(max_examples=examples(50), deadline=None, derandomize=True, database=None)
 """Hypothesis: the same examples in every run."""
 
 HOUR = 3600.0

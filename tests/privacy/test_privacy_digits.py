@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim.errors import FedsimError
 from fedsim.privacy.digits import digits_bytes, pack_digits, unpack_digits
 from fedsim.quant.packing import pack
 
-thorough = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+thorough = settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
 
 
 @thorough

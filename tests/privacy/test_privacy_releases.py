@@ -10,6 +10,7 @@ import pytest
 from entries import added
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim.errors import BudgetError, FedsimError
 from fedsim.privacy.bounds import Bounds, clip, denormalize, normalize
@@ -19,7 +20,7 @@ from fedsim.privacy.releases import RELEASES, Release, Released, release, restor
 from fedsim.quant.allocation import Sizes, allocate
 from fedsim.quant.profile import profile_of
 
-thorough = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+thorough = settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
 L = 30
 RNG = np.random.default_rng(0)
 LOW = np.exp(RNG.normal(0, 3, L))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from properties import examples
 from scipy.stats import chisquare, pearsonr
 
 from fedsim.errors import FedsimError
@@ -92,7 +93,7 @@ def drop_outs(places=range(1, 8), remaining=4):
     )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(25), deadline=None, derandomize=True, database=None)
 @given(drop_outs())
 @example({7: "masked", 2: "keys", 1: "shares"})
 @example({2: "masked", 1: "unmask", 7: "unmask"})

@@ -12,6 +12,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim.errors import FedsimError
 from fedsim.privacy.secure_aggregation import wire
@@ -50,7 +51,7 @@ def wired(record: RecordDict) -> RecordDict:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(data=st.data())
 def test_every_message_survives_the_wire(kind, data):
     message = data.draw(any_of(kind))
@@ -313,7 +314,7 @@ def test_field_bytes_lists_every_field():
         assert set(codec.field_bytes(message)) == {f.name for f in fields(message)}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(data=st.data())
 def test_field_bytes_are_those_of_the_values(data):
     """Within what the wire adds: names of fields, tags, lengths; numbers may take less there."""

@@ -8,11 +8,12 @@ import pytest
 from answers import BREAKS, VALID
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim.protocol.rules import RULES, broken_rule
 
 EACH = [(kind, rule) for kind, rules in RULES.items() for rule in rules]
-often = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+often = settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 
 
 def named(item) -> str:
@@ -21,7 +22,7 @@ def named(item) -> str:
 
 
 @pytest.mark.parametrize("kind", RULES)
-@settings(often, max_examples=200)
+@settings(often, max_examples=examples(200))
 @given(data=st.data())
 def test_what_keeps_every_rule_is_accepted(kind, data):
     exchange = data.draw(VALID[kind])

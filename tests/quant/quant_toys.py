@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import settings
+from properties import examples
 from torch import nn
 
 from fedsim.quant.activations import FLOAT, InputFormat
@@ -29,7 +30,7 @@ FORMATS = tuple(WeightFormat(name, zeros) for name in GRANULARITIES for zeros in
 HALVES = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
 """Every positive finite float16, ascending."""
 
-thorough = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+thorough = settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
 """Hypothesis: the same examples in every run."""
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import settings
+from properties import examples
 from torch import nn
 
 from fedsim.quant.granularities import WeightFormat
@@ -16,7 +17,7 @@ from fedsim.quant.model import Batch
 from fedsim.quant.rounding.task import RoundingTask
 from fedsim.quant.weights import PackedWeight, dequantize_weight
 
-thorough = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+thorough = settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 """Hypothesis: the same examples in every run."""
 GRANULARITIES = ("per_tensor", "per_channel", "group_32", "group_64", "group_128")
 GROUP = {"group_32": 32, "group_64": 64, "group_128": 128}

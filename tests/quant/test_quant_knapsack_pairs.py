@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from quant_toys import thorough
 
 from fedsim.errors import BudgetError, FedsimError
@@ -56,7 +57,7 @@ def problems(draw):
     return profile, sizes, rng.integers(smallest(sizes), sizes.total([8] * 5) + 5, 4)
 
 
-@settings(thorough, max_examples=60)
+@settings(thorough, max_examples=examples(60))
 @given(problems())
 def test_never_worse_than_without_pairs_nor_for_more_budget(problem):
     profile, sizes, budgets = problem

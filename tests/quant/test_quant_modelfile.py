@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from properties import examples
 from quant_toys import FORMATS, Talker, Tied, Toy, model_file, thorough
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -71,7 +72,9 @@ def same(a: ModelFile, b: ModelFile) -> None:
         assert one.scales.tobytes() == two.scales.tobytes()
 
 
-@settings(thorough, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    thorough, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.tuples(*[st.integers(2, 16)] * 4), st.sampled_from(FORMATS))
 def test_round_trip(tmp_path, bits, weight_format):
     toy = Toy(Talker())
@@ -263,7 +266,11 @@ def contents(layers, rest, manifest, seed=0) -> ModelFile:
     return ModelFile(manifest, tuple(weights), inputs, rest)
 
 
-@settings(thorough, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    thorough,
+    max_examples=examples(100),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(models())
 def test_the_size_is_known_before_anything_is_packed(tmp_path, case):
     layers, rest, depths, manifest = case

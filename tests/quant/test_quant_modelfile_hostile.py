@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from properties import examples
 from quant_toys import Talker, Tied, Toy, model_file, thorough
 from torch import nn
 
@@ -35,7 +36,9 @@ from fedsim.quant.rows import Rows, kept_rows
 from fedsim.quant.switch import Switch
 
 quick = settings(
-    thorough, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    thorough,
+    max_examples=examples(300),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 INPUTS = (
     InputFormat(8, make_range(-1.5, 2.25)),

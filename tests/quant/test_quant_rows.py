@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim.quant import modelfile
 from fedsim.quant.activations import FLOAT
@@ -30,7 +31,7 @@ def weights(seed=0):
     return {layer.name: torch.randn(layer.shape, generator=generator) for layer in LAYERS}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.sets(st.integers(0, 20), min_size=1),
     st.tuples(st.sampled_from(DEPTHS), st.sampled_from(DEPTHS)),

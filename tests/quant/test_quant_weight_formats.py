@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from properties import examples
 from rounding_toys import GRANULARITIES, GROUP, Net, every_format, thorough, weights
 from safetensors.numpy import load_file
 from torch import nn
@@ -79,7 +80,7 @@ def same(a: PackedWeight, b: PackedWeight) -> None:
         np.testing.assert_array_equal(a.zeros, b.zeros)
 
 
-@settings(thorough, max_examples=200)
+@settings(thorough, max_examples=examples(200))
 @given(SHAPES, st.integers(2, 16), FORMATS, st.integers(0, 999))
 def test_numbers_and_bytes_of_a_packed_weight(shape, bits, how, seed):
     n, k = shape[0], int(np.prod(shape[1:]))
@@ -155,7 +156,9 @@ def contents(net: Net, bits: tuple[int, ...], how: WeightFormat, rounding: str) 
     )
 
 
-@settings(thorough, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    thorough, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.tuples(*[st.integers(2, 16)] * 4),
     FORMATS,

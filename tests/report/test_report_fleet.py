@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from properties import examples
 from report_toys import model, scenario, words_study, write_matrix, write_run
 from round_toys import MB, SERVER, timed, timeline
 
@@ -247,7 +248,7 @@ def test_mean_spells():
     assert clocktables.mean_spells(lines[1:], clocktables.WAITING) == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.floats(0.1, 1e6))
 @example(119.0)
 @example(120.0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from rich.console import Console
 
 from fedsim.results.records import Failure
@@ -170,7 +171,7 @@ def test_no_words_at_all_is_no_rate():
     assert cells(printed([row("a", "fp32", "", 0, 0)]), ["fp32"])[0][4] == "-"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(width=st.integers(80, 160), methods=st.integers(1, 20))
 def test_nothing_is_wider_than_the_terminal_or_cut_off(width, methods):
     rows = [

@@ -46,7 +46,7 @@ def scenario(tmp_path_factory, model_folder):
     file = toys.write_scenario(
         home / "toy.yaml",
         model={"id": str(model_folder("ctc-group")), "batch_size": 4},
-        corpus={"path": str(corpus), "group_by": "speaker", "tuning_clips": 3, "test_clips": 3},
+        corpus={"path": str(corpus), "group_by": "speaker", "tuning_clips": 2, "test_clips": 2},
         clients={"budget_mb": 0.03, "limit": 3},
         quantization=paper.QUANTIZATION,
         methods=METHODS,

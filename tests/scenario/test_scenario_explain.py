@@ -10,6 +10,7 @@ from typing import Annotated
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from properties import examples
 from pydantic import Field, ValidationError
 
 from fedsim.base import yamltree
@@ -110,7 +111,7 @@ VALUES = st.sampled_from(
 )
 OTHERS = ("input ", "validation error", "pydantic", "type=", "value error", "required", " should ")
 """Words of pydantic that fedsim does not use in its sentences, in lower case."""
-thorough = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+thorough = settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
 
 
 def places(value, path=()):

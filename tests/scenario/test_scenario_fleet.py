@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim.errors import FedsimError
 from fedsim.fleet import FleetSettings, Share, load_catalogue, open_fleet
@@ -167,7 +168,7 @@ def schema_validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(json_schema())
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
 @given(device=TEXTS, entry=ENTRY | st.just(1), rest=st.dictionaries(TEXTS, st.just(0), max_size=2))
 def test_a_fleet_is_written_as_it_was_given(tmp_path_factory, device, entry, rest):
     devices = {device: entry, **{name: share for name, share in rest.items() if name != device}}
@@ -178,8 +179,9 @@ def test_a_fleet_is_written_as_it_was_given(tmp_path_factory, device, entry, res
     assert (dumped["catalogue"], dumped["correlation"], dumped["trace"]) == (None, {}, None)
     path = tmp_path_factory.getbasetemp() / "fleet.yaml"
     path.write_text(scenario.to_yaml(), encoding="utf-8")
-    assert load_scenario(path) == scenario == scenario_from_json(scenario.model_dump_json())
-    assert load_scenario(path).to_yaml() == scenario.to_yaml()
+    again = load_scenario(path)
+    assert again == scenario == scenario_from_json(scenario.model_dump_json())
+    assert again.to_yaml() == scenario.to_yaml()
     schema_validator().validate(scenario.model_dump(mode="json"))
 
 

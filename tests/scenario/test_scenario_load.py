@@ -7,6 +7,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from scenario_toys import FULL, SMALL
 
 from fedsim.errors import FedsimError
@@ -170,7 +171,7 @@ TRICKY = st.sampled_from(
 KEYS = st.lists(TEXT | TRICKY, min_size=2, max_size=4, unique=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     description=TEXT | st.text(alphabet=string.ascii_letters + "\n :-#\t'\"|>"),
     keys=KEYS,

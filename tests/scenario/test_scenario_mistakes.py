@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from scenario_toys import FULL
 from schema_fields import all_fields, all_sections, changed, inside
 
@@ -30,7 +31,7 @@ VOICES = {"kind": "voices", "group_by": "speaker", "population": {"speakers": 4}
 FIELDS = [field for field in all_fields() if field.path[0] != "fleet"]
 """Every setting, but for the distributions of a fleet, whose keys are those of device classes."""
 SECTIONS = [(path, section) for path, section in all_sections() if path[:1] != ("fleet",)]
-properties = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+properties = settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 
 
 def errors_of(folder, path, value) -> tuple[list[str], int]:

@@ -13,6 +13,7 @@ import pytest
 import toys
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from properties import examples
 from safetensors.numpy import load_file, save_file
 
 from fedsim.errors import FedsimError
@@ -186,7 +187,7 @@ def test_moments_that_do_not_fit_are_made_again(cache, rows):
 
 
 @settings(
-    max_examples=100,
+    max_examples=examples(100),
     deadline=None,
     derandomize=True,
     database=None,

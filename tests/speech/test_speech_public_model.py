@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -222,14 +223,23 @@ def harmed(path: Path, how: str) -> None:
         path.mkdir()
 
 
+@pytest.fixture(scope="module")
+def once(speech, tmp_path_factory) -> tuple[Path, tuple]:
+    """What follows from the clips, made once, and the folder that it is kept in."""
+    home = tmp_path_factory.mktemp("once")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDSIM_CACHE", str(home))
+        moments, *others = everything(PublicModel(speech("ctc-group"), lambda: CLIPS, 1))
+        held = {name: LayerMoments(one.mean, one.rows) for name, one in moments.items()}
+        return home, (held, *others)
+
+
 @pytest.mark.parametrize(
     "how", ["cut", "empty", "noise", "a bit", "fewer arrays", "other arrays", "a folder"]
 )
-def test_a_damaged_file_is_made_again(speech, cache, how):
-    model = speech("ctc-group")
-    moments, *others = everything(PublicModel(model, lambda: CLIPS, 1))
-    held = {name: LayerMoments(one.mean, one.rows) for name, one in moments.items()}
-    fresh = held, *others  # not in the file
+def test_a_damaged_file_is_made_again(speech, once, cache, how):
+    model, (home, fresh) = speech("ctc-group"), once
+    shutil.copytree(home, cache.parent)
     kept = {path: None if how == "a folder" else path.read_bytes() for path in cache.iterdir()}
     for path in kept:
         harmed(path, how)

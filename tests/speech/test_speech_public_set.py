@@ -9,12 +9,13 @@ import pytest
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from safetensors.numpy import load, save
 
 from fedsim.errors import FedsimError
 from fedsim.speech.public_set import PublicClip, PublicSet, public_set_of, read_public_set
 
-ROUNDS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+ROUNDS = settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 CLIPS = [
     PublicClip(toys.clip(0.2), "it"),
     PublicClip(toys.clip(0.11, 1), None),

@@ -9,6 +9,7 @@ import pytest
 import wordfreq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim.errors import FedsimError
 from fedsim.speech.normalizers import normalizer
@@ -74,7 +75,7 @@ def fewest(reference, hypothesis, is_rare, sign):
 
 
 WORDS = st.lists(st.sampled_from(["a", "b", "rare", "seldom", "c"]), max_size=6)
-few = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
 
 
 @few

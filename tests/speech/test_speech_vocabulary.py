@@ -10,6 +10,7 @@ import toys
 import vocabulary_toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from fedsim.errors import FedsimError
 from fedsim.speech.models import load_model
@@ -49,7 +50,7 @@ def test_tokens_by_hand(model):
     assert lists.more[2] == FIRST
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     st.lists(st.booleans(), min_size=1, max_size=40),
     st.lists(st.integers(0, 60), max_size=30),

@@ -50,7 +50,7 @@ def test_a_noise_is_seeded_of_any_length_and_of_one_speaker(name):
 def test_noises_differ_in_their_spectrum():
     """Of two kinds the mean spectra are further apart than two halves of the speakers of one."""
     found = {
-        name: np.array([bands_db(noise(name, who, who)) for who in range(12)])
+        name: np.array([bands_db(noise(name, who, who)) for who in range(8)])
         for name in DEFAULT_NOISES
     }
     halves = [np.abs(f[::2].mean(axis=0) - f[1::2].mean(axis=0)).mean() for f in found.values()]

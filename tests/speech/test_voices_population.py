@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from properties import examples
 from voice_toys import clients, corpus, takes
 
 from fedsim.errors import FedsimError
@@ -155,7 +156,7 @@ def test_a_group_without_speakers_has_no_clips():
     st.lists(st.sampled_from(["en", "fr", "ja", "ru"]), min_size=1, max_size=3, unique=True),
     st.lists(st.sampled_from(TOPICS), min_size=1, unique=True),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_no_test_sentence_is_ever_tuned_on(seed, group_by, languages, topics):
     """Not by another client, and not in a run with another seed either: see the roles."""
     settings = corpus(group_by, first=seed % 1000, languages=languages, topics=topics)
@@ -179,7 +180,7 @@ def sentence_list(tmp_path_factory) -> str:
 
 
 @given(st.integers(0, 2**32), st.sampled_from(["speaker", "gender", "language"]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_a_list_is_cut_in_halves_for_all_clients(sentence_list, seed, group_by):
     found = clients(corpus(group_by, tuning=7, test=9, sentences=sentence_list), seed)
     tuning, test = ({t.text for t in takes(found, part)} for part in ("tuning", "test"))

