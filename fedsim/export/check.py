@@ -17,6 +17,7 @@ from fedsim.base.clip_counts import ClipCounts
 from fedsim.base.statistics import Comparison, compare
 from fedsim.errors import FedsimError
 from fedsim.export import Exported, require
+from fedsim.export.onnx_run import NO_ANSWER
 from fedsim.quant.formats import FORMATS
 from fedsim.quant.switch import switch_of
 from fedsim.quant.weights import dequantize_weight
@@ -133,13 +134,15 @@ def run_exported(folder: Path, clips: Path, setting: str | int, to: str = "onnx"
         to: the format.
 
     Raises:
-        FedsimError: if the runtime refuses the files.
+        FedsimError: if the runtime refuses the files, or answers nothing.
     """
     program = FORMATS[to].program
     words = [sys.executable, "-m", program.module, str(folder), str(clips), str(setting)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        if done.returncode == NO_ANSWER:
+            raise FedsimError(f"the files in {folder} cannot be used here: {reason}")
         raise FedsimError(
             f"{program.package} does not run {folder}: {reason}; install the {program.package} that"
             f" fedsim-speech[{FORMATS[to].extra}] asks for"

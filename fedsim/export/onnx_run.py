@@ -21,6 +21,9 @@ import numpy as np
 
 from fedsim.export import run_whisper
 
+NO_ANSWER = 3
+"""Exit code of a program whose last line on stderr is a sentence for the user."""
+
 
 def main() -> None:
     """Run the command line."""

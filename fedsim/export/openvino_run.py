@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.errors import FedsimError
 from fedsim.export import onnx_run, run_whisper
+from fedsim.export.onnx_run import NO_ANSWER
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "float": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
@@ -85,9 +87,24 @@ class Session:
         ]
 
     def run(self, names: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Return all outputs; `names` are those that are asked for, None for all."""
-        return list(self._request.infer(inputs).values())
+        """Return all outputs; `names` are those that are asked for, None for all.
+
+        Raises `FedsimError` where one is empty: on processors that have AVX-512 BF16 and no AMX,
+        OpenVINO 2026.4 so answers for weights of 2 bits, unless it computes in float32.
+        """
+        outputs = list(self._request.infer(inputs).values())
+        if not all(output.size for output in outputs):
+            raise FedsimError(
+                "OpenVINO returns nothing, as it does by default with weights of 2 bits on some"
+                " processors; have it compute in float32 (INFERENCE_PRECISION_HINT: f32), or plan"
+                " with 3 bits and more (clients.bit_depths)"
+            )
+        return outputs
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FedsimError as error:
+        print(error, file=sys.stderr)
+        sys.exit(NO_ANSWER)

@@ -187,7 +187,8 @@ def test_a_group_that_kills_a_worker_runs_apart(opened, tmp_path):
         for _ in range(2):
             replies = ask_all(grid, "evaluate.crowd", [*range(20)])
             assert [said(reply)["value"] for reply in replies] == [*range(20)]
-        assert len(list(tmp_path.glob("died-*"))) == 4
+        # A message of the same group may have waited in reserve, and begun in the new worker.
+        assert 4 <= len(list(tmp_path.glob("died-*"))) <= 8
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,15 @@ RAW = [
 pytestmark = pytest.mark.slow
 
 
+def answers(session, feeds) -> bool:
+    """Whether OpenVINO returns anything, and no sentence that says why not."""
+    try:
+        session.run(None, feeds)
+    except FedsimError as error:
+        return "INFERENCE_PRECISION_HINT" not in str(error)
+    return True
+
+
 @pytest.mark.parametrize("name", RAW)
 def test_a_family_in_the_runtime(name, tmp_path):
     model = load_model(TOYS[name].save(tmp_path / "model"))
@@ -60,6 +69,9 @@ def test_a_family_in_the_runtime(name, tmp_path):
         for runtime in (session, again):
             (found,) = runtime.run(None, feeds)
             assert np.allclose(found[0], truth, atol=1e-3), np.abs(found[0] - truth).max()
+        if not answers(by_default, feeds):  # 2 bits in bfloat16, on some processors
+            assert 2 in mine.bits.values()
+            continue
         (found,) = by_default.run(None, feeds)
         assert found[0].shape == truth.shape
         assert np.abs(found[0] - truth).max() < 0.2 * np.abs(truth).max()
