@@ -262,7 +262,7 @@ def _model(
 
 def _pad(model: Any, room: int) -> None:
     """Make a model so many bytes longer, at least `_PADDING`."""
-    # A text of 128 letters takes two bytes more than one of 127: an entry makes up for the odd one.
+    # A text of 128 letters takes two bytes more than one of 127: the size between needs an entry.
     if all(length_bytes(room - 1 - n) != n for n in range(1, _MAX_LENGTH + 1)):
         model.metadata_props.add(key="padding".ljust(96))
         room -= 100

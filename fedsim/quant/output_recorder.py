@@ -41,7 +41,8 @@ class OutputRecorder:
         self.samples = {layer.name: Sample(capacity) for layer in model.layers}
         self.values: dict[str, Any] = {}  # numbers, or tensors without dimensions on a GPU
         chosen = self.measure
-        self.at_once = chosen is not None and chosen.change is None and not quantiles
+        self.may_be_at_once = chosen is not None and chosen.change is None and not quantiles
+        self.at_once = False  # but while `run` has the only batch of a pass
         # How an output is copied: without its signs if nothing needs them.
         magnitudes = chosen is not None and chosen.of_magnitudes
         self.copied = np.abs if magnitudes and not quantiles else np.positive
@@ -80,15 +81,14 @@ class OutputRecorder:
     def run(self, model: Quantizable, batch: Batch) -> None:
         """Run the model on a batch and record the outputs of its layers."""
         self.start(batch)
-        at_once = self.at_once
-        self.at_once &= batch.alone
+        self.at_once = self.may_be_at_once and batch.alone
         try:
             model.forward(batch)
         except _CalledTwiceError:  # its first output was not all: run again, keeping everything
             self.samples = {name: Sample(self.capacity) for name in self.samples}
             self.values, self.at_once = {}, False
             model.forward(batch)
-        self.at_once = at_once
+        self.at_once = False
 
     def value(self, layer: Layer) -> Any:
         """Return a layer's sensitivity, once all batches have been run: a number, or a tensor

@@ -111,7 +111,6 @@ def _recorders(
     outputs, recorder = None, None
     if sensing != Sensing():
         outputs = hooks.enter_context(sensing.recorder(model))
-        outputs.at_once = False  # a layer's value waits until the client's last batch
     observer = hooks.enter_context(observing(model, rows=wanted.rows)) if ranges else None
     if moments:
         recorder = hooks.enter_context(recording(model))
